@@ -1,0 +1,22 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Conjugate exponential families: natural parameters, moments, natural gradients."""
+
+from numpyro_svae.families.dirichlet import DirichletNatural
+from numpyro_svae.families.natural import NaturalParameters, expected, natural_kl
+from numpyro_svae.families.regression import (
+    ExpectedRegression,
+    RegressionNatural,
+    RegressionStandard,
+)
+
+__all__ = [
+    "DirichletNatural",
+    "ExpectedRegression",
+    "NaturalParameters",
+    "RegressionNatural",
+    "RegressionStandard",
+    "expected",
+    "natural_kl",
+]

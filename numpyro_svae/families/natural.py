@@ -1,0 +1,143 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The algebra that every conjugate family shares.
+
+A family has natural parameters :math:`\\eta`, sufficient statistics :math:`t`, and a
+log normaliser :math:`A` with :math:`E[t] = \\nabla A(\\eta)`. Natural parameters, the
+statistics of data (which are added to them) and expected statistics (which are paired
+with them) live in the same container, so conjugacy is ordinary vector arithmetic.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+__all__ = ["NaturalParameters", "expected", "natural_kl"]
+
+
+class NaturalParameters(ABC):
+    """Natural parameters of one conjugate family: a JAX pytree and a vector space.
+
+    Subclasses are frozen dataclasses registered with JAX. The optimiser recognises
+    natural parameters by this type.
+    """
+
+    @property
+    @abstractmethod
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of parameters."""
+
+    @abstractmethod
+    def log_normalizer(self) -> Array:
+        """:math:`A(\\eta)`, of shape ``batch_shape``."""
+
+    @abstractmethod
+    def expected_statistics(self) -> Self:
+        """:math:`E[t] = \\nabla A(\\eta)`, in a container like this one."""
+
+    @abstractmethod
+    def moments(self) -> Any:
+        """What factors read: :math:`E[t]` in coordinates that are safe in float32."""
+
+    @abstractmethod
+    def pull_back(self, cotangent: Any) -> Self:
+        """Turn a cotangent of :meth:`moments` into one of :math:`E[t]`."""
+
+    @abstractmethod
+    def kl(self, other: Self) -> Array:
+        """:math:`KL(q_\\eta \\| q_{other})`, of shape ``batch_shape``."""
+
+    @abstractmethod
+    def largest_step(self, direction: Self) -> Array:
+        """The largest :math:`s` for which ``self + s * direction`` is in the domain.
+
+        :param direction: a container like this one.
+        :return: positive, possibly infinite, of shape ``batch_shape``.
+        """
+
+    def __add__(self, other: Self) -> Self:
+        return jax.tree.map(jnp.add, self, other)
+
+    def __sub__(self, other: Self) -> Self:
+        return jax.tree.map(jnp.subtract, self, other)
+
+    def scale(self, factor: Array | float) -> Self:
+        """Multiply by a factor of shape ``batch_shape`` (or a scalar)."""
+        rank = len(self.batch_shape)
+        factor = jnp.asarray(factor)
+
+        def times(leaf: Array) -> Array:
+            extra = jnp.ndim(leaf) - rank if factor.ndim else 0
+            return leaf * jnp.expand_dims(factor, tuple(range(-extra, 0)))
+
+        return jax.tree.map(times, self)
+
+    def inner(self, other: Self) -> Array:
+        """:math:`\\langle \\eta, t \\rangle`, of shape ``batch_shape``."""
+        rank = len(self.batch_shape)
+
+        def pair(x: Array, y: Array) -> Array:
+            return jnp.sum(x * y, axis=tuple(range(rank - jnp.ndim(x), 0)))
+
+        return jax.tree.reduce(jnp.add, jax.tree.map(pair, self, other))
+
+
+@jax.custom_vjp
+def expected(natural: NaturalParameters) -> Any:
+    """Read the moments of a global so that its gradient is the natural gradient.
+
+    Because :math:`\\nabla_\\eta = F(\\eta) \\nabla_{E[t]}` with :math:`F` the Fisher
+    information, handing the cotangent of :math:`E[t]` straight to :math:`\\eta`
+    makes ordinary gradient descent a natural gradient step, and a step of size one
+    on a conjugate model the exact posterior update (Hoffman, Blei, Wang and Paisley,
+    *Stochastic variational inference*, JMLR 2013, section 2.3).
+
+    :param natural: natural parameters of one global block.
+    :return: ``natural.moments()``.
+    """
+    return natural.moments()
+
+
+def _expected_forward(natural: NaturalParameters) -> tuple[Any, NaturalParameters]:
+    return natural.moments(), natural
+
+
+def _expected_backward(natural: NaturalParameters, cotangent: Any) -> tuple[Any]:
+    return (natural.pull_back(cotangent),)
+
+
+expected.defvjp(_expected_forward, _expected_backward)
+
+
+@jax.custom_vjp
+def natural_kl(natural: NaturalParameters, prior: NaturalParameters) -> Array:
+    """:math:`KL(q_\\eta \\| p_{\\eta_0})` with the natural gradient with respect to q.
+
+    The gradient with respect to :math:`E_q[t]` is :math:`\\eta - \\eta_0`; it is handed
+    to :math:`\\eta` as in :func:`expected`. The gradient with respect to the prior is
+    the ordinary one, :math:`E_p[t] - E_q[t]`.
+
+    :param natural: natural parameters of the posterior.
+    :param prior: natural parameters of the prior, with the same batch shape.
+    :return: the divergence, of shape ``batch_shape``.
+    """
+    return natural.kl(prior)
+
+
+def _kl_forward(natural: Any, prior: Any) -> tuple[Array, tuple[Any, Any]]:
+    return natural.kl(prior), (natural, prior)
+
+
+def _kl_backward(residuals: tuple[Any, Any], cotangent: Array) -> tuple[Any, Any]:
+    natural, prior = residuals
+    to_prior = prior.expected_statistics() - natural.expected_statistics()
+    return (natural - prior).scale(cotangent), to_prior.scale(cotangent)
+
+
+natural_kl.defvjp(_kl_forward, _kl_backward)

@@ -1,0 +1,257 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The matrix-normal-inverse-Wishart family: Bayesian linear regression.
+
+Every Gaussian factor is a regression :math:`N(v; F u, \\Sigma)`. Its conjugate prior
+over :math:`F` (D x M) and :math:`\\Sigma` (D x D) has the density
+
+.. math::
+    p(F, \\Sigma) \\propto |\\Sigma|^{-(\\nu + D + 1 + M)/2}
+    \\exp(-\\tfrac12 tr \\Sigma^{-1} [\\Psi + (F - M_0) K (F - M_0)^T])
+
+A normal-inverse-Wishart is the case M = 1 with :math:`u = 1`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log, pi
+from typing import NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.special import digamma, multigammaln
+
+from numpyro_svae.families.natural import NaturalParameters
+
+__all__ = ["ExpectedRegression", "RegressionNatural", "RegressionStandard"]
+
+
+def _transpose(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+def _symmetric(x: Array) -> Array:
+    return 0.5 * (x + _transpose(x))
+
+
+def _log_diagonal(tril: Array) -> Array:
+    """Half of the log determinant of ``tril @ tril.T``."""
+    return jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
+
+
+class RegressionStandard(NamedTuple):
+    """Standard parameters, matrices by their Cholesky factors.
+
+    :param loc: :math:`M_0`, of shape ``(..., D, M)``.
+    :param column_tril: Cholesky factor of :math:`K`, of shape ``(..., M, M)``.
+    :param scale_tril: Cholesky factor of :math:`\\Psi`, of shape ``(..., D, D)``.
+    :param df: :math:`\\nu`, of shape ``(...)``.
+    """
+
+    loc: Array
+    column_tril: Array
+    scale_tril: Array
+    df: Array
+
+    def log_normalizer(self) -> Array:
+        """:math:`A = -D/2 \\log|K| + \\nu D/2 \\log 2 + \\log\\Gamma_D(\\nu/2)
+        - \\nu/2 \\log|\\Psi| + DM/2 \\log 2\\pi`."""
+        dim, num_columns = self.loc.shape[-2:]
+        return (
+            -dim * _log_diagonal(self.column_tril)
+            + 0.5 * dim * log(2) * self.df
+            + multigammaln(0.5 * self.df, dim)
+            - self.df * _log_diagonal(self.scale_tril)
+            + 0.5 * dim * num_columns * log(2 * pi)
+        )
+
+    def expected_log_det(self) -> Array:
+        """:math:`E \\log|\\Sigma| = \\log|\\Psi| - D \\log 2
+        - \\sum_i \\psi((\\nu + 1 - i)/2)`."""
+        dim = self.loc.shape[-2]
+        halves = 0.5 * (self.df[..., None] - jnp.arange(dim, dtype=self.df.dtype))
+        log_det = 2 * _log_diagonal(self.scale_tril)
+        return log_det - dim * log(2) - jnp.sum(digamma(halves), -1)
+
+
+class ExpectedRegression(NamedTuple):
+    """:math:`E_q \\log N(v; F u, \\Sigma)` in centred form.
+
+    It is a proper Gaussian ``N(v; weight u, covariance)`` times an information potential
+    ``-1/2 u' excess u`` and a constant, with none of the cancellation that the plain
+    moments :math:`E[F^T \\Sigma^{-1} F]` would bring in float32. Known
+    :math:`(F, \\Sigma)` are the case ``excess = 0``.
+
+    :param weight: :math:`E[\\Sigma^{-1}]^{-1} E[\\Sigma^{-1} F]`, ``(..., D, M)``.
+    :param covariance: :math:`E[\\Sigma^{-1}]^{-1}`, of shape ``(..., D, D)``.
+    :param excess: :math:`E[F^T \\Sigma^{-1} F]` less that of the weight, which is
+        positive semi-definite, of shape ``(..., M, M)``.
+    :param log_det: :math:`E \\log|\\Sigma|`, of shape ``(...)``.
+    """
+
+    weight: Array
+    covariance: Array
+    excess: Array
+    log_det: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RegressionNatural(NaturalParameters):
+    """Natural parameters of a matrix-normal-inverse-Wishart.
+
+    The statistics that they are paired with are :math:`(-\\tfrac12 \\Sigma^{-1},
+    \\Sigma^{-1} F, -\\tfrac12 F^T \\Sigma^{-1} F, -\\tfrac12 \\log|\\Sigma|)`; one
+    observation adds :math:`(v v^T, v u^T, u u^T, 1)`.
+
+    :param vv: :math:`\\Psi + M_0 K M_0^T`, of shape ``(..., D, D)``.
+    :param vu: :math:`M_0 K`, of shape ``(..., D, M)``.
+    :param uu: :math:`K`, of shape ``(..., M, M)``.
+    :param df: :math:`\\nu`, of shape ``(...)``.
+    """
+
+    vv: Array
+    vu: Array
+    uu: Array
+    df: Array
+
+    @classmethod
+    def from_standard(
+        cls, loc: Array, column_precision: Array, scale_tril: Array, df: Array
+    ) -> RegressionNatural:
+        """Natural from standard parameters (see :class:`RegressionStandard`)."""
+        vu = loc @ column_precision
+        vv = scale_tril @ _transpose(scale_tril) + _symmetric(vu @ _transpose(loc))
+        batch = jnp.broadcast_shapes(vv.shape[:-2], vu.shape[:-2], jnp.shape(df))
+        return cls(
+            jnp.broadcast_to(vv, batch + vv.shape[-2:]),
+            jnp.broadcast_to(vu, batch + vu.shape[-2:]),
+            jnp.broadcast_to(column_precision, batch + column_precision.shape[-2:]),
+            jnp.broadcast_to(df, batch),
+        )
+
+    @classmethod
+    def observe(
+        cls, v: Array, u: Array, weight: Array | float = 1.0
+    ) -> RegressionNatural:
+        """Statistics of observations, one for each entry of the batch.
+
+        :param v: responses, of shape ``(..., D)``.
+        :param u: regressors, of shape ``(..., M)``.
+        :param weight: number of times each was seen, of shape ``(...)``.
+        """
+        batch = jnp.broadcast_shapes(v.shape[:-1], u.shape[:-1], jnp.shape(weight))
+        count = jnp.broadcast_to(jnp.asarray(weight, v.dtype), batch)
+        v, u = (jnp.broadcast_to(a, batch + a.shape[-1:]) for a in (v, u))
+        wv, wu = count[..., None] * v, count[..., None] * u
+        return cls(
+            wv[..., None] * v[..., None, :],
+            wv[..., None] * u[..., None, :],
+            wu[..., None] * u[..., None, :],
+            count,
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.df)
+
+    def joint(self) -> Array:
+        """The matrix ``[[uu, vu'], [vu, vv]]``, positive definite in the domain."""
+        top = jnp.concatenate([self.uu, _transpose(self.vu)], -1)
+        return jnp.concatenate([top, jnp.concatenate([self.vu, self.vv], -1)], -2)
+
+    def to_standard(self) -> RegressionStandard:
+        """Standard parameters; one Cholesky factorisation of the joint gives all."""
+        num_columns = self.uu.shape[-1]
+        tril = jnp.linalg.cholesky(self.joint())
+        column_tril = tril[..., :num_columns, :num_columns]
+        cross = tril[..., num_columns:, :num_columns]
+        loc = solve_triangular(column_tril, _transpose(cross), trans=1, lower=True)
+        scale_tril = tril[..., num_columns:, num_columns:]
+        return RegressionStandard(_transpose(loc), column_tril, scale_tril, self.df)
+
+    def log_normalizer(self) -> Array:
+        return self.to_standard().log_normalizer()
+
+    def moments(self) -> ExpectedRegression:
+        """Centred moments: ``M_0``, ``Psi / nu``, ``D K^-1`` and ``E log|Sigma|``."""
+        standard = self.to_standard()
+        df = self.df[..., None, None]
+        tril = standard.scale_tril
+        dim = tril.shape[-1]
+        return ExpectedRegression(
+            standard.loc,
+            tril @ _transpose(tril) / df,
+            dim * _inverse_from_tril(standard.column_tril),
+            standard.expected_log_det(),
+        )
+
+    def expected_statistics(self) -> RegressionNatural:
+        weight, _, excess, log_det = self.moments()
+        df = self.df[..., None, None]
+        precision = df * _inverse_from_tril(self.to_standard().scale_tril)
+        cross = precision @ weight
+        quadratic = _symmetric(_transpose(weight) @ cross) + excess
+        return RegressionNatural(-0.5 * precision, cross, -0.5 * quadratic, -0.5 * log_det)
+
+    def pull_back(self, cotangent: ExpectedRegression) -> RegressionNatural:
+        """Chain rule from centred moments to the plain ones.
+
+        With P, G, C the expectations of :math:`\\Sigma^{-1}, \\Sigma^{-1} F,
+        F^T \\Sigma^{-1} F`: weight = P^-1 G, covariance = P^-1 and
+        excess = C - G' P^-1 G.
+        """
+        weight, covariance, _, _ = self.moments()
+        to_excess = _symmetric(cotangent.excess)
+        to_weight = covariance @ cotangent.weight
+        to_cross = to_weight - 2 * weight @ to_excess
+        to_precision = _symmetric(
+            weight @ to_excess @ _transpose(weight)
+            - to_weight @ _transpose(weight)
+            - covariance @ cotangent.covariance @ covariance
+        )
+        return RegressionNatural(
+            -2 * to_precision, to_cross, -2 * to_excess, -2 * cotangent.log_det
+        )
+
+    def kl(self, other: RegressionNatural) -> Array:
+        q, p = self.to_standard(), other.to_standard()
+        dim, num_columns = q.loc.shape[-2:]
+        whitened_scale = solve_triangular(q.scale_tril, p.scale_tril, lower=True)
+        shift = (q.loc - p.loc) @ p.column_tril
+        whitened_shift = solve_triangular(q.scale_tril, shift, lower=True)
+        columns = solve_triangular(q.column_tril, p.column_tril, lower=True)
+
+        def squares(x: Array) -> Array:
+            return jnp.sum(x * x, (-1, -2))
+
+        quadratic = q.df * (squares(whitened_scale) + squares(whitened_shift) - dim)
+        return (
+            p.log_normalizer()
+            - q.log_normalizer()
+            + 0.5 * (quadratic + dim * (squares(columns) - num_columns))
+            + 0.5 * (p.df - q.df) * q.expected_log_det()
+        )
+
+    def largest_step(self, direction: RegressionNatural) -> Array:
+        tril = jnp.linalg.cholesky(self.joint())
+        half = solve_triangular(tril, direction.joint(), lower=True)
+        whitened = solve_triangular(tril, _transpose(half), lower=True)
+        lowest = jnp.linalg.eigvalsh(_symmetric(whitened))[..., 0]
+        slack = self.df - (self.vv.shape[-1] - 1)
+        return jnp.minimum(_step_to_zero(1.0, lowest), _step_to_zero(slack, direction.df))
+
+
+def _step_to_zero(value: Array | float, slope: Array) -> Array:
+    """Where ``value + s * slope`` reaches zero; infinite if it never does."""
+    falls = slope < 0
+    return jnp.where(falls, value / jnp.where(falls, -slope, 1.0), jnp.inf)
+
+
+def _inverse_from_tril(tril: Array) -> Array:
+    identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
+    return _symmetric(cho_solve((tril, True), identity))

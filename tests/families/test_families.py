@@ -1,0 +1,121 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Log normalisers, expected statistics and natural-gradient reads of the families."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_svae.families import (
+    DirichletNatural,
+    RegressionNatural,
+    expected,
+    natural_kl,
+)
+
+
+def random_regression(seed, dim=3, columns=2, batch=(2,)):
+    keys = jax.random.split(jax.random.PRNGKey(seed), 4)
+    wide = jax.random.normal(keys[0], (*batch, columns, 2 * columns))
+    tall = jax.random.normal(keys[1], (*batch, dim, 2 * dim))
+    scale_tril = jnp.linalg.cholesky(tall @ jnp.swapaxes(tall, -1, -2))
+    loc = jax.random.normal(keys[2], (*batch, dim, columns))
+    df = dim + 2.0 + jax.random.uniform(keys[3], batch)
+    precision = wide @ jnp.swapaxes(wide, -1, -2)
+    return RegressionNatural.from_standard(loc, precision, scale_tril, df)
+
+
+def random_dirichlet(seed, batch=(2,)):
+    key = jax.random.PRNGKey(seed)
+    return DirichletNatural(0.3 + jax.random.uniform(key, (*batch, 4)))
+
+
+FAMILIES = [random_regression, random_dirichlet]
+
+
+def assert_trees_close(actual, desired, **tolerance):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, desired
+    )
+
+
+def symmetric(tree):
+    if isinstance(tree, RegressionNatural):
+        vv, uu = (0.5 * (x + jnp.swapaxes(x, -1, -2)) for x in (tree.vv, tree.uu))
+        return RegressionNatural(vv, tree.vu, uu, tree.df)
+    return tree
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_gradient_of_log_normalizer_is_expected_statistics(make, x64):
+    eta = make(0)
+    gradient = symmetric(jax.grad(lambda e: e.log_normalizer().sum())(eta))
+    assert_trees_close(gradient, eta.expected_statistics(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_kl_is_the_bregman_divergence_of_the_log_normalizer(make, x64):
+    q, p = make(0), make(1)
+    bregman = (q - p).inner(q.expected_statistics())
+    bregman = bregman - q.log_normalizer() + p.log_normalizer()
+    np.testing.assert_allclose(q.kl(p), bregman, rtol=1e-9)
+    np.testing.assert_allclose(q.kl(q), 0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_read_gives_the_natural_gradient(make, x64):
+    """Fisher information times the read's gradient is the ordinary gradient."""
+    eta = make(0)
+
+    def objective(moments):
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(moments))
+
+    natural = jax.grad(lambda e: objective(expected(e)))(eta)
+    ordinary = symmetric(jax.grad(lambda e: objective(e.moments()))(eta))
+    _, fisher_times = jax.jvp(lambda e: e.expected_statistics(), (eta,), (natural,))
+    assert_trees_close(fisher_times, ordinary, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_kl_has_natural_gradient_for_q_and_plain_for_p(make, x64):
+    q, p = make(0), make(1)
+    to_q, to_p = jax.grad(lambda a, b: natural_kl(a, b).sum(), (0, 1))(q, p)
+    assert_trees_close(to_q, q - p, rtol=1e-12)
+    plain = symmetric(jax.grad(lambda b: q.kl(b).sum())(p))
+    assert_trees_close(to_p, plain, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
+    eta, other = make(0), make(1)
+    direction = eta.scale(-1.0) + (eta - other).scale(0.5)
+    step = eta.largest_step(direction)
+    assert np.all(np.isfinite(step)) and np.all(step > 0)
+    inside = eta + direction.scale(0.999 * step)
+    outside = eta + direction.scale(1.001 * step)
+    assert np.all(np.isfinite(inside.log_normalizer()))
+    below = DirichletNatural if make is random_dirichlet else None
+    if below:
+        assert np.all(outside.concentration.min(-1) < 0)
+    else:
+        lowest = jnp.linalg.eigvalsh(outside.joint())[..., 0]
+        assert np.all((lowest < 0) | (outside.df < outside.vv.shape[-1] - 1))
+    assert np.all(np.isinf(eta.largest_step(eta)))
+
+
+def test_standard_round_trip_and_one_observation(x64):
+    eta = random_regression(3, batch=())
+    standard = eta.to_standard()
+    again = RegressionNatural.from_standard(
+        standard.loc,
+        standard.column_tril @ standard.column_tril.T,
+        standard.scale_tril,
+        standard.df,
+    )
+    assert_trees_close(again, eta, rtol=1e-10)
+    v, u = jnp.arange(3.0), jnp.array([1.0, -2.0])
+    seen = RegressionNatural.observe(v, u, 2.0)
+    np.testing.assert_allclose(seen.vu, 2 * jnp.outer(v, u))
+    np.testing.assert_allclose(seen.df, 2.0)
