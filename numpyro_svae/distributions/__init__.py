@@ -1,0 +1,13 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""NumPyro distributions for structured variational autoencoders."""
+
+from numpyro_svae.distributions import kl as kl
+from numpyro_svae.distributions.constraints import weight_cov
+from numpyro_svae.distributions.matrix_normal_inverse_wishart import (
+    MatrixNormalInverseWishart,
+)
+from numpyro_svae.distributions.normal_inverse_wishart import NormalInverseWishart
+
+__all__ = ["MatrixNormalInverseWishart", "NormalInverseWishart", "weight_cov"]
