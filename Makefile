@@ -1,0 +1,87 @@
+# Every target does its own set-up; all that it needs is Python 3.11 or later.
+#   make demo        cluster handwritten digits, draw new ones
+#   make test        the default tests
+#   make ci          everything that continuous integration runs
+# PYTHON=python3.12 chooses another Python, VENV=path another environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS)
+NOTEBOOKS := $(patsubst tutorials/%.py,docs/tutorials/%.ipynb,\
+	$(shell grep -ls '^\# %%' tutorials/*.py))
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+
+export SDL_VIDEODRIVER ?= dummy
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-slow lint format types tutorials docs bench ci clean
+.SECONDARY:
+
+demo: $(READY)/tutorials
+	$(BIN)/python tutorials/digits_demo.py
+
+test: $(READY)/tests
+	$(PYTEST) $(PYTEST_ARGS)
+
+# pytest's exit status 5 means that no test is marked as slow.
+test-slow: $(READY)/tests
+	@$(BIN)/python -m pytest -m slow --collect-only -q >$(READY)/slow.log 2>&1; \
+	status=$$?; \
+	if [ $$status -eq 5 ]; then echo "No slow tests."; \
+	elif [ $$status -ne 0 ]; then cat $(READY)/slow.log; exit $$status; \
+	else set -x; $(PYTEST) -m slow --durations=10 $(PYTEST_ARGS); fi
+
+lint: $(READY)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/house_rules.py
+
+format: $(READY)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)/dev
+	$(BIN)/mypy
+
+# A notebook is a file in tutorials/ with "# %%" cells. Each is executed once, here,
+# and the documentation renders the result.
+tutorials: $(NOTEBOOKS)
+	@echo "Tutorials executed: $(words $^)"
+
+docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials
+	@mkdir -p $(@D)
+	$(BIN)/jupytext --to ipynb --set-kernel python3 --execute --run-path tutorials \
+		--output $@ $<
+
+docs: $(READY)/docs $(NOTEBOOKS)
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(READY)/bench
+	@for script in $(BENCHMARKS); do \
+		echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+ci:
+	bash .ci/run
+
+clean:
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf docs/_build docs/generated docs/tutorials/*.ipynb
+
+# Set-up: one environment, and one stamp for each extra that is installed in it.
+$(READY)/%: $(READY)/environment pyproject.toml numpyro_svae/version.py
+	@echo "Installing numpyro_svae[$*] in $(VENV)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[$*]"
+	@touch $@
+
+$(READY)/environment:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(READY)
+	@touch $@

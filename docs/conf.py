@@ -1,0 +1,37 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sphinx configuration. The build needs no network."""
+
+from numpyro_svae import __version__
+
+project = "numpyro_svae"
+author = "The numpyro_svae developers"
+copyright = "The numpyro_svae developers"
+version = release = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build"]
+suppress_warnings = ["toc.empty_glob"]
+
+html_theme = "furo"
+html_title = f"numpyro_svae {version}"
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+python_use_unqualified_type_names = True
+
+# The notebooks arrive executed: see "make tutorials".
+nb_execution_mode = "off"
+nb_merge_streams = True
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3

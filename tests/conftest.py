@@ -1,0 +1,36 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What every test may rely on: one precision per test, and compiled code kept."""
+
+from collections.abc import Iterator
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what XLA compiles between runs, one directory for each worker.
+
+    JAX writes an entry in place, so two workers must not share a directory. Set
+    ``JAX_COMPILATION_CACHE_DIR`` to choose another one, or
+    ``JAX_ENABLE_COMPILATION_CACHE=0`` to do without.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+        directory = Path(config.rootpath, ".cache", "jax", worker)
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(autouse=True)
+def precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """float64 under ``@pytest.mark.x64``, float32 otherwise.
+
+    Only function-scoped fixtures see it: arrays made by wider ones, or at import,
+    are float32 unless they use ``jax.enable_x64`` themselves.
+    """
+    with jax.enable_x64(request.node.get_closest_marker("x64") is not None):
+        yield

@@ -1,0 +1,63 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is published: metadata, public names, and their place in the documentation."""
+
+from importlib import metadata, resources
+from pathlib import Path
+import re
+import tomllib
+
+import jax.numpy as jnp
+import pytest
+
+import numpyro_svae
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = sorted(set(numpyro_svae.__all__) - {"__version__"})
+
+
+def test_installed_metadata() -> None:
+    installed = metadata.metadata("numpyro-svae")
+    assert installed["Version"] == numpyro_svae.__version__
+    assert installed["License-Expression"] == "Apache-2.0"
+    assert installed["Requires-Python"] == ">=3.11"
+
+
+def test_package_is_marked_as_typed() -> None:
+    assert resources.files("numpyro_svae").joinpath("py.typed").is_file()
+
+
+def test_public_names_exist_once_and_are_documented() -> None:
+    assert len(set(numpyro_svae.__all__)) == len(numpyro_svae.__all__)
+    for name in PUBLIC:
+        assert getattr(numpyro_svae, name).__doc__, f"{name} has no docstring"
+
+
+def test_api_reference_lists_exactly_the_public_names() -> None:
+    page = (ROOT / "docs" / "api.rst").read_text("utf-8")
+    listed = re.findall(r"^   (\w+)$", page, re.M)
+    assert sorted(listed) == PUBLIC
+
+
+def test_changelog_has_an_unreleased_section() -> None:
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_supported_pythons_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    minor = min(
+        int(match[1])
+        for text in project["classifiers"]
+        if (match := re.fullmatch(r"Programming Language :: Python :: 3\.(\d+)", text))
+    )
+    assert project["requires-python"] == f">=3.{minor}"
+
+
+def test_precision_is_single_by_default() -> None:
+    assert jnp.ones(()).dtype == jnp.float32
+
+
+@pytest.mark.x64
+def test_precision_is_double_when_marked() -> None:
+    assert jnp.ones(()).dtype == jnp.float64
