@@ -27,10 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def precision(request: pytest.FixtureRequest) -> Iterator[None]:
-    """float64 under ``@pytest.mark.x64``, float32 otherwise.
+    """float64 for a test that has the mark or the fixture ``x64``, else float32.
 
     Only function-scoped fixtures see it: arrays made by wider ones, or at import,
     are float32 unless they use ``jax.enable_x64`` themselves.
     """
-    with jax.enable_x64(request.node.get_closest_marker("x64") is not None):
+    marked = request.node.get_closest_marker("x64") is not None
+    with jax.enable_x64(marked or "x64" in request.fixturenames):
         yield
+
+
+@pytest.fixture
+def x64(precision: None) -> None:
+    """Run the test in float64."""

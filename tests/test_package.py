@@ -61,3 +61,7 @@ def test_precision_is_single_by_default() -> None:
 @pytest.mark.x64
 def test_precision_is_double_when_marked() -> None:
     assert jnp.ones(()).dtype == jnp.float64
+
+
+def test_precision_is_double_with_the_fixture(x64) -> None:
+    assert jnp.ones(()).dtype == jnp.float64
