@@ -59,7 +59,7 @@ docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials
 		--output $@ $<
 
 docs: $(READY)/docs $(NOTEBOOKS)
-	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 bench: $(READY)/bench
 	@for script in $(BENCHMARKS); do \
