@@ -1,0 +1,160 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a Gaussian chain and its posterior are asked for, all steps at once.
+
+Layout as in :mod:`numpyro_svae.blocks.gaussian_chain`. Time runs in the direction in
+which a chain is drawn.
+"""
+
+from functools import partial
+import math
+from typing import NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.blocks import gaussian_chain, linalg
+from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
+from numpyro_svae.blocks.linalg import matmul, matvec, outer, transpose
+from numpyro_svae.blocks.loops import pairwise_sum
+
+__all__ = [
+    "Posterior",
+    "drive",
+    "entropy",
+    "flip",
+    "kl_divergence",
+    "log_density",
+    "neighbor_covariance",
+    "reverse",
+    "smooth",
+]
+
+
+class Posterior(NamedTuple):
+    """The posterior as a chain in the other direction, with its moments."""
+
+    initial: Gaussian
+    dynamics: Dynamics
+    marginals: Gaussian
+    log_normalizer: Array
+
+
+def flip(moments: Gaussian) -> Gaussian:
+    """Moments in the other direction of time."""
+    return Gaussian(jnp.flip(moments.mean, 1), jnp.flip(moments.cov, 2))
+
+
+def reverse(moments: Gaussian, dynamics: Dynamics) -> tuple[Gaussian, Dynamics]:
+    """The chain from the last state to the first.
+
+    :param moments: of ``x_t`` given all that its past and ``dynamics`` do not tell:
+        marginal moments give the same chain, filtered ones the posterior.
+    """
+    past = Gaussian(moments.mean[:, :-1], moments.cov[:, :, :-1])
+    steps = gaussian_chain.reverse_conditionals(past, dynamics)
+    backwards = Dynamics(
+        jnp.flip(steps.matrix, 2), jnp.flip(steps.bias, 1), jnp.flip(steps.cov, 2)
+    )
+    return Gaussian(moments.mean[:, -1], moments.cov[:, :, -1]), backwards
+
+
+@jax.jit
+def smooth(initial: Gaussian, dynamics: Dynamics, h: Array, J: Array) -> Posterior:
+    """Condition a chain on potentials; shapes as for ``filter_chain``."""
+    filtered = gaussian_chain.filter_chain(initial, dynamics, h, J)
+    last, backwards = reverse(Gaussian(filtered.mean, filtered.cov), dynamics)
+    moments = gaussian_chain.marginals(last, backwards, h.shape[1])
+    return Posterior(last, backwards, moments, filtered.log_normalizer)
+
+
+def _spread(initial: Gaussian, dynamics: Dynamics) -> tuple[Gaussian, Dynamics]:
+    """Insert an axis of samples before the lanes."""
+    return jax.tree.map(lambda x: jnp.expand_dims(x, -2), (initial, dynamics))
+
+
+@partial(jax.jit, static_argnums=3)
+def drive(
+    initial: Gaussian, dynamics: Dynamics, eps: Array, located: bool = True
+) -> Array:
+    """Paths from standard normal noise.
+
+    :param eps: ``(D, T, S, lanes)``.
+    :param located: whether to add means and biases.
+    """
+    (mean, cov), (matrix, bias, noise) = _spread(initial, dynamics)
+    first = matvec(linalg.cholesky(cov), eps[:, 0])
+    steps = matvec(linalg.cholesky(noise), eps[:, 1:])
+    if located:
+        first, steps = first + mean, steps + bias
+    return gaussian_chain.sample_path(first, matrix, steps)
+
+
+def _whiten(tril: Array, x: Array) -> Array:
+    return linalg.solve_lower(tril, x[:, None])[:, 0]
+
+
+@jax.jit
+def log_density(initial: Gaussian, dynamics: Dynamics, path: Array) -> Array:
+    """``log p(path)`` for ``path (D, T, S, lanes)``; shape ``(S, lanes)``."""
+    (mean, cov), (matrix, bias, noise) = _spread(initial, dynamics)
+    tril, noise_tril = linalg.cholesky(cov), linalg.cholesky(noise)
+    first = _whiten(tril, path[:, 0] - mean)
+    steps = path[:, 1:] - matvec(matrix, path[:, :-1]) - bias
+    steps = _whiten(noise_tril, steps)
+    initial_term = -0.5 * jnp.sum(first**2, 0) - linalg.log_diagonal(tril)
+    terms = -0.5 * jnp.sum(steps**2, 0) - linalg.log_diagonal(noise_tril)
+    constant = 0.5 * path.shape[0] * path.shape[1] * math.log(2 * math.pi)
+    return initial_term + pairwise_sum(terms) - constant
+
+
+@jax.jit
+def neighbor_covariance(dynamics: Dynamics, cov: Array) -> Array:
+    """``Cov(x_{t+1}, x_t) = A_t P_t``."""
+    return matmul(dynamics.matrix, cov[:, :, :-1])
+
+
+@partial(jax.jit, static_argnums=2)
+def entropy(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Array:
+    """The sum of the entropies of the conditionals."""
+    terms = linalg.log_diagonal(linalg.cholesky(dynamics.cov))
+    terms = jnp.broadcast_to(terms, (num_steps - 1,) + terms.shape[1:])
+    total = linalg.log_diagonal(linalg.cholesky(initial.cov)) + pairwise_sum(terms)
+    return total + 0.5 * num_steps * initial.mean.shape[0] * math.log(
+        2 * math.pi * math.e
+    )
+
+
+def _divergence(spread: Array, tril: Array, other: Array) -> Array:
+    """``(tr(R^-1 S) - D + log det R - log det Q) / 2`` with ``Q``, ``R`` as factors."""
+    half = linalg.solve_lower(other, spread)
+    half = linalg.solve_lower(other, transpose(half))
+    trace = sum(half[i, i] - 1.0 for i in range(half.shape[0]))
+    return 0.5 * trace + linalg.log_diagonal(other) - linalg.log_diagonal(tril)
+
+
+@jax.jit
+def kl_divergence(
+    p: tuple[Gaussian, Dynamics], moments: Gaussian, q: tuple[Gaussian, Dynamics]
+) -> Array:
+    """``KL(p || q)`` of two chains in the same direction; ``moments`` are those of p.
+
+    The conditionals differ by ``N(dA x_t + db + ., Q)``, averaged over ``x_t`` of p.
+    """
+    (first, steps), (other, other_steps) = p, q
+    shift = first.mean - other.mean
+    initial_term = _divergence(
+        first.cov + outer(shift, shift),
+        linalg.cholesky(first.cov),
+        linalg.cholesky(other.cov),
+    )
+    matrix = steps.matrix - other_steps.matrix
+    past = Gaussian(moments.mean[:, :-1], moments.cov[:, :, :-1])
+    shift = matvec(matrix, past.mean) + steps.bias - other_steps.bias
+    spread = matmul(matmul(matrix, past.cov), transpose(matrix)) + outer(shift, shift)
+    terms = _divergence(
+        steps.cov + spread, linalg.cholesky(steps.cov), linalg.cholesky(other_steps.cov)
+    )
+    return initial_term + pairwise_sum(terms)

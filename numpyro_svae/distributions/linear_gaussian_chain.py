@@ -1,0 +1,328 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A Gaussian Markov chain as one NumPyro distribution over its whole path."""
+
+import math
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.kl import kl_divergence
+from numpyro.distributions.util import is_prng_key, validate_sample
+
+from numpyro_svae.blocks import chain_moments, gaussian_chain
+from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
+from numpyro_svae.blocks.layout import from_lanes, to_lanes
+from numpyro_svae.distributions.chain_arguments import canonical_arguments
+from numpyro_svae.potentials import GaussianPotential
+
+__all__ = ["LinearGaussianChain"]
+
+
+class LinearGaussianChain(dist.Distribution):
+    r"""Paths of a linear dynamical system with Gaussian noise.
+
+    .. math::
+
+        x_0 \sim N(m, P), \qquad x_{t+1} \mid x_t \sim N(F_t [x_t; u_t],\, Q_t),
+        \qquad t = 0, \ldots, T - 2
+
+    The event is the path, shape ``(T, D)``. A constant-one input makes the last column
+    of :math:`F` a bias. For the transition arguments an axis of time precedes the
+    matrix; a matrix without it is the same for all steps.
+
+    :param initial_loc: :math:`m`, shape ``(..., D)``.
+    :param initial_cov: :math:`P`, shape ``(..., D, D)``.
+    :param transition_matrix: :math:`F`, shape ``(D, D + A)`` or
+        ``(..., T - 1 or 1, D, D + A)``.
+    :param transition_cov: :math:`Q`, shape ``(D, D)`` or ``(..., T - 1 or 1, D, D)``.
+    :param inputs: :math:`u`, shape ``(..., T - 1, A)``, if any.
+    :param num_steps: :math:`T`; needed where no argument has an axis of time that
+        tells.
+    :param time_reversed: whether the chain runs backwards: :math:`x_{T-1}` is drawn
+        first and arguments are in the order of drawing, while paths are always in the
+        order of time. Exact posteriors come in this form.
+    """
+
+    arg_constraints = {
+        "initial_loc": constraints.real_vector,
+        "initial_cov": constraints.positive_definite,
+        "transition_matrix": constraints.independent(constraints.real, 3),
+        "transition_cov": constraints.independent(constraints.positive_definite, 1),
+        "inputs": constraints.real_matrix,
+    }
+    support = constraints.real_matrix
+    reparametrized_params = [
+        "initial_loc",
+        "initial_cov",
+        "transition_matrix",
+        "transition_cov",
+        "inputs",
+    ]
+    pytree_aux_fields = ("time_reversed",)
+
+    def __init__(
+        self,
+        initial_loc: ArrayLike,
+        initial_cov: ArrayLike,
+        transition_matrix: ArrayLike,
+        transition_cov: ArrayLike,
+        *,
+        inputs: ArrayLike | None = None,
+        num_steps: int | None = None,
+        time_reversed: bool = False,
+        validate_args: bool | None = None,
+    ):
+        arguments, batch_shape, event_shape = canonical_arguments(
+            initial_loc,
+            initial_cov,
+            transition_matrix,
+            transition_cov,
+            inputs,
+            num_steps,
+        )
+        for name, value in arguments.items():
+            setattr(self, name, value)
+        self.time_reversed = time_reversed
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    @property
+    def num_steps(self) -> int:
+        """Number ``T`` of states."""
+        return self.event_shape[0]
+
+    # The chain in the layout of `numpyro_svae.blocks`, in the order of drawing
+
+    def _batch(self) -> tuple[int, ...]:
+        """The batch shape of the arguments as they are (under ``vmap``, inner axes)."""
+        return jnp.broadcast_shapes(
+            jnp.shape(self.initial_loc)[:-1],
+            jnp.shape(self.initial_cov)[:-2],
+            jnp.shape(self.transition_matrix)[:-3],
+            jnp.shape(self.transition_cov)[:-3],
+            jnp.shape(self.inputs)[:-2],
+        )
+
+    def _chain(self, batch: tuple[int, ...]) -> tuple[Gaussian, Dynamics]:
+        known = self.__dict__.get("_lanes")
+        if known is not None and batch == self._batch():
+            return known
+        size = self.event_shape[1]
+        initial = Gaussian(
+            to_lanes(self.initial_loc, 1, batch, time=False),
+            to_lanes(self.initial_cov, 2, batch, time=False),
+        )
+        matrix = self.transition_matrix[..., :size]
+        bias = jnp.matmul(self.transition_matrix[..., size:], self.inputs[..., None])
+        if self.inputs.shape[-1] == 0:
+            bias = jnp.zeros((1, size), self.initial_loc.dtype)
+        else:
+            bias = bias[..., 0]
+        return initial, Dynamics(
+            to_lanes(matrix, 2, batch),
+            to_lanes(bias, 1, batch),
+            to_lanes(self.transition_cov, 2, batch),
+        )
+
+    @classmethod
+    def _from_lanes(
+        cls,
+        initial: Gaussian,
+        dynamics: Dynamics,
+        batch: tuple[int, ...],
+        time_reversed: bool,
+    ) -> "LinearGaussianChain":
+        """A chain with per-step conditionals; the layout it comes in is kept with it."""
+        bias = from_lanes(dynamics.bias, 1, batch)
+        matrix = from_lanes(dynamics.matrix, 2, batch)
+        chain = cls(
+            from_lanes(initial.mean, 1, batch, time=False),
+            from_lanes(initial.cov, 2, batch, time=False),
+            jnp.concatenate([matrix, bias[..., None]], -1),
+            from_lanes(dynamics.cov, 2, batch),
+            inputs=jnp.ones(bias.shape[-2:-1] + (1,), bias.dtype),
+            time_reversed=time_reversed,
+            validate_args=False,
+        )
+        chain._lanes = initial, dynamics
+        return chain
+
+    def _in_time(self, x: Array, axis: int) -> Array:
+        """Between the order of drawing and the order of time."""
+        return jnp.flip(x, axis) if self.time_reversed else x
+
+    # Sampling and density
+
+    def _paths(self, eps: Array, located: bool = True) -> Array:
+        """The path driven by standard normal ``eps (S, *batch, T, D)``."""
+        batch = self._batch()
+        initial, dynamics = self._chain(batch)
+        eps = _event_lanes(eps, batch)
+        path = chain_moments.drive(initial, dynamics, eps, located)
+        return self._in_time(_event_batch(path, batch), -2)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw paths, differentiable in all arguments.
+
+        :return: shape ``sample_shape + batch_shape + (T, D)``.
+        """
+        assert is_prng_key(key)
+        batch = self._batch()
+        flat = (math.prod(sample_shape),) + batch + self.event_shape
+        eps = jax.random.normal(key, flat, self.initial_loc.dtype)
+        return self._paths(eps).reshape(sample_shape + batch + self.event_shape)
+
+    @validate_sample
+    def log_prob(self, value: Array) -> Array:
+        r"""The sum of :math:`\log N(x_0; m, P)` and
+        :math:`\log N(x_{t+1}; F_t [x_t; u_t], Q_t)`."""
+        batch = self._batch()
+        shape = jnp.broadcast_shapes(jnp.shape(value)[:-2], batch)
+        flat = (math.prod(shape[: len(shape) - len(batch)]),) + batch
+        value = jnp.broadcast_to(value, shape + self.event_shape)
+        value = self._in_time(value.reshape(flat + self.event_shape), -2)
+        initial, dynamics = self._chain(batch)
+        terms = chain_moments.log_density(initial, dynamics, _event_lanes(value, batch))
+        return terms.reshape(shape)
+
+    # Moments
+
+    def _moments(self) -> Gaussian:
+        """Marginal moments in the layout of the blocks, kept where that is safe."""
+        known = self.__dict__.get("_marginals")
+        if known is None:
+            known = gaussian_chain.marginals(
+                *self._chain(self._batch()), self.num_steps
+            )
+            if not isinstance(known.mean, jax.core.Tracer):
+                self._marginals = known
+        return known
+
+    @property
+    def mean(self) -> Array:
+        """Marginal means, shape ``(..., T, D)``: ``m' = A m + b``."""
+        mean = from_lanes(self._moments().mean, 1, self._batch())
+        return self._in_time(mean, -2)
+
+    @property
+    def covariance(self) -> Array:
+        """Marginal covariances, shape ``(..., T, D, D)``: ``P' = A P A' + Q``."""
+        covariance = from_lanes(self._moments().cov, 2, self._batch())
+        return self._in_time(covariance, -3)
+
+    @property
+    def variance(self) -> Array:
+        """Marginal variances, shape ``(..., T, D)``."""
+        return jnp.diagonal(self.covariance, axis1=-2, axis2=-1)
+
+    @property
+    def neighbor_covariance(self) -> Array:
+        """``Cov(x_{t+1}, x_t)``, shape ``(..., T - 1, D, D)``: ``A_t P_t``."""
+        batch = self._batch()
+        _, dynamics = self._chain(batch)
+        cross = chain_moments.neighbor_covariance(dynamics, self._moments().cov)
+        cross = self._in_time(from_lanes(cross, 2, batch), -3)
+        return jnp.swapaxes(cross, -1, -2) if self.time_reversed else cross
+
+    def entropy(self) -> Array:
+        r""":math:`\frac{TD}{2} \log 2\pi e + \frac12 \log\det P + \frac12 \sum_t
+        \log\det Q_t`."""
+        batch = self._batch()
+        entropy = chain_moments.entropy(*self._chain(batch), self.num_steps)
+        return from_lanes(entropy, 0, batch, time=False)
+
+    def to_dense(self) -> dist.MultivariateNormal:
+        """The same distribution of the flattened path, ``T D`` numbers."""
+        num_steps, size = self.event_shape
+        length, batch = num_steps * size, self._batch()
+        eps = jnp.eye(length, dtype=self.initial_loc.dtype)
+        eps = eps.reshape((length,) + (1,) * len(batch) + self.event_shape)
+        eps = jnp.broadcast_to(eps, (length,) + batch + self.event_shape)
+        root = self._paths(eps, located=False).reshape((length,) + batch + (length,))
+        root = jnp.moveaxis(root, 0, -1)
+        covariance = jnp.matmul(root, jnp.swapaxes(root, -1, -2))
+        return dist.MultivariateNormal(self.mean.reshape(batch + (length,)), covariance)
+
+    # Inference
+
+    def condition(
+        self, potential: GaussianPotential
+    ) -> tuple["LinearGaussianChain", Array]:
+        r"""Multiply the density by :math:`\exp \sum_t \psi_t(x_t)` and normalise.
+
+        Filtering in the chain's own direction and conditioning backwards; see
+        :mod:`numpyro_svae.blocks.gaussian_chain`.
+
+        :param potential: batch shape ``(..., T)`` that broadcasts with the chain's.
+        :return: the exact posterior, a chain that runs in the other direction, and
+            :math:`\log E[\exp \sum_t \psi_t(x_t)]` under this chain, shape ``(...)``.
+        """
+        h, J, batch = self._potential_lanes(potential)
+        initial, dynamics = self._chain(batch)
+        posterior = chain_moments.smooth(initial, dynamics, h, J)
+        chain = self._from_lanes(
+            posterior.initial, posterior.dynamics, batch, not self.time_reversed
+        )
+        chain._marginals = posterior.marginals
+        return chain, from_lanes(posterior.log_normalizer, 0, batch, time=False)
+
+    def _potential_lanes(self, potential: GaussianPotential):
+        num_steps, size = self.event_shape
+        found = potential.batch_shape
+        if potential.dim != size or not found or found[-1] not in (1, num_steps):
+            raise ValueError(
+                f"potential: found batch shape {found} over {potential.dim} dimensions; "
+                f"accepted is (..., {num_steps}) over {size} for a chain of event shape "
+                f"{self.event_shape}."
+            )
+        batch = jnp.broadcast_shapes(self._batch(), found[:-1])
+        rank = 1 if potential.is_diagonal else 2
+        h = self._in_time(potential.info_vector, -2)
+        J = self._in_time(potential.precision, -1 - rank)
+        h = jnp.broadcast_to(h, h.shape[:-2] + (num_steps, size))
+        return to_lanes(h, 1, batch), to_lanes(J, rank, batch), batch
+
+    def reverse(self) -> "LinearGaussianChain":
+        """The same distribution as a chain that runs in the other direction."""
+        batch = self._batch()
+        initial, dynamics = self._chain(batch)
+        marginals = self._moments()
+        reverse = chain_moments.reverse(marginals, dynamics)
+        chain = self._from_lanes(*reverse, batch, not self.time_reversed)
+        chain._marginals = chain_moments.flip(marginals)
+        return chain
+
+
+def _event_lanes(x: Array, batch: tuple[int, ...]) -> Array:
+    """``(S, *batch, T, D)`` to ``(D, T, S, lanes)``."""
+    x = x.reshape(x.shape[:1] + (math.prod(batch),) + x.shape[-2:])
+    return jnp.transpose(x, (3, 2, 0, 1))
+
+
+def _event_batch(x: Array, batch: tuple[int, ...]) -> Array:
+    """The inverse of :func:`_event_lanes`."""
+    x = jnp.transpose(x, (2, 3, 1, 0))
+    return x.reshape(x.shape[:1] + batch + x.shape[-2:])
+
+
+@kl_divergence.register(LinearGaussianChain, LinearGaussianChain)
+def _kl_chain_chain(p: LinearGaussianChain, q: LinearGaussianChain) -> Array:
+    r"""Expected divergence of the conditionals, in the direction of ``q``."""
+    if p.event_shape != q.event_shape:
+        raise ValueError(
+            f"q: found event shape {q.event_shape}; accepted is that of p, "
+            f"{p.event_shape}."
+        )
+    if p.time_reversed != q.time_reversed:
+        p = p.reverse()
+    own = p._batch()
+    batch = jnp.broadcast_shapes(own, q._batch())
+    moments = p._moments()
+    if batch != own:
+        moments = gaussian_chain.marginals(*p._chain(batch), p.num_steps)
+    divergence = chain_moments.kl_divergence(p._chain(batch), moments, q._chain(batch))
+    return from_lanes(divergence, 0, batch, time=False)
