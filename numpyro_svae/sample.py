@@ -52,7 +52,8 @@ def sample(
 
     .. code-block:: python
 
-        mu, Sigma = ns.sample("init", ns.NormalInverseWishart(jnp.zeros(2), 1.0, 4.0, S))
+        prior = ns.NormalInverseWishart(jnp.zeros(2), 1.0, 4.0, jnp.eye(2))
+        mu, Sigma = ns.sample("init", prior)
     """
     base = _unwrap(distribution)
     parts = _PARTS.get(type(base))

@@ -9,6 +9,7 @@ validation is on, as NumPyro does.
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
@@ -158,7 +159,9 @@ def _lower_cholesky(value: np.ndarray, dim: int) -> str | None:
 
 
 def _inexact(value: np.ndarray) -> np.ndarray:
-    return value.astype(np.dtype(jnp.result_type(float, value.dtype)))
+    """In the precision that JAX will use."""
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    return value.astype(jnp.result_type(float, dtype))
 
 
 def _worst(value: np.ndarray) -> str:

@@ -9,8 +9,10 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+import numpy as np
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import LowerCholeskyTransform, Transform
+from numpyro.util import not_jax_tracer
 
 __all__ = ["WeightCovarianceTransform", "pack", "symmetrize", "unpack", "weight_cov"]
 
@@ -55,7 +57,7 @@ class _WeightCov(constraints.Constraint):
     def __init__(self, num_columns: int) -> None:
         self.num_columns = num_columns
 
-    def __call__(self, x: ArrayLike) -> Array:
+    def __call__(self, x: ArrayLike) -> Array | np.ndarray:
         if jnp.ndim(x) < 2 or jnp.shape(x)[-1] != jnp.shape(x)[-2] + self.num_columns:
             raise ValueError(
                 f"A value of shape (..., D, {self.num_columns} + D) is expected, "
@@ -68,10 +70,13 @@ class _WeightCov(constraints.Constraint):
             symmetric = (jnp.abs(cov - cov.mT) <= tolerance).all((-2, -1))
             tril = jnp.linalg.cholesky(cov)
             positive = jnp.isfinite(tril).all((-2, -1))
-            return symmetric & positive & jnp.isfinite(weight).all((-2, -1))
+            valid = symmetric & positive & jnp.isfinite(weight).all((-2, -1))
+        # NumPy, where it can be, also under jit: NumPyro then warns there too.
+        return np.asarray(valid) if not_jax_tracer(valid) else valid
 
     def feasible_like(self, prototype: ArrayLike) -> Array:
-        shape, dtype = jnp.shape(prototype), jnp.result_type(float, prototype)
+        shape = jnp.shape(prototype)
+        dtype = jnp.result_type(float, jnp.asarray(prototype))
         zeros = jnp.zeros((shape[-2], self.num_columns), dtype)
         value = pack(zeros, jnp.eye(shape[-2], dtype=dtype))
         return jnp.broadcast_to(value, shape)
@@ -144,8 +149,9 @@ class WeightCovarianceTransform(Transform):
         return (), ((), {"num_columns": self.num_columns})
 
     def eq(self, other: object, static: bool = False) -> bool:
-        same = isinstance(other, WeightCovarianceTransform)
-        return same and self.num_columns == other.num_columns
+        if not isinstance(other, WeightCovarianceTransform):
+            return False
+        return self.num_columns == other.num_columns
 
     def _dim(self, length: int) -> int:
         """D, from the length D M + D (D + 1) / 2 of an unconstrained vector."""

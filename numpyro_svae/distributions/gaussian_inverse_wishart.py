@@ -12,10 +12,8 @@ and a covariance matrix Sigma (D x D) with
 
 from __future__ import annotations
 
-import math
 from typing import Self
 
-import jax
 from jax import Array, random
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -24,18 +22,19 @@ from numpyro.distributions.constraints import dependent_property
 from numpyro.distributions.util import lazy_property, promote_shapes, validate_sample
 from numpyro.util import is_prng_key
 
+from numpyro_svae.distributions.bartlett import bartlett_tril, solve_tril
 from numpyro_svae.distributions.checks import broadcast_batch_shapes, check_values
 from numpyro_svae.distributions.constraints import pack, symmetrize, unpack, weight_cov
 from numpyro_svae.families import RegressionNatural, RegressionStandard
 
-__all__ = ["GaussianInverseWishart", "bartlett_tril", "solve_tril"]
+__all__ = ["GaussianInverseWishart"]
 
 
 class GaussianInverseWishart(Distribution):
     """What :class:`MatrixNormalInverseWishart` and :class:`NormalInverseWishart` share.
 
     Not for use on its own: a subclass says how its arguments become the standard
-    parameters of a regression (:meth:`_standard`) and come from natural parameters.
+    parameters of a regression (:meth:`_regression`) and come from natural parameters.
     """
 
     def _setup(
@@ -51,10 +50,11 @@ class GaussianInverseWishart(Distribution):
         dim, *columns = event_shapes["loc"]
         if self._validate_args if validate_args is None else validate_args:
             check_values(owner, arguments, dim)
-        dtype = jnp.result_type(float, *arguments.values())
-        for name, argument in arguments.items():
+        arrays = {name: jnp.asarray(value) for name, value in arguments.items()}
+        dtype = jnp.result_type(float, *arrays.values())
+        for name, array in arrays.items():
             shape = batch_shape + event_shapes[name]
-            (value,) = promote_shapes(jnp.asarray(argument, dtype), shape=shape)
+            (value,) = promote_shapes(array.astype(dtype), shape=shape)
             if name == "scale_matrix":
                 name, value = "scale_tril", jnp.linalg.cholesky(value)
             setattr(self, name, value)
@@ -81,9 +81,15 @@ class GaussianInverseWishart(Distribution):
         """The scale matrix Psi, of shape (..., D, D)."""
         return self.scale_tril @ self.scale_tril.mT
 
-    def _standard(self) -> RegressionStandard:
-        """Standard parameters of the regression."""
+    def _regression(self) -> tuple[Array, Array]:
+        """The location (..., D, M) and the column precision (..., M, M)."""
         raise NotImplementedError
+
+    def _standard(self) -> RegressionStandard:
+        loc, precision = self._regression()
+        single = precision.shape[-1] == 1
+        column_tril = jnp.sqrt(precision) if single else jnp.linalg.cholesky(precision)
+        return RegressionStandard(loc, column_tril, self.scale_tril, self.df)
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         r"""Draw reparameterised samples, by the Bartlett decomposition.
@@ -97,7 +103,7 @@ class GaussianInverseWishart(Distribution):
         :param sample_shape: leading shape of the draws.
         :return: array of shape ``sample_shape + batch_shape + (D, M + D)``.
         """
-        if not is_prng_key(key):
+        if key is None or not is_prng_key(key):
             raise ValueError(f"key must be a jax.random key; got {key!r}.")
         key_cov, key_weight = random.split(key)
         loc, column_tril, scale_tril, df = self._standard()
@@ -184,9 +190,8 @@ class GaussianInverseWishart(Distribution):
     @property
     def natural_parameters(self) -> RegressionNatural:
         """Natural parameters, in which conjugate updates are additions."""
-        loc, column_tril, scale_tril, df = self._standard()
-        column_precision = symmetrize(column_tril @ column_tril.mT)
-        return RegressionNatural.from_standard(loc, column_precision, scale_tril, df)
+        loc, precision = self._regression()
+        return RegressionNatural.from_standard(loc, precision, self.scale_tril, self.df)
 
     @classmethod
     def from_natural_parameters(
@@ -231,47 +236,6 @@ class GaussianInverseWishart(Distribution):
 
     def _full(self, weight: Array, cov: Array) -> Array:
         return jnp.broadcast_to(pack(weight, cov), self.shape())
-
-
-def solve_tril(tril: Array, matrix: Array, *, transpose: bool = False) -> Array:
-    """Solve L X = B, or L' X = B, for lower triangular L, with broadcasting.
-
-    :param tril: L, of shape (..., D, D).
-    :param matrix: B, of shape (..., D, M).
-    :param transpose: whether to solve with L'.
-    :return: X, of shape (..., D, M).
-    """
-    batch_shape = jnp.broadcast_shapes(tril.shape[:-2], matrix.shape[:-2])
-    return jax.lax.linalg.triangular_solve(
-        jnp.broadcast_to(tril, batch_shape + tril.shape[-2:]),
-        jnp.broadcast_to(matrix, batch_shape + matrix.shape[-2:]),
-        left_side=True,
-        lower=True,
-        transpose_a=transpose,
-    )
-
-
-def bartlett_tril(key: Array, df: Array, dim: int, shape: tuple[int, ...]) -> Array:
-    r"""Cholesky factors T of draws T T' from Wishart(df, I).
-
-    :math:`T_{ii}^2 \sim \chi^2(\nu + 1 - i)` and :math:`T_{ij} \sim N(0, 1)` below the
-    diagonal (Bartlett, 1933). The diagonal is drawn on the log scale, where gradients
-    with respect to df stay finite, and kept above the fourth root of the smallest
-    float, so that a covariance matrix drawn with it does not overflow.
-
-    :param key: a random key.
-    :param df: degrees of freedom, of shape (...), greater than ``dim - 1``.
-    :param dim: D, the size of the matrices.
-    :param shape: batch shape of the draws.
-    :return: array of shape ``shape + (D, D)``.
-    """
-    key_diagonal, key_lower = random.split(key)
-    halves = 0.5 * (df[..., None] - jnp.arange(dim, dtype=df.dtype))
-    log_gamma = random.loggamma(key_diagonal, halves, shape + (dim,), df.dtype)
-    floor = 0.25 * jnp.log(jnp.finfo(df.dtype).tiny)
-    diagonal = jnp.exp(jnp.maximum(0.5 * (math.log(2.0) + log_gamma), floor))
-    lower = jnp.tril(random.normal(key_lower, shape + (dim, dim), df.dtype), -1)
-    return lower + diagonal[..., None] * jnp.eye(dim, dtype=df.dtype)
 
 
 def _divide_if(numerator: Array, denominator: Array) -> Array:

@@ -16,7 +16,7 @@ from numpyro.distributions.batch_util import vmap_over
 from numpyro_svae.distributions.checks import matrix_shape, one_of
 from numpyro_svae.distributions.constraints import pack, unpack
 from numpyro_svae.distributions.gaussian_inverse_wishart import GaussianInverseWishart
-from numpyro_svae.families import RegressionNatural, RegressionStandard
+from numpyro_svae.families import RegressionNatural
 
 __all__ = ["MatrixNormalInverseWishart"]
 
@@ -82,9 +82,8 @@ class MatrixNormalInverseWishart(GaussianInverseWishart):
         }
         self._setup({**arguments, name: scale}, event_shapes, validate_args)
 
-    def _standard(self) -> RegressionStandard:
-        column_tril = jnp.linalg.cholesky(self.column_precision)
-        return RegressionStandard(self.loc, column_tril, self.scale_tril, self.df)
+    def _regression(self) -> tuple[Array, Array]:
+        return self.loc, self.column_precision
 
     @classmethod
     def from_natural_parameters(

@@ -16,7 +16,7 @@ from numpyro.distributions.batch_util import vmap_over
 from numpyro_svae.distributions.checks import one_of, vector_shape
 from numpyro_svae.distributions.constraints import pack, unpack
 from numpyro_svae.distributions.gaussian_inverse_wishart import GaussianInverseWishart
-from numpyro_svae.families import RegressionNatural, RegressionStandard
+from numpyro_svae.families import RegressionNatural
 
 __all__ = ["NormalInverseWishart"]
 
@@ -76,11 +76,8 @@ class NormalInverseWishart(GaussianInverseWishart):
         event_shapes = {"loc": (dim,), "concentration": (), "df": (), name: (dim, dim)}
         self._setup(arguments, event_shapes, validate_args)
 
-    def _standard(self) -> RegressionStandard:
-        column_tril = jnp.sqrt(self.concentration)[..., None, None]
-        return RegressionStandard(
-            self.loc[..., None], column_tril, self.scale_tril, self.df
-        )
+    def _regression(self) -> tuple[Array, Array]:
+        return self.loc[..., None], self.concentration[..., None, None]
 
     @classmethod
     def from_natural_parameters(
