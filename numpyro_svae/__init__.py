@@ -3,6 +3,26 @@
 
 """Structured variational autoencoders for NumPyro."""
 
+from numpyro_svae.distributions import (
+    LinearGaussianChain,
+    MatrixNormalInverseWishart,
+    NormalInverseWishart,
+)
+from numpyro_svae.elbo import SVAE_ELBO
+from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.optim import svae_optimizer
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.sample import sample
 from numpyro_svae.version import __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "AutoSVAE",
+    "GaussianPotential",
+    "LinearGaussianChain",
+    "MatrixNormalInverseWishart",
+    "NormalInverseWishart",
+    "SVAE_ELBO",
+    "__version__",
+    "sample",
+    "svae_optimizer",
+]

@@ -1,0 +1,209 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The ELBO with every term in closed form that the guide knows in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+from numpyro.distributions.kl import kl_divergence
+from numpyro.distributions.util import scale_and_mask
+from numpyro.handlers import replay, seed, substitute, trace
+from numpyro.infer.elbo import ELBO
+from numpyro.util import _validate_model, check_model_guide_match
+
+__all__ = ["SVAE_ELBO"]
+
+
+class SVAE_ELBO(ELBO):
+    """Evidence lower bound that uses the closed forms a guide declares.
+
+    A guide declares what it knows in the ``infer`` dictionary of its sample sites:
+
+    - ``"kl"``: the divergence of this site (and of those inferred jointly with it) from
+      its prior, averaged over everything else in the guide, per entry of the batch;
+    - ``"expected_log_prob"``: a dictionary from observed sites to their expected log
+      probability, which are then not sampled;
+    - ``"average"``: the probabilities ``(..., K)`` of a discrete site that the
+      remaining terms are averaged over exactly instead of sampled.
+
+    Everything else is treated as in :class:`~numpyro.infer.elbo.TraceMeanField_ELBO`,
+    so other guides, and :class:`~numpyro.infer.autoguide.AutoGuideList` with parts that
+    declare nothing, work as they are. :class:`~numpyro_svae.AutoSVAE` declares all
+    terms but a non-conjugate likelihood (Johnson et al., NIPS 2016, section 4).
+
+    :param num_particles: number of samples that estimate the sampled terms.
+    :param vectorize_particles: whether to use :func:`jax.vmap` over particles (default)
+        or :func:`jax.lax.map`; a callable is used in their place.
+    :param sum_sites: whether to return the sum, or a dictionary keyed by site.
+    """
+
+    can_infer_discrete = True
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        vectorize_particles: bool | Callable = True,
+        sum_sites: bool = True,
+    ) -> None:
+        self.sum_sites = sum_sites
+        super().__init__(num_particles, vectorize_particles)
+
+    def loss_with_mutable_state(
+        self,
+        rng_key: Array,
+        param_map: dict[str, Any],
+        model: Callable,
+        guide: Callable,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The negative ELBO; see :meth:`numpyro.infer.elbo.ELBO.loss`.
+
+        :param rng_key: random key.
+        :param param_map: values of the parameters by site name.
+        :param model: the model.
+        :param guide: the guide.
+        :param args: positional arguments of both.
+        :param kwargs: keyword arguments of both.
+        :return: a dictionary with the ``loss`` and the ``mutable_state``.
+        """
+
+        def particle(key: Array) -> tuple[dict[str, Array], dict[str, Any]]:
+            return _particle(key, param_map, model, guide, args, kwargs)
+
+        if self.num_particles == 1:
+            terms, mutable = particle(rng_key)
+        else:
+            keys = random.split(rng_key, self.num_particles)
+            terms, mutable = self.vectorize_particles_fn(particle, keys)
+            terms = jax.tree.map(lambda term: jnp.mean(term, 0), terms)
+            mutable = jax.tree.map(lambda value: value[-1], mutable)
+        loss = jax.tree.map(jnp.negative, terms)
+        if self.sum_sites:
+            loss = sum(loss.values(), start=jnp.zeros(()))
+        return {"loss": loss, "mutable_state": mutable or None}
+
+
+def _particle(
+    key: Array, params: dict, model: Callable, guide: Callable, args: Any, kwargs: Any
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """ELBO terms by site, and mutable state, of one sample of the guide."""
+    model_key, guide_key = random.split(key)
+
+    def run(assigned: dict[str, Array]) -> tuple[dict, dict]:
+        guide_run = substitute(seed(guide, guide_key), data={**params, **assigned})
+        guide_trace = trace(guide_run).get_trace(*args, **kwargs)
+        values = {**params, **_mutable(guide_trace)}
+        model_run = substitute(replay(seed(model, model_key), guide_trace), data=values)
+        return guide_trace, trace(model_run).get_trace(*args, **kwargs)
+
+    guide_trace, model_trace = run({})
+    check_model_guide_match(model_trace, guide_trace)
+    _validate_model(model_trace, plate_warning="loose")
+    averaged = [
+        site
+        for site in guide_trace.values()
+        if site["type"] == "sample" and "average" in site["infer"]
+    ]
+    if not averaged:
+        return _terms(guide_trace, model_trace, []), {
+            **_mutable(guide_trace),
+            **_mutable(model_trace),
+        }
+
+    def assignment(states: list[Array]) -> tuple[dict, dict]:
+        assigned = {
+            site["name"]: jnp.broadcast_to(state, jnp.shape(site["value"]))
+            for site, state in zip(averaged, states)
+        }
+        guide_trace, model_trace = run(assigned)
+        weights = [
+            (frozenset(site["cond_indep_stack"]), table[..., state], 1 / table.shape[-1])
+            for site, table, state in zip(averaged, tables, states)
+        ]
+        terms = _terms(guide_trace, model_trace, weights)
+        return terms, {**_mutable(guide_trace), **_mutable(model_trace)}
+
+    tables = [site["infer"]["average"] for site in averaged]
+    states = [jnp.ravel(g) for g in jnp.indices([table.shape[-1] for table in tables])]
+    terms, mutable = jax.vmap(assignment)(states)
+    declared = _declared(guide_trace)
+    total = {
+        name: term[0] if name in declared else jnp.sum(term, 0)
+        for name, term in terms.items()
+    }
+    return total, jax.tree.map(lambda value: value[0], mutable)
+
+
+def _mutable(site_trace: dict) -> dict[str, Any]:
+    return {
+        name: site["value"]
+        for name, site in site_trace.items()
+        if site["type"] == "mutable"
+    }
+
+
+def _declared(guide_trace: dict) -> set[str]:
+    """Names of the sites whose terms the guide declares in closed form."""
+    names: set[str] = set()
+    for name, site in guide_trace.items():
+        if site["type"] == "sample":
+            names.update(site["infer"].get("expected_log_prob", {}))
+            names.update([name] if "kl" in site["infer"] else [])
+    return names
+
+
+def _terms(guide_trace: dict, model_trace: dict, weights: list) -> dict[str, Array]:
+    """ELBO terms by site; those that are not declared are weighted."""
+    guide_sites = {n: s for n, s in guide_trace.items() if s["type"] == "sample"}
+    model_sites = {n: s for n, s in model_trace.items() if s["type"] == "sample"}
+    terms = {}
+    for name, site in guide_sites.items():
+        for target, value in site["infer"].get("expected_log_prob", {}).items():
+            scale = model_sites[target]["scale"]
+            terms[target] = jnp.sum(scale_and_mask(value, scale=scale))
+        if "kl" in site["infer"]:
+            kl = scale_and_mask(site["infer"]["kl"], scale=site["scale"])
+            terms[name] = -jnp.sum(kl)
+        elif name not in model_sites:
+            terms[name] = jnp.sum(_weigh(-_log_prob(site), site, weights))
+    for name, site in model_sites.items():
+        if name not in terms:
+            term = _sampled_term(site, guide_sites.get(name))
+            terms[name] = jnp.sum(_weigh(term, site, weights))
+    return terms
+
+
+def _sampled_term(site: dict, guide_site: dict | None) -> Array:
+    """``log p`` of an observed site, minus the divergence of a latent one."""
+    if site["is_observed"] or guide_site is None:
+        return _log_prob(site)
+    try:
+        kl = kl_divergence(guide_site["fn"], site["fn"])
+        return -scale_and_mask(kl, scale=guide_site["scale"])
+    except NotImplementedError:
+        return _log_prob(site) - _log_prob(guide_site)
+
+
+def _log_prob(site: dict) -> Array:
+    intermediates = site["intermediates"]
+    arguments = (intermediates,) if intermediates else ()
+    log_prob = site["fn"].log_prob(site["value"], *arguments)
+    return scale_and_mask(log_prob, site["scale"])
+
+
+def _weigh(term: Array, site: dict, weights: list) -> Array:
+    """Weight a term by the probability of the assignment that it was computed under.
+
+    A term outside of a discrete site's plates is the same for each of its states.
+    """
+    frames = frozenset(site["cond_indep_stack"])
+    for site_frames, probability, uniform in weights:
+        term = term * (probability if site_frames <= frames else uniform)
+    return term

@@ -1,0 +1,360 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The guide: structured variational message passing for a NumPyro program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.handlers import block, seed, substitute, trace
+from numpyro.infer.autoguide import AutoGuide
+
+from numpyro_svae.families import (
+    DirichletNatural,
+    NaturalParameters,
+    expected,
+    natural_kl,
+)
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.groups import LocalPosterior, infer_locals
+from numpyro_svae.inference.initialize import initial_natural
+from numpyro_svae.optim import check_enclosing_optimizer
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.binding import Bound, bind
+from numpyro_svae.program.checks import (
+    check_data,
+    check_hyperparameters,
+    check_plates,
+    check_potentials,
+    stand_ins,
+)
+from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.probing import plain_run
+from numpyro_svae.program.reader import read_structure
+from numpyro_svae.program.sites import Program, sample_sites
+
+__all__ = ["AutoSVAE"]
+
+
+class AutoSVAE(AutoGuide):
+    """Guide of a structured variational autoencoder.
+
+    Global sites with a conjugate prior get the posterior of the same family, local sites
+    the exact posterior under the expected priors, the messages of conjugate observations
+    and the potentials of the recognition function (Johnson et al., NIPS 2016). Use it
+    with :class:`~numpyro_svae.SVAE_ELBO` and :func:`~numpyro_svae.svae_optimizer`.
+
+    :param model: a NumPyro program.
+    :param recognition: a function of the model's arguments that returns a dictionary
+        from local latent sites to :class:`~numpyro_svae.GaussianPotential`; its
+        parameters are those of ``numpyro.param`` and ``numpyro.contrib.module``. Without
+        one, all observations must be conjugate.
+    :param prefix: prefix of the names of the parameters of the guide.
+    :param mean_field: whether coupled local sites (a categorical site and the Gaussian
+        sites that it picks components for) are independent under the guide. By default
+        they are inferred jointly, which is exact and never gives a lower ELBO.
+    :param init: where global posteriors start, by site: a distribution of the posterior's
+        family or its natural parameters. The others start where the data suggest.
+
+    **Example**
+
+    .. code-block:: python
+
+        guide = AutoSVAE(model, recognition)
+        svi = SVI(model, guide, svae_optimizer(optax.adam(1e-3), 0.1), SVAE_ELBO())
+        result = svi.run(random.key(0), 1000, data)
+        guide.get_posterior(result.params)["components"].mean
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        recognition: Callable | None = None,
+        *,
+        prefix: str = "auto",
+        mean_field: bool = False,
+        init: dict[str, dist.Distribution | NaturalParameters] | None = None,
+    ) -> None:
+        super().__init__(model, prefix=prefix)
+        self.recognition = recognition
+        self.mean_field = mean_field
+        self.init = dict(init or {})
+        self.structure: Structure | None = None
+
+    # set-up
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        with block(), jax.ensure_compile_time_eval():
+            args, kwargs = stand_ins((args, kwargs))
+            program = Program(self.model, args, kwargs, random.PRNGKey(0))
+            messages = program.trace({})
+            program = replace(program, fixed=_fixed(messages))
+            potentials, plates = self._recognise(messages, args, kwargs, program.key)
+            structure = read_structure(program, potentials)
+            sites = sample_sites(messages)
+            check_data(sites)
+            check_potentials(structure, sites, potentials)
+            check_plates(messages, plates, structure)
+            check_hyperparameters(
+                structure.priors, sample_sites(plain_run(program, structure))
+            )
+        self.structure = structure
+        self.prototype_trace = {
+            name: {k: v for k, v in message.items() if k in ("type", "name")}
+            for name, message in messages.items()
+            if message["type"] in ("sample", "plate")
+        }
+
+    def _recognise(
+        self, messages: dict, args: tuple, kwargs: dict, key: Array
+    ) -> tuple[dict[str, GaussianPotential], dict]:
+        """Run the recognition function in the plates of a run of the model."""
+        seen = any(
+            m["type"] == "sample" and m["is_observed"] for m in messages.values()
+        )
+        if self.recognition is None or not seen:
+            return {}, {}
+        indices = {n: m["value"] for n, m in messages.items() if m["type"] == "plate"}
+        with trace() as own, seed(rng_seed=key), substitute(data=indices):
+            potentials = self.recognition(*args, **kwargs)
+        plates = {n: m for n, m in own.items() if m["type"] == "plate"}
+        return dict(potentials), plates
+
+    # inference
+
+    def _infer(
+        self, args: tuple, kwargs: dict
+    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
+        """Posteriors of the global and of the local sites, for these arguments."""
+        if self.structure is None:
+            self._setup_prototype(*args, **kwargs)
+        structure = self.structure
+        key = numpyro.prng_key()
+        model_key, guide_key = random.split(random.PRNGKey(0) if key is None else key)
+        program = Program(self.model, args, kwargs, model_key)
+        messages = plain_run(program, structure, expose=True)
+        program = replace(program, fixed=_fixed(messages))
+        potentials, _ = self._recognise(messages, args, kwargs, guide_key)
+        sites = sample_sites(messages)
+        check_potentials(structure, sites, potentials)
+        bound = bind(program, structure, sites)
+        naturals = {
+            name: self._natural(name, bound, potentials) for name in structure.priors
+        }
+        moments = {name: expected(natural) for name, natural in naturals.items()}
+        evidence = Evidence(structure, bound, moments)
+        local = infer_locals(evidence, potentials, self.mean_field)
+        return naturals, bound, local, messages
+
+    def _natural(
+        self, name: str, bound: Bound, potentials: dict[str, GaussianPotential]
+    ) -> NaturalParameters:
+        def start(key: Array) -> NaturalParameters:
+            given = self.init.get(name)
+            if given is None:
+                return initial_natural(key, name, self.structure, bound, potentials)
+            return _natural_of(given)
+
+        return numpyro.param(self._natural_name(name), start)
+
+    def _natural_name(self, name: str) -> str:
+        return f"{name}_{self.prefix}_natural"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """Sample every latent site, and declare the closed forms that are known.
+
+        :param args: the arguments of the model.
+        :param kwargs: the keyword arguments of the model.
+        :return: values by site name.
+        """
+        naturals, bound, local, messages = self._infer(args, kwargs)
+        if naturals:
+            check_enclosing_optimizer(next(iter(naturals)))
+        plates = _Plates(messages)
+        values: dict[str, Array] = {}
+        closed = dict(local.expected_log_prob)
+        for name, prior in self.structure.priors.items():
+            infer = {
+                "kl": natural_kl(naturals[name], bound.priors[name]),
+                "expected_log_prob": closed,
+            }
+            closed = {}
+            fn = prior.posterior(naturals[name])
+            with plates.around(bound.sites[name].frames):
+                values.update(self._sample_global(prior, fn, infer))
+        for name in self.structure.locals:
+            infer = {"kl": local.kl[name], "expected_log_prob": closed}
+            closed = {}
+            if name in local.average:
+                infer["average"] = local.average[name]
+            with plates.around(bound.sites[name].frames):
+                fn = local.draw[name](values)
+                values[name] = numpyro.sample(name, fn, infer=infer)
+        return values
+
+    def _sample_global(
+        self, prior: Prior, fn: dist.Distribution, infer: dict
+    ) -> dict[str, Array]:
+        if len(prior.sites) == 1:
+            return {prior.name: numpyro.sample(prior.name, fn, infer=infer)}
+        joint = f"{prior.name}_{self.prefix}_joint"
+        packed = numpyro.sample(joint, fn, infer={**infer, "is_auxiliary": True})
+        return {
+            site: numpyro.sample(
+                site,
+                dist.Delta(value, event_dim=value.ndim - len(prior.batch_shape)),
+                infer={"kl": jnp.zeros(prior.batch_shape)},
+            )
+            for site, value in prior.unpack(packed).items()
+        }
+
+    # what was learnt
+
+    def get_posterior(self, params: dict[str, Any]) -> dict[str, dist.Distribution]:
+        """Posterior distributions of the global blocks.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :return: a distribution by site; a prior spelled as two sites has the joint
+            distribution of both under the name of its location or weight.
+        """
+        structure = self._read()
+        return {
+            name: prior.posterior(params[self._natural_name(name)])
+            for name, prior in structure.priors.items()
+        }
+
+    def posterior_local(
+        self, params: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, dist.Distribution]:
+        """Posterior distributions of the local sites, given data.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :param args: the arguments of the model.
+        :param kwargs: the keyword arguments of the model.
+        :return: marginal distributions by site: smoothed chains with their ``mean`` and
+            ``covariance``, responsibilities, Gaussians or mixtures of them.
+        """
+        with block(), seed(rng_seed=0), substitute(data=params):
+            _, _, local, _ = self._infer(args, kwargs)
+        return local.marginals
+
+    def sample_posterior(
+        self,
+        rng_key: Array,
+        params: dict[str, Any],
+        *args: Any,
+        sample_shape: tuple[int, ...] = (),
+        **kwargs: Any,
+    ) -> dict[str, Array]:
+        """Draw the latent sites from the guide.
+
+        :param rng_key: random key.
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :param args: the arguments of the model; without any, and with every argument of
+            the model optional or none given before, only global sites are drawn.
+        :param sample_shape: shape of the sample.
+        :param kwargs: the keyword arguments of the model.
+        :return: values by site, with ``sample_shape`` leading.
+        """
+
+        def draw(key: Array) -> dict[str, Array]:
+            if args or kwargs:
+                with block(), seed(rng_seed=key), substitute(data=params):
+                    return self(*args, **kwargs)
+            return self._sample_globals(key, params)
+
+        keys = random.split(rng_key, sample_shape)
+        for _ in sample_shape:
+            draw = jax.vmap(draw)
+        return draw(keys if sample_shape else rng_key)
+
+    def _sample_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
+        values: dict[str, Array] = {}
+        posterior = self.get_posterior(params)
+        for name, fn in posterior.items():
+            key, draw = random.split(key)
+            values.update(self.structure.priors[name].unpack(fn.sample(draw)))
+        return values
+
+    def median(self, params: dict[str, Any]) -> dict[str, Array]:
+        """Posterior median of each entry of the global sites.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :return: medians by site; see :meth:`quantiles`.
+        """
+        found = self.quantiles(params, [0.5])
+        return {name: value[0] for name, value in found.items()}
+
+    def quantiles(
+        self, params: dict[str, Any], quantiles: Any, num_samples: int = 4000
+    ) -> dict[str, Array]:
+        """Posterior quantiles of each entry of the global sites.
+
+        They are those of a sample with a fixed key: the covariances' entries have no
+        quantile function in closed form.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :param quantiles: the quantiles, between 0 and 1.
+        :param num_samples: size of the sample.
+        :return: arrays by site, with the quantiles leading.
+        """
+        keys = random.split(random.PRNGKey(0), num_samples)
+        draws = jax.vmap(lambda key: self._sample_globals(key, params))(keys)
+        levels = jnp.asarray(quantiles)
+        return {name: jnp.quantile(v, levels, axis=0) for name, v in draws.items()}
+
+    def _read(self) -> Structure:
+        if self.structure is None:
+            raise RuntimeError(
+                "AutoSVAE has not read its model yet: call SVI.init, SVI.run, or the "
+                "guide itself with the arguments of the model first."
+            )
+        return self.structure
+
+
+class _Plates:
+    """The plates of a run of the model, opened again with the same indices."""
+
+    def __init__(self, messages: dict[str, dict]) -> None:
+        self.messages = {n: m for n, m in messages.items() if m["type"] == "plate"}
+        self.open: dict[str, numpyro.plate] = {}
+
+    def around(self, frames: tuple) -> ExitStack:
+        """A context in which the plates of a site are open."""
+        stack = ExitStack()
+        for frame in frames:
+            if frame.name not in self.open:
+                message = self.messages[frame.name]
+                with substitute(data={frame.name: message["value"]}):
+                    self.open[frame.name] = numpyro.plate(
+                        frame.name, *message["args"], dim=frame.dim
+                    )
+            stack.enter_context(self.open[frame.name])
+        return stack
+
+
+def _fixed(messages: dict[str, dict]) -> dict[str, Any]:
+    """Values of the parameters and plates of a run, for other runs to share."""
+    return {
+        name: message["value"]
+        for name, message in messages.items()
+        if message["type"] in ("param", "plate") and message["value"] is not None
+    }
+
+
+def _natural_of(given: dist.Distribution | NaturalParameters) -> NaturalParameters:
+    if isinstance(given, NaturalParameters):
+        return given
+    if isinstance(given, dist.Dirichlet):
+        return DirichletNatural(given.concentration)
+    return given.natural_parameters

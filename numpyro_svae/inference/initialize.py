@@ -1,0 +1,197 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where the global posteriors start.
+
+Components are spread over the data (k-means++ seeding and a few Lloyd steps) so that none
+dies before it has been used; loadings start at principal directions, which breaks their
+symmetry; dynamics start stable and slow. Each start is the prior updated by
+pseudo-observations, so that it is in the domain of its family whatever the data.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax import Array, lax, random
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_svae.families import (
+    DirichletNatural,
+    NaturalParameters,
+    RegressionNatural,
+)
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import (
+    CategoricalFactor,
+    ChainFactor,
+    GaussianFactor,
+    Structure,
+)
+from numpyro_svae.program.sites import Site
+
+__all__ = ["initial_natural"]
+
+_LLOYD_STEPS = 10
+_PSEUDO_STEPS = 100.0
+_DECAY = 0.95
+
+
+def initial_natural(
+    key: Array,
+    name: str,
+    structure: Structure,
+    bound: Bound,
+    potentials: dict[str, GaussianPotential],
+) -> NaturalParameters:
+    """Natural parameters that one global block starts at.
+
+    :param key: random key.
+    :param name: the block.
+    :param structure: wiring of the program.
+    :param bound: the program with its data.
+    :param potentials: what the recognition function says at the start.
+    """
+    prior = bound.priors[name]
+    for factor in structure.factors:
+        site = bound.sites[factor.site]
+        if isinstance(factor, CategoricalFactor) and factor.prior == name:
+            return _spread_counts(prior, site)
+        if isinstance(factor, ChainFactor) and factor.transition == name:
+            return _slow_dynamics(prior, site.fn.event_shape[-1])
+        if isinstance(factor, GaussianFactor) and factor.prior == name:
+            values = _values_of(factor, site, potentials)
+            if values is not None:
+                return _fit(key, prior, factor, site, bound, values)
+    return prior
+
+
+def _spread_counts(prior: DirichletNatural, site: Site) -> DirichletNatural:
+    count = math.prod(site.positions) * site.scale / prior.concentration.shape[-1]
+    return DirichletNatural(prior.concentration + count)
+
+
+def _slow_dynamics(prior: RegressionNatural, dim: int) -> RegressionNatural:
+    """The prior mean if it says anything and is stable, else a slow decay to zero."""
+    standard = prior.to_standard()
+    square = standard.loc[..., :dim]
+    size = jnp.linalg.norm(square, 2, (-2, -1))
+    slow = jnp.zeros_like(standard.loc).at[..., :dim].set(_DECAY * jnp.eye(dim))
+    keep = (size > 0) & (size <= 1)
+    loc = jnp.where(keep[..., None, None], standard.loc, slow)
+    columns = prior.uu + _PSEUDO_STEPS * jnp.eye(loc.shape[-1])
+    grow = jnp.sqrt((prior.df + _PSEUDO_STEPS) / prior.df)[..., None, None]
+    return RegressionNatural.from_standard(
+        loc, columns, grow * standard.scale_tril, prior.df + _PSEUDO_STEPS
+    )
+
+
+def _values_of(
+    factor: GaussianFactor, site: Site, potentials: dict[str, GaussianPotential]
+) -> Array | None:
+    """Data of a factor's site: what was observed or what the network says of it."""
+    if site.observed:
+        return site.value
+    potential = potentials.get(site.name)
+    if potential is None:
+        return None
+    precision = potential.full_precision()
+    ridge = 1e-6 * jnp.eye(precision.shape[-1], dtype=precision.dtype)
+    loc = jnp.linalg.solve(precision + ridge, potential.info_vector[..., None])
+    return loc[..., 0]
+
+
+def _fit(
+    key: Array,
+    prior: RegressionNatural,
+    factor: GaussianFactor,
+    site: Site,
+    bound: Bound,
+    values: Array,
+) -> RegressionNatural:
+    data = bound.regressions[site.name]
+    v = values.reshape(-1, values.shape[-1])
+    u = data.regressor.reshape(-1, data.regressor.shape[-1])
+    weight = jnp.ones(site.positions) if site.mask is None else 1.0 * site.mask
+    weight = jnp.broadcast_to(weight, site.positions).reshape(-1)
+    v = jnp.where(weight[:, None] > 0, v, 0.0)
+    if factor.parent is not None and factor.selector is None:
+        return _loadings(prior, v, u, weight, factor.parent_map, site.scale)
+    components = prior.batch_shape[0] if prior.batch_shape else 1
+    if data.members is not None:
+        member = jax.nn.one_hot(data.members.reshape(-1), components)
+    else:
+        member = _spread_components(key, v, weight, components)
+    shares = member * (weight * site.scale)[:, None]
+    seen = RegressionNatural.observe(v[:, None], u[:, None], shares)
+    total = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), seen)
+    if not prior.batch_shape:
+        total = jax.tree.map(lambda leaf: leaf[0], total)
+    return prior + total
+
+
+def _spread_components(key: Array, v: Array, weight: Array, count: int) -> Array:
+    """One-hot memberships ``(N, K)`` from k-means++ and a few Lloyd steps."""
+    seeds = random.split(key, count)
+    first = random.categorical(seeds[0], jnp.log(weight + 1e-30))
+    centres = jnp.broadcast_to(v[first], (count, v.shape[-1]))
+
+    def distances(centres: Array) -> Array:
+        cross = v @ centres.T
+        return jnp.sum(v**2, -1)[:, None] - 2 * cross + jnp.sum(centres**2, -1)
+
+    def seed(index: Array, centres: Array) -> Array:
+        nearest = jnp.maximum(jnp.min(distances(centres), -1), 0.0) * weight
+        chosen = random.categorical(seeds[index], jnp.log(nearest + 1e-30))
+        return centres.at[index].set(v[chosen])
+
+    def member(centres: Array) -> Array:
+        return jax.nn.one_hot(jnp.argmin(distances(centres), -1), count, dtype=v.dtype)
+
+    def lloyd(_: Array, centres: Array) -> Array:
+        share = member(centres) * weight[:, None]
+        size = jnp.sum(share, 0)[:, None]
+        return jnp.where(size > 0, share.T @ v / jnp.maximum(size, 1e-30), centres)
+
+    centres = lax.fori_loop(1, count, seed, centres)
+    return member(lax.fori_loop(0, _LLOYD_STEPS, lloyd, centres))
+
+
+def _loadings(
+    prior: RegressionNatural,
+    v: Array,
+    u: Array,
+    weight: Array,
+    parent_map: np.ndarray,
+    scale: Array | float,
+) -> RegressionNatural:
+    """Principal directions of what the known regressors leave unexplained."""
+    known = jax.tree.map(
+        lambda leaf: jnp.sum(leaf, 0), RegressionNatural.observe(v, u, weight)
+    )
+    columns = u.shape[-1]
+    ridge = known.uu + 1e-3 * jnp.eye(columns)
+    offset = jnp.linalg.solve(ridge, known.vu.T).T
+    residual = (v - u @ offset.T) * weight[:, None]
+    count = jnp.maximum(jnp.sum(weight), 1.0)
+    covariance = residual.T @ residual / count
+    values, vectors = jnp.linalg.eigh(covariance)
+    state = parent_map.shape[1]
+    rank = min(state, v.shape[-1])
+    loading = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(values[::-1][:rank], 0))
+    loading = jnp.pad(loading, ((0, 0), (0, state - rank)))
+    weight_matrix = offset + loading @ np.linalg.pinv(parent_map)
+    left = jnp.trace(covariance) - jnp.sum(loading**2)
+    noise = jnp.maximum(left, 0.01 * jnp.trace(covariance)) / v.shape[-1]
+    steps = count * scale
+    scale_tril = prior.to_standard().scale_tril
+    spread = scale_tril @ scale_tril.T + steps * noise * jnp.eye(v.shape[-1])
+    return RegressionNatural.from_standard(
+        weight_matrix,
+        prior.uu + steps * jnp.eye(columns),
+        jnp.linalg.cholesky(spread),
+        prior.df + steps,
+    )

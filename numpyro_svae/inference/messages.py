@@ -1,0 +1,138 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Messages of a Gaussian factor ``E_q log N(v; F u, Sigma)`` with ``u = U x + c``.
+
+The energy of a model is multilinear in the expected statistics of its blocks and every
+message is its gradient (Winn and Bishop, *Variational message passing*, JMLR 2005). Here
+the gradients are written out in the centred form of
+:class:`~numpyro_svae.families.ExpectedRegression`.
+
+Arrays have the positions of a site leading, then the components K of a discrete parent
+if there is one, then the event.
+"""
+
+from __future__ import annotations
+
+from math import log, pi
+from typing import NamedTuple
+
+from jax import Array
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from numpyro_svae.families import ExpectedRegression
+from numpyro_svae.potentials import GaussianPotential
+
+__all__ = [
+    "GaussianMessage",
+    "ParentMessage",
+    "expected_log_density",
+    "log_density",
+    "normalizer_gap",
+    "to_child",
+    "to_parent",
+]
+
+
+class GaussianMessage(NamedTuple):
+    """A message to the response: ``log N(v; loc, covariance) + offset``."""
+
+    loc: Array
+    covariance: Array
+    offset: Array
+
+
+class ParentMessage(NamedTuple):
+    """A message to the regressor's state: a potential and a constant."""
+
+    potential: GaussianPotential
+    constant: Array
+
+
+def _quadratic(matrix: Array, x: Array) -> Array:
+    return jnp.einsum("...i,...ij,...j->...", x, matrix, x)
+
+
+def _apply(matrix: Array, x: Array) -> Array:
+    return jnp.einsum("...ij,...j->...i", matrix, x)
+
+
+def _whitener(regression: ExpectedRegression) -> tuple[Array, Array]:
+    """``L^-1`` with ``L L' = covariance``, and ``log|covariance|``.
+
+    Factors are few and vectors many, so the triangular solve is done once on the
+    identity and whitening is one product.
+    """
+    tril = jnp.linalg.cholesky(regression.covariance)
+    identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
+    return solve_triangular(tril, identity, lower=True), log_det
+
+
+def normalizer_gap(regression: ExpectedRegression) -> Array:
+    """``(log|covariance| - E log|Sigma|) / 2``: how far the factor is from normalised."""
+    return 0.5 * (_whitener(regression)[1] - regression.log_det)
+
+
+def log_density(regression: ExpectedRegression, v: Array, u: Array) -> Array:
+    """The factor at a known response ``(..., D)`` and regressor ``(..., M)``."""
+    whitener, _ = _whitener(regression)
+    whitened = _apply(whitener, v - _apply(regression.weight, u))
+    quadratic = jnp.sum(whitened**2, -1) + _quadratic(regression.excess, u)
+    constant = regression.log_det + v.shape[-1] * log(2 * pi)
+    return -0.5 * (quadratic + constant)
+
+
+def to_child(regression: ExpectedRegression, u: Array) -> GaussianMessage:
+    """Message to the response at a known regressor ``(..., M)``."""
+    offset = normalizer_gap(regression) - 0.5 * _quadratic(regression.excess, u)
+    loc = _apply(regression.weight, u)
+    return GaussianMessage(loc, regression.covariance, offset)
+
+
+def _state_precision(regression: ExpectedRegression, parent_map: Array) -> Array:
+    """``U' E[F' Sigma^-1 F] U``."""
+    half = _whitener(regression)[0] @ regression.weight @ parent_map
+    precision = jnp.swapaxes(half, -1, -2) @ half
+    return precision + parent_map.T @ regression.excess @ parent_map
+
+
+def to_parent(
+    regression: ExpectedRegression, v: Array, c: Array, parent_map: Array
+) -> ParentMessage:
+    """Message to the state x of the regressor ``U x + c`` at a known response.
+
+    :param regression: the factor.
+    :param v: responses, of shape ``(..., D)``.
+    :param c: the known part of the regressor, of shape ``(..., M)``.
+    :param parent_map: U, of shape ``(M, dimension of x)``.
+    """
+    whitener, _ = _whitener(regression)
+    residual = _apply(whitener, v - _apply(regression.weight, c))
+    whitened_weight = whitener @ regression.weight
+    pull = jnp.einsum("...im,...i->...m", whitened_weight, residual)
+    info = (pull - _apply(regression.excess, c)) @ parent_map
+    precision = _state_precision(regression, parent_map)
+    precision = jnp.broadcast_to(precision, info.shape + info.shape[-1:])
+    constant = log_density(regression, v, c)
+    return ParentMessage(GaussianPotential(info, precision), constant)
+
+
+def expected_log_density(
+    regression: ExpectedRegression,
+    v: Array,
+    c: Array,
+    parent_map: Array,
+    mean: Array,
+    covariance: Array,
+) -> Array:
+    """The factor at a known response, averaged over the state of the regressor.
+
+    :param mean: of the state, ``(..., Dx)``.
+    :param covariance: of the state, ``(..., Dx, Dx)``.
+    """
+    u = mean @ parent_map.T + c
+    precision = _state_precision(regression, parent_map)
+    spread = jnp.einsum("...ij,...ij->...", precision, covariance)
+    return log_density(regression, v, u) - 0.5 * spread

@@ -1,0 +1,186 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Natural-gradient steps as an optax transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import sys
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+from numpyro.infer import SVI
+import optax
+
+from numpyro_svae.families import DirichletNatural, NaturalParameters
+
+__all__ = ["NaturalStepState", "svae_optimizer"]
+
+
+class NaturalStepState(NamedTuple):
+    """State of the natural-gradient step.
+
+    :param count: number of steps taken.
+    :param shortened: number of times that the step of a block was shortened, or left
+        out, because it would have left the domain of its family.
+    """
+
+    count: Array
+    shortened: Array
+
+
+def svae_optimizer(
+    neural: optax.GradientTransformation | None = None,
+    natural: float | Callable[[Array], Array] = 0.1,
+    *,
+    boundary_fraction: float = 0.9,
+) -> optax.GradientTransformation:
+    """Natural-gradient steps for global posteriors, ``neural`` for everything else.
+
+    The guide hands the natural gradient to the natural parameters, so their step is
+    :math:`\\eta \\leftarrow \\eta - \\rho \\nabla`: with :math:`\\rho = 1`, on a conjugate
+    model and the full data, the exact posterior update. A step that would leave the
+    domain of its family (a scale matrix that is no longer positive definite, say) is
+    shortened to a fraction of the way to the boundary.
+
+    :param neural: optax transformation for networks and other parameters, by default
+        ``optax.adam(1e-3)``.
+    :param natural: step size :math:`\\rho`, or an optax schedule of it.
+    :param boundary_fraction: the largest part of the way to the boundary of the domain
+        that one step may go, between 0 and 1.
+    :return: an optax transformation for :class:`~numpyro.infer.svi.SVI`.
+    :raises TypeError: if ``neural`` is not an optax transformation, or ``natural`` is
+        neither a number nor a schedule.
+    :raises ValueError: if a step size or the fraction is out of range.
+    """
+    neural = optax.adam(1e-3) if neural is None else neural
+    if not isinstance(neural, optax.GradientTransformation):
+        raise TypeError(
+            "svae_optimizer: `neural` must be an optax transformation such as "
+            f"optax.adam(1e-3), found {type(neural).__name__}."
+        )
+    if isinstance(natural, optax.GradientTransformation):
+        raise TypeError(
+            "svae_optimizer: `natural` found an optax transformation. Natural "
+            "parameters take plain natural-gradient steps: rescaling them elementwise, "
+            "as Adam does, is no longer a conjugate update and can leave the family's "
+            "domain. Give the step size rho, a number in (0, 1], or an optax schedule."
+        )
+    if not callable(natural) and not 0 < natural <= 1:
+        raise ValueError(
+            f"svae_optimizer: `natural` must be a step size in (0, 1], found {natural}."
+        )
+    if not 0 < boundary_fraction < 1:
+        raise ValueError(
+            "svae_optimizer: `boundary_fraction` must be strictly between 0 and 1, "
+            f"found {boundary_fraction}."
+        )
+    step = _natural_step(natural, boundary_fraction)
+    return optax.partition({"natural": step, "neural": neural}, _label)
+
+
+def _is_natural(tree: Any) -> bool:
+    return isinstance(tree, NaturalParameters)
+
+
+def _label(params: Any) -> Any:
+    def name(leaf: Any) -> str:
+        return "natural" if _is_natural(leaf) else "neural"
+
+    return jax.tree.map(name, params, is_leaf=_is_natural)
+
+
+def _natural_step(
+    rate: float | Callable[[Array], Array], fraction: float
+) -> optax.GradientTransformation:
+    def init(params: Any) -> NaturalStepState:
+        zero = jnp.zeros((), jnp.int32)
+        return NaturalStepState(zero, zero)
+
+    def update(gradients: Any, state: NaturalStepState, params: Any = None) -> Any:
+        rho = rate(state.count) if callable(rate) else rate
+        blocks, structure = jax.tree.flatten(params, is_leaf=_is_natural)
+        steps = structure.flatten_up_to(gradients)
+        moves = [_safe_move(b, g, rho, fraction) for b, g in zip(blocks, steps)]
+        shortened = sum((short for _, short in moves), state.shortened)
+        updates = structure.unflatten([move for move, _ in moves])
+        return updates, NaturalStepState(state.count + 1, shortened)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _safe_move(
+    block: NaturalParameters, gradient: NaturalParameters, rho: Any, fraction: float
+) -> tuple[NaturalParameters, Array]:
+    """Each member of the batch goes as far as its domain (and its gradient) allows."""
+    usable = _finite(gradient, block.batch_shape)
+    direction = _keep(usable, gradient.scale(-rho))
+    length = jnp.minimum(1.0, fraction * block.largest_step(direction))
+    move = _keep(usable & jnp.isfinite(length), direction.scale(length))
+    landed = _finite((block + move).expected_statistics(), block.batch_shape)
+    shortened = jnp.sum(~(usable & landed & (length >= 1.0)), dtype=jnp.int32)
+    return _keep(landed, move), shortened
+
+
+def _finite(tree: Any, batch_shape: tuple[int, ...]) -> Array:
+    """Which members of the batch are finite in every entry."""
+    rank = len(batch_shape)
+
+    def leaf_is_finite(leaf: Array) -> Array:
+        return jnp.all(jnp.isfinite(leaf), axis=tuple(range(rank - leaf.ndim, 0)))
+
+    return jax.tree.reduce(jnp.logical_and, jax.tree.map(leaf_is_finite, tree))
+
+
+def _keep(keep: Array, move: NaturalParameters) -> NaturalParameters:
+    """Zero the members of the batch that are not kept."""
+
+    def select(leaf: Array) -> Array:
+        extra = leaf.ndim - keep.ndim
+        return jnp.where(jnp.expand_dims(keep, tuple(range(-extra, 0))), leaf, 0.0)
+
+    return jax.tree.map(select, move)
+
+
+def check_enclosing_optimizer(site: str) -> None:
+    """Refuse an SVI whose optimiser would not take natural-gradient steps.
+
+    NumPyro tells a guide nothing of the optimiser, so the frame of the ``SVI.init``
+    that is calling it is looked up; outside of SVI nothing is checked.
+
+    :param site: a site whose posterior the optimiser would move.
+    :raises TypeError: if a step of the optimiser is not along the natural gradient.
+    """
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not SVI.init.__code__:
+        frame = frame.f_back
+    if frame is None:
+        return
+    optimizer = frame.f_locals["self"].optim
+    with jax.ensure_compile_time_eval():
+        parallel = _steps_along_gradient(optimizer)
+    if not parallel:
+        raise TypeError(
+            f"The posterior of site '{site}' is held by natural parameters, and the "
+            "optimiser given to SVI would rescale their natural gradient elementwise, "
+            "as Adam does. That is no natural-gradient step and can leave the domain "
+            "of the family. Use numpyro_svae.svae_optimizer(neural=<your optimiser>, "
+            "natural=0.1), which routes only the other parameters to it."
+        )
+
+
+def _steps_along_gradient(optimizer: Any) -> bool:
+    natural = {"probe": DirichletNatural(jnp.array([10.0, 10.0]))}
+    gradient = {"probe": DirichletNatural(jnp.array([1e-3, 0.1]))}
+    try:
+        state = optimizer.update(gradient, optimizer.init(natural), value=jnp.zeros(()))
+        moved = ravel_pytree(natural)[0] - ravel_pytree(optimizer.get_params(state))[0]
+    except (KeyError, TypeError, ValueError):
+        return True  # an optimiser tied to its own parameters cannot be tried out
+    along = ravel_pytree(gradient)[0]
+    cosine = moved @ along / (jnp.linalg.norm(moved) * jnp.linalg.norm(along) + 1e-30)
+    return bool((cosine > 0.99) | (jnp.linalg.norm(moved) == 0))

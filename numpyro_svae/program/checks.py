@@ -1,0 +1,184 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks of what the user gave, each with a message that names the site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+
+from numpyro_svae.families import DirichletNatural, RegressionNatural
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.sites import Site
+
+__all__ = [
+    "check_data",
+    "check_hyperparameters",
+    "check_plates",
+    "check_potentials",
+    "stand_ins",
+]
+
+
+def _concrete(*arrays: Any) -> bool:
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def stand_ins(tree: Any) -> Any:
+    """Concrete arrays in place of traced ones: wiring does not depend on values."""
+
+    def stand_in(leaf: Any) -> Any:
+        if _concrete(leaf):
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.broadcast_to(random.key(0), leaf.shape)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return random.uniform(random.PRNGKey(0), leaf.shape, leaf.dtype)
+        return jnp.ones(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(stand_in, tree)
+
+
+def check_data(sites: dict[str, Site]) -> None:
+    """Observed values must be finite wherever they are not masked out.
+
+    :raises ValueError: naming the site and how many values are not.
+    """
+    for site in sites.values():
+        value = site.value
+        if not site.observed or not _concrete(value, site.mask):
+            continue
+        bad = ~jnp.isfinite(jnp.asarray(value, float))
+        if site.mask is not None:
+            mask = jnp.asarray(site.mask)
+            trailing = bad.ndim - len(site.batch_shape) - site.extra
+            mask = jnp.reshape(mask, mask.shape + (1,) * max(trailing, 0))
+            bad = bad & mask
+        count = int(jnp.sum(bad))
+        if count:
+            raise ValueError(
+                f"Site '{site.name}': found {count} observed values that are NaN or "
+                "infinite. Accepted: finite values; mark missing ones with "
+                "numpyro.handlers.mask or .mask(...) on the distribution, and on the "
+                "potential with GaussianPotential.mask."
+            )
+
+
+def check_hyperparameters(priors: dict[str, Prior], sites: dict[str, Site]) -> None:
+    """Every prior must be in the domain of its family.
+
+    :raises ValueError: naming the site and what is out of its domain.
+    """
+    for name, prior in priors.items():
+        natural = prior.natural(sites)
+        if isinstance(natural, DirichletNatural):
+            lowest = float(jnp.min(natural.concentration))
+            if not lowest > 0:
+                raise ValueError(
+                    f"Site '{name}': found a Dirichlet concentration of {lowest}. "
+                    "Accepted: positive and finite concentrations."
+                )
+        elif isinstance(natural, RegressionNatural):
+            _check_regression(name, prior, natural)
+
+
+def _check_regression(name: str, prior: Prior, natural: RegressionNatural) -> None:
+    dim = natural.vv.shape[-1]
+    lowest = float(jnp.min(natural.df))
+    if not lowest > dim - 1:
+        raise ValueError(
+            f"Site '{prior.sites[0]}': found {lowest} degrees of freedom for matrices of "
+            f"size {dim}. Accepted: more than {dim - 1}."
+        )
+    standard = natural.to_standard()
+    parts = {
+        "column precision (or the concentration)": standard.column_tril,
+        "scale matrix": standard.scale_tril,
+    }
+    for part, tril in parts.items():
+        if not bool(jnp.all(jnp.isfinite(tril))):
+            raise ValueError(
+                f"Site '{name}': its {part} is not positive definite in "
+                f"{tril.dtype}. Accepted: symmetric positive definite matrices, with a "
+                "location that is not so far from zero that rounding hides the scale."
+            )
+
+
+def check_potentials(
+    structure: Structure,
+    sites: dict[str, Site],
+    potentials: dict[str, GaussianPotential],
+) -> None:
+    """Potentials must be for latent Gaussian sites and have their positions.
+
+    :raises ValueError: naming the site, what was found and what is accepted.
+    """
+    states = {n: s for n, s in structure.locals.items() if s.kind != "categorical"}
+    for name, potential in potentials.items():
+        if name not in states:
+            what = "observed" if name in sites and sites[name].observed else "unknown"
+            kind = "categorical" if name in structure.locals else what
+            raise ValueError(
+                f"Site '{name}': the recognition function returned a potential for it, "
+                f"but it is {kind}. Accepted: latent Gaussian sites, here "
+                f"{sorted(states) or 'none'}."
+            )
+        if not isinstance(potential, GaussianPotential):
+            raise ValueError(
+                f"Site '{name}': the recognition function returned "
+                f"{type(potential).__name__}. Accepted: a GaussianPotential."
+            )
+        expected = sites[name].positions, states[name].size
+        if (potential.batch_shape, potential.dim) != expected:
+            raise ValueError(
+                f"Site '{name}': its potential has batch shape {potential.batch_shape} "
+                f"and dimension {potential.dim}. Accepted: batch shape {expected[0]} "
+                f"(the plates of the site, then time) and dimension {expected[1]}."
+            )
+        _check_finite(name, potential.info_vector, potential.precision)
+
+
+def _check_finite(name: str, *arrays: Array) -> None:
+    for array in arrays:
+        if _concrete(array) and not bool(jnp.all(jnp.isfinite(array))):
+            raise ValueError(
+                f"Site '{name}': its potential is NaN or infinite. Accepted: finite "
+                "potentials; look for NaN in the data that the recognition function "
+                "sees, and use GaussianPotential.mask where data are missing."
+            )
+
+
+def check_plates(
+    model: dict[str, dict], recognition: dict[str, dict], structure: Structure
+) -> None:
+    """The recognition function must open the model's plates as the model does.
+
+    :param model: the messages of a run of the model.
+    :param recognition: the plates of a run of the recognition function.
+    :param structure: the wiring.
+    :raises ValueError: naming the plate, what was found and what is accepted.
+    """
+    plates = {n: m for n, m in model.items() if m["type"] == "plate"}
+    for name, message in recognition.items():
+        if name not in plates:
+            raise ValueError(
+                f"Plate '{name}': the recognition function opens it and the model does "
+                f"not. Accepted: the plates of the model, {sorted(plates)}."
+            )
+        found, accepted = _size(message), _size(plates[name])
+        if found != accepted:
+            raise ValueError(
+                f"Plate '{name}': the recognition function opens it with (size, "
+                f"subsample_size) = {found}. Accepted: {accepted}, as in the model."
+            )
+
+
+def _size(message: dict) -> tuple[int, int]:
+    size, subsample = message["args"]
+    return size, size if subsample is None else subsample

@@ -1,0 +1,189 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Global blocks of a program: the conjugate priors and how they are spelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jax import Array, random
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
+import numpyro.distributions as dist
+
+from numpyro_svae.distributions import (
+    MatrixNormalInverseWishart,
+    NormalInverseWishart,
+)
+from numpyro_svae.families import (
+    DirichletNatural,
+    NaturalParameters,
+    RegressionNatural,
+)
+from numpyro_svae.program.sites import Site
+
+__all__ = ["DirichletPrior", "Prior", "RegressionPrior"]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A global block: one conjugate family, spelled as one site or as two.
+
+    :param name: name of the block, that of its (last) site.
+    :param sites: names of its sites, in program order.
+    :param batch_shape: batch shape of its sites: ``()`` or ``(K,)``.
+    """
+
+    name: str
+    sites: tuple[str, ...]
+    batch_shape: tuple[int, ...]
+
+    @property
+    def components(self) -> int | None:
+        """How many members the batch has; None without a batch."""
+        return self.batch_shape[0] if self.batch_shape else None
+
+
+@dataclass(frozen=True)
+class DirichletPrior(Prior):
+    """A Dirichlet prior over probabilities.
+
+    :param size: number of categories.
+    """
+
+    size: int
+
+    def random_values(self, key: Array) -> dict[str, Array]:
+        """A random value of each site, for probing."""
+        ones = jnp.ones(self.size)
+        return {self.name: random.dirichlet(key, ones, self.batch_shape)}
+
+    def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
+        """The value that data are read at."""
+        shape = (*self.batch_shape, self.size)
+        return {self.name: jnp.full(shape, 1.0 / self.size)}
+
+    def natural(self, sites: dict[str, Site]) -> NaturalParameters:
+        """Natural parameters of the prior, from the sites of a run."""
+        concentration = sites[self.name].fn.concentration
+        return DirichletNatural(
+            jnp.broadcast_to(concentration, (*self.batch_shape, self.size)) + 0.0
+        )
+
+    def posterior(self, natural: NaturalParameters) -> dist.Distribution:
+        """The posterior distribution of the packed block."""
+        return dist.Dirichlet(natural.concentration)
+
+    def unpack(self, value: Array) -> dict[str, Array]:
+        """Values of the sites, from one of the packed block."""
+        return {self.name: value}
+
+
+@dataclass(frozen=True)
+class RegressionPrior(Prior):
+    """A prior over a weight and a covariance, jointly or as two sites.
+
+    :param dim: D, the number of rows.
+    :param columns: M, the number of regressors.
+    :param vector: whether the weight is a vector, that is, a mean.
+    """
+
+    dim: int
+    columns: int
+    vector: bool
+
+    @property
+    def packed(self) -> bool:
+        """Whether the block is one site with a packed event."""
+        return len(self.sites) == 1
+
+    def values(self, weight: Array, cov: Array) -> dict[str, Array]:
+        """Site values for a weight ``(..., D, M)`` and a covariance ``(..., D, D)``."""
+        if self.packed:
+            return {self.name: jnp.concatenate([weight, cov], -1)}
+        cov_site, weight_site = self.sites
+        return {cov_site: cov, weight_site: weight[..., 0] if self.vector else weight}
+
+    def random_values(self, key: Array) -> dict[str, Array]:
+        """A random value of each site, for probing."""
+        return self.values(*self.random_pair(key))
+
+    def random_pair(self, key: Array) -> tuple[Array, Array]:
+        """A random weight and covariance, for probing."""
+        weight_key, cov_key = random.split(key)
+        weight = random.normal(weight_key, (*self.batch_shape, self.dim, self.columns))
+        root = random.normal(cov_key, (*self.batch_shape, self.dim, self.dim))
+        cov = root @ jnp.swapaxes(root, -1, -2) + self.dim * jnp.eye(self.dim)
+        return weight, cov
+
+    def basis_pair(self, column: Array | int) -> tuple[Array, Array]:
+        """A weight that copies a regressor to entry 0, a covariance that counts.
+
+        Under it the location of a factor shows the chosen regressor, and its
+        covariance shows which member of the batch was picked.
+        """
+        row = jnp.zeros((self.dim, 1)).at[0].set(1.0)
+        weight = row * (jnp.arange(self.columns) == column)
+        count = 1.0 + jnp.arange(self.components or 1)
+        cov = count[:, None, None] * jnp.eye(self.dim)
+        shape = (*self.batch_shape, self.dim)
+        return (
+            jnp.broadcast_to(weight, (*shape, self.columns)),
+            jnp.reshape(cov, (*shape, self.dim)),
+        )
+
+    def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
+        """The value that data are read at."""
+        return self.values(*self.basis_pair(column))
+
+    def natural(self, sites: dict[str, Site]) -> NaturalParameters:
+        """Natural parameters of the prior, from the sites of a run.
+
+        For two sites the run must have been at :meth:`plain_values`.
+        """
+        fn = sites[self.name].fn
+        if self.packed:
+            natural = fn.natural_parameters
+        else:
+            cov_fn = sites[self.sites[0]].fn
+            scale_tril = cov_fn.base_dist.scale_tril
+            loc, precision = self._conditional(fn)
+            natural = RegressionNatural.from_standard(
+                loc, precision, scale_tril, cov_fn.concentration
+            )
+        return _expand(natural, self.batch_shape)
+
+    def _conditional(self, fn: dist.Distribution) -> tuple[Array, Array]:
+        """Location and column precision of the weight's site."""
+        if isinstance(fn, dist.MatrixNormal):
+            tril = fn.scale_tril_column
+            identity = jnp.broadcast_to(jnp.eye(self.columns), tril.shape)
+            return fn.loc, cho_solve((tril, True), identity)
+        count = 1.0 + jnp.arange(self.components or 1)
+        count = jnp.reshape(count, self.batch_shape)
+        concentration = count / fn.scale_tril[..., 0, 0] ** 2
+        return fn.loc[..., None], concentration[..., None, None]
+
+    def posterior(self, natural: NaturalParameters) -> dist.Distribution:
+        """The posterior distribution of the packed block."""
+        family = NormalInverseWishart if self.vector else MatrixNormalInverseWishart
+        return family.from_natural_parameters(natural)
+
+    def unpack(self, value: Array) -> dict[str, Array]:
+        """Values of the sites, from one of the packed block."""
+        return self.values(value[..., : self.columns], value[..., self.columns :])
+
+
+def _expand(natural: RegressionNatural, shape: tuple[int, ...]) -> Any:
+    def widen(leaf: Array, event_dim: int) -> Array:
+        event = leaf.shape[leaf.ndim - event_dim :]
+        return jnp.broadcast_to(leaf, shape + event)
+
+    return RegressionNatural(
+        widen(natural.vv, 2),
+        widen(natural.vu, 2),
+        widen(natural.uu, 2),
+        widen(natural.df, 0),
+    )

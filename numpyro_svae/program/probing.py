@@ -1,0 +1,184 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Find out what a site's parameters depend on, and how, by running the program.
+
+Which latent sites a parameter depends on is read off the computation (provenance). How
+it does is a polynomial identity that is checked at random latent values: identities that
+hold there hold everywhere, with probability one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.ops.provenance import eval_provenance
+
+from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.program.factors import Local, Structure
+from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.sites import Program, Site, gaussian_view
+
+__all__ = ["Prober", "align", "parameters", "plain_run"]
+
+_CHAIN = ("initial_loc", "initial_cov", "transition_matrix", "transition_cov", "inputs")
+
+
+def parameters(site: Site) -> dict[str, Any]:
+    """The parameters of a site's distribution, by name."""
+    view = gaussian_view(site)
+    if view is not None:
+        return view._asdict()
+    if isinstance(site.fn, LinearGaussianChain):
+        return {name: getattr(site.fn, name) for name in _CHAIN}
+    if isinstance(site.fn, dist.CategoricalProbs | dist.CategoricalLogits):
+        return {"probs": site.fn.probs}
+    return {"parameters": jax.tree.leaves(site.fn)}
+
+
+def align(value: Array, site: Site, extra: int, event_dim: int = 0) -> Array:
+    """Give a local value the trailing position dimensions that ``site`` adds.
+
+    :param value: of shape positions + event.
+    :param site: the site whose positions it meets.
+    :param extra: how many of the value's own positions are event dimensions.
+    :param event_dim: number of event dimensions of the value.
+    """
+    missing = max(site.extra - extra, 0)
+    where = value.ndim - event_dim
+    return jnp.expand_dims(value, tuple(range(where, where + missing)))
+
+
+class Prober:
+    """Runs one program at random and at chosen latent values.
+
+    :param program: the program, with its parameters fixed.
+    :param sites: the sites of one run.
+    :param priors: global blocks.
+    :param locals: local sites.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sites: dict[str, Site],
+        priors: dict[str, Prior],
+        locals: dict[str, Local],
+    ) -> None:
+        self.program = program
+        self.sites = sites
+        self.priors = priors
+        self.locals = locals
+
+    def random_values(self, key: Array) -> dict[str, Array]:
+        """Random values of all latent sites."""
+        keys = iter(random.split(key, len(self.priors) + len(self.locals)))
+        values: dict[str, Array] = {}
+        for prior in self.priors.values():
+            values.update(prior.random_values(next(keys)))
+        for local in self.locals.values():
+            value = self.sites[local.name].value
+            if local.kind == "categorical":
+                draw = random.randint(next(keys), value.shape, 0, local.size, value.dtype)
+            else:
+                draw = random.normal(next(keys), value.shape, value.dtype)
+            values[local.name] = draw
+        return values
+
+    def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
+        """The values that data are read at: locals zero, globals on a basis."""
+        values = plain_globals(self.priors, column)
+        for name in self.locals:
+            values[name] = jnp.zeros_like(self.sites[name].value)
+        return values
+
+    def dependencies(self, latents: list[str]) -> dict[str, dict[str, frozenset[str]]]:
+        """Which latent sites each parameter of each site depends on."""
+
+        def run(**values: Array) -> dict[str, dict[str, Any]]:
+            sites = self.program.sites(values)
+            return {name: parameters(site) for name, site in sites.items()}
+
+        values = {name: self.sites[name].value for name in latents}
+        sets = eval_provenance(run, **values)
+        return {
+            name: {key: _union(value) for key, value in entry.items()}
+            for name, entry in sets.items()
+        }
+
+    def regressor(self, name: str, columns: int, values: dict[str, Array]) -> Array:
+        """The regressor u ``(*positions, M)`` of a Gaussian site.
+
+        :param name: the site.
+        :param columns: M.
+        :param values: values of the local sites to read it at.
+        """
+
+        def show(column: Array) -> Array:
+            run = self.program.sites({**self.plain_values(column), **values})
+            return _loc(run[name])[..., 0]
+
+        if columns == 1:
+            return show(jnp.zeros((), int))[..., None]
+        return jnp.moveaxis(jax.vmap(show)(jnp.arange(columns)), 0, -1)
+
+    def parent_map(self, name: str, parent: str, read: Callable[[dict], Array]) -> Any:
+        """The matrix of an affine dependence on a parent site, and whether it is one.
+
+        :param name: the site whose regressor depends on the parent.
+        :param parent: the parent, with values of shape ``(..., D)``.
+        :param read: reads what depends on the parent, ``(..., M)``, at given values.
+        :return: the matrix (M, D) and whether it is the same at every position.
+        """
+        zero = jnp.zeros_like(self.sites[parent].value)
+        origin = read({parent: zero})
+        basis = jnp.eye(self.locals[parent].size, dtype=zero.dtype)
+        shifts = jax.vmap(lambda e: read({parent: zero + e}) - origin)(basis)
+        columns = jnp.reshape(shifts, (basis.shape[0], -1, origin.shape[-1]))
+        uniform = jnp.allclose(columns, columns[:, :1], rtol=1e-4, atol=1e-5)
+        return np.asarray(columns[:, 0].T), bool(uniform)
+
+
+def plain_globals(
+    priors: dict[str, Prior], column: Array | int = 0
+) -> dict[str, Array]:
+    """The values of global sites that data are read at."""
+    values: dict[str, Array] = {}
+    for prior in priors.values():
+        values.update(prior.plain_values(column))
+    return values
+
+
+def plain_run(
+    program: Program, structure: Structure, expose: bool = False
+) -> dict[str, dict]:
+    """Trace of a run at the values that data are read at.
+
+    :param program: the program.
+    :param structure: its wiring.
+    :param expose: whether enclosing handlers see the parameters and plates.
+    """
+
+    def zero(message: dict) -> Array | None:
+        local = structure.locals.get(message["name"])
+        if local is None:
+            return None
+        dtype = int if local.kind == "categorical" else float
+        return jnp.zeros(message["fn"].shape(), dtype)
+
+    return program.trace(plain_globals(structure.priors), zero, expose)
+
+
+def _union(sets: Any) -> frozenset[str]:
+    leaves = jax.tree.leaves(sets, is_leaf=lambda x: isinstance(x, frozenset))
+    return frozenset().union(*leaves)
+
+
+def _loc(site: Site) -> Array:
+    return parameters(site)["loc"]
