@@ -5,9 +5,15 @@
 
 from numpyro_svae.distributions import kl as kl
 from numpyro_svae.distributions.constraints import weight_cov
+from numpyro_svae.distributions.linear_gaussian_chain import LinearGaussianChain
 from numpyro_svae.distributions.matrix_normal_inverse_wishart import (
     MatrixNormalInverseWishart,
 )
 from numpyro_svae.distributions.normal_inverse_wishart import NormalInverseWishart
 
-__all__ = ["MatrixNormalInverseWishart", "NormalInverseWishart", "weight_cov"]
+__all__ = [
+    "LinearGaussianChain",
+    "MatrixNormalInverseWishart",
+    "NormalInverseWishart",
+    "weight_cov",
+]
