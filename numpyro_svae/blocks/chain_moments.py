@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from numpyro_svae.blocks import gaussian_chain, linalg
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
 from numpyro_svae.blocks.linalg import matmul, matvec, outer, transpose
-from numpyro_svae.blocks.loops import pairwise_sum
+from numpyro_svae.blocks.loops import each_step, pairwise_sum
 
 __all__ = [
     "Posterior",
@@ -70,9 +70,8 @@ def smooth(initial: Gaussian, dynamics: Dynamics, h: Array, J: Array) -> Posteri
     return Posterior(last, backwards, moments, filtered.log_normalizer)
 
 
-def _spread(initial: Gaussian, dynamics: Dynamics) -> tuple[Gaussian, Dynamics]:
-    """Insert an axis of samples before the lanes."""
-    return jax.tree.map(lambda x: jnp.expand_dims(x, -2), (initial, dynamics))
+def _factors(cov: Array) -> Array:
+    return each_step(linalg.cholesky, cov.shape[-2], cov)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -81,33 +80,27 @@ def drive(
 ) -> Array:
     """Paths from standard normal noise.
 
-    :param eps: ``(D, T, S, lanes)``.
+    :param eps: ``(D, S, T, N)``.
     :param located: whether to add means and biases.
     """
-    (mean, cov), (matrix, bias, noise) = _spread(initial, dynamics)
-    first = matvec(linalg.cholesky(cov), eps[:, 0])
-    steps = matvec(linalg.cholesky(noise), eps[:, 1:])
+    first = matmul(linalg.cholesky(initial.cov), eps[..., 0, :])
+    steps = matmul(_factors(dynamics.cov), eps[..., 1:, :])
     if located:
-        first, steps = first + mean, steps + bias
-    return gaussian_chain.sample_path(first, matrix, steps)
-
-
-def _whiten(tril: Array, x: Array) -> Array:
-    return linalg.solve_lower(tril, x[:, None])[:, 0]
+        first, steps = first + initial.mean[:, None], steps + dynamics.bias[:, None]
+    return gaussian_chain.sample_paths(first, dynamics.matrix, steps)
 
 
 @jax.jit
 def log_density(initial: Gaussian, dynamics: Dynamics, path: Array) -> Array:
-    """``log p(path)`` for ``path (D, T, S, lanes)``; shape ``(S, lanes)``."""
-    (mean, cov), (matrix, bias, noise) = _spread(initial, dynamics)
-    tril, noise_tril = linalg.cholesky(cov), linalg.cholesky(noise)
-    first = _whiten(tril, path[:, 0] - mean)
-    steps = path[:, 1:] - matvec(matrix, path[:, :-1]) - bias
-    steps = _whiten(noise_tril, steps)
-    initial_term = -0.5 * jnp.sum(first**2, 0) - linalg.log_diagonal(tril)
+    """``log p(path)`` for ``path (D, S, T, N)``; shape ``(S, N)``."""
+    tril, noise_tril = linalg.cholesky(initial.cov), _factors(dynamics.cov)
+    first = linalg.solve_lower(tril, path[..., 0, :] - initial.mean[:, None])
+    steps = path[..., 1:, :] - matmul(dynamics.matrix, path[..., :-1, :])
+    steps = linalg.solve_lower(noise_tril, steps - dynamics.bias[:, None])
+    first_term = -0.5 * jnp.sum(first**2, 0) - linalg.log_diagonal(tril)
     terms = -0.5 * jnp.sum(steps**2, 0) - linalg.log_diagonal(noise_tril)
-    constant = 0.5 * path.shape[0] * path.shape[1] * math.log(2 * math.pi)
-    return initial_term + pairwise_sum(terms) - constant
+    constant = 0.5 * path.shape[0] * path.shape[2] * math.log(2 * math.pi)
+    return first_term + pairwise_sum(jnp.moveaxis(terms, -2, 0)) - constant
 
 
 @jax.jit

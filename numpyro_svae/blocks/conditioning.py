@@ -21,7 +21,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.blocks import linalg
-from numpyro_svae.blocks.linalg import matmul, matvec, transpose
+from numpyro_svae.blocks.linalg import matmul, matmul_transposed, matvec, transpose
 
 __all__ = [
     "Conditioned",
@@ -46,11 +46,11 @@ class Potential(NamedTuple):
             return a * self.root[None]
         return matmul(a, self.root)
 
-    def times_root_transposed(self, a: Array) -> Array:
-        """``a U'`` for ``a (I, D, *lanes)``."""
+    def root_times_matrix(self, a: Array) -> Array:
+        """``U a`` for ``a (D, J, *lanes)``."""
         if self.root.ndim < a.ndim:
-            return a * self.root[None]
-        return matmul(a, transpose(self.root))
+            return self.root[:, None] * a
+        return matmul(self.root, a)
 
     def root_times(self, x: Array) -> Array:
         """``U x`` for ``x (D, *lanes)``."""
@@ -72,8 +72,7 @@ class Conditioned(NamedTuple):
     cov: Array
     weight: Array  # W
     score: Array  # e
-    tril: Array  # Cholesky factor of S
-    deviance: Array  # |S^-1/2 (w - U' m)|^2 + log det S
+    deviance: Array  # (w - U' m)' S^-1 (w - U' m) + log det S
 
 
 def factor(h: Array, J: Array) -> Potential:
@@ -87,29 +86,39 @@ def factor(h: Array, J: Array) -> Potential:
     return Potential(jnp.where(positive, root, 0.0), white, jnp.where(positive, 0.0, h))
 
 
+def _spread(cov: Array, potential: Potential) -> tuple[Array, Array]:
+    """``S = I + U' P U`` and ``U' P``."""
+    cross = transpose(potential.times_root(cov))
+    return linalg.eye(cov) + potential.times_root(cross), cross
+
+
 def condition(mean: Array, cov: Array, potential: Potential) -> Conditioned:
     """Condition ``N(mean, cov)`` on a factored potential."""
-    gain = potential.times_root(cov)
-    inner = transpose(potential.times_root(transpose(gain)))
-    tril = linalg.cholesky(linalg.eye(cov) + inner)
+    spread, cross = _spread(cov, potential)
     residual = potential.white - potential.root_transposed_times(mean)
-    half = linalg.solve_lower(tril, transpose(gain))
-    half_residual = linalg.solve_lower(tril, residual[:, None])
-    gain = transpose(linalg.solve_lower_transposed(tril, half))
-    white_score = linalg.solve_lower_transposed(tril, half_residual)[:, 0]
-    weight = linalg.eye(cov) - potential.times_root_transposed(gain)
-    score = potential.root_times(white_score) + matvec(
-        transpose(weight), potential.rest
-    )
+    gain, solved, log_det = _solve(spread, cross, residual)
+    pull = linalg.eye(cov) - potential.root_times_matrix(gain)
+    score = potential.root_times(solved) + matvec(pull, potential.rest)
     return Conditioned(
         mean=mean + matvec(cov, score),
-        cov=matmul(matmul(weight, cov), transpose(weight))
-        + matmul(gain, transpose(gain)),
-        weight=weight,
+        cov=matmul_transposed(pull, matmul(cov, pull)) + matmul_transposed(gain, gain),
+        weight=transpose(pull),
         score=score,
-        tril=tril,
-        deviance=jnp.sum(half_residual**2, (0, 1)) + 2 * linalg.log_diagonal(tril),
+        deviance=jnp.sum(residual * solved, 0) + log_det,
     )
+
+
+def _solve(spread: Array, cross: Array, residual: Array):
+    """``G' = S^-1 U' P``, ``S^-1 r`` and ``log det S``; ``r`` may have more lanes."""
+    if residual.shape[1:] == spread.shape[2:]:
+        right = jnp.concatenate([cross, residual[:, None]], 1)
+        solved, log_det = linalg.solve_posdef(spread, right)
+        return solved[:, :-1], solved[:, -1], log_det
+    identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
+    right = jnp.concatenate([cross, identity], 1)
+    solved, log_det = linalg.solve_posdef(spread, right)
+    size = spread.shape[0]
+    return solved[:, :size], matvec(solved[:, size:], residual), log_det
 
 
 def log_normalizer_terms(potential: Potential, posterior: Conditioned) -> Array:
@@ -122,11 +131,9 @@ def log_normalizer_terms(potential: Potential, posterior: Conditioned) -> Array:
     return jnp.sum(0.5 * potential.white**2 + linear, 0) - 0.5 * posterior.deviance
 
 
-def information(potential: Potential, tril: Array) -> Array:
-    """``J W = U S^-1 U'``, the precision that the potential adds to its prior mean."""
-    if potential.root.ndim < tril.ndim:
-        root = linalg.eye(tril) * potential.root[None]
-    else:
-        root = potential.root
-    half = linalg.solve_lower(tril, transpose(root))
-    return matmul(transpose(half), half)
+def information(cov: Array, potential: Potential) -> Array:
+    """``J W = U S^-1 U'``, by which the potential pulls on its prior mean."""
+    spread, _ = _spread(cov, potential)
+    identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
+    inverse, _ = linalg.solve_posdef(spread, identity)
+    return potential.root_times_matrix(transpose(potential.root_times_matrix(inverse)))

@@ -51,14 +51,12 @@ def condition(
     initial = gaussian_chain.Gaussian(
         to_lanes(loc, 1, batch, time=False), to_lanes(covariance, 2, batch, time=False)
     )
-    precision_rank = 1 if potential.is_diagonal else 2
+    rank = 1 if potential.is_diagonal else 2
     filtered = gaussian_chain.filter_chain(
         initial,
         gaussian_chain.no_steps(size, loc.dtype),
-        to_lanes(potential.info_vector, 1, batch, time=False)[:, None],
-        to_lanes(potential.precision, precision_rank, batch, time=False)[
-            (slice(None),) * precision_rank + (None,)
-        ],
+        to_lanes(potential.info_vector, 1, batch, time=False)[..., None, :],
+        to_lanes(potential.precision, rank, batch, time=False)[..., None, :],
     )
     tril = linalg.cholesky(filtered.cov)
     return GaussianPosterior(

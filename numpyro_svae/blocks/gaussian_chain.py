@@ -8,9 +8,9 @@ multiplies it by ``exp(h_t' x_t - x_t' J_t x_t / 2)`` at every step. Messages ar
 moments and potentials in information form, which stays accurate in single precision
 when the dynamics are nearly deterministic (where precision matrices do not).
 
-Layout: entries, time, lanes. Vectors are ``(D, T, *lanes)`` and matrices
-``(D, D, T, *lanes)``; axes of time and lanes have full size or one, and those of size
-one are shared without copying. Only the recursions run in a loop over time; everything
+Layout: entries, time, lanes. Vectors are ``(D, T, N)`` and matrices ``(D, D, T, N)``;
+axes of time and lanes have full size or one, and those of size one are shared without
+copying. Only the recursions run in a loop over time; everything
 else is computed for all steps and lanes at once. Each recursion has its adjoint in
 closed form, a loop of small matrix products in the other direction.
 
@@ -27,7 +27,6 @@ import jax.numpy as jnp
 
 from numpyro_svae.blocks import linalg
 from numpyro_svae.blocks.conditioning import (
-    Potential,
     condition,
     factor,
     information,
@@ -35,13 +34,20 @@ from numpyro_svae.blocks.conditioning import (
 )
 from numpyro_svae.blocks.linalg import (
     matmul,
+    matmul_transposed,
     matvec,
     outer,
     sum_to,
     symmetrize,
     transpose,
 )
-from numpyro_svae.blocks.loops import Sequence, pad, pairwise_sum, time_last
+from numpyro_svae.blocks.loops import (
+    Sequence,
+    each_step,
+    pad,
+    pairwise_sum,
+    time_inside,
+)
 
 __all__ = [
     "Dynamics",
@@ -51,12 +57,12 @@ __all__ = [
     "marginals",
     "no_steps",
     "reverse_conditionals",
-    "sample_path",
+    "sample_paths",
 ]
 
 
 class Gaussian(NamedTuple):
-    """Mean ``(D, *lanes)`` and covariance ``(D, D, *lanes)``."""
+    """Mean ``(D, ...)`` and covariance ``(D, D, ...)``."""
 
     mean: Array
     cov: Array
@@ -69,13 +75,9 @@ class Dynamics(NamedTuple):
     bias: Array
     cov: Array
 
-    def padded(self) -> "Dynamics":
-        """``T`` steps instead of ``T - 1``; the result of the last is not used."""
-        return Dynamics(pad(self.matrix, 2), pad(self.bias, 1), pad(self.cov, 2))
-
 
 class Filtered(NamedTuple):
-    """Filtered means ``(D, T, *lanes)``, covariances, and the log normaliser (lanes)."""
+    """Filtered means ``(D, T, N)``, covariances, and the log normaliser ``(N,)``."""
 
     mean: Array
     cov: Array
@@ -88,22 +90,25 @@ def no_steps(size: int, dtype) -> Dynamics:
     return Dynamics(zeros, zeros[0], zeros)
 
 
-def _lanes(*arrays: tuple[Array, int]) -> tuple[int, ...]:
-    """Common lanes of arrays whose first ``rank`` axes are entries and time."""
-    return jnp.broadcast_shapes(*(x.shape[rank:] for x, rank in arrays))
+# One step and its adjoint
 
 
 def _square(a: Array, b: Array) -> Array:
-    """``a b a'`` for symmetric ``b``."""
-    return matmul(matmul(a, b), transpose(a))
+    """``a' b a`` for symmetric ``b``."""
+    return matmul_transposed(a, matmul(b, a))
 
 
 def _predict(state: Gaussian, step: Dynamics) -> Gaussian:
     """``N(A m + b, A P A' + Q)``."""
     return Gaussian(
         matvec(step.matrix, state.mean) + step.bias,
-        symmetrize(_square(step.matrix, state.cov) + step.cov),
+        symmetrize(_square(transpose(step.matrix), state.cov) + step.cov),
     )
+
+
+def _pull_back(matrix: Array, g: Gaussian) -> Gaussian:
+    """Cotangents of ``(m, P)`` from those of ``(A m + b, A P A' + Q)``."""
+    return Gaussian(matvec(transpose(matrix), g.mean), _square(matrix, g.cov))
 
 
 def _total(like: Array, *terms: Array) -> Array:
@@ -111,39 +116,37 @@ def _total(like: Array, *terms: Array) -> Array:
     return sum(sum_to(term, like.shape) for term in terms)
 
 
-def _predict_adjoint(state: Gaussian, steps: Dynamics, g: Gaussian) -> Dynamics:
+def _matrix_cotangent(matrix: Array, state: Gaussian, g: Gaussian) -> Array:
+    through_cov = 2 * matmul(g.cov, matmul(matrix, state.cov))
+    return _total(matrix, outer(g.mean, state.mean), through_cov)
+
+
+def _dynamics_cotangent(states: Gaussian, steps: Dynamics, g: Gaussian) -> Dynamics:
     """Cotangents of the steps where ``g`` are those of the predicted moments."""
-    through_cov = 2 * matmul(g.cov, matmul(steps.matrix, state.cov))
+    length = states.mean.shape[-2]
+    matrix = each_step(_matrix_cotangent, length, steps.matrix, states, g)
     return Dynamics(
-        _total(steps.matrix, outer(g.mean, state.mean), through_cov),
+        _total(steps.matrix, matrix),
         _total(steps.bias, g.mean),
         _total(steps.cov, g.cov),
     )
 
 
-def _pull_back(matrix: Array, g: Gaussian) -> Gaussian:
-    """Cotangents of ``(m, P)`` from those of ``(A m + b, A P A' + Q)``."""
-    back = transpose(matrix)
-    return Gaussian(matvec(back, g.mean), _square(back, g.cov))
-
-
-def _broadcast(state: Gaussian, steps: Dynamics, *local: tuple[Array, int]) -> Gaussian:
-    """Initial moments with the lanes that they will have after a few steps.
-
-    :param local: ``(J, rank)`` then ``(h, rank)``, with the number of leading axes.
-    """
-    matrices = (state.cov, 2), (steps.matrix, 3), (steps.cov, 3), *local[:1]
-    vectors = (state.mean, 1), (steps.bias, 2), *local[1:]
-    cov_lanes = _lanes(*matrices)
-    mean_lanes = _lanes(*matrices, *vectors)
+def _start(initial: Gaussian, matrices: tuple, vectors: tuple = ()) -> Gaussian:
+    """Initial moments with the lanes of the matrices, and means with all lanes."""
+    cov_lanes = max(x.shape[-1] for x in (initial.cov, *matrices))
+    lanes = max(cov_lanes, *(x.shape[-1] for x in (initial.mean, *vectors)))
+    if 0 in [x.shape[-1] for x in (*initial, *matrices, *vectors)]:
+        lanes, cov_lanes = 0, 0 if cov_lanes != 1 else 1
     return Gaussian(
-        jnp.broadcast_to(state.mean, state.mean.shape[:1] + mean_lanes),
-        jnp.broadcast_to(state.cov, state.cov.shape[:2] + cov_lanes),
+        jnp.broadcast_to(initial.mean, initial.mean.shape[:-1] + (lanes,)),
+        jnp.broadcast_to(initial.cov, initial.cov.shape[:-1] + (cov_lanes,)),
     )
 
 
-def _moments_last(moments: Gaussian) -> Gaussian:
-    return Gaussian(time_last(moments.mean, 1), time_last(moments.cov, 2))
+def _last(g: Gaussian) -> Gaussian:
+    """The zero cotangent that enters a backward loop."""
+    return Gaussian(jnp.zeros_like(g.mean[..., 0, :]), jnp.zeros_like(g.cov[..., 0, :]))
 
 
 # Filtering
@@ -152,14 +155,14 @@ def _moments_last(moments: Gaussian) -> Gaussian:
 def filter_chain(initial: Gaussian, dynamics: Dynamics, h: Array, J: Array) -> Filtered:
     """Condition every state on the potentials up to its own time.
 
-    :param initial: moments of ``x_0``, ``(D, *lanes)`` and ``(D, D, *lanes)``.
+    :param initial: moments of ``x_0``, ``(D, N)`` and ``(D, D, N)``.
     :param dynamics: the ``T - 1`` steps.
-    :param h: ``(D, T, *lanes)``.
-    :param J: ``(D, T, *lanes)``, diagonal, or ``(D, D, T, *lanes)``. Where neither the
+    :param h: ``(D, T, N)``.
+    :param J: ``(D, T, N)``, diagonal, or ``(D, D, T, N)``. Where neither the
         covariances nor ``J`` have lanes, covariances are computed once for all lanes.
     :return: the filtered moments, and ``log E[exp(sum_t psi_t(x_t))]`` under the chain.
     """
-    return _filter(initial, dynamics.padded(), h, J)
+    return _filter(initial, Dynamics(*map(pad, dynamics)), h, J)
 
 
 @custom_vjp
@@ -168,97 +171,89 @@ def _filter(initial: Gaussian, steps: Dynamics, h: Array, J: Array) -> Filtered:
 
 
 def _filter_fwd(initial, steps, h, J):
-    potential = factor(h, J)
-    root_rank = potential.root.ndim - h.ndim + 1
-    sequence = Sequence(
-        h.shape[1],
-        *((steps.matrix, 2), (steps.bias, 1), (steps.cov, 2)),
-        *((potential.root, root_rank), (potential.white, 1), (potential.rest, 1)),
-    )
+    length = h.shape[-2]
+    potential = each_step(factor, length, h, J)
+    sequence = Sequence(length, (steps, potential))
 
     def step(state, xs):
-        matrix, bias, cov, *local = sequence.at(xs)
-        posterior = condition(state.mean, state.cov, Potential(*local))
+        step, local = sequence.at(xs)
+        posterior = condition(state.mean, state.cov, local)
         filtered = Gaussian(posterior.mean, symmetrize(posterior.cov))
-        out = state, filtered, log_normalizer_terms(Potential(*local), posterior)
-        return _predict(filtered, Dynamics(matrix, bias, cov)), out
+        out = state, filtered, log_normalizer_terms(local, posterior)
+        return _predict(filtered, step), out
 
-    state = _broadcast(initial, steps, (J, root_rank + 1), (h, 2))
-    _, (predicted, filtered, terms) = lax.scan(step, state, sequence.xs, h.shape[1])
-    predicted, filtered = _moments_last(predicted), _moments_last(filtered)
+    state = _start(initial, (steps.matrix, steps.cov, J), (steps.bias, h))
+    _, (predicted, filtered, terms) = lax.scan(step, state, sequence.xs, length)
+    predicted, filtered = time_inside((predicted, filtered))
     out = Filtered(*filtered, pairwise_sum(terms))
     return out, (initial, steps, h, J, predicted, filtered)
 
 
-def _filter_bwd(residuals, g):
-    initial, steps, h, J, predicted, filtered = residuals
+def _direct_cotangent(predicted: Gaussian, h: Array, J: Array, g_log: Array):
+    """``W``, ``e``, and the derivatives of the log normaliser in ``m`` and ``P``.
+
+    They are ``e`` and ``(e e' - J W) / 2``.
+    """
     potential = factor(h, J)
     posterior = condition(*predicted, potential)
-    score, weight = posterior.score, posterior.weight
-    added = information(potential, posterior.tril)
-    g_log = g.log_normalizer[None]
-    # Derivatives of the log normaliser in the predicted moments.
-    direct = Gaussian(
-        g_log * score,
-        _total(predicted.cov, 0.5 * g_log * outer(score, score), -0.5 * g_log * added),
-    )
-    sequence = Sequence(
-        h.shape[1],
-        *((steps.matrix, 2), (weight, 2), (score, 1)),
-        *((direct.mean, 1), (direct.cov, 2), (g.mean, 1), (symmetrize(g.cov), 2)),
-    )
+    score = posterior.score
+    added = information(predicted.cov, potential)
+    g_cov = 0.5 * g_log * outer(score, score), -0.5 * g_log * added
+    direct = Gaussian(g_log * score, _total(predicted.cov, *g_cov))
+    return posterior.weight, score, direct
+
+
+def _filter_bwd(residuals, g):
+    initial, steps, h, J, predicted, filtered = residuals
+    length, g_log = h.shape[-2], g.log_normalizer[None]
+    local = each_step(_direct_cotangent, length, predicted, h, J, g_log)
+    g_moments = Gaussian(g.mean, symmetrize(g.cov))
+    sequence = Sequence(length, (steps.matrix, local, g_moments))
 
     def step(g_next, xs):
-        matrix, weight, score, mean, cov, g_mean, g_cov = sequence.at(xs)
+        matrix, (weight, score, direct), g_here = sequence.at(xs)
         back = _pull_back(matrix, g_next)
-        g_filtered = Gaussian(back.mean + g_mean, back.cov + g_cov)
+        g_filtered = Gaussian(back.mean + g_here.mean, back.cov + g_here.cov)
         through = _pull_back(weight, g_filtered)
         cross = symmetrize(outer(through.mean, score))
-        g_state = Gaussian(
-            mean + through.mean, cov + through.cov + sum_to(cross, cov.shape)
-        )
-        return g_state, (g_next, g_filtered)
+        g_cov = _total(direct.cov, direct.cov, through.cov, cross)
+        return Gaussian(direct.mean + through.mean, g_cov), (g_next, g_filtered)
 
-    first = Gaussian(jnp.zeros_like(g.mean[:, 0]), jnp.zeros_like(g.cov[:, :, 0]))
-    g_initial, (g_predicted, g_filtered) = lax.scan(
-        step, first, sequence.xs, h.shape[1], reverse=True
+    g_initial, out = lax.scan(step, _last(g), sequence.xs, length, reverse=True)
+    g_predicted, g_filtered = time_inside(out)
+    g_h, g_J = each_step(
+        _potential_cotangent, length, h, J, filtered, g_filtered, g_log
     )
-    g_predicted, g_filtered = _moments_last(g_predicted), _moments_last(g_filtered)
     return (
         Gaussian(*map(_total, initial, g_initial)),
-        _predict_adjoint(filtered, steps, g_predicted),
-        _total(h, matvec(filtered.cov, g_filtered.mean), g_log * filtered.mean),
-        _precision_cotangent(J, filtered, g_filtered, g_log),
+        _dynamics_cotangent(filtered, steps, g_predicted),
+        _total(h, g_h),
+        _total(J, g_J),
     )
 
 
 _filter.defvjp(_filter_fwd, _filter_bwd)
 
 
-def _precision_cotangent(J, filtered: Gaussian, g: Gaussian, g_log) -> Array:
-    """Cotangent of ``J``, from those of the filtered moments and log normaliser."""
+def _potential_cotangent(h, J, filtered: Gaussian, g: Gaussian, g_log: Array):
+    """Cotangents of ``h`` and ``J`` from those of filtered moments and normaliser."""
     mean, cov = filtered
-    score = matvec(cov, g.mean)
-    squares = g_log * mean
-    if J.ndim == mean.ndim:
-        through = jnp.sum(cov * matmul(g.cov, cov), 0)
+    score, weighted = matvec(cov, g.mean), g_log * mean
+    g_h = _total(h, score, weighted)
+    through = matmul(g.cov, cov)
+    if J.ndim == h.ndim:
         variance = jnp.stack([cov[i, i] for i in range(cov.shape[0])])
-        terms = through, score * mean, 0.5 * squares * mean, 0.5 * g_log * variance
-    else:
-        terms = (
-            _square(cov, g.cov),
-            symmetrize(outer(score, mean)),
-            0.5 * outer(squares, mean),
-            0.5 * g_log[None] * cov,
-        )
-    return -_total(J, *terms)
+        terms = (score + 0.5 * weighted) * mean, 0.5 * g_log * variance
+        return g_h, -_total(J, jnp.sum(cov * through, 0), *terms)
+    cross = symmetrize(outer(score + 0.5 * weighted, mean))
+    return g_h, -_total(J, matmul(cov, through), cross, 0.5 * g_log * cov)
 
 
 # Smoothing
 
 
 def reverse_conditionals(filtered: Gaussian, dynamics: Dynamics) -> Dynamics:
-    """The chain of the posterior, backwards: ``x_t | x_{t+1} ~ N(G_t x_{t+1} + c_t, V_t)``.
+    """The posterior backwards: ``x_t | x_{t+1} ~ N(G_t x_{t+1} + c_t, V_t)``.
 
     ``G = P A' (A P A' + Q)^-1``, ``c = m - G (A m + b)``, and ``V`` in the form
     ``(I - G A) P (I - G A)' + G Q G'``, a sum of squares that rounding cannot make
@@ -268,10 +263,13 @@ def reverse_conditionals(filtered: Gaussian, dynamics: Dynamics) -> Dynamics:
     :param dynamics: the ``T - 1`` steps.
     :return: the ``T - 1`` conditionals, in forward order of time.
     """
-    gain, cov = _reverse(filtered.cov, dynamics.matrix, dynamics.cov)
-    mean = filtered.mean
-    predicted = matvec(dynamics.matrix, mean) + dynamics.bias
-    return Dynamics(gain, mean - matvec(gain, predicted), cov)
+    return each_step(_reverse_step, filtered.mean.shape[-2], filtered, dynamics)
+
+
+def _reverse_step(filtered: Gaussian, step: Dynamics) -> Dynamics:
+    gain, cov = _reverse(filtered.cov, step.matrix, step.cov)
+    predicted = matvec(step.matrix, filtered.mean) + step.bias
+    return Dynamics(gain, filtered.mean - matvec(gain, predicted), cov)
 
 
 @custom_vjp
@@ -280,34 +278,33 @@ def _reverse(cov: Array, matrix: Array, noise: Array) -> tuple[Array, Array]:
 
 
 def _reverse_fwd(cov, matrix, noise):
-    cross = matmul(matrix, cov)
-    tril = linalg.cholesky(symmetrize(matmul(cross, transpose(matrix)) + noise))
-    half = linalg.solve_lower(tril, cross)
-    gain = transpose(linalg.solve_lower_transposed(tril, half))
-    rest = linalg.eye(cov) - matmul(gain, matrix)
+    back = transpose(matrix)
+    predicted = symmetrize(_square(back, cov) + noise)
+    gain, _ = linalg.solve_posdef(predicted, matmul(matrix, cov))  # G'
+    rest = linalg.eye(cov) - matmul(back, gain)  # (I - G A)'
     reverse_cov = symmetrize(_square(rest, cov) + _square(gain, noise))
-    return (gain, reverse_cov), (cov, matrix, noise, gain, reverse_cov, rest, tril)
+    out = transpose(gain), reverse_cov
+    return out, (matrix, cov, noise, predicted, gain, rest, reverse_cov)
 
 
 def _reverse_bwd(residuals, g):
-    cov, matrix, noise, gain, reverse_cov, rest, tril = residuals
-    g_gain, g_cov = g[0], symmetrize(g[1])
-    half = linalg.solve_lower(tril, transpose(g_gain))
-    y = transpose(linalg.solve_lower_transposed(tril, half))
-    weighted = matmul(transpose(gain), g_cov)
-    direct = matmul(y, matrix)
+    matrix, cov, noise, predicted, gain, rest, reverse_cov = residuals
+    g_gain, g_cov = transpose(g[0]), symmetrize(g[1])
+    y, _ = linalg.solve_posdef(predicted, g_gain)
+    weighted = matmul(gain, g_cov)
+    through = matmul(y - 2 * weighted, reverse_cov)
     return (
         _total(
             cov,
-            symmetrize(matmul(transpose(rest), direct)),
+            symmetrize(matmul(rest, matmul_transposed(y, matrix))),
             _square(transpose(rest), g_cov),
         ),
+        _total(matrix, through, -matmul(matmul(gain, transpose(g_gain)), gain)),
         _total(
-            matrix,
-            matmul(transpose(y - 2 * matmul(g_cov, gain)), reverse_cov),
-            -matmul(matmul(transpose(gain), g_gain), transpose(gain)),
+            noise,
+            -symmetrize(matmul(gain, transpose(y))),
+            matmul(weighted, transpose(gain)),
         ),
-        _total(noise, -symmetrize(matmul(transpose(gain), y)), matmul(weighted, gain)),
     )
 
 
@@ -320,10 +317,10 @@ _reverse.defvjp(_reverse_fwd, _reverse_bwd)
 def marginals(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Gaussian:
     """Moments of all states, ``m' = A m + b`` and ``P' = A P A' + Q``.
 
-    :return: means ``(D, T, *lanes)`` and covariances ``(D, D, T, *lanes)``; the
-        covariance of neighbours ``Cov(x_{t+1}, x_t)`` is ``A_t P_t``.
+    :return: means ``(D, T, N)`` and covariances ``(D, D, T, N)``; the covariance of
+        neighbours ``Cov(x_{t+1}, x_t)`` is ``A_t P_t``.
     """
-    return _marginals(num_steps, initial, dynamics.padded())
+    return _marginals(num_steps, initial, Dynamics(*map(pad, dynamics)))
 
 
 @partial(custom_vjp, nondiff_argnums=(0,))
@@ -332,32 +329,30 @@ def _marginals(num_steps: int, initial: Gaussian, steps: Dynamics) -> Gaussian:
 
 
 def _marginals_fwd(num_steps, initial, steps):
-    sequence = Sequence(num_steps, (steps.matrix, 2), (steps.bias, 1), (steps.cov, 2))
+    sequence = Sequence(num_steps, steps)
 
     def step(state, xs):
-        return _predict(state, Dynamics(*sequence.at(xs))), state
+        return _predict(state, sequence.at(xs)), state
 
-    state = _broadcast(initial, steps)
-    states = _moments_last(lax.scan(step, state, sequence.xs, num_steps)[1])
+    state = _start(initial, (steps.matrix, steps.cov), (steps.bias,))
+    states = time_inside(lax.scan(step, state, sequence.xs, num_steps)[1])
     return states, (initial, steps, states)
 
 
 def _marginals_bwd(num_steps, residuals, g):
     initial, steps, states = residuals
-    sequence = Sequence(
-        num_steps, (steps.matrix, 2), (g.mean, 1), (symmetrize(g.cov), 2)
-    )
+    g_moments = Gaussian(g.mean, symmetrize(g.cov))
+    sequence = Sequence(num_steps, (steps.matrix, g_moments))
 
     def step(g_next, xs):
-        matrix, g_mean, g_cov = sequence.at(xs)
+        matrix, g_here = sequence.at(xs)
         back = _pull_back(matrix, g_next)
-        return Gaussian(back.mean + g_mean, back.cov + g_cov), g_next
+        return Gaussian(back.mean + g_here.mean, back.cov + g_here.cov), g_next
 
-    first = Gaussian(jnp.zeros_like(g.mean[:, 0]), jnp.zeros_like(g.cov[:, :, 0]))
-    g_initial, g_next = lax.scan(step, first, sequence.xs, num_steps, reverse=True)
+    g_initial, out = lax.scan(step, _last(g), sequence.xs, num_steps, reverse=True)
     return (
         Gaussian(*map(_total, initial, g_initial)),
-        _predict_adjoint(states, steps, _moments_last(g_next)),
+        _dynamics_cotangent(states, steps, time_inside(out)),
     )
 
 
@@ -367,54 +362,53 @@ _marginals.defvjp(_marginals_fwd, _marginals_bwd)
 # Sampling
 
 
-def sample_path(initial: Array, matrix: Array, noise: Array) -> Array:
-    """The path ``x_0 = initial``, ``x_{t+1} = A_t x_t + u_t``.
-
-    :param initial: ``(D, *lanes)``.
-    :param matrix: ``(D, D, T - 1 or 1, *lanes)``.
-    :param noise: ``u``, ``(D, T - 1, *lanes)``.
-    :return: ``(D, T, *lanes)``.
-    """
-    return _path(initial, matrix, noise)
-
-
 @custom_vjp
-def _path(initial, matrix, noise):
-    return _path_fwd(initial, matrix, noise)[0]
+def sample_paths(initial: Array, matrix: Array, noise: Array) -> Array:
+    """Paths ``x_0 = initial``, ``x_{t+1} = A_t x_t + u_t``, for ``S`` samples at once.
+
+    :param initial: ``(D, S, N)``.
+    :param matrix: ``A``, ``(D, D, T - 1 or 1, N)``.
+    :param noise: ``u``, ``(D, S, T - 1, N)``.
+    :return: ``(D, S, T, N)``.
+    """
+    return _paths_fwd(initial, matrix, noise)[0]
 
 
-def _path_fwd(initial, matrix, noise):
-    sequence = Sequence(noise.shape[1], (matrix, 2), (noise, 1))
+def _paths_fwd(initial, matrix, noise):
+    length = noise.shape[-2]
+    sequence = Sequence(length, (matrix, noise))
 
     def step(x, xs):
         matrix, u = sequence.at(xs)
-        x = matvec(matrix, x) + u
+        x = matmul(matrix, x) + u
         return x, x
 
-    lanes = _lanes((initial, 1), (matrix, 3), (noise, 2))
-    x = jnp.broadcast_to(initial, initial.shape[:1] + lanes)
-    path = time_last(lax.scan(step, x, sequence.xs, noise.shape[1])[1], 1)
-    path = jnp.concatenate([x[:, None], path], 1)
-    return path, (initial, matrix, noise, path)
+    paths = time_inside(lax.scan(step, initial, sequence.xs, length)[1])
+    paths = jnp.concatenate([initial[..., None, :], paths], -2)
+    return paths, (matrix, paths)
 
 
-def _path_bwd(residuals, g):
-    initial, matrix, noise, path = residuals
-    sequence = Sequence(noise.shape[1], (matrix, 2), (g[:, :-1], 1))
+def _paths_bwd(residuals, g):
+    matrix, paths = residuals
+    length = g.shape[-2] - 1
+    sequence = Sequence(length, (matrix, g[..., :-1, :]))
 
     def step(g_next, xs):
         matrix, g_here = sequence.at(xs)
-        return g_here + matvec(transpose(matrix), g_next), g_next
+        return g_here + matmul_transposed(matrix, g_next), g_next
 
     g_initial, g_noise = lax.scan(
-        step, g[:, -1], sequence.xs, noise.shape[1], reverse=True
+        step, g[..., -1, :], sequence.xs, length, reverse=True
     )
-    g_noise = time_last(g_noise, 1)
-    return (
-        _total(initial, g_initial),
-        _total(matrix, outer(g_noise, path[:, :-1])),
-        _total(noise, g_noise),
+    g_noise = time_inside(g_noise)
+    g_matrix = each_step(
+        _path_matrix_cotangent, length, matrix, paths[..., :-1, :], g_noise
     )
+    return g_initial, _total(matrix, g_matrix), g_noise
 
 
-_path.defvjp(_path_fwd, _path_bwd)
+def _path_matrix_cotangent(matrix: Array, paths: Array, g: Array) -> Array:
+    return _total(matrix, matmul(g, transpose(paths)))
+
+
+sample_paths.defvjp(_paths_fwd, _paths_bwd)

@@ -22,11 +22,13 @@ __all__ = [
     "eye",
     "log_diagonal",
     "matmul",
+    "matmul_transposed",
     "matvec",
     "outer",
     "semidefinite_factor",
     "solve_lower",
     "solve_lower_transposed",
+    "solve_posdef",
     "sum_to",
     "symmetrize",
     "transpose",
@@ -91,6 +93,11 @@ def matmul(a: Array, b: Array) -> Array:
     return _keep(sum(a[:, k, None] * b[None, k] for k in range(a.shape[1])))
 
 
+def matmul_transposed(a: Array, b: Array) -> Array:
+    """``a' b`` for ``a (K, I, *lanes)`` and ``b (K, J, *lanes)``."""
+    return matmul(transpose(a), b)
+
+
 def _matmul_fwd(a, b):
     return matmul(a, b), (a, b)
 
@@ -126,6 +133,38 @@ def _matvec_bwd(residuals, g):
 matvec.defvjp(_matvec_fwd, _matvec_bwd)
 
 
+# Elimination
+
+
+def solve_posdef(a: Array, b: Array) -> tuple[Array, Array]:
+    """``a^-1 b`` and ``log det a`` for positive definite ``a (D, D, *lanes)``.
+
+    Gauss-Jordan elimination, which needs no pivoting here; ``b (D, J, *lanes)`` has the
+    lanes of ``a``. Pivots are floored at the rounding error of their diagonal entry. It
+    carries no derivative rule.
+    """
+    size = a.shape[0]
+    if size > MAX_UNROLLED:
+        tril = _scaled_cholesky(a)
+        half = solve_lower(tril, b)
+        return solve_lower_transposed(tril, half), 2 * log_diagonal(tril)
+    rows, pivots = jnp.concatenate([a, b], 1), []
+    for k in range(size):
+        pivots.append(_floor(rows[k, 0], a[k, k]))
+        row = _keep(rows[k, 1:] / pivots[-1])
+        above, below = rows[:k], rows[k + 1 :]
+        above = above[:, 1:] - above[:, 0, None] * row
+        below = below[:, 1:] - below[:, 0, None] * row
+        rows = _keep(jnp.concatenate([above, row[None], below], 0))
+    return rows, jnp.sum(jnp.log(jnp.stack(pivots)), 0)
+
+
+def _floor(pivot: Array, diagonal: Array) -> Array:
+    """Keep pivots above the rounding error of the diagonal they came from."""
+    info = jnp.finfo(pivot.dtype)
+    return jnp.maximum(pivot, jnp.maximum(info.eps * diagonal, info.tiny))
+
+
 # Factorisations
 
 
@@ -141,11 +180,7 @@ def _eliminate(a: Array, reciprocal_root) -> Array:
 
 
 def _floored(pivot: Array, diagonal: Array) -> Array:
-    """Keep pivots above the rounding error of the diagonal they came from."""
-    info = jnp.finfo(pivot.dtype)
-    return jax.lax.rsqrt(
-        jnp.maximum(pivot, jnp.maximum(info.eps * diagonal, info.tiny))
-    )
+    return jax.lax.rsqrt(_floor(pivot, diagonal))
 
 
 def _dropped(tolerance: float, pivot: Array, diagonal: Array) -> Array:

@@ -1,55 +1,72 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Loops over a time axis that may be shared, and sums over it."""
+"""Loops over an axis of time, the last but one, that may be shared, and sums over it."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-__all__ = ["Sequence", "pad", "pairwise_sum", "time_last"]
+__all__ = ["Sequence", "each_step", "pad", "pairwise_sum", "time_inside"]
+
+MIN_LANES = 16  # with fewer, time is a better axis to vectorise than lanes
 
 
 class Sequence:
-    """Arrays with a time axis, split into those to scan and those shared by all steps.
-
-    :param length: number of steps.
-    :param arrays: pairs ``(array, rank)``; axis ``rank`` is time, of size ``length`` or
-        one.
+    """A pytree of arrays ``(..., T or 1, lanes)``, split into those to scan over time
+    and those shared by all steps.
     """
 
-    def __init__(self, length: int, *arrays: tuple[Array, int]):
-        self.stepped = [x.shape[r] == length != 1 for x, r in arrays]
-        self.shared = [
-            None if s else lax.index_in_dim(x, 0, r, keepdims=False)
-            for s, (x, r) in zip(self.stepped, arrays)
-        ]
-        self.xs = [
-            jnp.moveaxis(x, r, 0) for s, (x, r) in zip(self.stepped, arrays) if s
-        ]
+    def __init__(self, length: int, tree: Any):
+        leaves, self.structure = jax.tree.flatten(tree)
+        self.stepped = [x.shape[-2] == length != 1 for x in leaves]
+        pairs = list(zip(self.stepped, leaves, strict=True))
+        self.shared = [None if stepped else x[..., 0, :] for stepped, x in pairs]
+        self.xs = [jnp.moveaxis(x, -2, 0) for stepped, x in pairs if stepped]
 
-    def at(self, xs: list[Array]) -> list[Array]:
-        """All arrays at the step whose scanned slices are ``xs``."""
+    def at(self, xs: list[Array]) -> Any:
+        """The tree at the step whose scanned slices are ``xs``."""
         scanned = iter(xs)
-        return [next(scanned) if s else c for s, c in zip(self.stepped, self.shared)]
+        pairs = zip(self.stepped, self.shared, strict=True)
+        leaves = [next(scanned) if stepped else x for stepped, x in pairs]
+        return jax.tree.unflatten(self.structure, leaves)
 
 
-def time_last(x: Array, rank: int) -> Array:
-    """Move the leading time axis of a loop's output behind ``rank`` entry axes."""
-    return jnp.moveaxis(x, 0, rank)
+def time_inside(tree: Any) -> Any:
+    """Move the leading axis of a loop's output to the axis of time."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2), tree)
 
 
-def pad(x: Array, rank: int) -> Array:
+def each_step(function: Callable, length: int, *args: Any) -> Any:
+    """Apply a function of independent steps to arrays ``(..., T or 1, lanes)``.
+
+    Many lanes are taken step by step, so that intermediate results stay in cache; with
+    few, all steps become lanes at once.
+    """
+    if max(x.shape[-1] for x in jax.tree.leaves(args)) < MIN_LANES:
+        return function(*args)
+    sequence = Sequence(length, args)
+    _, out = lax.scan(
+        lambda _, xs: (None, function(*sequence.at(xs))), None, sequence.xs, length
+    )
+    return time_inside(out)
+
+
+def pad(x: Array) -> Array:
     """Repeat the last of ``T - 1`` steps, so that a loop takes ``T`` identical turns.
 
     A time axis of size one stays: it is shared by all steps. With no step at all the
     result is one step of zeros.
     """
-    size = x.shape[rank]
+    size = x.shape[-2]
     if size == 0:
-        return jnp.zeros(x.shape[:rank] + (1,) + x.shape[rank + 1 :], x.dtype)
+        return jnp.zeros(x.shape[:-2] + (1,) + x.shape[-1:], x.dtype)
     if size == 1:
         return x
-    return jnp.concatenate([x, lax.slice_in_dim(x, size - 1, size, axis=rank)], rank)
+    return jnp.concatenate([x, x[..., -1:, :]], -2)
 
 
 def pairwise_sum(x: Array) -> Array:

@@ -289,7 +289,7 @@ class LinearGaussianChain(dist.Distribution):
     def reverse(self) -> "LinearGaussianChain":
         """The same distribution as a chain that runs in the other direction."""
         batch = self._batch()
-        initial, dynamics = self._chain(batch)
+        dynamics = self._chain(batch)[1]
         marginals = self._moments()
         reverse = chain_moments.reverse(marginals, dynamics)
         chain = self._from_lanes(*reverse, batch, not self.time_reversed)
@@ -298,14 +298,14 @@ class LinearGaussianChain(dist.Distribution):
 
 
 def _event_lanes(x: Array, batch: tuple[int, ...]) -> Array:
-    """``(S, *batch, T, D)`` to ``(D, T, S, lanes)``."""
+    """``(S, *batch, T, D)`` to ``(D, S, T, lanes)``."""
     x = x.reshape(x.shape[:1] + (math.prod(batch),) + x.shape[-2:])
-    return jnp.transpose(x, (3, 2, 0, 1))
+    return jnp.transpose(x, (3, 0, 2, 1))
 
 
 def _event_batch(x: Array, batch: tuple[int, ...]) -> Array:
     """The inverse of :func:`_event_lanes`."""
-    x = jnp.transpose(x, (2, 3, 1, 0))
+    x = jnp.transpose(x, (1, 3, 2, 0))
     return x.reshape(x.shape[:1] + batch + x.shape[-2:])
 
 
