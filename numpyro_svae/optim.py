@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 import sys
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
-from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
+import numpy as np
 from numpyro.infer import SVI
 import optax
 
@@ -69,6 +70,11 @@ def svae_optimizer(
             "parameters take plain natural-gradient steps: rescaling them elementwise, "
             "as Adam does, is no longer a conjugate update and can leave the family's "
             "domain. Give the step size rho, a number in (0, 1], or an optax schedule."
+        )
+    if not callable(natural) and not isinstance(natural, Real | Array):
+        raise TypeError(
+            "svae_optimizer: `natural` must be a number in (0, 1] or an optax schedule "
+            f"of it, found {type(natural).__name__}."
         )
     if not callable(natural) and not 0 < natural <= 1:
         raise ValueError(
@@ -161,9 +167,7 @@ def check_enclosing_optimizer(site: str) -> None:
     if frame is None:
         return
     optimizer = frame.f_locals["self"].optim
-    with jax.ensure_compile_time_eval():
-        parallel = _steps_along_gradient(optimizer)
-    if not parallel:
+    if not _steps_along_gradient(optimizer):
         raise TypeError(
             f"The posterior of site '{site}' is held by natural parameters, and the "
             "optimiser given to SVI would rescale their natural gradient elementwise, "
@@ -174,13 +178,19 @@ def check_enclosing_optimizer(site: str) -> None:
 
 
 def _steps_along_gradient(optimizer: Any) -> bool:
-    natural = {"probe": DirichletNatural(jnp.array([10.0, 10.0]))}
-    gradient = {"probe": DirichletNatural(jnp.array([1e-3, 0.1]))}
-    try:
+    """Whether one step of an optimiser from a trial point is along the gradient."""
+    natural = {"trial": DirichletNatural(jnp.array([10.0, 10.0]))}
+    gradient = {"trial": DirichletNatural(jnp.array([1e-3, 0.1]))}
+
+    def step() -> Any:
         state = optimizer.update(gradient, optimizer.init(natural), value=jnp.zeros(()))
-        moved = ravel_pytree(natural)[0] - ravel_pytree(optimizer.get_params(state))[0]
+        return optimizer.get_params(state)["trial"] - natural["trial"]
+
+    try:
+        with jax.ensure_compile_time_eval():
+            moved = np.asarray(jax.jit(step)().concentration)
     except (KeyError, TypeError, ValueError):
         return True  # an optimiser tied to its own parameters cannot be tried out
-    along = ravel_pytree(gradient)[0]
-    cosine = moved @ along / (jnp.linalg.norm(moved) * jnp.linalg.norm(along) + 1e-30)
-    return bool((cosine > 0.99) | (jnp.linalg.norm(moved) == 0))
+    along = np.array([1e-3, 0.1])
+    length = np.linalg.norm(moved) * np.linalg.norm(along)
+    return length == 0 or -moved @ along > 0.99 * length

@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.kl import kl_divergence
-from numpyro.distributions.util import is_prng_key, validate_sample
+from numpyro.distributions.util import validate_sample
+from numpyro.util import is_prng_key
 
 from numpyro_svae.blocks import chain_moments, gaussian_chain
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
