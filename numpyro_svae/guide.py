@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from numpyro_svae.families import (
     natural_kl,
 )
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.groups import LocalPosterior, infer_locals
+from numpyro_svae.inference.groups import LocalPosterior, infer_locals, selected_by
 from numpyro_svae.inference.initialize import initial_natural
 from numpyro_svae.optim import check_enclosing_optimizer
 from numpyro_svae.potentials import GaussianPotential
@@ -38,6 +39,7 @@ from numpyro_svae.program.checks import (
     stand_ins,
 )
 from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.latents import easy_value
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.reader import read_structure
@@ -97,17 +99,15 @@ class AutoSVAE(AutoGuide):
         with block(), jax.ensure_compile_time_eval():
             args, kwargs = stand_ins((args, kwargs))
             program = Program(self.model, args, kwargs, random.PRNGKey(0))
-            messages = program.trace({})
+            messages = program.trace({}, easy_value)
             program = replace(program, fixed=_fixed(messages))
             potentials, plates = self._recognise(messages, args, kwargs, program.key)
-            structure = read_structure(program, potentials)
             sites = sample_sites(messages)
+            structure = read_structure(program, sites, potentials)
             check_data(sites)
             check_potentials(structure, sites, potentials)
             check_plates(messages, plates, structure)
-            check_hyperparameters(
-                structure.priors, sample_sites(plain_run(program, structure))
-            )
+            check_hyperparameters(structure.priors, _read_priors(program, structure))
         self.structure = structure
         self.prototype_trace = {
             name: {k: v for k, v in message.items() if k in ("type", "name")}
@@ -151,18 +151,17 @@ class AutoSVAE(AutoGuide):
         naturals = {
             name: self._natural(name, bound, potentials) for name in structure.priors
         }
-        moments = {name: expected(natural) for name, natural in naturals.items()}
-        evidence = Evidence(structure, bound, moments)
-        local = infer_locals(evidence, potentials, self.mean_field)
+        local = _infer(structure, self.mean_field, bound, naturals, potentials)
         return naturals, bound, local, messages
 
     def _natural(
         self, name: str, bound: Bound, potentials: dict[str, GaussianPotential]
     ) -> NaturalParameters:
+        given = self.init.get(name)
+
         def start(key: Array) -> NaturalParameters:
-            given = self.init.get(name)
             if given is None:
-                return initial_natural(key, name, self.structure, bound, potentials)
+                return _start(key, name, self.structure, bound, potentials)
             return _natural_of(given)
 
         return numpyro.param(self._natural_name(name), start)
@@ -180,25 +179,25 @@ class AutoSVAE(AutoGuide):
         naturals, bound, local, messages = self._infer(args, kwargs)
         if naturals:
             check_enclosing_optimizer(next(iter(naturals)))
-        plates = _Plates(messages)
+        structure, plates = self.structure, _Plates(messages)
+        posteriors, divergences = _globals(structure, naturals, bound.priors)
+        closed = [local.expected_log_prob]  # declared at the first site
         values: dict[str, Array] = {}
-        closed = dict(local.expected_log_prob)
-        for name, prior in self.structure.priors.items():
-            infer = {
-                "kl": natural_kl(naturals[name], bound.priors[name]),
-                "expected_log_prob": closed,
-            }
-            closed = {}
-            fn = prior.posterior(naturals[name])
+        for name, prior in structure.priors.items():
+            infer = {"kl": divergences[name]}
+            if closed:
+                infer["expected_log_prob"] = closed.pop()
             with plates.around(bound.sites[name].frames):
-                values.update(self._sample_global(prior, fn, infer))
-        for name in self.structure.locals:
-            infer = {"kl": local.kl[name], "expected_log_prob": closed}
-            closed = {}
+                values.update(self._sample_global(prior, posteriors[name], infer))
+        selector = {s: n for n, states in selected_by(structure).items() for s in states}
+        for name in structure.locals:
+            infer = {"kl": local.kl[name]}
+            if closed:
+                infer["expected_log_prob"] = closed.pop()
             if name in local.average:
                 infer["average"] = local.average[name]
+            fn = local.given(name, values.get(selector.get(name, "")))
             with plates.around(bound.sites[name].frames):
-                fn = local.draw[name](values)
                 values[name] = numpyro.sample(name, fn, infer=infer)
         return values
 
@@ -350,6 +349,42 @@ def _fixed(messages: dict[str, dict]) -> dict[str, Any]:
         for name, message in messages.items()
         if message["type"] in ("param", "plate") and message["value"] is not None
     }
+
+
+def _read_priors(
+    program: Program, structure: Structure
+) -> dict[str, NaturalParameters]:
+    def read() -> dict[str, NaturalParameters]:
+        sites = sample_sites(plain_run(program, structure))
+        return {name: p.natural(sites) for name, p in structure.priors.items()}
+
+    return jax.jit(read)()
+
+
+@partial(jax.jit, static_argnames=("structure", "mean_field"))
+def _infer(
+    structure: Structure,
+    mean_field: bool,
+    bound: Bound,
+    naturals: dict[str, NaturalParameters],
+    potentials: dict[str, GaussianPotential],
+) -> LocalPosterior:
+    moments = {name: expected(natural) for name, natural in naturals.items()}
+    return infer_locals(Evidence(structure, bound, moments), potentials, mean_field)
+
+
+@partial(jax.jit, static_argnames="structure")
+def _globals(
+    structure: Structure,
+    naturals: dict[str, NaturalParameters],
+    priors: dict[str, NaturalParameters],
+) -> tuple[dict[str, dist.Distribution], dict[str, Array]]:
+    """Posteriors of the global blocks, and their divergences from the priors."""
+    posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
+    return posteriors, {n: natural_kl(naturals[n], priors[n]) for n in naturals}
+
+
+_start = jax.jit(initial_natural, static_argnames=("name", "structure"))
 
 
 def _natural_of(given: dist.Distribution | NaturalParameters) -> NaturalParameters:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,7 +15,14 @@ import jax.numpy as jnp
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
-from numpyro_svae.inference.positions import clean, lift, per_entry, reduce_to, weigh
+from numpyro_svae.inference.positions import (
+    clean,
+    lift,
+    per_entry,
+    reduce_to,
+    sum_to,
+    weigh,
+)
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import (
@@ -205,9 +212,10 @@ class Evidence:
     def table_message(self, factor: GaussianFactor | TableFactor, name: str) -> Array:
         """The same, summed to the positions of the selector."""
         site, local = self.site(factor.site), self.site(name)
-        if isinstance(factor, TableFactor):  # summed over events, and masked, already
-            site = replace(site, extra=0, mask=None)
-        return reduce_to(weigh(self.table(factor), site, local, 1), site, local, 1)
+        table = self.table(factor)
+        if isinstance(factor, TableFactor):  # of the batch: summed and masked already
+            return sum_to(table * (site.scale / local.scale), local.positions, 1)
+        return reduce_to(weigh(table, site, local, 1), site, local, 1)
 
     # factors of globals and data alone
 

@@ -14,7 +14,6 @@ section 4.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,17 +34,16 @@ from numpyro_svae.inference.fixed_point import (
 from numpyro_svae.inference.messages import GaussianMessage
 from numpyro_svae.inference.positions import counted, per_entry
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import GaussianFactor, TableFactor
+from numpyro_svae.program.factors import GaussianFactor, Structure, TableFactor
 
-__all__ = ["LocalPosterior", "infer_locals"]
+__all__ = ["LocalPosterior", "infer_locals", "selected_by"]
 
 
+@jax.tree_util.register_dataclass
 @dataclass
 class LocalPosterior:
     """The posterior of the local sites of a program.
 
-    :param draw: for each local site, its distribution given the values of the local
-        sites before it.
     :param marginals: for each local site, its marginal distribution.
     :param kl: divergences from the expected prior, per entry of the batch.
     :param expected_log_prob: closed-form likelihood terms, by observed site.
@@ -53,19 +51,28 @@ class LocalPosterior:
         averaged over.
     """
 
-    draw: dict[str, Callable[[dict[str, Array]], dist.Distribution]] = field(
-        default_factory=dict
-    )
     marginals: dict[str, dist.Distribution] = field(default_factory=dict)
     kl: dict[str, Array] = field(default_factory=dict)
     expected_log_prob: dict[str, Array] = field(default_factory=dict)
     average: dict[str, Array] = field(default_factory=dict)
 
     def add(self, name: str, marginal: dist.Distribution, kl: Array) -> None:
-        """Add a site that is independent of the others under the guide."""
-        self.draw[name] = lambda values: marginal
+        """Add a site."""
         self.marginals[name] = marginal
         self.kl[name] = kl
+
+    def given(self, name: str, state: Array | None) -> dist.Distribution:
+        """Distribution of a site given the state of the site that selects it, if any."""
+        marginal = self.marginals[name]
+        if state is None or not isinstance(marginal, dist.MixtureSameFamily):
+            return marginal
+        parts = marginal.component_distribution
+        index = state[..., None, None]
+        loc = jnp.take_along_axis(parts.loc, index, -2)[..., 0, :]
+        tril = jnp.take_along_axis(parts.scale_tril, index[..., None], -3)
+        return dist.MultivariateNormal(
+            loc, scale_tril=tril[..., 0, :, :], validate_args=False
+        )
 
 
 def infer_locals(
@@ -81,7 +88,7 @@ def infer_locals(
     posterior = LocalPosterior()
     posterior.expected_log_prob.update(evidence.data_log_probs())
     structure = evidence.structure
-    picked = _picked_by(evidence)
+    picked = selected_by(structure)
     for name, local in structure.locals.items():
         if local.kind == "chain":
             _chain(evidence, name, potentials.get(name), posterior)
@@ -92,11 +99,12 @@ def infer_locals(
     return posterior
 
 
-def _picked_by(evidence: Evidence) -> dict[str, list[str]]:
+def selected_by(structure: Structure) -> dict[str, list[str]]:
     """The Gaussian sites that each categorical site is coupled to."""
-    structure = evidence.structure
     picked: dict[str, list[str]] = {
-        name: [] for name, local in structure.locals.items() if local.kind == "categorical"
+        name: []
+        for name, local in structure.locals.items()
+        if local.kind == "categorical"
     }
     for factor in structure.factors:
         if isinstance(factor, GaussianFactor) and factor.selector is not None:
@@ -302,17 +310,10 @@ class _Mixture:
         categorical: dist.Distribution,
         posterior: LocalPosterior,
     ) -> None:
-        def pick(values: dict[str, Array]) -> dist.Distribution:
-            index = values[self.name][..., None, None]
-            loc = jnp.take_along_axis(mean, index, -2)[..., 0, :]
-            scale = jnp.take_along_axis(tril, index[..., None], -3)[..., 0, :, :]
-            return dist.MultivariateNormal(loc, scale_tril=scale, validate_args=False)
-
         parts = dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
         mixture = dist.MixtureSameFamily(categorical, parts, validate_args=False)
-        posterior.draw[state] = pick
-        posterior.marginals[state] = mixture
-        posterior.kl[state] = jnp.zeros(self.evidence.site(state).batch_shape)
+        zero = jnp.zeros(self.evidence.site(state).batch_shape)
+        posterior.add(state, mixture, zero)
 
     def mean_field(self, posterior: LocalPosterior) -> Array:
         """q(z) q(x) at the fixed point of block coordinate ascent."""

@@ -58,9 +58,10 @@ def initial_natural(
     prior = bound.priors[name]
     for factor in structure.factors:
         site = bound.sites[factor.site]
-        if isinstance(factor, CategoricalFactor) and factor.prior == name:
+        latent = not site.observed
+        if isinstance(factor, CategoricalFactor) and factor.prior == name and latent:
             return _spread_counts(prior, site)
-        if isinstance(factor, ChainFactor) and factor.transition == name:
+        if isinstance(factor, ChainFactor) and factor.transition == name and latent:
             return _slow_dynamics(prior, site.fn.event_shape[-1])
         if isinstance(factor, GaussianFactor) and factor.prior == name:
             values = _values_of(factor, site, potentials)

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import math
-
 from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.program.sites import Site
 
-__all__ = ["clean", "counted", "lift", "per_entry", "reduce_to", "weigh"]
+__all__ = ["clean", "counted", "lift", "per_entry", "reduce_to", "sum_to", "weigh"]
 
 
 def lift(value: Array, site: Site, local: Site, event_dim: int) -> Array:
@@ -29,12 +27,14 @@ def reduce_to(value: Array, site: Site, local: Site, event_dim: int) -> Array:
     extra = max(site.extra - local.extra, 0)
     where = value.ndim - event_dim
     value = jnp.sum(value, tuple(range(where - extra, where)))
-    goal = local.positions + shape
-    lead = value.ndim - len(goal)
-    value = jnp.sum(value, tuple(range(lead)))
-    ones = tuple(
-        i for i, size in enumerate(goal) if size == 1 and value.shape[i] != 1
-    )
+    return sum_to(value, local.positions, event_dim)
+
+
+def sum_to(value: Array, positions: tuple[int, ...], event_dim: int) -> Array:
+    """Sum values over the position dimensions that a goal does not have."""
+    goal = positions + value.shape[value.ndim - event_dim :]
+    value = jnp.sum(value, tuple(range(value.ndim - len(goal))))
+    ones = tuple(i for i, size in enumerate(goal) if size == 1 and value.shape[i] != 1)
     return jnp.sum(value, ones, keepdims=True)
 
 
@@ -44,12 +44,6 @@ def weigh(value: Array, site: Site, local: Site, event_dim: int) -> Array:
         shape = jnp.shape(site.mask)
         mask = jnp.reshape(site.mask, shape + (1,) * event_dim)
         value = jnp.where(mask, value, 0.0)
-    if site.scale is local.scale or (
-        isinstance(site.scale, float)
-        and isinstance(local.scale, float)
-        and math.isclose(site.scale, local.scale)
-    ):
-        return value
     return value * (site.scale / local.scale)
 
 

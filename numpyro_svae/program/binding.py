@@ -38,11 +38,12 @@ class BoundRegression(NamedTuple):
     members: Array | None
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Bound:
     """A program with its data.
 
-    :param sites: the sites of one run.
+    :param sites: the latent sites and those with conjugate factors, of one run.
     :param priors: natural parameters of the priors, by block.
     :param regressions: data of the Gaussian factors, by site.
     :param tables: log probabilities ``(*batch, K)`` of the table factors, by site.
@@ -68,7 +69,8 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     """
     prober = Prober(program, sites, structure.priors, structure.locals)
     priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
-    bound = Bound(sites, priors, {}, {})
+    kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
+    bound = Bound(kept, priors, {}, {})
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -84,17 +86,17 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
 
 def _table(prober: Prober, site: Site, factor: TableFactor) -> Array:
     def log_prob(state: Array) -> Array:
-        run = _run_at(prober, factor.selector, state)
-        return run[site.name].outer.log_prob(site.value)
+        values = _plain_but(prober, factor.selector, state)
+        return prober.program.sites(values)[site.name].outer.log_prob(site.value)
 
     states = jnp.arange(prober.locals[factor.selector].size)
     return jnp.moveaxis(jax.vmap(log_prob)(states), 0, -1)
 
 
-def _run_at(prober: Prober, selector: str, state: Array) -> dict[str, Site]:
-    value = prober.sites[selector].value
-    chosen = {selector: jnp.full_like(value, state)}
-    return prober.program.sites({**prober.plain_values(), **chosen})
+def _plain_but(prober: Prober, local: str, value: Array) -> dict[str, Array]:
+    """The plain values, except for one local site that is the same everywhere."""
+    zero = prober.sites[local].value
+    return {**prober.plain_values(), local: jnp.zeros_like(zero) + value}
 
 
 def _of_prior(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegression:
@@ -104,7 +106,7 @@ def _of_prior(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegres
         regressor = parameters(site)["loc"][..., :1]
     else:
         regressor = prober.regressor(site.name, columns, {})
-    members = read_members(site) if factor.gathered else None
+    members = read_members(site, parameters(site)) if factor.gathered else None
     return BoundRegression(None, site.value, regressor, members)
 
 
@@ -116,11 +118,10 @@ def _known(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegressio
     else:
 
         def view(state: Array) -> tuple[Array, Array]:
-            loc, covariance = gaussian_view(
-                _run_at(prober, factor.selector, state)[site.name]
-            )
+            found = prober.read(_plain_but(prober, factor.selector, state))[site.name]
+            covariance = found["covariance"]
             shape = site.positions + covariance.shape[-2:]
-            return loc, jnp.broadcast_to(covariance, shape)
+            return found["loc"], jnp.broadcast_to(covariance, shape)
 
         states = jnp.arange(prober.locals[factor.selector].size)
         loc, covariance = jax.vmap(view)(states)
@@ -134,16 +135,14 @@ def _known_with_parent(prober: Prober, site: Site, parent: str) -> BoundRegressi
     """A known linear map of a parent; its offset is taken off the observation."""
 
     def loc(value: Array) -> Array:
-        run = prober.program.sites({**prober.plain_values(), parent: value})
-        return parameters(run[site.name])["loc"]
+        return prober.read(_plain_but(prober, parent, value))[site.name]["loc"]
 
-    zero = jnp.zeros_like(prober.sites[parent].value)
-    offset = loc(zero)
-    basis = jnp.eye(zero.shape[-1], dtype=zero.dtype)
-    shifts = jax.vmap(lambda e: loc(zero + e) - offset)(basis)
+    basis = jnp.eye(prober.locals[parent].size)
+    offset = loc(jnp.zeros(()))
+    shifts = jax.vmap(lambda row: loc(row) - offset)(basis)
     first = (slice(None),) + (0,) * (shifts.ndim - 2)
     known = _exactly(shifts[first].T, parameters(site)["covariance"])
-    nothing = jnp.zeros((*site.positions, basis.shape[0]), zero.dtype)
+    nothing = jnp.zeros((*site.positions, basis.shape[0]), offset.dtype)
     return BoundRegression(known, site.value - offset, nothing, None)
 
 

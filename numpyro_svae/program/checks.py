@@ -11,7 +11,11 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 
-from numpyro_svae.families import DirichletNatural, RegressionNatural
+from numpyro_svae.families import (
+    DirichletNatural,
+    NaturalParameters,
+    RegressionNatural,
+)
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.priors import Prior
@@ -70,13 +74,17 @@ def check_data(sites: dict[str, Site]) -> None:
             )
 
 
-def check_hyperparameters(priors: dict[str, Prior], sites: dict[str, Site]) -> None:
+def check_hyperparameters(
+    priors: dict[str, Prior], naturals: dict[str, NaturalParameters]
+) -> None:
     """Every prior must be in the domain of its family.
 
+    :param priors: the global blocks.
+    :param naturals: natural parameters of their priors.
     :raises ValueError: naming the site and what is out of its domain.
     """
     for name, prior in priors.items():
-        natural = prior.natural(sites)
+        natural = naturals[name]
         if isinstance(natural, DirichletNatural):
             lowest = float(jnp.min(natural.concentration))
             if not lowest > 0:
@@ -96,7 +104,7 @@ def _check_regression(name: str, prior: Prior, natural: RegressionNatural) -> No
             f"Site '{prior.sites[0]}': found {lowest} degrees of freedom for matrices of "
             f"size {dim}. Accepted: more than {dim - 1}."
         )
-    standard = natural.to_standard()
+    standard = jax.jit(RegressionNatural.to_standard)(natural)
     parts = {
         "column precision (or the concentration)": standard.column_tril,
         "scale matrix": standard.scale_tril,

@@ -99,9 +99,9 @@ class TableFactor(Factor):
     selector: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Structure:
-    """How a program is wired.
+    """How a program is wired. It is hashed by identity, as a static argument of jit.
 
     :param priors: global blocks by name.
     :param locals: latent local sites by name, in program order.

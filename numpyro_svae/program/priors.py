@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jax import Array, random
+from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
+import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.distributions import (
@@ -55,15 +56,14 @@ class DirichletPrior(Prior):
 
     size: int
 
-    def random_values(self, key: Array) -> dict[str, Array]:
+    def random_values(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A random value of each site, for probing."""
-        ones = jnp.ones(self.size)
-        return {self.name: random.dirichlet(key, ones, self.batch_shape)}
+        return {self.name: rng.dirichlet(np.ones(self.size), self.batch_shape)}
 
     def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
         """The value that data are read at."""
         shape = (*self.batch_shape, self.size)
-        return {self.name: jnp.full(shape, 1.0 / self.size)}
+        return {self.name: np.full(shape, 1.0 / self.size)}
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
         """Natural parameters of the prior, from the sites of a run."""
@@ -102,21 +102,26 @@ class RegressionPrior(Prior):
     def values(self, weight: Array, cov: Array) -> dict[str, Array]:
         """Site values for a weight ``(..., D, M)`` and a covariance ``(..., D, D)``."""
         if self.packed:
-            return {self.name: jnp.concatenate([weight, cov], -1)}
+            module = np if isinstance(cov, np.ndarray) else jnp
+            return {self.name: module.concatenate([weight, cov], -1)}
         cov_site, weight_site = self.sites
         return {cov_site: cov, weight_site: weight[..., 0] if self.vector else weight}
 
-    def random_values(self, key: Array) -> dict[str, Array]:
+    def random_values(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A random value of each site, for probing."""
-        return self.values(*self.random_pair(key))
+        shape = (*self.batch_shape, self.dim)
+        weight = rng.standard_normal((*shape, self.columns))
+        root = rng.standard_normal((*shape, self.dim))
+        cov = root @ np.swapaxes(root, -1, -2) + self.dim * np.eye(self.dim)
+        return self.values(weight, cov)
 
-    def random_pair(self, key: Array) -> tuple[Array, Array]:
-        """A random weight and covariance, for probing."""
-        weight_key, cov_key = random.split(key)
-        weight = random.normal(weight_key, (*self.batch_shape, self.dim, self.columns))
-        root = random.normal(cov_key, (*self.batch_shape, self.dim, self.dim))
-        cov = root @ jnp.swapaxes(root, -1, -2) + self.dim * jnp.eye(self.dim)
-        return weight, cov
+    def pair(self, values: dict[str, Array]) -> tuple[Array, Array]:
+        """The weight ``(..., D, M)`` and the covariance, from the values of the sites."""
+        if self.packed:
+            value = values[self.name]
+            return value[..., : self.columns], value[..., self.columns :]
+        cov, weight = (values[name] for name in self.sites)
+        return (weight[..., None] if self.vector else weight), cov
 
     def basis_pair(self, column: Array | int) -> tuple[Array, Array]:
         """A weight that copies a regressor to entry 0, a covariance that counts.
@@ -124,15 +129,15 @@ class RegressionPrior(Prior):
         Under it the location of a factor shows the chosen regressor, and its
         covariance shows which member of the batch was picked.
         """
-        row = jnp.zeros((self.dim, 1)).at[0].set(1.0)
-        weight = row * (jnp.arange(self.columns) == column)
-        count = 1.0 + jnp.arange(self.components or 1)
-        cov = count[:, None, None] * jnp.eye(self.dim)
+        row = np.eye(self.dim, 1)
         shape = (*self.batch_shape, self.dim)
-        return (
-            jnp.broadcast_to(weight, (*shape, self.columns)),
-            jnp.reshape(cov, (*shape, self.dim)),
-        )
+        count = 1.0 + np.arange(self.components or 1)
+        cov = (count[:, None, None] * np.eye(self.dim)).reshape(*shape, self.dim)
+        if isinstance(column, int):
+            chosen = row * (np.arange(self.columns) == column)
+            return np.broadcast_to(chosen, (*shape, self.columns)), cov
+        chosen = row * (jnp.arange(self.columns) == column)
+        return jnp.broadcast_to(chosen, (*shape, self.columns)), jnp.asarray(cov)
 
     def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
         """The value that data are read at."""

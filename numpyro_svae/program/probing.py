@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import Array, random
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -42,7 +42,7 @@ def parameters(site: Site) -> dict[str, Any]:
     return {"parameters": jax.tree.leaves(site.fn)}
 
 
-def align(value: Array, site: Site, extra: int, event_dim: int = 0) -> Array:
+def align(value: np.ndarray, site: Site, extra: int, event_dim: int = 0) -> np.ndarray:
     """Give a local value the trailing position dimensions that ``site`` adds.
 
     :param value: of shape positions + event.
@@ -52,7 +52,7 @@ def align(value: Array, site: Site, extra: int, event_dim: int = 0) -> Array:
     """
     missing = max(site.extra - extra, 0)
     where = value.ndim - event_dim
-    return jnp.expand_dims(value, tuple(range(where, where + missing)))
+    return np.expand_dims(value, tuple(range(where, where + missing)))
 
 
 class Prober:
@@ -75,20 +75,26 @@ class Prober:
         self.sites = sites
         self.priors = priors
         self.locals = locals
+        self.read = jax.jit(self._read)
 
-    def random_values(self, key: Array) -> dict[str, Array]:
+    def _read(self, values: dict[str, Array]) -> dict[str, dict[str, Any]]:
+        """Parameters of every site, at given values of the latent ones."""
+        sites = self.program.sites(values)
+        return {name: parameters(site) for name, site in sites.items()}
+
+    def random_values(self, seed: int) -> dict[str, np.ndarray]:
         """Random values of all latent sites."""
-        keys = iter(random.split(key, len(self.priors) + len(self.locals)))
-        values: dict[str, Array] = {}
+        rng = np.random.default_rng(seed)
+        values: dict[str, np.ndarray] = {}
         for prior in self.priors.values():
-            values.update(prior.random_values(next(keys)))
+            values.update(prior.random_values(rng))
         for local in self.locals.values():
             value = self.sites[local.name].value
             if local.kind == "categorical":
-                draw = random.randint(next(keys), value.shape, 0, local.size, value.dtype)
+                draw = rng.integers(0, local.size, value.shape)
             else:
-                draw = random.normal(next(keys), value.shape, value.dtype)
-            values[local.name] = draw
+                draw = rng.standard_normal(value.shape)
+            values[local.name] = draw.astype(value.dtype)
         return values
 
     def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
@@ -101,12 +107,8 @@ class Prober:
     def dependencies(self, latents: list[str]) -> dict[str, dict[str, frozenset[str]]]:
         """Which latent sites each parameter of each site depends on."""
 
-        def run(**values: Array) -> dict[str, dict[str, Any]]:
-            sites = self.program.sites(values)
-            return {name: parameters(site) for name, site in sites.items()}
-
         values = {name: self.sites[name].value for name in latents}
-        sets = eval_provenance(run, **values)
+        sets = eval_provenance(lambda **values: self._read(values), **values)
         return {
             name: {key: _union(value) for key, value in entry.items()}
             for name, entry in sets.items()
@@ -121,8 +123,7 @@ class Prober:
         """
 
         def show(column: Array) -> Array:
-            run = self.program.sites({**self.plain_values(column), **values})
-            return _loc(run[name])[..., 0]
+            return self.read({**self.plain_values(column), **values})[name]["loc"][..., 0]
 
         if columns == 1:
             return show(jnp.zeros((), int))[..., None]
@@ -140,9 +141,9 @@ class Prober:
         origin = read({parent: zero})
         basis = jnp.eye(self.locals[parent].size, dtype=zero.dtype)
         shifts = jax.vmap(lambda e: read({parent: zero + e}) - origin)(basis)
-        columns = jnp.reshape(shifts, (basis.shape[0], -1, origin.shape[-1]))
-        uniform = jnp.allclose(columns, columns[:, :1], rtol=1e-4, atol=1e-5)
-        return np.asarray(columns[:, 0].T), bool(uniform)
+        columns = np.reshape(shifts, (basis.shape[0], -1, origin.shape[-1]))
+        uniform = np.allclose(columns, columns[:, :1], rtol=1e-4, atol=1e-5)
+        return columns[:, 0].T, bool(uniform)
 
 
 def plain_globals(
@@ -178,7 +179,3 @@ def plain_run(
 def _union(sets: Any) -> frozenset[str]:
     leaves = jax.tree.leaves(sets, is_leaf=lambda x: isinstance(x, frozenset))
     return frozenset().union(*leaves)
-
-
-def _loc(site: Site) -> Array:
-    return parameters(site)["loc"]

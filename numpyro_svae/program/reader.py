@@ -6,156 +6,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
-import jax
-from jax import Array, random
+from jax import Array
 import jax.numpy as jnp
-import numpyro.distributions as dist
+import numpy as np
 
-from numpyro_svae.distributions import (
-    LinearGaussianChain,
-    MatrixNormalInverseWishart,
-    NormalInverseWishart,
-)
+from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.program.factors import (
     CategoricalFactor,
     ChainFactor,
     Factor,
     GaussianFactor,
-    Local,
     Structure,
     TableFactor,
 )
+from numpyro_svae.program.latents import CATEGORICAL, read_locals, read_priors, same
 from numpyro_svae.program.priors import DirichletPrior, Prior, RegressionPrior
-from numpyro_svae.program.probing import Prober, align, parameters
+from numpyro_svae.program.probing import Prober, align
 from numpyro_svae.program.sites import Program, Site, gaussian_view
 
 __all__ = ["read_structure"]
 
-_CATEGORICAL = dist.CategoricalProbs | dist.CategoricalLogits
 _NUM_PROBES = 3
 
+Found = dict[str, dict[str, Any]]
 
-def read_structure(program: Program, spoken: Collection[str]) -> Structure:
+
+def read_structure(
+    program: Program, sites: dict[str, Site], spoken: Collection[str]
+) -> Structure:
     """Read the wiring of a program.
 
     :param program: the program, with concrete arguments.
+    :param sites: the sites of one run.
     :param spoken: names of the sites that the recognition function speaks to.
     :return: its wiring.
     :raises ValueError: naming the site, if a latent site or a dependence on one is
         neither conjugate nor covered by a potential.
     """
-    sites = program.sites({})
-    priors = _read_priors(program, sites)
-    locals = _read_locals(sites, priors)
+    priors = read_priors(program, sites)
+    locals = read_locals(sites, priors)
     prober = Prober(program, sites, priors, locals)
     return _Reader(prober, frozenset(spoken)).read()
-
-
-def _read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
-    latent = [site for site in sites.values() if not site.observed]
-    priors: dict[str, Prior] = {}
-    halves = [s for s in latent if isinstance(s.fn, dist.InverseWishart)]
-    for site in latent:
-        if isinstance(site.fn, NormalInverseWishart | MatrixNormalInverseWishart):
-            dim, width = site.fn.event_shape
-            vector = isinstance(site.fn, NormalInverseWishart)
-            priors[site.name] = RegressionPrior(
-                site.name, (site.name,), _batch(site), dim, width - dim, vector
-            )
-        elif isinstance(site.fn, dist.Dirichlet):
-            size = site.fn.event_shape[-1]
-            priors[site.name] = DirichletPrior(
-                site.name, (site.name,), _batch(site), size
-            )
-    for half in halves:
-        prior = _join_two_sites(program, half, latent)
-        priors[prior.name] = prior
-    order = list(sites)
-    return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
-
-
-def _batch(site: Site) -> tuple[int, ...]:
-    if len(site.batch_shape) > 1:
-        raise ValueError(
-            f"Site '{site.name}': a global site may have a batch of components, found "
-            f"batch shape {site.batch_shape}. Open its plate by itself, outside of all "
-            "other plates, so that the batch shape is (K,)."
-        )
-    return site.batch_shape
-
-
-def _join_two_sites(program: Program, half: Site, latent: list[Site]) -> Prior:
-    """Find the location site whose covariance is the given inverse-Wishart site."""
-    names = [site.name for site in latent]
-    prober = Prober(program, {s.name: s for s in latent}, {}, {})
-    needs = prober.dependencies(names)
-    for site in latent:
-        used = frozenset().union(*needs[site.name].values())
-        gaussian = isinstance(site.fn, dist.MultivariateNormal) and not site.extra
-        if used != {half.name} or not (gaussian or isinstance(site.fn, dist.MatrixNormal)):
-            continue
-        if not _is_scaled_by(program, site.name, half):
-            continue
-        rows, columns = (
-            site.fn.event_shape if not gaussian else (*site.fn.event_shape, 1)
-        )
-        pair = (half.name, site.name)
-        return RegressionPrior(site.name, pair, _batch(site), rows, columns, gaussian)
-    raise ValueError(
-        f"Site '{half.name}': an InverseWishart needs a partner, found none. Accepted: "
-        f"MultivariateNormal(loc, {half.name} / kappa) or MatrixNormal(loc, "
-        f"cholesky({half.name}), scale_tril_column), with a loc that depends on no "
-        "latent site; or one joint site from numpyro_svae.sample."
-    )
-
-
-def _is_scaled_by(program: Program, name: str, half: Site) -> bool:
-    """Whether the row covariance of a site is a multiple of an inverse-Wishart site."""
-    root = random.normal(random.PRNGKey(0), half.value.shape)
-    cov = root @ jnp.swapaxes(root, -1, -2) + jnp.eye(root.shape[-1])
-    fn = program.sites({half.name: cov})[name].fn
-    tril = fn.scale_tril_row if isinstance(fn, dist.MatrixNormal) else fn.scale_tril
-    found = tril @ jnp.swapaxes(tril, -1, -2)
-    if isinstance(fn, dist.MatrixNormal):
-        return _same(found, cov)
-    return _same(found / found[..., :1, :1], cov / cov[..., :1, :1])
-
-
-def _read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, Local]:
-    of_priors = {name for prior in priors.values() for name in prior.sites}
-    locals = {}
-    for name, site in sites.items():
-        if site.observed or name in of_priors:
-            continue
-        if isinstance(site.fn, _CATEGORICAL):
-            locals[name] = Local(name, "categorical", site.fn.probs.shape[-1])
-        elif isinstance(site.fn, LinearGaussianChain):
-            locals[name] = Local(name, "chain", site.fn.event_shape[-1])
-        elif gaussian_view(site) is not None:
-            locals[name] = Local(name, "gaussian", site.outer.event_shape[-1])
-        else:
-            raise ValueError(
-                f"Site '{name}': latent {type(site.fn).__name__} is neither conjugate "
-                "nor can it be given a potential. Accepted global sites: "
-                "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, "
-                "InverseWishart with a MultivariateNormal or MatrixNormal. Accepted "
-                "local sites: Categorical, MultivariateNormal, Normal(...).to_event(1), "
-                "LinearGaussianChain. Hide other sites with numpyro.handlers.block and "
-                "give them a guide of their own in an AutoGuideList."
-            )
-    return locals
-
-
-def _same(found: Array, expected: Array) -> bool:
-    """Equality up to broadcasting and float32 rounding."""
-    try:
-        expected = jnp.broadcast_to(expected, jnp.broadcast_shapes(
-            jnp.shape(found), jnp.shape(expected)))
-    except ValueError:
-        return False
-    size = jnp.max(jnp.abs(expected), initial=1e-30)
-    return bool(jnp.max(jnp.abs(found - expected), initial=0.0) < 1e-3 * size)
 
 
 class _Reader:
@@ -205,7 +98,7 @@ class _Reader:
         parents = {n for n in self._used(site.name) if n in self.prober.locals}
         if isinstance(site.fn, LinearGaussianChain):
             return self._chain(site)
-        if isinstance(site.fn, _CATEGORICAL) and (latent or blocks):
+        if isinstance(site.fn, CATEGORICAL) and (latent or blocks):
             return self._categorical(site)
         if gaussian_view(site) is not None and (latent or blocks):
             return self._gaussian(site, blocks, parents)
@@ -232,8 +125,8 @@ class _Reader:
         if len(used) > 1 or not isinstance(prior, DirichletPrior):
             raise _not_conjugate(site, "probs", used, accepted)
 
-        def holds(values: dict[str, Array], sites: dict[str, Site]) -> bool:
-            return _same(sites[site.name].fn.probs, values[prior.name])
+        def holds(values: dict[str, Array], found: Found) -> bool:
+            return same(found[site.name]["probs"], values[prior.name])
 
         self._demand(holds, site, "probs", used, accepted)
         return CategoricalFactor(site.name, prior.name)
@@ -257,11 +150,11 @@ class _Reader:
         if not isinstance(prior, RegressionPrior) or used - set(prior.sites):
             raise _not_conjugate(site, f"({loc}, {cov})", used, accepted)
 
-        def holds(values: dict[str, Array], sites: dict[str, Site]) -> bool:
-            weight, covariance = _pair(prior, values)
+        def holds(values: dict[str, Array], found: Found) -> bool:
+            weight, covariance = prior.pair(values)
             weight = weight[..., 0] if loc == "initial_loc" else weight
-            fn = sites[site.name].fn
-            return _same(getattr(fn, loc), weight) and _same(getattr(fn, cov), covariance)
+            chain = found[site.name]
+            return same(chain[loc], weight) and same(chain[cov], covariance)
 
         self._demand(holds, site, f"({loc}, {cov})", used, accepted)
         return prior.name
@@ -310,23 +203,23 @@ class _Reader:
             matrix, uniform = self.prober.parent_map(site.name, parent, regressor)
             if not uniform:
                 return None
-        origin = regressor({})
-        members = self._members(site, prior) if gathered else None
+        origin = np.asarray(regressor({}))
+        members = np.asarray(self._members(site)) if gathered else None
 
-        def holds(values: dict[str, Array], sites: dict[str, Site]) -> bool:
+        def holds(values: dict[str, Array], found: Found) -> bool:
             u = origin
             if parent is not None:
                 extra = self.prober.sites[parent].extra
                 u = u + align(values[parent] @ matrix.T, site, extra, 1)
-            weight, cov = _pair(prior, values)
+            weight, cov = prior.pair(values)
             if selector is not None:
                 index = align(values[selector], site, self.prober.sites[selector].extra)
                 weight, cov = weight[index], cov[index]
             elif members is not None:
                 weight, cov = weight[members], cov[members]
-            found = parameters(sites[site.name])
-            loc = jnp.squeeze(weight @ u[..., None], -1)
-            return _same(found["loc"], loc) and _same(found["covariance"], cov)
+            loc = np.squeeze(weight @ u[..., None], -1)
+            view = found[site.name]
+            return same(view["loc"], loc) and same(view["covariance"], cov)
 
         if not self._holds(holds):
             return None
@@ -334,62 +227,53 @@ class _Reader:
             site.name, prior.name, selector, gathered, parent, matrix
         )
 
-    def _members(self, site: Site, prior: RegressionPrior) -> Array:
-        run = self.prober.program.sites(self.prober.plain_values())
-        return read_members(run[site.name])
+    def _members(self, site: Site) -> Array:
+        return read_members(site, self._plain(site))
+
+    def _plain(self, site: Site, **values: Array) -> dict[str, Array]:
+        return self.prober.read({**self.prober.plain_values(), **values})[site.name]
 
     def _known_regression(
         self, site: Site, parents: set[str], unspoken: set[str]
     ) -> GaussianFactor:
         """A likelihood that is linear and Gaussian in a state with no potential."""
-        selectors = [n for n in parents if self.prober.locals[n].kind == "categorical"]
-        view = gaussian_view(site)
-        if view is not None and len(parents) - len(selectors) == 1 and len(selectors) < 2:
-            parent = next(iter(unspoken))
-            read = self._loc_reader(site)
-            matrix, uniform = self.prober.parent_map(site.name, parent, read)
-
-            def holds(values: dict[str, Array], sites: dict[str, Site]) -> bool:
-                chosen = {n: values[n] for n in selectors}
-                origin = read(chosen)
-                matrix, _ = self.prober.parent_map(
-                    site.name, parent, lambda v: read({**chosen, **v})
-                )
-                shift = align(
-                    values[parent] @ matrix.T, site, self.prober.sites[parent].extra, 1
-                )
-                return _same(parameters(sites[site.name])["loc"], origin + shift)
-
-            free = parent not in self.needs[site.name]["covariance"]
-            if free and uniform and not selectors and self._holds(holds):
+        parent = sorted(unspoken)[0]
+        if gaussian_view(site) is not None and parents == {parent}:
+            if self._is_linear(site, parent):
                 return GaussianFactor(site.name, parent=parent)
         raise ValueError(
-            f"Site '{sorted(unspoken)[0]}': latent, observed through site "
-            f"'{site.name}' ({type(site.fn).__name__}), and neither conjugate to it nor "
-            "given a potential. Return a GaussianPotential for it from the recognition "
-            "function, or make the observation linear and Gaussian in it."
+            f"Site '{parent}': latent, observed through site '{site.name}' "
+            f"({type(site.fn).__name__}), and neither conjugate to it nor given a "
+            "potential. Return a GaussianPotential for it from the recognition function, "
+            "or make the observation linear and Gaussian in it."
         )
 
-    def _loc_reader(self, site: Site) -> Callable[[dict], Array]:
+    def _is_linear(self, site: Site, parent: str) -> bool:
         def read(values: dict[str, Array]) -> Array:
-            plain = self.prober.plain_values()
-            run = self.prober.program.sites({**plain, **values})
-            return parameters(run[site.name])["loc"]
+            return self._plain(site, **values)["loc"]
 
-        return read
+        matrix, uniform = self.prober.parent_map(site.name, parent, read)
+        origin, extra = np.asarray(read({})), self.prober.sites[parent].extra
+
+        def holds(values: dict[str, Array], found: Found) -> bool:
+            shift = align(values[parent] @ matrix.T, site, extra, 1)
+            return same(found[site.name]["loc"], origin + shift)
+
+        free = parent not in self.needs[site.name]["covariance"]
+        return free and uniform and self._holds(holds)
 
     # identities at random points
 
-    def _holds(self, identity: Callable[[dict, dict], bool]) -> bool:
+    def _holds(self, identity: Callable[[dict, Found], bool]) -> bool:
         for seed in range(_NUM_PROBES):
-            values = self.prober.random_values(random.PRNGKey(seed))
-            if not identity(values, self.prober.program.sites(values)):
+            values = self.prober.random_values(seed)
+            if not identity(values, self.prober.read(values)):
                 return False
         return True
 
     def _demand(
         self,
-        identity: Callable[[dict, dict], bool],
+        identity: Callable[[dict, Found], bool],
         site: Site,
         what: str,
         used: Collection[str],
@@ -399,19 +283,14 @@ class _Reader:
             raise _not_conjugate(site, what, used, accepted)
 
 
-def read_members(site: Site) -> Array:
-    """Which member of a batch each position picked, at the plain values of its prior."""
-    count = parameters(site)["covariance"][..., 0, 0]
-    members = jnp.round(count).astype(jnp.int32) - 1
+def read_members(site: Site, plain: dict[str, Any]) -> Array:
+    """Which member of a batch each position picked.
+
+    :param site: the site.
+    :param plain: its parameters at the plain values of its prior.
+    """
+    members = jnp.round(plain["covariance"][..., 0, 0]).astype(jnp.int32) - 1
     return jnp.broadcast_to(members, site.positions)
-
-
-def _pair(prior: RegressionPrior, values: dict[str, Array]) -> tuple[Array, Array]:
-    if prior.packed:
-        value = values[prior.name]
-        return value[..., : prior.columns], value[..., prior.columns :]
-    cov, weight = (values[name] for name in prior.sites)
-    return (weight[..., None] if prior.vector else weight), cov
 
 
 def _listed(names: Collection[str]) -> str:

@@ -7,57 +7,76 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 
-__all__ = ["GaussianView", "Program", "Site", "gaussian_view"]
+from numpyro_svae.distributions import LinearGaussianChain
+
+__all__ = ["GaussianView", "Program", "Site", "gaussian_view", "unwrap"]
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["outer", "value", "scale"],
+    meta_fields=["name", "observed", "frames"],
+)
 @dataclass(frozen=True)
 class Site:
-    """A sample site, unwrapped.
+    """A sample site of one run, as a pytree.
 
     The *positions* of a site are the entries that its underlying distribution is
     independent over: its batch, and then those event dimensions that ``to_event`` (or
     the time of a chain) added.
 
     :param name: name of the site.
-    :param fn: the underlying distribution, without ``expand``, ``to_event``, ``mask``.
     :param outer: the distribution as the program gave it.
     :param value: the value at the site.
     :param observed: whether the value is data.
-    :param mask: which positions count, or None for all of them.
-    :param extra: how many trailing position dimensions are event dimensions.
     :param frames: the plates around the site.
     :param scale: factor of its log probability, from subsampling and handlers.
     """
 
     name: str
-    fn: dist.Distribution
     outer: dist.Distribution
     value: Array
     observed: bool
-    mask: Array | None
-    extra: int
     frames: tuple
     scale: Array | float
 
     @property
+    def fn(self) -> dist.Distribution:
+        """The underlying distribution, without ``expand``, ``to_event``, ``mask``."""
+        return unwrap(self.outer)[0]
+
+    @property
+    def mask(self) -> Array | None:
+        """Which positions count; None for all of them."""
+        return unwrap(self.outer)[1]
+
+    @property
+    def extra(self) -> int:
+        """How many trailing position dimensions are event dimensions."""
+        return unwrap(self.outer)[2]
+
+    @property
     def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch, that of the plates."""
         return self.outer.batch_shape
 
     @property
     def positions(self) -> tuple[int, ...]:
         """Shape of the positions, for a site whose event is a vector at each."""
-        event = self.outer.event_shape
-        return self.batch_shape + tuple(event[: self.extra])
+        return self.batch_shape + tuple(self.outer.event_shape[: self.extra])
 
 
-def _unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]:
+def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]:
+    """The underlying distribution, its mask at the positions, and their extra rank."""
     mask, extra = None, 0
     while True:
         if isinstance(fn, dist.ExpandedDistribution):
@@ -68,33 +87,27 @@ def _unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int
             fn = fn.base_dist
         elif isinstance(fn, dist.Independent):
             added = fn.reinterpreted_batch_ndims
-            mask = mask if mask is None else jnp.asarray(mask)[(...,) + (None,) * added]
+            mask = None if mask is None else mask[(...,) + (None,) * added]
             extra += added
             fn = fn.base_dist
         else:
-            return fn, mask, extra
+            break
+    if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
+        return fn, None if mask is None else jnp.all(mask, -1), extra - 1
+    if isinstance(fn, LinearGaussianChain):  # the first event dimension is time
+        return fn, None if mask is None else mask[..., None], extra + 1
+    return fn, mask, extra
 
 
 def read_site(message: dict) -> Site:
     """The site that a message of a trace describes."""
-    fn, mask, extra = _unwrap(message["fn"])
-    if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
-        extra -= 1
-        mask = mask if mask is None else jnp.all(mask, -1)
-    if fn.event_dim == 2 and hasattr(fn, "transition_matrix"):
-        extra += 1
-        mask = mask if mask is None else mask[..., None]
-    scale = 1.0 if message["scale"] is None else message["scale"]
     return Site(
         message["name"],
-        fn,
         message["fn"],
         message["value"],
         message["is_observed"],
-        mask,
-        extra,
         tuple(message["cond_indep_stack"]),
-        scale,
+        1.0 if message["scale"] is None else message["scale"],
     )
 
 
@@ -150,7 +163,7 @@ class Program:
         :param expose: whether enclosing handlers see the parameters and plates.
         """
         shown = ("param", "plate") if expose else ()
-        data = {**self.fixed, **values}
+        data = {**self.fixed, **{n: jnp.asarray(v) for n, v in values.items()}}
 
         def fill(message: dict) -> Any:
             latent = message["type"] == "sample" and message["value"] is None
