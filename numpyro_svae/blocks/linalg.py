@@ -38,7 +38,7 @@ MAX_UNROLLED = 16
 
 
 def _keep(x: Array) -> Array:
-    """Stop XLA from fusing ``x`` into its uses, where it would be computed again."""
+    """Discourage XLA from computing ``x`` again wherever it is used."""
     return jax.lax.optimization_barrier(x)
 
 
@@ -87,10 +87,26 @@ def _batched(operation, a: Array, *others: Array) -> Array:
 
 @custom_vjp
 def matmul(a: Array, b: Array) -> Array:
-    """The matrix product of ``a (I, K, *lanes)`` and ``b (K, J, *lanes)``."""
+    """The matrix product of ``a (I, K, *lanes)`` and ``b (K, J, *lanes)``.
+
+    A loop over ``K``: XLA would fuse an unrolled sum into its uses, and compute it again
+    for each.
+    """
     if a.shape[1] > MAX_UNROLLED:
         return _batched(jnp.matmul, a, b)
-    return _keep(sum(a[:, k, None] * b[None, k] for k in range(a.shape[1])))
+    lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
+    start = jnp.zeros((a.shape[0], b.shape[1]) + lanes, jnp.result_type(a, b))
+
+    def add(k, total):
+        column = jax.lax.dynamic_slice_in_dim(a, k, 1, 1)
+        return total + column * jax.lax.dynamic_slice_in_dim(b, k, 1, 0)
+
+    return jax.lax.fori_loop(0, a.shape[1], add, start)
+
+
+def matvec(a: Array, x: Array) -> Array:
+    """The product of ``a (I, K, *lanes)`` and ``x (K, *lanes)``."""
+    return matmul(a, x[:, None])[:, 0]
 
 
 def matmul_transposed(a: Array, b: Array) -> Array:
@@ -113,26 +129,6 @@ def _matmul_bwd(residuals, g):
 matmul.defvjp(_matmul_fwd, _matmul_bwd)
 
 
-@custom_vjp
-def matvec(a: Array, x: Array) -> Array:
-    """The product of ``a (I, K, *lanes)`` and ``x (K, *lanes)``."""
-    if a.shape[1] > MAX_UNROLLED:
-        return _batched(jnp.matmul, a, x[:, None])[:, 0]
-    return _keep(sum(a[:, k] * x[k] for k in range(a.shape[1])))
-
-
-def _matvec_fwd(a, x):
-    return matvec(a, x), (a, x)
-
-
-def _matvec_bwd(residuals, g):
-    a, x = residuals
-    return sum_to(outer(g, x), a.shape), sum_to(matvec(transpose(a), g), x.shape)
-
-
-matvec.defvjp(_matvec_fwd, _matvec_bwd)
-
-
 # Elimination
 
 
@@ -148,7 +144,7 @@ def solve_posdef(a: Array, b: Array) -> tuple[Array, Array]:
         tril = _scaled_cholesky(a)
         half = solve_lower(tril, b)
         return solve_lower_transposed(tril, half), 2 * log_diagonal(tril)
-    rows, pivots = jnp.concatenate([a, b], 1), []
+    rows, pivots = _keep(jnp.concatenate([a, b], 1)), []
     for k in range(size):
         pivots.append(_floor(rows[k, 0], a[k, k]))
         row = _keep(rows[k, 1:] / pivots[-1])
@@ -173,9 +169,9 @@ def _eliminate(a: Array, reciprocal_root) -> Array:
     size = a.shape[0]
     columns, rest = [], a
     for k in range(size):
-        column = _keep(rest[:, 0] * reciprocal_root(rest[0, 0], a[k, k]))
+        column = rest[:, 0] * reciprocal_root(rest[0, 0], a[k, k])
         columns.append(jnp.concatenate([jnp.zeros_like(a[:k, 0]), column], 0))
-        rest = _keep(rest[1:, 1:] - column[1:, None] * column[None, 1:])
+        rest = rest[1:, 1:] - column[1:, None] * column[None, 1:]
     return jnp.stack(columns, 1)
 
 
@@ -266,7 +262,7 @@ def _substitute(factor: Array, b: Array, order, terms) -> Array:
         value = b[i]
         for k, entry in terms(i):
             value = value - entry * rows[k]
-        rows[i] = _keep(value * _reciprocal(factor[i, i]))
+        rows[i] = value * _reciprocal(factor[i, i])
     return jnp.stack([rows[i] for i in range(factor.shape[0])])
 
 
