@@ -21,6 +21,7 @@ import numpyro_svae.distributions as nd
 
 __all__ = [
     "CASES",
+    "CHAINS",
     "NUM_DRAWS",
     "PRIORS",
     "Case",
@@ -49,21 +50,23 @@ class Case:
     params: dict[str, Any]
     log_density: Callable[..., float]
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The parameters that are arrays."""
+        return {k: x for k, x in self.params.items() if isinstance(x, np.ndarray)}
+
     def make(self, **changes: Any) -> Distribution:
         return self.cls(**{**self.params, **changes})
 
     def unbatched(self, index: tuple[int, ...]) -> dict[str, np.ndarray]:
         """The parameters of one element of the batch."""
         made = self.make()
-        shapes = {name: np.shape(x) for name, x in self.params.items()}
-        events = {
-            name: shape[len(shape) - self.cls.arg_constraints[name].event_dim :]
-            for name, shape in shapes.items()
-        }
-        return {
-            name: np.broadcast_to(x, made.batch_shape + events[name])[index]
-            for name, x in self.params.items()
-        }
+        single = dict(self.params)
+        for name, x in self.arrays.items():
+            ndim = self.cls.arg_constraints[name].event_dim
+            event_shape = x.shape[max(x.ndim - ndim, 0) :]
+            single[name] = np.broadcast_to(x, made.batch_shape + event_shape)[index]
+        return single
 
     def oracle(self, value: np.ndarray) -> np.ndarray:
         """Log density of values of shape ``batch_shape + event_shape``."""
@@ -118,6 +121,34 @@ def _mniw_log_density(value, loc, column_precision, df, **scale) -> float:
     columns = np.linalg.solve(column_precision, np.eye(num_columns))
     given_cov = stats.matrix_normal(loc, cov, columns).logpdf(weight)
     return given_cov + stats.invwishart(df, _scale(**scale)).logpdf(cov)
+
+
+def _chain_log_density(
+    value,
+    initial_loc,
+    initial_cov,
+    transition_matrix,
+    transition_cov,
+    inputs=None,
+    num_steps=None,
+) -> float:
+    steps = len(value) - 1
+    size = value.shape[-1]
+    matrices = np.broadcast_to(
+        transition_matrix, (steps, *transition_matrix.shape[-2:])
+    )
+    covs = np.broadcast_to(transition_cov, (steps, size, size))
+    regressors = value[:-1]
+    if inputs is not None:
+        regressors = np.concatenate([regressors, inputs], -1)
+    total = stats.multivariate_normal(initial_loc, initial_cov).logpdf(value[0])
+    for v, u, matrix, cov in zip(value[1:], regressors, matrices, covs, strict=True):
+        total += stats.multivariate_normal(matrix @ u, cov).logpdf(v)
+    return total
+
+
+def _chain(name: str, **params: Any) -> Case:
+    return Case(name, nd.LinearGaussianChain, params, _chain_log_density)
 
 
 def _niw(name: str, **params: Any) -> Case:
@@ -177,6 +208,26 @@ PRIORS = [
     ),
 ]
 
-CASES = [*PRIORS]
+CHAINS = [
+    _chain(
+        "chain",
+        initial_loc=_normal(15, 2),
+        initial_cov=spd(16, 2),
+        transition_matrix=0.6 * _normal(17, 2, 2),
+        transition_cov=spd(18, 2),
+        num_steps=4,
+    ),
+    _chain(
+        "chain-batch",
+        initial_loc=_normal(19, 3, 2),
+        initial_cov=spd(20, 2),
+        transition_matrix=0.6 * _normal(21, 3, 4, 2, 3),
+        transition_cov=spd(22, 2, 1),
+        inputs=_normal(23, 4, 1),
+    ),
+]
+
+CASES = [*PRIORS, *CHAINS]
+
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

