@@ -124,7 +124,11 @@ def _particle(
         }
         guide_trace, model_trace = run(assigned)
         weights = [
-            (frozenset(site["cond_indep_stack"]), table[..., state], 1 / table.shape[-1])
+            (
+                frozenset(site["cond_indep_stack"]),
+                table[..., state],
+                1 / table.shape[-1],
+            )
             for site, table, state in zip(averaged, tables, states)
         ]
         terms = _terms(guide_trace, model_trace, weights)

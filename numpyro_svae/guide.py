@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,33 +14,26 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import block, seed, substitute, trace
+from numpyro.handlers import block, seed, substitute
 from numpyro.infer.autoguide import AutoGuide
 
-from numpyro_svae.families import (
-    DirichletNatural,
-    NaturalParameters,
-    expected,
-    natural_kl,
+from numpyro_svae.families import DirichletNatural, NaturalParameters
+from numpyro_svae.inference.engine import (
+    global_posteriors,
+    local_posterior,
+    start_natural,
 )
-from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.groups import LocalPosterior, infer_locals, selected_by
-from numpyro_svae.inference.initialize import initial_natural
+from numpyro_svae.inference.groups import selected_by
+from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.optim import check_enclosing_optimizer
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound, bind
-from numpyro_svae.program.checks import (
-    check_data,
-    check_hyperparameters,
-    check_plates,
-    check_potentials,
-    stand_ins,
-)
+from numpyro_svae.program.checks import check_potentials, stand_ins
 from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.latents import easy_value
+from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import plain_run
-from numpyro_svae.program.reader import read_structure
+from numpyro_svae.program.setup import read_program, recognise
 from numpyro_svae.program.sites import Program, sample_sites
 
 __all__ = ["AutoSVAE"]
@@ -51,22 +42,24 @@ __all__ = ["AutoSVAE"]
 class AutoSVAE(AutoGuide):
     """Guide of a structured variational autoencoder.
 
-    Global sites with a conjugate prior get the posterior of the same family, local sites
-    the exact posterior under the expected priors, the messages of conjugate observations
-    and the potentials of the recognition function (Johnson et al., NIPS 2016). Use it
-    with :class:`~numpyro_svae.SVAE_ELBO` and :func:`~numpyro_svae.svae_optimizer`.
+    Global sites with a conjugate prior get the posterior of the same family, local
+    sites the exact posterior under the expected priors, the messages of conjugate
+    observations and the potentials of the recognition function (Johnson et al., NIPS
+    2016). Use it with :class:`~numpyro_svae.SVAE_ELBO` and
+    :func:`~numpyro_svae.svae_optimizer`.
 
     :param model: a NumPyro program.
     :param recognition: a function of the model's arguments that returns a dictionary
         from local latent sites to :class:`~numpyro_svae.GaussianPotential`; its
-        parameters are those of ``numpyro.param`` and ``numpyro.contrib.module``. Without
-        one, all observations must be conjugate.
+        parameters are those of ``numpyro.param`` and ``numpyro.contrib.module``.
+        Without one, all observations must be conjugate.
     :param prefix: prefix of the names of the parameters of the guide.
     :param mean_field: whether coupled local sites (a categorical site and the Gaussian
         sites that it picks components for) are independent under the guide. By default
         they are inferred jointly, which is exact and never gives a lower ELBO.
-    :param init: where global posteriors start, by site: a distribution of the posterior's
-        family or its natural parameters. The others start where the data suggest.
+    :param init: where global posteriors start, by site: a distribution of the
+        posterior's family or its natural parameters. The others start where the data
+        suggest.
 
     **Example**
 
@@ -95,40 +88,26 @@ class AutoSVAE(AutoGuide):
 
     # set-up
 
+    @property
+    def _wiring(self) -> Structure:
+        if self.structure is None:
+            raise RuntimeError(
+                "AutoSVAE has not read its model yet: call SVI.init, SVI.run, or the "
+                "guide itself with the arguments of the model first."
+            )
+        return self.structure
+
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         with block(), jax.ensure_compile_time_eval():
             args, kwargs = stand_ins((args, kwargs))
-            program = Program(self.model, args, kwargs, random.PRNGKey(0))
-            messages = program.trace({}, easy_value)
-            program = replace(program, fixed=_fixed(messages))
-            potentials, plates = self._recognise(messages, args, kwargs, program.key)
-            sites = sample_sites(messages)
-            structure = read_structure(program, sites, potentials)
-            check_data(sites)
-            check_potentials(structure, sites, potentials)
-            check_plates(messages, plates, structure)
-            check_hyperparameters(structure.priors, _read_priors(program, structure))
-        self.structure = structure
+            self.structure, messages = read_program(
+                self.model, self.recognition, args, kwargs
+            )
         self.prototype_trace = {
             name: {k: v for k, v in message.items() if k in ("type", "name")}
             for name, message in messages.items()
             if message["type"] in ("sample", "plate")
         }
-
-    def _recognise(
-        self, messages: dict, args: tuple, kwargs: dict, key: Array
-    ) -> tuple[dict[str, GaussianPotential], dict]:
-        """Run the recognition function in the plates of a run of the model."""
-        seen = any(
-            m["type"] == "sample" and m["is_observed"] for m in messages.values()
-        )
-        if self.recognition is None or not seen:
-            return {}, {}
-        indices = {n: m["value"] for n, m in messages.items() if m["type"] == "plate"}
-        with trace() as own, seed(rng_seed=key), substitute(data=indices):
-            potentials = self.recognition(*args, **kwargs)
-        plates = {n: m for n, m in own.items() if m["type"] == "plate"}
-        return dict(potentials), plates
 
     # inference
 
@@ -138,20 +117,20 @@ class AutoSVAE(AutoGuide):
         """Posteriors of the global and of the local sites, for these arguments."""
         if self.structure is None:
             self._setup_prototype(*args, **kwargs)
-        structure = self.structure
+        structure = self._wiring
         key = numpyro.prng_key()
         model_key, guide_key = random.split(random.PRNGKey(0) if key is None else key)
         program = Program(self.model, args, kwargs, model_key)
         messages = plain_run(program, structure, expose=True)
-        program = replace(program, fixed=_fixed(messages))
-        potentials, _ = self._recognise(messages, args, kwargs, guide_key)
+        program = replace(program, fixed=shared_values(messages))
+        potentials, _ = recognise(self.recognition, messages, args, kwargs, guide_key)
         sites = sample_sites(messages)
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites)
         naturals = {
             name: self._natural(name, bound, potentials) for name in structure.priors
         }
-        local = _infer(structure, self.mean_field, bound, naturals, potentials)
+        local = local_posterior(structure, self.mean_field, bound, naturals, potentials)
         return naturals, bound, local, messages
 
     def _natural(
@@ -161,7 +140,7 @@ class AutoSVAE(AutoGuide):
 
         def start(key: Array) -> NaturalParameters:
             if given is None:
-                return _start(key, name, self.structure, bound, potentials)
+                return start_natural(key, name, self._wiring, bound, potentials)
             return _natural_of(given)
 
         return numpyro.param(self._natural_name(name), start)
@@ -179,8 +158,8 @@ class AutoSVAE(AutoGuide):
         naturals, bound, local, messages = self._infer(args, kwargs)
         if naturals:
             check_enclosing_optimizer(next(iter(naturals)))
-        structure, plates = self.structure, _Plates(messages)
-        posteriors, divergences = _globals(structure, naturals, bound.priors)
+        structure, plates = self._wiring, Plates(messages)
+        posteriors, divergences = global_posteriors(structure, naturals, bound.priors)
         closed = [local.expected_log_prob]  # declared at the first site
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():
@@ -189,7 +168,9 @@ class AutoSVAE(AutoGuide):
                 infer["expected_log_prob"] = closed.pop()
             with plates.around(bound.sites[name].frames):
                 values.update(self._sample_global(prior, posteriors[name], infer))
-        selector = {s: n for n, states in selected_by(structure).items() for s in states}
+        selector = {
+            s: n for n, states in selected_by(structure).items() for s in states
+        }
         for name in structure.locals:
             infer = {"kl": local.kl[name]}
             if closed:
@@ -226,10 +207,9 @@ class AutoSVAE(AutoGuide):
         :return: a distribution by site; a prior spelled as two sites has the joint
             distribution of both under the name of its location or weight.
         """
-        structure = self._read()
         return {
             name: prior.posterior(params[self._natural_name(name)])
-            for name, prior in structure.priors.items()
+            for name, prior in self._wiring.priors.items()
         }
 
     def posterior_local(
@@ -282,7 +262,7 @@ class AutoSVAE(AutoGuide):
         posterior = self.get_posterior(params)
         for name, fn in posterior.items():
             key, draw = random.split(key)
-            values.update(self.structure.priors[name].unpack(fn.sample(draw)))
+            values.update(self._wiring.priors[name].unpack(fn.sample(draw)))
         return values
 
     def median(self, params: dict[str, Any]) -> dict[str, Array]:
@@ -311,80 +291,6 @@ class AutoSVAE(AutoGuide):
         draws = jax.vmap(lambda key: self._sample_globals(key, params))(keys)
         levels = jnp.asarray(quantiles)
         return {name: jnp.quantile(v, levels, axis=0) for name, v in draws.items()}
-
-    def _read(self) -> Structure:
-        if self.structure is None:
-            raise RuntimeError(
-                "AutoSVAE has not read its model yet: call SVI.init, SVI.run, or the "
-                "guide itself with the arguments of the model first."
-            )
-        return self.structure
-
-
-class _Plates:
-    """The plates of a run of the model, opened again with the same indices."""
-
-    def __init__(self, messages: dict[str, dict]) -> None:
-        self.messages = {n: m for n, m in messages.items() if m["type"] == "plate"}
-        self.open: dict[str, numpyro.plate] = {}
-
-    def around(self, frames: tuple) -> ExitStack:
-        """A context in which the plates of a site are open."""
-        stack = ExitStack()
-        for frame in frames:
-            if frame.name not in self.open:
-                message = self.messages[frame.name]
-                with substitute(data={frame.name: message["value"]}):
-                    self.open[frame.name] = numpyro.plate(
-                        frame.name, *message["args"], dim=frame.dim
-                    )
-            stack.enter_context(self.open[frame.name])
-        return stack
-
-
-def _fixed(messages: dict[str, dict]) -> dict[str, Any]:
-    """Values of the parameters and plates of a run, for other runs to share."""
-    return {
-        name: message["value"]
-        for name, message in messages.items()
-        if message["type"] in ("param", "plate") and message["value"] is not None
-    }
-
-
-def _read_priors(
-    program: Program, structure: Structure
-) -> dict[str, NaturalParameters]:
-    def read() -> dict[str, NaturalParameters]:
-        sites = sample_sites(plain_run(program, structure))
-        return {name: p.natural(sites) for name, p in structure.priors.items()}
-
-    return jax.jit(read)()
-
-
-@partial(jax.jit, static_argnames=("structure", "mean_field"))
-def _infer(
-    structure: Structure,
-    mean_field: bool,
-    bound: Bound,
-    naturals: dict[str, NaturalParameters],
-    potentials: dict[str, GaussianPotential],
-) -> LocalPosterior:
-    moments = {name: expected(natural) for name, natural in naturals.items()}
-    return infer_locals(Evidence(structure, bound, moments), potentials, mean_field)
-
-
-@partial(jax.jit, static_argnames="structure")
-def _globals(
-    structure: Structure,
-    naturals: dict[str, NaturalParameters],
-    priors: dict[str, NaturalParameters],
-) -> tuple[dict[str, dist.Distribution], dict[str, Array]]:
-    """Posteriors of the global blocks, and their divergences from the priors."""
-    posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
-    return posteriors, {n: natural_kl(naturals[n], priors[n]) for n in naturals}
-
-
-_start = jax.jit(initial_natural, static_argnames=("name", "structure"))
 
 
 def _natural_of(given: dist.Distribution | NaturalParameters) -> NaturalParameters:

@@ -81,9 +81,9 @@ class RegressionStandard(NamedTuple):
 class ExpectedRegression(NamedTuple):
     """:math:`E_q \\log N(v; F u, \\Sigma)` in centred form.
 
-    It is a proper Gaussian ``N(v; weight u, covariance)`` times an information potential
-    ``-1/2 u' excess u`` and a constant, with none of the cancellation that the plain
-    moments :math:`E[F^T \\Sigma^{-1} F]` would bring in float32. Known
+    It is a proper Gaussian ``N(v; weight u, covariance)`` times an information
+    potential ``-1/2 u' excess u`` and a constant, with none of the cancellation that
+    the plain moments :math:`E[F^T \\Sigma^{-1} F]` would bring in float32. Known
     :math:`(F, \\Sigma)` are the case ``excess = 0``.
 
     :param weight: :math:`E[\\Sigma^{-1}]^{-1} E[\\Sigma^{-1} F]`, ``(..., D, M)``.
@@ -196,7 +196,9 @@ class RegressionNatural(NaturalParameters):
         precision = df * _inverse_from_tril(self.to_standard().scale_tril)
         cross = precision @ weight
         quadratic = _symmetric(_transpose(weight) @ cross) + excess
-        return RegressionNatural(-0.5 * precision, cross, -0.5 * quadratic, -0.5 * log_det)
+        return RegressionNatural(
+            -0.5 * precision, cross, -0.5 * quadratic, -0.5 * log_det
+        )
 
     def pull_back(self, cotangent: ExpectedRegression) -> RegressionNatural:
         """Chain rule from centred moments to the plain ones.
@@ -243,7 +245,9 @@ class RegressionNatural(NaturalParameters):
         whitened = solve_triangular(tril, _transpose(half), lower=True)
         lowest = jnp.linalg.eigvalsh(_symmetric(whitened))[..., 0]
         slack = self.df - (self.vv.shape[-1] - 1)
-        return jnp.minimum(_step_to_zero(1.0, lowest), _step_to_zero(slack, direction.df))
+        return jnp.minimum(
+            _step_to_zero(1.0, lowest), _step_to_zero(slack, direction.df)
+        )
 
 
 def _step_to_zero(value: Array | float, slope: Array) -> Array:

@@ -89,11 +89,11 @@ class Evidence:
         return next(f for f in self.structure.factors if f.site == name)
 
     def regression(self, factor: GaussianFactor) -> ExpectedRegression:
-        """Moments of (F, Sigma); with a selector, its states are the last batch axis."""
+        """Moments of (F, Sigma); states of a selector are the last batch axis."""
         bound = self.bound.regressions[factor.site]
-        if factor.prior is None:
+        if bound.known is not None:
             return bound.known
-        moments = self.moments[factor.prior]
+        moments = self.moments[str(factor.prior)]
         if bound.members is None:
             return moments
         return jax.tree.map(lambda leaf: leaf[bound.members], moments)
@@ -116,11 +116,11 @@ class Evidence:
         return messages.to_child(self.regression(factor), c)
 
     def chain_prior(self, name: str) -> ChainPrior:
-        """Expected log density of a chain (performance: one proper chain, one potential)."""
+        """Expected log density of a chain, as a proper chain and what is left."""
         factor: ChainFactor = self.own(name)
         fn: LinearGaussianChain = self.site(name).fn
-        start = self.moments.get(factor.initial)
-        step = self.moments.get(factor.transition)
+        start = self.moments.get(str(factor.initial))
+        step = self.moments.get(str(factor.transition))
         steps = fn.num_steps - 1
         offset = jnp.zeros(())
         leftover = None
@@ -192,12 +192,12 @@ class Evidence:
             lift(covariance, site, local, states + 2),
         )
 
-    def _regression_data(self, factor: GaussianFactor) -> tuple[Array, Array, Array]:
+    def _regression_data(self, factor: GaussianFactor) -> tuple[Array, Array, Any]:
         bound = self.bound.regressions[factor.site]
         v, c = clean(self.site(factor.site), bound.value), bound.regressor
         if factor.selector is not None:
             v, c = v[..., None, :], c[..., None, :]
-        parent_map = factor.parent_map
+        parent_map: Any = factor.parent_map
         if parent_map is None and factor.parent is not None:
             parent_map = jnp.eye(c.shape[-1], dtype=c.dtype)
         return v, c, parent_map
@@ -220,7 +220,7 @@ class Evidence:
     # factors of globals and data alone
 
     def data_log_probs(self) -> dict[str, Array]:
-        """Expected log probability of each observed site with no latent local parent."""
+        """Expected log probabilities of the sites with no latent local parent."""
         found: dict[str, Array] = {}
         for factor in self.factors:
             if factor.site in self.structure.locals:
@@ -243,7 +243,7 @@ class Evidence:
 
     def _observed_category(self, factor: CategoricalFactor) -> Array:
         value = self.site(factor.site).value
-        return self.moments[factor.prior][value]
+        return self.moments[str(factor.prior)][value]
 
     def _observed_chain(self, factor: ChainFactor) -> Array:
         site = self.site(factor.site)

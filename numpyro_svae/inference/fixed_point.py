@@ -3,17 +3,17 @@
 
 """The mean-field optimum of a categorical site and the Gaussian sites it selects.
 
-Block coordinate ascent alternates ``q(x)`` given the probabilities of ``z`` and ``q(z)``
-given the moments of ``x``. Each position is a fixed point of its own in the logits of
-``z``, found by iteration; its gradient is that of the implicit function theorem, so it
-neither depends on the path nor costs memory for it (Bendekgey, Hope and Sudderth,
-*Unbiased learning of deep generative models with structured discrete representations*,
-NeurIPS 2023, section 3).
+Block coordinate ascent alternates ``q(x)`` given the probabilities of ``z`` and
+``q(z)`` given the moments of ``x``. Each position is a fixed point of its own in the
+logits of ``z``, found by iteration; its gradient is that of the implicit function
+theorem, so it neither depends on the path nor costs memory for it (Bendekgey, Hope and
+Sudderth, *Unbiased learning of deep generative models with structured discrete
+representations*, NeurIPS 2023, section 3).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -70,7 +70,6 @@ class SelectedState(NamedTuple):
             jnp.broadcast_to(potential.full_precision(), (*batch, dim, dim)),
             jnp.broadcast_to(constant, batch),
         )
-
 
     def log_prior(self, mean: Array, covariance: Array) -> Array:
         """Expected log density under each component, ``(..., K)``."""
@@ -134,7 +133,7 @@ def _fixed_point(logits: Array, states: list[SelectedState]) -> Array:
 
     tolerance = 1e-10 if logits.dtype == jnp.float64 else 1e-5
     start = sweep(logits, (logits, states))
-    solution = optimistix.fixed_point(
+    solution: Any = optimistix.fixed_point(
         sweep,
         optimistix.FixedPointIteration(rtol=tolerance, atol=tolerance),
         jax.lax.stop_gradient(start),

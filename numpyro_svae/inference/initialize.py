@@ -3,15 +3,16 @@
 
 """Where the global posteriors start.
 
-Components are spread over the data (k-means++ seeding and a few Lloyd steps) so that none
-dies before it has been used; loadings start at principal directions, which breaks their
-symmetry; dynamics start stable and slow. Each start is the prior updated by
+Components are spread over the data (k-means++ seeding and a few Lloyd steps) so that
+none dies before it has been used; loadings start at principal directions, which breaks
+their symmetry; dynamics start stable and slow. Each start is the prior updated by
 pseudo-observations, so that it is in the domain of its family whatever the data.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 from jax import Array, lax, random
@@ -55,7 +56,7 @@ def initial_natural(
     :param bound: the program with its data.
     :param potentials: what the recognition function says at the start.
     """
-    prior = bound.priors[name]
+    prior: Any = bound.priors[name]
     for factor in structure.factors:
         site = bound.sites[factor.site]
         latent = not site.observed
@@ -119,7 +120,7 @@ def _fit(
     weight = jnp.ones(site.positions) if site.mask is None else 1.0 * site.mask
     weight = jnp.broadcast_to(weight, site.positions).reshape(-1)
     v = jnp.where(weight[:, None] > 0, v, 0.0)
-    if factor.parent is not None and factor.selector is None:
+    if factor.parent_map is not None and factor.selector is None:
         return _loadings(prior, v, u, weight, factor.parent_map, site.scale)
     components = prior.batch_shape[0] if prior.batch_shape else 1
     if data.members is not None:

@@ -4,8 +4,8 @@
 """Messages of a Gaussian factor ``E_q log N(v; F u, Sigma)`` with ``u = U x + c``.
 
 The energy of a model is multilinear in the expected statistics of its blocks and every
-message is its gradient (Winn and Bishop, *Variational message passing*, JMLR 2005). Here
-the gradients are written out in the centred form of
+message is its gradient (Winn and Bishop, *Variational message passing*, JMLR 2005).
+Here the gradients are written out in the centred form of
 :class:`~numpyro_svae.families.ExpectedRegression`.
 
 Arrays have the positions of a site leading, then the components K of a discrete parent
@@ -71,7 +71,7 @@ def _whitener(regression: ExpectedRegression) -> tuple[Array, Array]:
 
 
 def normalizer_gap(regression: ExpectedRegression) -> Array:
-    """``(log|covariance| - E log|Sigma|) / 2``: how far the factor is from normalised."""
+    """``(log|covariance| - E log|Sigma|) / 2``: log mass of the factor."""
     return 0.5 * (_whitener(regression)[1] - regression.log_det)
 
 

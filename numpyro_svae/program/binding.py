@@ -16,8 +16,8 @@ from numpyro_svae.families import ExpectedRegression, NaturalParameters
 from numpyro_svae.program.factors import GaussianFactor, Structure, TableFactor
 from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.probing import Prober, parameters
-from numpyro_svae.program.reader import read_members
-from numpyro_svae.program.sites import Program, Site, gaussian_view
+from numpyro_svae.program.regressions import read_members
+from numpyro_svae.program.sites import Program, Site
 
 __all__ = ["Bound", "BoundRegression", "bind"]
 
@@ -100,7 +100,7 @@ def _plain_but(prober: Prober, local: str, value: Array) -> dict[str, Array]:
 
 
 def _of_prior(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegression:
-    prior = prober.priors[factor.prior]
+    prior = prober.priors[str(factor.prior)]
     columns = prior.columns if isinstance(prior, RegressionPrior) else 1
     if columns == 1:
         regressor = parameters(site)["loc"][..., :1]
@@ -113,17 +113,19 @@ def _of_prior(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegres
 def _known(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegression:
     if factor.parent is not None:
         return _known_with_parent(prober, site, factor.parent)
-    if factor.selector is None:
-        loc, covariance = gaussian_view(site)
+    selector = factor.selector
+    if selector is None:
+        found = parameters(site)
+        loc, covariance = found["loc"], found["covariance"]
     else:
 
         def view(state: Array) -> tuple[Array, Array]:
-            found = prober.read(_plain_but(prober, factor.selector, state))[site.name]
+            found = prober.read(_plain_but(prober, selector, state))[site.name]
             covariance = found["covariance"]
             shape = site.positions + covariance.shape[-2:]
             return found["loc"], jnp.broadcast_to(covariance, shape)
 
-        states = jnp.arange(prober.locals[factor.selector].size)
+        states = jnp.arange(prober.locals[selector].size)
         loc, covariance = jax.vmap(view)(states)
         loc = jnp.moveaxis(loc, 0, -2)
         covariance = jnp.moveaxis(covariance, 0, -3)

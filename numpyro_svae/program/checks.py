@@ -101,8 +101,8 @@ def _check_regression(name: str, prior: Prior, natural: RegressionNatural) -> No
     lowest = float(jnp.min(natural.df))
     if not lowest > dim - 1:
         raise ValueError(
-            f"Site '{prior.sites[0]}': found {lowest} degrees of freedom for matrices of "
-            f"size {dim}. Accepted: more than {dim - 1}."
+            f"Site '{prior.sites[0]}': found {lowest} degrees of freedom for matrices "
+            f"of size {dim}. Accepted: more than {dim - 1}."
         )
     standard = jax.jit(RegressionNatural.to_standard)(natural)
     parts = {
@@ -162,14 +162,11 @@ def _check_finite(name: str, *arrays: Array) -> None:
             )
 
 
-def check_plates(
-    model: dict[str, dict], recognition: dict[str, dict], structure: Structure
-) -> None:
+def check_plates(model: dict[str, dict], recognition: dict[str, dict]) -> None:
     """The recognition function must open the model's plates as the model does.
 
     :param model: the messages of a run of the model.
     :param recognition: the plates of a run of the recognition function.
-    :param structure: the wiring.
     :raises ValueError: naming the plate, what was found and what is accepted.
     """
     plates = {n: m for n, m in model.items() if m["type"] == "plate"}

@@ -17,22 +17,12 @@ from numpyro_svae.distributions import (
 )
 from numpyro_svae.program.factors import Local
 from numpyro_svae.program.priors import DirichletPrior, Prior, RegressionPrior
-from numpyro_svae.program.probing import Prober
+from numpyro_svae.program.probing import Prober, same
 from numpyro_svae.program.sites import Program, Site, gaussian_view, unwrap
 
-__all__ = ["CATEGORICAL", "easy_value", "read_locals", "read_priors", "same"]
+__all__ = ["CATEGORICAL", "easy_value", "read_locals", "read_priors"]
 
 CATEGORICAL = dist.CategoricalProbs | dist.CategoricalLogits
-
-
-def same(found: Array, expected: np.ndarray) -> bool:
-    """Equality up to broadcasting and float32 rounding."""
-    try:
-        found, expected = np.broadcast_arrays(found, expected)
-    except ValueError:
-        return False
-    size = np.max(np.abs(expected), initial=1e-30)
-    return bool(np.max(np.abs(found - expected), initial=0.0) < 1e-3 * size)
 
 
 def easy_value(message: dict) -> Array | None:
@@ -103,7 +93,9 @@ def _join_two_sites(program: Program, half: Site, latent: list[Site]) -> Prior:
     for site in latent:
         used = frozenset().union(*needs[site.name].values())
         gaussian = isinstance(site.fn, dist.MultivariateNormal) and not site.extra
-        if used != {half.name} or not (gaussian or isinstance(site.fn, dist.MatrixNormal)):
+        if used != {half.name} or not (
+            gaussian or isinstance(site.fn, dist.MatrixNormal)
+        ):
             continue
         if not _is_scaled_by(program, site.name, half):
             continue
@@ -151,8 +143,9 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
                 "nor can it be given a potential. Accepted global sites: "
                 "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, "
                 "InverseWishart with a MultivariateNormal or MatrixNormal. Accepted "
-                "local sites: Categorical, MultivariateNormal, Normal(...).to_event(1), "
-                "LinearGaussianChain. Hide other sites with numpyro.handlers.block and "
-                "give them a guide of their own in an AutoGuideList."
+                "local sites: Categorical, MultivariateNormal, "
+                "Normal(...).to_event(1), LinearGaussianChain. Hide other sites with "
+                "numpyro.handlers.block and give them a guide of their own in an "
+                "AutoGuideList."
             )
     return locals

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ __all__ = ["DirichletPrior", "Prior", "RegressionPrior"]
 
 
 @dataclass(frozen=True)
-class Prior:
+class Prior(ABC):
     """A global block: one conjugate family, spelled as one site or as two.
 
     :param name: name of the block, that of its (last) site.
@@ -46,6 +47,32 @@ class Prior:
         """How many members the batch has; None without a batch."""
         return self.batch_shape[0] if self.batch_shape else None
 
+    @abstractmethod
+    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
+        """A random value of each site, for probing."""
+
+    @abstractmethod
+    def plain_values(self, column: Any = 0) -> dict[str, Any]:
+        """The value of each site that data are read at.
+
+        :param column: the regressor to show, for a prior over weights.
+        """
+
+    @abstractmethod
+    def natural(self, sites: dict[str, Site]) -> NaturalParameters:
+        """Natural parameters of the prior.
+
+        :param sites: the sites of a run at :meth:`plain_values`.
+        """
+
+    @abstractmethod
+    def posterior(self, natural: Any) -> dist.Distribution:
+        """The posterior distribution of the packed block."""
+
+    @abstractmethod
+    def unpack(self, value: Array) -> dict[str, Array]:
+        """Values of the sites, from one of the packed block."""
+
 
 @dataclass(frozen=True)
 class DirichletPrior(Prior):
@@ -56,28 +83,23 @@ class DirichletPrior(Prior):
 
     size: int
 
-    def random_values(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """A random value of each site, for probing."""
+    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
         return {self.name: rng.dirichlet(np.ones(self.size), self.batch_shape)}
 
-    def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
-        """The value that data are read at."""
+    def plain_values(self, column: Any = 0) -> dict[str, Any]:
         shape = (*self.batch_shape, self.size)
         return {self.name: np.full(shape, 1.0 / self.size)}
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
-        """Natural parameters of the prior, from the sites of a run."""
         concentration = sites[self.name].fn.concentration
         return DirichletNatural(
             jnp.broadcast_to(concentration, (*self.batch_shape, self.size)) + 0.0
         )
 
-    def posterior(self, natural: NaturalParameters) -> dist.Distribution:
-        """The posterior distribution of the packed block."""
+    def posterior(self, natural: DirichletNatural) -> dist.Distribution:
         return dist.Dirichlet(natural.concentration)
 
     def unpack(self, value: Array) -> dict[str, Array]:
-        """Values of the sites, from one of the packed block."""
         return {self.name: value}
 
 
@@ -99,7 +121,7 @@ class RegressionPrior(Prior):
         """Whether the block is one site with a packed event."""
         return len(self.sites) == 1
 
-    def values(self, weight: Array, cov: Array) -> dict[str, Array]:
+    def values(self, weight: Any, cov: Any) -> dict[str, Any]:
         """Site values for a weight ``(..., D, M)`` and a covariance ``(..., D, D)``."""
         if self.packed:
             module = np if isinstance(cov, np.ndarray) else jnp
@@ -107,23 +129,22 @@ class RegressionPrior(Prior):
         cov_site, weight_site = self.sites
         return {cov_site: cov, weight_site: weight[..., 0] if self.vector else weight}
 
-    def random_values(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """A random value of each site, for probing."""
+    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
         shape = (*self.batch_shape, self.dim)
         weight = rng.standard_normal((*shape, self.columns))
         root = rng.standard_normal((*shape, self.dim))
         cov = root @ np.swapaxes(root, -1, -2) + self.dim * np.eye(self.dim)
         return self.values(weight, cov)
 
-    def pair(self, values: dict[str, Array]) -> tuple[Array, Array]:
-        """The weight ``(..., D, M)`` and the covariance, from the values of the sites."""
+    def pair(self, values: dict[str, Any]) -> tuple[Any, Any]:
+        """The weight ``(..., D, M)`` and the covariance, from values by site."""
         if self.packed:
             value = values[self.name]
             return value[..., : self.columns], value[..., self.columns :]
         cov, weight = (values[name] for name in self.sites)
         return (weight[..., None] if self.vector else weight), cov
 
-    def basis_pair(self, column: Array | int) -> tuple[Array, Array]:
+    def basis_pair(self, column: Any) -> tuple[Any, Any]:
         """A weight that copies a regressor to entry 0, a covariance that counts.
 
         Under it the location of a factor shows the chosen regressor, and its
@@ -139,15 +160,10 @@ class RegressionPrior(Prior):
         chosen = row * (jnp.arange(self.columns) == column)
         return jnp.broadcast_to(chosen, (*shape, self.columns)), jnp.asarray(cov)
 
-    def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
-        """The value that data are read at."""
+    def plain_values(self, column: Any = 0) -> dict[str, Any]:
         return self.values(*self.basis_pair(column))
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
-        """Natural parameters of the prior, from the sites of a run.
-
-        For two sites the run must have been at :meth:`plain_values`.
-        """
         fn = sites[self.name].fn
         if self.packed:
             natural = fn.natural_parameters
@@ -171,13 +187,11 @@ class RegressionPrior(Prior):
         concentration = count / fn.scale_tril[..., 0, 0] ** 2
         return fn.loc[..., None], concentration[..., None, None]
 
-    def posterior(self, natural: NaturalParameters) -> dist.Distribution:
-        """The posterior distribution of the packed block."""
+    def posterior(self, natural: RegressionNatural) -> dist.Distribution:
         family = NormalInverseWishart if self.vector else MatrixNormalInverseWishart
         return family.from_natural_parameters(natural)
 
     def unpack(self, value: Array) -> dict[str, Array]:
-        """Values of the sites, from one of the packed block."""
         return self.values(value[..., : self.columns], value[..., self.columns :])
 
 

@@ -4,8 +4,8 @@
 """Find out what a site's parameters depend on, and how, by running the program.
 
 Which latent sites a parameter depends on is read off the computation (provenance). How
-it does is a polynomial identity that is checked at random latent values: identities that
-hold there hold everywhere, with probability one.
+it does is a polynomial identity that is checked at random latent values: identities
+that hold there hold everywhere, with probability one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from numpyro_svae.program.factors import Local, Structure
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Program, Site, gaussian_view
 
-__all__ = ["Prober", "align", "parameters", "plain_run"]
+__all__ = ["Found", "Identity", "Prober", "align", "parameters", "plain_run", "same"]
 
+_NUM_PROBES = 3
 _CHAIN = ("initial_loc", "initial_cov", "transition_matrix", "transition_cov", "inputs")
 
 
@@ -42,7 +43,7 @@ def parameters(site: Site) -> dict[str, Any]:
     return {"parameters": jax.tree.leaves(site.fn)}
 
 
-def align(value: np.ndarray, site: Site, extra: int, event_dim: int = 0) -> np.ndarray:
+def align(value: Any, site: Site, extra: int, event_dim: int = 0) -> np.ndarray:
     """Give a local value the trailing position dimensions that ``site`` adds.
 
     :param value: of shape positions + event.
@@ -53,6 +54,27 @@ def align(value: np.ndarray, site: Site, extra: int, event_dim: int = 0) -> np.n
     missing = max(site.extra - extra, 0)
     where = value.ndim - event_dim
     return np.expand_dims(value, tuple(range(where, where + missing)))
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Equality up to broadcasting and float32 rounding."""
+    try:
+        found, expected = np.broadcast_arrays(found, expected)
+    except ValueError:
+        return False
+    size = np.max(np.abs(expected), initial=1e-30)
+    return bool(np.max(np.abs(found - expected), initial=0.0) < 1e-3 * size)
+
+
+class Found(dict[str, dict[str, Any]]):
+    """Parameters of every site of a run, by site and by name."""
+
+    def agrees(self, site: str, **expected: Any) -> bool:
+        """Whether parameters of a site are as expected."""
+        return all(same(self[site][name], value) for name, value in expected.items())
+
+
+Identity = Callable[[dict[str, Any], Found], bool]
 
 
 class Prober:
@@ -82,16 +104,24 @@ class Prober:
         sites = self.program.sites(values)
         return {name: parameters(site) for name, site in sites.items()}
 
-    def random_values(self, seed: int) -> dict[str, np.ndarray]:
+    def holds(self, identity: Identity) -> bool:
+        """Whether an identity holds at random values of the latent sites."""
+        for seed in range(_NUM_PROBES):
+            values = self.random_values(seed)
+            if not identity(values, Found(self.read(values))):
+                return False
+        return True
+
+    def random_values(self, seed: int) -> dict[str, Any]:
         """Random values of all latent sites."""
         rng = np.random.default_rng(seed)
-        values: dict[str, np.ndarray] = {}
+        values: dict[str, Any] = {}
         for prior in self.priors.values():
             values.update(prior.random_values(rng))
         for local in self.locals.values():
             value = self.sites[local.name].value
             if local.kind == "categorical":
-                draw = rng.integers(0, local.size, value.shape)
+                draw: np.ndarray = rng.integers(0, local.size, value.shape)
             else:
                 draw = rng.standard_normal(value.shape)
             values[local.name] = draw.astype(value.dtype)
@@ -123,7 +153,9 @@ class Prober:
         """
 
         def show(column: Array) -> Array:
-            return self.read({**self.plain_values(column), **values})[name]["loc"][..., 0]
+            return self.read({**self.plain_values(column), **values})[name]["loc"][
+                ..., 0
+            ]
 
         if columns == 1:
             return show(jnp.zeros((), int))[..., None]

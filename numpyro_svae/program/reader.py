@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
-
-from jax import Array
-import jax.numpy as jnp
-import numpy as np
 
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.program.factors import (
@@ -21,16 +17,13 @@ from numpyro_svae.program.factors import (
     Structure,
     TableFactor,
 )
-from numpyro_svae.program.latents import CATEGORICAL, read_locals, read_priors, same
+from numpyro_svae.program.latents import CATEGORICAL, read_locals, read_priors
 from numpyro_svae.program.priors import DirichletPrior, Prior, RegressionPrior
-from numpyro_svae.program.probing import Prober, align
+from numpyro_svae.program.probing import Found, Identity, Prober
+from numpyro_svae.program.regressions import find_regression, is_linear
 from numpyro_svae.program.sites import Program, Site, gaussian_view
 
 __all__ = ["read_structure"]
-
-_NUM_PROBES = 3
-
-Found = dict[str, dict[str, Any]]
 
 
 def read_structure(
@@ -88,13 +81,15 @@ class _Reader:
             if others:
                 raise ValueError(
                     f"Site '{name}': its hyperparameters depend on latent "
-                    f"{_listed(others)}, which is not conjugate. Accepted: fixed values "
-                    "or numpyro.param."
+                    f"{_listed(others)}, which is not conjugate. Accepted: fixed "
+                    "values or numpyro.param."
                 )
 
     def _factor(self, site: Site) -> Factor | None:
         latent = not site.observed
-        blocks = {self.block_of[n].name for n in self._used(site.name) if n in self.block_of}
+        blocks = {
+            self.block_of[n].name for n in self._used(site.name) if n in self.block_of
+        }
         parents = {n for n in self._used(site.name) if n in self.prober.locals}
         if isinstance(site.fn, LinearGaussianChain):
             return self._chain(site)
@@ -103,7 +98,9 @@ class _Reader:
         if gaussian_view(site) is not None and (latent or blocks):
             return self._gaussian(site, blocks, parents)
         if blocks:
-            raise _not_conjugate(site, "its parameters", blocks, "no latent global site")
+            raise _not_conjugate(
+                site, "its parameters", blocks, "no latent global site"
+            )
         kinds = {self.prober.locals[n].kind for n in parents}
         if kinds == {"categorical"} and len(parents) == 1:
             return TableFactor(site.name, parents.pop())
@@ -125,8 +122,8 @@ class _Reader:
         if len(used) > 1 or not isinstance(prior, DirichletPrior):
             raise _not_conjugate(site, "probs", used, accepted)
 
-        def holds(values: dict[str, Array], found: Found) -> bool:
-            return same(found[site.name]["probs"], values[prior.name])
+        def holds(values: dict[str, Any], found: Found) -> bool:
+            return found.agrees(site.name, probs=values[prior.name])
 
         self._demand(holds, site, "probs", used, accepted)
         return CategoricalFactor(site.name, prior.name)
@@ -150,11 +147,10 @@ class _Reader:
         if not isinstance(prior, RegressionPrior) or used - set(prior.sites):
             raise _not_conjugate(site, f"({loc}, {cov})", used, accepted)
 
-        def holds(values: dict[str, Array], found: Found) -> bool:
+        def holds(values: dict[str, Any], found: Found) -> bool:
             weight, covariance = prior.pair(values)
             weight = weight[..., 0] if loc == "initial_loc" else weight
-            chain = found[site.name]
-            return same(chain[loc], weight) and same(chain[cov], covariance)
+            return found.agrees(site.name, **{loc: weight, cov: covariance})
 
         self._demand(holds, site, f"({loc}, {cov})", used, accepted)
         return prior.name
@@ -181,57 +177,11 @@ class _Reader:
         if not isinstance(prior, RegressionPrior):
             raise _not_conjugate(site, "(loc, covariance)", {prior.name}, accepted)
         parent = states[0] if states else None
-        factor = self._regression(site, prior, selector, parent)
+        factor = find_regression(self.prober, site, prior, selector, parent)
         if factor is None:
             used = {prior.name} | parents
             raise _not_conjugate(site, "(loc, covariance)", used, accepted)
         return factor
-
-    def _regression(
-        self, site: Site, prior: RegressionPrior, selector: str | None, parent: str | None
-    ) -> GaussianFactor | None:
-        """The factor, if the program agrees with it at random points."""
-        gathered = prior.components is not None and selector is None
-        if selector is not None and prior.components is None:
-            return None
-
-        def regressor(values: dict[str, Array]) -> Array:
-            return self.prober.regressor(site.name, prior.columns, values)
-
-        matrix = None
-        if parent is not None:
-            matrix, uniform = self.prober.parent_map(site.name, parent, regressor)
-            if not uniform:
-                return None
-        origin = np.asarray(regressor({}))
-        members = np.asarray(self._members(site)) if gathered else None
-
-        def holds(values: dict[str, Array], found: Found) -> bool:
-            u = origin
-            if parent is not None:
-                extra = self.prober.sites[parent].extra
-                u = u + align(values[parent] @ matrix.T, site, extra, 1)
-            weight, cov = prior.pair(values)
-            if selector is not None:
-                index = align(values[selector], site, self.prober.sites[selector].extra)
-                weight, cov = weight[index], cov[index]
-            elif members is not None:
-                weight, cov = weight[members], cov[members]
-            loc = np.squeeze(weight @ u[..., None], -1)
-            view = found[site.name]
-            return same(view["loc"], loc) and same(view["covariance"], cov)
-
-        if not self._holds(holds):
-            return None
-        return GaussianFactor(
-            site.name, prior.name, selector, gathered, parent, matrix
-        )
-
-    def _members(self, site: Site) -> Array:
-        return read_members(site, self._plain(site))
-
-    def _plain(self, site: Site, **values: Array) -> dict[str, Array]:
-        return self.prober.read({**self.prober.plain_values(), **values})[site.name]
 
     def _known_regression(
         self, site: Site, parents: set[str], unspoken: set[str]
@@ -239,58 +189,28 @@ class _Reader:
         """A likelihood that is linear and Gaussian in a state with no potential."""
         parent = sorted(unspoken)[0]
         if gaussian_view(site) is not None and parents == {parent}:
-            if self._is_linear(site, parent):
+            free = parent not in self.needs[site.name]["covariance"]
+            if free and is_linear(self.prober, site, parent):
                 return GaussianFactor(site.name, parent=parent)
         raise ValueError(
             f"Site '{parent}': latent, observed through site '{site.name}' "
             f"({type(site.fn).__name__}), and neither conjugate to it nor given a "
-            "potential. Return a GaussianPotential for it from the recognition function, "
-            "or make the observation linear and Gaussian in it."
+            "potential. Return a GaussianPotential for it from the recognition "
+            "function, or make the observation linear and Gaussian in it."
         )
-
-    def _is_linear(self, site: Site, parent: str) -> bool:
-        def read(values: dict[str, Array]) -> Array:
-            return self._plain(site, **values)["loc"]
-
-        matrix, uniform = self.prober.parent_map(site.name, parent, read)
-        origin, extra = np.asarray(read({})), self.prober.sites[parent].extra
-
-        def holds(values: dict[str, Array], found: Found) -> bool:
-            shift = align(values[parent] @ matrix.T, site, extra, 1)
-            return same(found[site.name]["loc"], origin + shift)
-
-        free = parent not in self.needs[site.name]["covariance"]
-        return free and uniform and self._holds(holds)
 
     # identities at random points
 
-    def _holds(self, identity: Callable[[dict, Found], bool]) -> bool:
-        for seed in range(_NUM_PROBES):
-            values = self.prober.random_values(seed)
-            if not identity(values, self.prober.read(values)):
-                return False
-        return True
-
     def _demand(
         self,
-        identity: Callable[[dict, Found], bool],
+        identity: Identity,
         site: Site,
         what: str,
         used: Collection[str],
         accepted: str,
     ) -> None:
-        if not self._holds(identity):
+        if not self.prober.holds(identity):
             raise _not_conjugate(site, what, used, accepted)
-
-
-def read_members(site: Site, plain: dict[str, Any]) -> Array:
-    """Which member of a batch each position picked.
-
-    :param site: the site.
-    :param plain: its parameters at the plain values of its prior.
-    """
-    members = jnp.round(plain["covariance"][..., 0, 0]).astype(jnp.int32) - 1
-    return jnp.broadcast_to(members, site.positions)
 
 
 def _listed(names: Collection[str]) -> str:

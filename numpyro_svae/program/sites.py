@@ -112,7 +112,7 @@ def read_site(message: dict) -> Site:
 
 
 class GaussianView(NamedTuple):
-    """Location ``(..., D)`` and covariance ``(..., D, D)`` at the positions of a site."""
+    """Location ``(..., D)`` and covariance ``(..., D, D)`` by position."""
 
     loc: Array
     covariance: Array

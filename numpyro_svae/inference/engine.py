@@ -1,0 +1,53 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The numerical steps of the guide, each compiled as one.
+
+``SVI.init`` runs the guide eagerly, where every operation would be compiled by itself.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+from jax import Array
+import numpyro.distributions as dist
+
+from numpyro_svae.families import NaturalParameters, expected, natural_kl
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.groups import infer_locals
+from numpyro_svae.inference.initialize import initial_natural
+from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import Structure
+
+__all__ = ["global_posteriors", "local_posterior", "start_natural"]
+
+Naturals = dict[str, NaturalParameters]
+
+
+@partial(jax.jit, static_argnames=("structure", "mean_field"))
+def local_posterior(
+    structure: Structure,
+    mean_field: bool,
+    bound: Bound,
+    naturals: Naturals,
+    potentials: dict[str, GaussianPotential],
+) -> LocalPosterior:
+    """Infer the local sites at the posterior expectations of the globals."""
+    moments = {name: expected(natural) for name, natural in naturals.items()}
+    return infer_locals(Evidence(structure, bound, moments), potentials, mean_field)
+
+
+@partial(jax.jit, static_argnames="structure")
+def global_posteriors(
+    structure: Structure, naturals: Naturals, priors: Naturals
+) -> tuple[dict[str, dist.Distribution], dict[str, Array]]:
+    """Posteriors of the global blocks, and their divergences from the priors."""
+    posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
+    return posteriors, {n: natural_kl(naturals[n], priors[n]) for n in naturals}
+
+
+start_natural = jax.jit(initial_natural, static_argnames=("name", "structure"))

@@ -1,0 +1,105 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Reads and checks a program and its recognition function, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax import Array, random
+from numpyro import validation_enabled
+from numpyro.handlers import seed, substitute, trace
+
+from numpyro_svae.families import NaturalParameters
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.checks import (
+    check_data,
+    check_hyperparameters,
+    check_plates,
+    check_potentials,
+)
+from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.latents import easy_value
+from numpyro_svae.program.plates import Plates, shared_values
+from numpyro_svae.program.probing import plain_run
+from numpyro_svae.program.reader import read_structure
+from numpyro_svae.program.sites import Program, sample_sites
+
+__all__ = ["read_program", "recognise"]
+
+
+def read_program(
+    model: Callable, recognition: Callable | None, args: tuple, kwargs: dict[str, Any]
+) -> tuple[Structure, dict[str, dict]]:
+    """Read the wiring of a model, and check all that can be checked before inference.
+
+    :param model: the NumPyro program.
+    :param recognition: the recognition function.
+    :param args: concrete arguments of both.
+    :param kwargs: concrete keyword arguments of both.
+    :return: the wiring, and the trace of a run of the model.
+    :raises ValueError: naming the site or the plate that is at fault.
+    """
+    program = Program(model, args, kwargs, random.PRNGKey(0))
+    with validation_enabled(False):  # a distribution cannot say which site it is at
+        return _read_program(program, recognition)
+
+
+def _read_program(
+    program: Program, recognition: Callable | None
+) -> tuple[Structure, dict[str, dict]]:
+    args, kwargs = program.args, program.kwargs
+    messages = program.trace({}, easy_value)
+    program = replace(program, fixed=shared_values(messages))
+    potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
+    sites = sample_sites(messages)
+    check_data(sites)
+    structure = read_structure(program, sites, potentials)
+    check_potentials(structure, sites, potentials)
+    check_plates(messages, plates)
+    check_hyperparameters(structure.priors, _read_priors(program, structure))
+    return structure, messages
+
+
+def recognise(
+    recognition: Callable | None,
+    messages: dict[str, dict],
+    args: tuple,
+    kwargs: dict[str, Any],
+    key: Array,
+) -> tuple[dict[str, GaussianPotential], dict[str, dict]]:
+    """Run the recognition function in the plates of a run of the model.
+
+    :param recognition: the function; without one, or without data, nothing is said.
+    :param messages: the trace of the run of the model.
+    :param args: arguments of the function.
+    :param kwargs: keyword arguments of the function.
+    :param key: random key for what it draws.
+    :return: potentials by site, and the messages of the plates that it opened.
+    """
+    seen = any(m["type"] == "sample" and m["is_observed"] for m in messages.values())
+    if recognition is None or not seen:
+        return {}, {}
+    indices = Plates(messages).indices
+    with trace() as own, seed(rng_seed=key), substitute(data=indices):
+        potentials = recognition(*args, **kwargs)
+    if not isinstance(potentials, Mapping):
+        raise TypeError(
+            f"The recognition function returned {type(potentials).__name__}. Accepted: a "
+            "dictionary from latent Gaussian sites to their GaussianPotential."
+        )
+    return dict(potentials), Plates(own).messages
+
+
+def _read_priors(
+    program: Program, structure: Structure
+) -> dict[str, NaturalParameters]:
+    def read() -> dict[str, NaturalParameters]:
+        sites = sample_sites(plain_run(program, structure))
+        return {name: p.natural(sites) for name, p in structure.priors.items()}
+
+    return jax.jit(read)()
