@@ -20,7 +20,7 @@ from typing import NamedTuple
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.blocks import linalg
+from numpyro_svae.blocks import elimination, linalg
 from numpyro_svae.blocks.linalg import matmul, matmul_transposed, matvec, transpose
 
 __all__ = [
@@ -78,7 +78,7 @@ class Conditioned(NamedTuple):
 def factor(h: Array, J: Array) -> Potential:
     """Factor ``h (D, *lanes)`` and ``J (D, *lanes)`` (diagonal) or ``(D, D, *lanes)``."""
     if J.ndim > h.ndim:
-        root, white = linalg.semidefinite_factor(J, h)
+        root, white = elimination.semidefinite_factor(J, h)
         return Potential(root, white, h - matvec(root, white))
     positive = J > 0
     root = jnp.sqrt(jnp.where(positive, J, 1.0))
@@ -112,11 +112,11 @@ def _solve(spread: Array, cross: Array, residual: Array):
     """``G' = S^-1 U' P``, ``S^-1 r`` and ``log det S``; ``r`` may have more lanes."""
     if residual.shape[1:] == spread.shape[2:]:
         right = jnp.concatenate([cross, residual[:, None]], 1)
-        solved, log_det = linalg.solve_posdef(spread, right)
+        solved, log_det = elimination.solve_posdef(spread, right)
         return solved[:, :-1], solved[:, -1], log_det
     identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
     right = jnp.concatenate([cross, identity], 1)
-    solved, log_det = linalg.solve_posdef(spread, right)
+    solved, log_det = elimination.solve_posdef(spread, right)
     size = spread.shape[0]
     return solved[:, :size], matvec(solved[:, size:], residual), log_det
 
@@ -135,5 +135,5 @@ def information(cov: Array, potential: Potential) -> Array:
     """``J W = U S^-1 U'``, by which the potential pulls on its prior mean."""
     spread, _ = _spread(cov, potential)
     identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
-    inverse, _ = linalg.solve_posdef(spread, identity)
+    inverse, _ = elimination.solve_posdef(spread, identity)
     return potential.root_times_matrix(transpose(potential.root_times_matrix(inverse)))

@@ -5,10 +5,13 @@
 
 from typing import NamedTuple
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.blocks import gaussian_chain, linalg
+from numpyro_svae.blocks.chain_steps import Gaussian, no_steps
+from numpyro_svae.blocks.elimination import cholesky
+from numpyro_svae.blocks.filtering import Filtered, filter_chain
 from numpyro_svae.blocks.layout import from_lanes, to_lanes
 from numpyro_svae.potentials import GaussianPotential
 
@@ -47,21 +50,25 @@ def condition(
     batch = jnp.broadcast_shapes(
         loc.shape[:-1], covariance.shape[:-2], potential.batch_shape
     )
-    size = loc.shape[-1]
-    initial = gaussian_chain.Gaussian(
+    initial = Gaussian(
         to_lanes(loc, 1, batch, time=False), to_lanes(covariance, 2, batch, time=False)
     )
     rank = 1 if potential.is_diagonal else 2
-    filtered = gaussian_chain.filter_chain(
+    filtered, tril = _condition_lanes(
         initial,
-        gaussian_chain.no_steps(size, loc.dtype),
         to_lanes(potential.info_vector, 1, batch, time=False)[..., None, :],
         to_lanes(potential.precision, rank, batch, time=False)[..., None, :],
     )
-    tril = linalg.cholesky(filtered.cov)
     return GaussianPosterior(
-        from_lanes(filtered.mean[:, 0], 1, batch, time=False),
-        from_lanes(filtered.cov[:, :, 0], 2, batch, time=False),
-        from_lanes(tril[:, :, 0], 2, batch, time=False),
+        from_lanes(filtered.mean[..., 0, :], 1, batch, time=False),
+        from_lanes(filtered.cov[..., 0, :], 2, batch, time=False),
+        from_lanes(tril[..., 0, :], 2, batch, time=False),
         from_lanes(filtered.log_normalizer, 0, batch, time=False),
     )
+
+
+@jax.jit
+def _condition_lanes(initial: Gaussian, h: Array, J: Array) -> tuple[Filtered, Array]:
+    steps = no_steps(initial.mean.shape[0], initial.mean.dtype)
+    filtered = filter_chain(initial, steps, h, J)
+    return filtered, cholesky(filtered.cov)

@@ -13,9 +13,8 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import validate_sample
-from numpyro.util import is_prng_key
 
-from numpyro_svae.blocks import chain_moments, gaussian_chain
+from numpyro_svae.blocks import gaussian_chain
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
 from numpyro_svae.blocks.layout import from_lanes, to_lanes
 from numpyro_svae.distributions.chain_arguments import canonical_arguments
@@ -163,7 +162,7 @@ class LinearGaussianChain(dist.Distribution):
         batch = self._batch()
         initial, dynamics = self._chain(batch)
         eps = _event_lanes(eps, batch)
-        path = chain_moments.drive(initial, dynamics, eps, located)
+        path = gaussian_chain.drive(initial, dynamics, eps, located)
         return self._in_time(_event_batch(path, batch), -2)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -171,7 +170,6 @@ class LinearGaussianChain(dist.Distribution):
 
         :return: shape ``sample_shape + batch_shape + (T, D)``.
         """
-        assert is_prng_key(key)
         batch = self._batch()
         flat = (math.prod(sample_shape),) + batch + self.event_shape
         eps = jax.random.normal(key, flat, self.initial_loc.dtype)
@@ -187,7 +185,7 @@ class LinearGaussianChain(dist.Distribution):
         value = jnp.broadcast_to(value, shape + self.event_shape)
         value = self._in_time(value.reshape(flat + self.event_shape), -2)
         initial, dynamics = self._chain(batch)
-        terms = chain_moments.log_density(initial, dynamics, _event_lanes(value, batch))
+        terms = gaussian_chain.log_density(initial, dynamics, _event_lanes(value, batch))
         return terms.reshape(shape)
 
     # Moments
@@ -225,7 +223,7 @@ class LinearGaussianChain(dist.Distribution):
         """``Cov(x_{t+1}, x_t)``, shape ``(..., T - 1, D, D)``: ``A_t P_t``."""
         batch = self._batch()
         _, dynamics = self._chain(batch)
-        cross = chain_moments.neighbor_covariance(dynamics, self._moments().cov)
+        cross = gaussian_chain.neighbor_covariance(dynamics, self._moments().cov)
         cross = self._in_time(from_lanes(cross, 2, batch), -3)
         return jnp.swapaxes(cross, -1, -2) if self.time_reversed else cross
 
@@ -233,7 +231,7 @@ class LinearGaussianChain(dist.Distribution):
         r""":math:`\frac{TD}{2} \log 2\pi e + \frac12 \log\det P + \frac12 \sum_t
         \log\det Q_t`."""
         batch = self._batch()
-        entropy = chain_moments.entropy(*self._chain(batch), self.num_steps)
+        entropy = gaussian_chain.entropy(*self._chain(batch), self.num_steps)
         return from_lanes(entropy, 0, batch, time=False)
 
     def to_dense(self) -> dist.MultivariateNormal:
@@ -264,7 +262,7 @@ class LinearGaussianChain(dist.Distribution):
         """
         h, J, batch = self._potential_lanes(potential)
         initial, dynamics = self._chain(batch)
-        posterior = chain_moments.smooth(initial, dynamics, h, J)
+        posterior = gaussian_chain.smooth(initial, dynamics, h, J)
         chain = self._from_lanes(
             posterior.initial, posterior.dynamics, batch, not self.time_reversed
         )
@@ -292,9 +290,9 @@ class LinearGaussianChain(dist.Distribution):
         batch = self._batch()
         dynamics = self._chain(batch)[1]
         marginals = self._moments()
-        reverse = chain_moments.reverse(marginals, dynamics)
+        reverse = gaussian_chain.reverse(marginals, dynamics)
         chain = self._from_lanes(*reverse, batch, not self.time_reversed)
-        chain._marginals = chain_moments.flip(marginals)
+        chain._marginals = gaussian_chain.flip(marginals)
         return chain
 
 
@@ -325,5 +323,5 @@ def _kl_chain_chain(p: LinearGaussianChain, q: LinearGaussianChain) -> Array:
     moments = p._moments()
     if batch != own:
         moments = gaussian_chain.marginals(*p._chain(batch), p.num_steps)
-    divergence = chain_moments.kl_divergence(p._chain(batch), moments, q._chain(batch))
+    divergence = gaussian_chain.kl_divergence(p._chain(batch), moments, q._chain(batch))
     return from_lanes(divergence, 0, batch, time=False)

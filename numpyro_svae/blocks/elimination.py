@@ -1,0 +1,236 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Factorisations and solves of many small matrices, entries first and lanes last.
+
+The layout is that of :mod:`numpyro_svae.blocks.linalg`.
+"""
+
+from functools import partial
+
+import jax
+from jax import Array, custom_vjp
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from numpyro_svae.blocks.linalg import (
+    MAX_UNROLLED,
+    batched,
+    eye,
+    log_diagonal,
+    matmul,
+    matvec,
+    outer,
+    sum_to,
+    symmetrize,
+    transpose,
+)
+
+__all__ = [
+    "cholesky",
+    "semidefinite_factor",
+    "solve_lower",
+    "solve_lower_transposed",
+    "solve_posdef",
+]
+
+
+def _keep(x: Array) -> Array:
+    """Discourage XLA from computing ``x`` again wherever it is used."""
+    return jax.lax.optimization_barrier(x)
+
+
+def solve_posdef(a: Array, b: Array) -> tuple[Array, Array]:
+    """``a^-1 b`` and ``log det a`` for positive definite ``a (D, D, *lanes)``.
+
+    Gauss-Jordan elimination, which needs no pivoting here; ``b (D, J, *lanes)`` has the
+    lanes of ``a``. Pivots are floored at the rounding error of their diagonal entry. It
+    carries no derivative rule.
+    """
+    size = a.shape[0]
+    if size > MAX_UNROLLED:
+        tril = _scaled_cholesky(a)
+        half = solve_lower(tril, b)
+        return solve_lower_transposed(tril, half), 2 * log_diagonal(tril)
+    rows, pivots = _keep(jnp.concatenate([a, b], 1)), []
+    for k in range(size):
+        pivots.append(_floor(rows[k, 0], a[k, k]))
+        row = _keep(rows[k, 1:] / pivots[-1])
+        above, below = rows[:k], rows[k + 1 :]
+        above = above[:, 1:] - above[:, 0, None] * row
+        below = below[:, 1:] - below[:, 0, None] * row
+        rows = _keep(jnp.concatenate([above, row[None], below], 0))
+    return rows, jnp.sum(jnp.log(jnp.stack(pivots)), 0)
+
+
+def _floor(pivot: Array, diagonal: Array) -> Array:
+    """Keep pivots above the rounding error of the diagonal they came from."""
+    info = jnp.finfo(pivot.dtype)
+    return jnp.maximum(pivot, jnp.maximum(info.eps * diagonal, info.tiny))
+
+
+# Factorisations
+
+
+def _eliminate(a: Array, reciprocal_root) -> Array:
+    """Cholesky factor by columns; ``reciprocal_root(pivot, diagonal)`` scales each."""
+    size = a.shape[0]
+    columns, rest = [], a
+    for k in range(size):
+        column = rest[:, 0] * reciprocal_root(rest[0, 0], a[k, k])
+        columns.append(jnp.concatenate([jnp.zeros_like(a[:k, 0]), column], 0))
+        rest = rest[1:, 1:] - column[1:, None] * column[None, 1:]
+    return jnp.stack(columns, 1)
+
+
+def _floored(pivot: Array, diagonal: Array) -> Array:
+    return jax.lax.rsqrt(_floor(pivot, diagonal))
+
+
+def _dropped(tolerance: float, pivot: Array, diagonal: Array) -> Array:
+    """Drop pivots that are zero to rounding error."""
+    kept = pivot > tolerance * jnp.finfo(pivot.dtype).eps * diagonal
+    return jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, pivot, 1.0)), 0.0)
+
+
+@custom_vjp
+def cholesky(a: Array) -> Array:
+    """The lower Cholesky factor of symmetric positive definite ``a (D, D, *lanes)``.
+
+    Pivots are floored at the rounding error of their diagonal entry, so that a matrix
+    that is positive definite only up to rounding has a finite factor.
+    """
+    return _cholesky(a)
+
+
+def _cholesky(a: Array) -> Array:
+    if a.shape[0] > MAX_UNROLLED:
+        return _scaled_cholesky(a)
+    return _eliminate(a, _floored)
+
+
+def _scaled_cholesky(a: Array) -> Array:
+    """Library factor of ``a``, scaled to unit diagonal and lifted by rounding error."""
+    info = jnp.finfo(a.dtype)
+    diagonal = jnp.stack([a[i, i] for i in range(a.shape[0])])
+    scale = jnp.sqrt(jnp.maximum(diagonal, info.tiny))
+    unit = a / outer(scale, scale) + a.shape[0] * info.eps * eye(a)
+    return batched(jnp.linalg.cholesky, unit) * scale[:, None]
+
+
+def _cholesky_fwd(a):
+    factor = _cholesky(a)
+    return factor, factor
+
+
+def _cholesky_bwd(factor, g):
+    size = factor.shape[0]
+    inner = matmul(transpose(factor), g)
+    weight = jnp.tril(jnp.ones((size, size), g.dtype)) - 0.5 * jnp.eye(size)
+    inner = inner * weight.reshape((size, size) + (1,) * (g.ndim - 2)).astype(g.dtype)
+    half = solve_lower_transposed(factor, inner)
+    return (symmetrize(solve_lower_transposed(factor, transpose(half))),)
+
+
+cholesky.defvjp(_cholesky_fwd, _cholesky_bwd)
+
+
+def semidefinite_factor(a: Array, b: Array) -> tuple[Array, Array]:
+    """A factor ``u`` of positive semi-definite ``a = u u'``, and ``w`` with ``u w = b``.
+
+    ``a (D, D, *lanes)``, ``b (D, *lanes)``. Directions in which ``a`` is zero to rounding
+    error have zero columns in ``u`` and zeros in ``w``. It carries no derivative rule:
+    rules that need the factor differentiate ``a``.
+    """
+    size = a.shape[0]
+    if size <= MAX_UNROLLED:
+        u = _eliminate(a, partial(_dropped, 4.0 * size))
+        return u, solve_lower(u, b[:, None])[:, 0]
+    values, vectors = jnp.linalg.eigh(jnp.moveaxis(a, (0, 1), (-2, -1)))
+    floor = size * jnp.finfo(a.dtype).eps * jnp.max(values, -1, keepdims=True)
+    roots = jnp.sqrt(jnp.where(values > floor, values, 0.0))
+    u = jnp.moveaxis(vectors * roots[..., None, :], (-2, -1), (0, 1))
+    vectors = jnp.moveaxis(vectors, (-2, -1), (0, 1))
+    scale = _reciprocal(jnp.moveaxis(roots, -1, 0))
+    return u, scale * matvec(transpose(vectors), b)
+
+
+# Triangular solves
+
+
+def _reciprocal(x: Array) -> Array:
+    nonzero = x != 0
+    return jnp.where(nonzero, 1.0 / jnp.where(nonzero, x, 1.0), 0.0)
+
+
+def _substitute(factor: Array, b: Array, order, terms) -> Array:
+    """Substitution over the rows in ``order``; row ``i`` subtracts ``terms(i)``."""
+    rows = {}
+    for i in order:
+        value = b[i]
+        for k, entry in terms(i):
+            value = value - entry * rows[k]
+        rows[i] = value * _reciprocal(factor[i, i])
+    return jnp.stack([rows[i] for i in range(factor.shape[0])])
+
+
+@custom_vjp
+def solve_lower(factor: Array, b: Array) -> Array:
+    """Solve ``factor x = b`` for lower triangular ``factor (D, D, *lanes)``.
+
+    ``b (D, J, *lanes)``. A zero on the diagonal gives a zero in the solution.
+    """
+    size = factor.shape[0]
+    if size > MAX_UNROLLED:
+        return batched(partial(solve_triangular, lower=True), factor, b)
+    return _substitute(
+        factor, b, range(size), lambda i: ((k, factor[i, k]) for k in range(i))
+    )
+
+
+@custom_vjp
+def solve_lower_transposed(factor: Array, b: Array) -> Array:
+    """Solve ``factor' x = b`` for lower triangular ``factor (D, D, *lanes)``."""
+    size = factor.shape[0]
+    if size > MAX_UNROLLED:
+        return batched(partial(solve_triangular, lower=True, trans=1), factor, b)
+    return _substitute(
+        factor,
+        b,
+        reversed(range(size)),
+        lambda i: ((k, factor[k, i]) for k in range(i + 1, size)),
+    )
+
+
+def _tril(a: Array) -> Array:
+    size = a.shape[0]
+    keep = jnp.tril(jnp.ones((size, size), bool))
+    return jnp.where(keep.reshape((size, size) + (1,) * (a.ndim - 2)), a, 0.0)
+
+
+def _solve_lower_fwd(factor, b):
+    x = solve_lower(factor, b)
+    return x, (factor, x, b)
+
+
+def _solve_lower_bwd(residuals, g):
+    factor, x, b = residuals
+    gb = solve_lower_transposed(factor, g)
+    gf = -_tril(matmul(gb, transpose(x)))
+    return sum_to(gf, factor.shape), sum_to(gb, b.shape)
+
+
+def _solve_lower_transposed_fwd(factor, b):
+    x = solve_lower_transposed(factor, b)
+    return x, (factor, x, b)
+
+
+def _solve_lower_transposed_bwd(residuals, g):
+    factor, x, b = residuals
+    gb = solve_lower(factor, g)
+    gf = -_tril(matmul(x, transpose(gb)))
+    return sum_to(gf, factor.shape), sum_to(gb, b.shape)
+
+
+solve_lower.defvjp(_solve_lower_fwd, _solve_lower_bwd)
+solve_lower_transposed.defvjp(_solve_lower_transposed_fwd, _solve_lower_transposed_bwd)
