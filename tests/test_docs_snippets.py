@@ -1,0 +1,56 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Python programs that the README and the five-minute start show do run."""
+
+from collections.abc import Callable
+from pathlib import Path
+import re
+
+import jax.numpy as jnp
+from numpyro.infer import SVI
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+STEPS = 2
+
+
+def program(page: str) -> str:
+    """The code blocks of a page, as one program on the lines that they have there."""
+    text = (ROOT / page).read_text("utf-8")
+    lines = [""] * (text.count("\n") + 1)
+    for block in BLOCK.finditer(text):
+        start = text.count("\n", 0, block.start(1))
+        for offset, line in enumerate(block[1].splitlines()):
+            lines[start + offset] = line
+    return "\n".join(lines)
+
+
+def few_steps(run: Callable) -> Callable:
+    """``SVI.run`` with at most ``STEPS`` steps."""
+
+    def shortened(self, rng_key, num_steps, *args, **kwargs):
+        kwargs["progress_bar"] = False
+        return run(self, rng_key, min(num_steps, STEPS), *args, **kwargs)
+
+    return shortened
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_the_programs_run(page, monkeypatch):
+    source = program(page)
+    monkeypatch.setattr(SVI, "run", few_steps(SVI.run))
+    names = {"__name__": "program"}
+    exec(compile(source, page, "exec"), names)
+    losses = names["result"].losses
+    assert losses.shape == (STEPS,)
+    assert bool(jnp.all(jnp.isfinite(losses)))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_the_programs_fit_the_page(page):
+    lines = program(page).splitlines()
+    assert any("AutoSVAE" in line for line in lines)
+    assert all(len(line) <= 88 for line in lines)
