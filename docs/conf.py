@@ -3,6 +3,9 @@
 
 """Sphinx configuration. The build needs no network."""
 
+from jax.typing import ArrayLike
+from sphinx.util.typing import stringify_annotation
+
 from numpyro_svae import __version__
 
 project = "numpyro_svae"
@@ -34,3 +37,19 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+
+
+def write_array_like(app, domain, objtype, content):
+    """Write the long union of types that ``ArrayLike`` stands for by its name."""
+    document = getattr(app.env, "current_document", None)
+    for annotations in getattr(document, "autodoc_annotations", {}).values():
+        for name, text in annotations.items():
+            for mode in ("fully-qualified-except-typing", "smart"):
+                union = stringify_annotation(ArrayLike, mode)
+                text = text.replace(union, "~jax.typing.ArrayLike")
+            annotations[name] = text
+
+
+def setup(app):
+    """Register the above, to run before autodoc writes the types down."""
+    app.connect("object-description-transform", write_array_like, priority=100)
