@@ -17,13 +17,14 @@ import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute
 from numpyro.infer.autoguide import AutoGuide
 
-from numpyro_svae.families import DirichletNatural, NaturalParameters
+from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.engine import (
     global_posteriors,
     local_posterior,
     start_natural,
 )
 from numpyro_svae.inference.groups import selected_by
+from numpyro_svae.inference.initialize import natural_of
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.optim import check_enclosing_optimizer
 from numpyro_svae.potentials import GaussianPotential
@@ -141,7 +142,7 @@ class AutoSVAE(AutoGuide):
         def start(key: Array) -> NaturalParameters:
             if given is None:
                 return start_natural(key, name, self._wiring, bound, potentials)
-            return _natural_of(given)
+            return natural_of(given)
 
         return numpyro.param(self._natural_name(name), start)
 
@@ -291,11 +292,3 @@ class AutoSVAE(AutoGuide):
         draws = jax.vmap(lambda key: self._sample_globals(key, params))(keys)
         levels = jnp.asarray(quantiles)
         return {name: jnp.quantile(v, levels, axis=0) for name, v in draws.items()}
-
-
-def _natural_of(given: dist.Distribution | NaturalParameters) -> NaturalParameters:
-    if isinstance(given, NaturalParameters):
-        return given
-    if isinstance(given, dist.Dirichlet):
-        return DirichletNatural(given.concentration)
-    return given.natural_parameters

@@ -18,6 +18,7 @@ import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 
 from numpyro_svae.families import (
     DirichletNatural,
@@ -34,7 +35,7 @@ from numpyro_svae.program.factors import (
 )
 from numpyro_svae.program.sites import Site
 
-__all__ = ["initial_natural"]
+__all__ = ["initial_natural", "natural_of"]
 
 _LLOYD_STEPS = 10
 _PSEUDO_STEPS = 100.0
@@ -69,6 +70,15 @@ def initial_natural(
             if values is not None:
                 return _fit(key, prior, factor, site, bound, values)
     return prior
+
+
+def natural_of(given: dist.Distribution | NaturalParameters) -> NaturalParameters:
+    """Natural parameters of a distribution that a user gave as a start."""
+    if isinstance(given, NaturalParameters):
+        return given
+    if isinstance(given, dist.Dirichlet):
+        return DirichletNatural(given.concentration)
+    return given.natural_parameters
 
 
 def _spread_counts(prior: DirichletNatural, site: Site) -> DirichletNatural:

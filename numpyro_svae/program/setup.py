@@ -89,8 +89,8 @@ def recognise(
         potentials = recognition(*args, **kwargs)
     if not isinstance(potentials, Mapping):
         raise TypeError(
-            f"The recognition function returned {type(potentials).__name__}. Accepted: a "
-            "dictionary from latent Gaussian sites to their GaussianPotential."
+            f"The recognition function returned {type(potentials).__name__}. Accepted: "
+            "a dictionary from latent Gaussian sites to their GaussianPotential."
         )
     return dict(potentials), Plates(own).messages
 
