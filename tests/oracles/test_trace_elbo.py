@@ -1,0 +1,110 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The closed forms of SVAE_ELBO are the expectations of NumPyro's own estimators."""
+
+from functools import partial
+
+import jax
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
+import pytest
+
+import numpyro_svae as ns
+from tests.data import clusters, make_svi, sequences
+from tests.models import (
+    lds_recognition,
+    lds_svae,
+    linear_lds,
+    mixture,
+    mixture_recognition,
+    mixture_svae,
+)
+
+SAMPLES = 2000
+
+
+def estimates(loss, params, model, guide, args):
+    """Independent one-sample estimates of a loss."""
+
+    def one(key):
+        return loss.loss(key, params, model, guide, *args)
+
+    keys = random.split(random.PRNGKey(1), SAMPLES)
+    return np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
+
+
+def start(model, guide, *args):
+    svi = make_svi(model, guide)
+    return svi.get_params(svi.init(random.PRNGKey(0), *args))
+
+
+def assert_same_expectation(ours, theirs, precise):
+    """Within four standard errors, which must be small for that to say something."""
+    error = np.sqrt(ours.var() / len(ours) + theirs.var() / len(theirs))
+    assert abs(ours.mean() - theirs.mean()) < 4 * error
+    assert 4 * error < precise
+
+
+def lds(**options):
+    return partial(lds_svae, **options), lds_recognition
+
+
+Y, ACTIONS = sequences(count=3, steps=4)
+COUNTS = jnp.abs(jnp.round(Y))
+CASES = {
+    "linear": (linear_lds, None, (Y, ACTIONS)),
+    "normal": (*lds(), (Y, ACTIONS)),
+    "poisson": (*lds(likelihood="poisson"), (COUNTS, ACTIONS)),
+    "bernoulli-fixed": (
+        *lds(likelihood="bernoulli", globals="fixed"),
+        (jnp.minimum(COUNTS, 1.0), ACTIONS),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    """Estimates by SVAE_ELBO at the start of a model, and what they were made of."""
+    model, recognition, args = CASES[request.param]
+    guide = ns.AutoSVAE(model, recognition)
+    params = start(model, guide, *args)
+    problem = (params, model, guide, args)
+    return estimates(ns.SVAE_ELBO(), *problem), problem
+
+
+def test_same_expectation_as_trace_elbo(case):
+    ours, problem = case
+    theirs = estimates(Trace_ELBO(), *problem)
+    assert_same_expectation(ours, theirs, precise=1.5)
+    assert ours.var() < 0.8 * theirs.var()
+
+
+def test_same_expectation_as_trace_mean_field_elbo(case):
+    ours, problem = case
+    theirs = estimates(TraceMeanField_ELBO(), *problem)
+    assert_same_expectation(ours, theirs, precise=1.5)
+
+
+@pytest.mark.parametrize("mean_field", [False, True])
+def test_mixture_svae_summed_over_its_labels(mean_field):
+    """Trace_ELBO draws the labels that SVAE_ELBO sums over."""
+    y = Y[:, 0]
+    guide = ns.AutoSVAE(mixture_svae, mixture_recognition, mean_field=mean_field)
+    problem = (start(mixture_svae, guide, y), mixture_svae, guide, (y,))
+    ours = estimates(ns.SVAE_ELBO(), *problem)
+    theirs = estimates(Trace_ELBO(), *problem)
+    assert_same_expectation(ours, theirs, precise=1.5)
+    assert ours.var() < 0.8 * theirs.var()
+
+
+def test_minibatch_of_a_mixture_spelled_as_two_sites():
+    y, _ = clusters(12)
+    model = partial(mixture, subsample=4, joint=False)
+    guide = ns.AutoSVAE(model)
+    problem = (start(model, guide, y), model, guide, (y,))
+    ours = estimates(ns.SVAE_ELBO(), *problem)
+    theirs = estimates(Trace_ELBO(), *problem)
+    assert_same_expectation(ours, theirs, precise=2.5)
