@@ -3,7 +3,9 @@
 
 """Potentials: what a recognition network says about a latent site."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from jax import Array, tree_util
 import jax.numpy as jnp
@@ -20,8 +22,8 @@ class GaussianPotential:
     .. math:: \psi(x) = h^\top x - \tfrac12 x^\top J x
 
     A potential multiplies a prior density by :math:`\exp\psi(x)`; it need not be
-    normalisable, and the zero potential says nothing about :math:`x`. Sums of potentials
-    are potentials.
+    normalisable, and the zero potential says nothing about :math:`x`. A sum of
+    potentials is a potential.
 
     :param info_vector: :math:`h`, shape ``(..., D)``.
     :param precision: :math:`J`, positive semi-definite. Its number of axes says which
@@ -208,8 +210,8 @@ def _check_shapes(vector: tuple[int, ...], precision: tuple[int, ...]) -> None:
         except ValueError:
             pass
     raise ValueError(
-        f"precision: found shape {precision} with info_vector of shape {vector}; accepted "
-        f"are diagonals {_shape(vector[:-1], size)} or full matrices "
+        f"precision: found shape {precision} with info_vector of shape {vector}; "
+        f"accepted are diagonals {_shape(vector[:-1], size)} or full matrices "
         f"{_shape(vector[:-1], size, size)}, with leading axes that broadcast."
     )
 
@@ -219,11 +221,11 @@ def _shape(batch: tuple[int, ...], *sizes: int) -> str:
     return str(batch + sizes)
 
 
-def _unflatten(_: None, fields: tuple[Array, Array]) -> GaussianPotential:
+def _unflatten(_: None, fields: Iterable[Any]) -> GaussianPotential:
     """Rebuild without checks: JAX transformations pass placeholders for arrays."""
     potential = object.__new__(GaussianPotential)
-    object.__setattr__(potential, "info_vector", fields[0])
-    object.__setattr__(potential, "precision", fields[1])
+    for name, value in zip(("info_vector", "precision"), fields, strict=True):
+        object.__setattr__(potential, name, value)
     return potential
 
 

@@ -79,7 +79,8 @@ def pull_back(matrix: Array, g: Gaussian) -> Gaussian:
 
 def total(like: Array, *terms: Array) -> Array:
     """Cotangent for ``like``: every term, summed over what ``like`` shares."""
-    return sum(sum_to(term, like.shape) for term in terms)
+    first, *others = (sum_to(term, like.shape) for term in terms)
+    return sum(others, first)
 
 
 def _matrix_cotangent(matrix: Array, state: Gaussian, g: Gaussian) -> Array:

@@ -3,8 +3,8 @@
 
 """One Gaussian conditioned on one Gaussian potential, for many lanes at once.
 
-With ``psi(x) = h' x - x' J x / 2``, ``J = U U'`` and ``h = U w + rest``, the posterior of
-``x ~ N(m, P)`` has
+With ``psi(x) = h' x - x' J x / 2``, ``J = U U'`` and ``h = U w + rest``, the posterior
+of ``x ~ N(m, P)`` has
 
     S   = I + U' P U,   G = P U S^-1,   W = I - G U'            (W = (I + P J)^-1)
     e   = U S^-1 (w - U' m) + W' rest                           (e = h - J m_f)
@@ -76,7 +76,7 @@ class Conditioned(NamedTuple):
 
 
 def factor(h: Array, J: Array) -> Potential:
-    """Factor ``h (D, *lanes)`` and ``J (D, *lanes)`` (diagonal) or ``(D, D, *lanes)``."""
+    """Factor ``h (D, ...)`` and ``J (D, ...)``, diagonal, or ``J (D, D, ...)``."""
     if J.ndim > h.ndim:
         root, white = elimination.semidefinite_factor(J, h)
         return Potential(root, white, h - matvec(root, white))

@@ -136,11 +136,11 @@ cholesky.defvjp(_cholesky_fwd, _cholesky_bwd)
 
 
 def semidefinite_factor(a: Array, b: Array) -> tuple[Array, Array]:
-    """A factor ``u`` of positive semi-definite ``a = u u'``, and ``w`` with ``u w = b``.
+    """A factor of positive semi-definite ``a = u u'``, and ``w`` with ``u w = b``.
 
-    ``a (D, D, *lanes)``, ``b (D, *lanes)``. Directions in which ``a`` is zero to rounding
-    error have zero columns in ``u`` and zeros in ``w``. It carries no derivative rule:
-    rules that need the factor differentiate ``a``.
+    ``a (D, D, *lanes)``, ``b (D, *lanes)``. Directions in which ``a`` is zero to
+    rounding error have zero columns in ``u`` and zeros in ``w``. It carries
+    no derivative rule: rules that need the factor differentiate ``a``.
     """
     size = a.shape[0]
     if size <= MAX_UNROLLED:
@@ -165,7 +165,7 @@ def _reciprocal(x: Array) -> Array:
 
 def _substitute(factor: Array, b: Array, order, terms) -> Array:
     """Substitution over the rows in ``order``; row ``i`` subtracts ``terms(i)``."""
-    rows = {}
+    rows: dict[int, Array] = {}
     for i in order:
         value = b[i]
         for k, entry in terms(i):

@@ -81,7 +81,7 @@ def _filter_fwd(initial, steps, h, J):
     state = start(initial, (steps.matrix, steps.cov, J), (steps.bias, h))
     _, (predicted, filtered, terms) = lax.scan(step, state, sequence.xs, length)
     predicted, filtered = time_inside((predicted, filtered))
-    out = Filtered(*filtered, pairwise_sum(terms))
+    out = Filtered(filtered.mean, filtered.cov, pairwise_sum(terms))
     return out, (initial, steps, h, J, predicted, filtered)
 
 

@@ -4,9 +4,9 @@
 """Exact inference in a Gaussian Markov chain with Gaussian potentials.
 
 The chain is ``x_0 ~ N(m, P)``, ``x_{t+1} ~ N(A_t x_t + b_t, Q_t)``, and a potential
-multiplies it by ``exp(h_t' x_t - x_t' J_t x_t / 2)`` at every step. Messages are kept as
-moments and potentials in information form, which stays accurate in single precision
-when the dynamics are nearly deterministic (where precision matrices do not).
+multiplies it by ``exp(h_t' x_t - x_t' J_t x_t / 2)`` at every step. Messages are kept
+as moments and potentials in information form, which stays accurate in single precision
+where precision matrices do not, when the dynamics are nearly deterministic.
 
 Layout: entries, time, lanes. Vectors are ``(D, T, N)`` and matrices ``(D, D, T, N)``;
 axes of time and lanes have full size or one, and those of size one are shared without
@@ -65,6 +65,7 @@ def flip(moments: Gaussian) -> Gaussian:
     return Gaussian(jnp.flip(moments.mean, 1), jnp.flip(moments.cov, 2))
 
 
+@jax.jit
 def reverse(moments: Gaussian, dynamics: Dynamics) -> tuple[Gaussian, Dynamics]:
     """The chain from the last state to the first.
 

@@ -8,7 +8,7 @@ import math
 from jax import Array
 import jax.numpy as jnp
 
-__all__ = ["from_lanes", "to_lanes"]
+__all__ = ["events_from_lanes", "events_to_lanes", "from_lanes", "to_lanes"]
 
 
 def to_lanes(x: Array, rank: int, batch: tuple[int, ...], time: bool = True) -> Array:
@@ -37,3 +37,15 @@ def from_lanes(x: Array, rank: int, batch: tuple[int, ...], time: bool = True) -
     x = jnp.moveaxis(x, (-1,) + ((-2,) if time else ()), (0,) + ((1,) if time else ()))
     x = jnp.broadcast_to(x, (math.prod(batch),) + x.shape[1:])
     return x.reshape(batch + x.shape[1:])
+
+
+def events_to_lanes(x: Array, batch: tuple[int, ...]) -> Array:
+    """``(S, *batch, T, D)`` to ``(D, S, T, lanes)``."""
+    x = x.reshape(x.shape[:1] + (math.prod(batch),) + x.shape[-2:])
+    return jnp.transpose(x, (3, 0, 2, 1))
+
+
+def events_from_lanes(x: Array, batch: tuple[int, ...]) -> Array:
+    """The inverse of :func:`events_to_lanes`."""
+    x = jnp.transpose(x, (1, 3, 2, 0))
+    return x.reshape(x.shape[:1] + batch + x.shape[-2:])

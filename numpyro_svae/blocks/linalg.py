@@ -78,8 +78,8 @@ def batched(operation, a: Array, *others: Array) -> Array:
 def matmul(a: Array, b: Array) -> Array:
     """The matrix product of ``a (I, K, *lanes)`` and ``b (K, J, *lanes)``.
 
-    A loop over ``K``: XLA would fuse an unrolled sum into its uses, and compute it again
-    for each.
+    A loop over ``K``: XLA would fuse an unrolled sum into its uses, and compute it
+    again for each.
     """
     if a.shape[1] > MAX_UNROLLED:
         return batched(jnp.matmul, a, b)

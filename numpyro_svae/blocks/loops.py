@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Loops over an axis of time, the last but one, that may be shared, and sums over it."""
+"""Loops over an axis of time, the last but one, that may be shared; sums over it."""
 
 from collections.abc import Callable
 from typing import Any

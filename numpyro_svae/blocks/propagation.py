@@ -5,6 +5,7 @@
 
 from functools import partial
 
+import jax
 from jax import Array, custom_vjp, lax
 import jax.numpy as jnp
 
@@ -24,6 +25,7 @@ from numpyro_svae.blocks.loops import Sequence, each_step, pad, time_inside
 __all__ = ["marginals", "sample_paths"]
 
 
+@partial(jax.jit, static_argnums=2)
 def marginals(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Gaussian:
     """Moments of all states, ``m' = A m + b`` and ``P' = A P A' + Q``.
 

@@ -1,13 +1,19 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The arguments of a chain, checked and given their axis of time."""
+"""The arguments of a chain: their checks, their axis of time and their layout."""
+
+from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-__all__ = ["canonical_arguments"]
+from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian
+from numpyro_svae.blocks.layout import to_lanes
+from numpyro_svae.potentials import GaussianPotential
+
+__all__ = ["batch_of", "canonical_arguments", "check_potential", "lanes_of"]
 
 
 def canonical_arguments(
@@ -23,16 +29,16 @@ def canonical_arguments(
     Arguments are those of ``LinearGaussianChain``. Missing inputs become an array of
     no columns, so that the number of steps can be read from it.
     """
-    arguments = {
+    given = {
         "initial_loc": initial_loc,
         "initial_cov": initial_cov,
         "transition_matrix": transition_matrix,
         "transition_cov": transition_cov,
     }
     if inputs is not None:
-        arguments["inputs"] = inputs
-    dtype = jnp.result_type(*arguments.values(), float)
-    arguments = {name: jnp.asarray(x, dtype) for name, x in arguments.items()}
+        given["inputs"] = inputs
+    dtype = jnp.result_type(*given.values(), float)
+    arguments = {name: jnp.asarray(x, dtype) for name, x in given.items()}
     size = _check_entries(arguments)
     for name in ("transition_matrix", "transition_cov"):
         if arguments[name].ndim == 2:
@@ -40,6 +46,47 @@ def canonical_arguments(
     num_steps = _count_steps(arguments, num_steps)
     arguments.setdefault("inputs", jnp.zeros((num_steps - 1, 0), dtype))
     return arguments, _batch_shape(arguments), (num_steps, size)
+
+
+def batch_of(chain: Any) -> tuple[int, ...]:
+    """The batch shape of a chain's arguments as they are, under ``vmap`` inner."""
+    return jnp.broadcast_shapes(
+        jnp.shape(chain.initial_loc)[:-1],
+        jnp.shape(chain.initial_cov)[:-2],
+        jnp.shape(chain.transition_matrix)[:-3],
+        jnp.shape(chain.transition_cov)[:-3],
+        jnp.shape(chain.inputs)[:-2],
+    )
+
+
+def lanes_of(chain: Any, batch: tuple[int, ...]) -> tuple[Gaussian, Dynamics]:
+    """A chain in the layout of the blocks; inputs become biases."""
+    size, columns = chain.initial_loc.shape[-1], chain.inputs.shape[-1]
+    initial = Gaussian(
+        to_lanes(chain.initial_loc, 1, batch, time=False),
+        to_lanes(chain.initial_cov, 2, batch, time=False),
+    )
+    bias = jnp.zeros((1, size), chain.initial_loc.dtype)
+    if columns:
+        weight = chain.transition_matrix[..., size:]
+        bias = jnp.matmul(weight, chain.inputs[..., None])[..., 0]
+    return initial, Dynamics(
+        to_lanes(chain.transition_matrix[..., :size], 2, batch),
+        to_lanes(bias, 1, batch),
+        to_lanes(chain.transition_cov, 2, batch),
+    )
+
+
+def check_potential(potential: GaussianPotential, event_shape: tuple[int, ...]) -> None:
+    """Raise an error unless there is a potential for every state of a chain."""
+    num_steps, size = event_shape
+    found = potential.batch_shape
+    if potential.dim != size or not found or found[-1] not in (1, num_steps):
+        raise ValueError(
+            f"potential: found batch shape {found} over {potential.dim} dimensions; "
+            f"accepted is (..., {num_steps}) over {size}, for a chain of event shape "
+            f"{event_shape}."
+        )
 
 
 def _fail(name: str, found: object, accepted: str) -> None:

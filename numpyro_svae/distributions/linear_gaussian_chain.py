@@ -16,8 +16,18 @@ from numpyro.distributions.util import validate_sample
 
 from numpyro_svae.blocks import gaussian_chain
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
-from numpyro_svae.blocks.layout import from_lanes, to_lanes
-from numpyro_svae.distributions.chain_arguments import canonical_arguments
+from numpyro_svae.blocks.layout import (
+    events_from_lanes,
+    events_to_lanes,
+    from_lanes,
+    to_lanes,
+)
+from numpyro_svae.distributions.chain_arguments import (
+    batch_of,
+    canonical_arguments,
+    check_potential,
+    lanes_of,
+)
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = ["LinearGaussianChain"]
@@ -98,35 +108,13 @@ class LinearGaussianChain(dist.Distribution):
     # The chain in the layout of `numpyro_svae.blocks`, in the order of drawing
 
     def _batch(self) -> tuple[int, ...]:
-        """The batch shape of the arguments as they are (under ``vmap``, inner axes)."""
-        return jnp.broadcast_shapes(
-            jnp.shape(self.initial_loc)[:-1],
-            jnp.shape(self.initial_cov)[:-2],
-            jnp.shape(self.transition_matrix)[:-3],
-            jnp.shape(self.transition_cov)[:-3],
-            jnp.shape(self.inputs)[:-2],
-        )
+        return batch_of(self)
 
     def _chain(self, batch: tuple[int, ...]) -> tuple[Gaussian, Dynamics]:
         known = self.__dict__.get("_lanes")
         if known is not None and batch == self._batch():
             return known
-        size = self.event_shape[1]
-        initial = Gaussian(
-            to_lanes(self.initial_loc, 1, batch, time=False),
-            to_lanes(self.initial_cov, 2, batch, time=False),
-        )
-        matrix = self.transition_matrix[..., :size]
-        bias = jnp.matmul(self.transition_matrix[..., size:], self.inputs[..., None])
-        if self.inputs.shape[-1] == 0:
-            bias = jnp.zeros((1, size), self.initial_loc.dtype)
-        else:
-            bias = bias[..., 0]
-        return initial, Dynamics(
-            to_lanes(matrix, 2, batch),
-            to_lanes(bias, 1, batch),
-            to_lanes(self.transition_cov, 2, batch),
-        )
+        return lanes_of(self, batch)
 
     @classmethod
     def _from_lanes(
@@ -136,7 +124,7 @@ class LinearGaussianChain(dist.Distribution):
         batch: tuple[int, ...],
         time_reversed: bool,
     ) -> "LinearGaussianChain":
-        """A chain with per-step conditionals; the layout it comes in is kept with it."""
+        """A chain of per-step conditionals, kept with the layout it comes in."""
         bias = from_lanes(dynamics.bias, 1, batch)
         matrix = from_lanes(dynamics.matrix, 2, batch)
         chain = cls(
@@ -161,9 +149,9 @@ class LinearGaussianChain(dist.Distribution):
         """The path driven by standard normal ``eps (S, *batch, T, D)``."""
         batch = self._batch()
         initial, dynamics = self._chain(batch)
-        eps = _event_lanes(eps, batch)
+        eps = events_to_lanes(eps, batch)
         path = gaussian_chain.drive(initial, dynamics, eps, located)
-        return self._in_time(_event_batch(path, batch), -2)
+        return self._in_time(events_from_lanes(path, batch), -2)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw paths, differentiable in all arguments.
@@ -185,7 +173,8 @@ class LinearGaussianChain(dist.Distribution):
         value = jnp.broadcast_to(value, shape + self.event_shape)
         value = self._in_time(value.reshape(flat + self.event_shape), -2)
         initial, dynamics = self._chain(batch)
-        terms = gaussian_chain.log_density(initial, dynamics, _event_lanes(value, batch))
+        value = events_to_lanes(value, batch)
+        terms = gaussian_chain.log_density(initial, dynamics, value)
         return terms.reshape(shape)
 
     # Moments
@@ -269,20 +258,15 @@ class LinearGaussianChain(dist.Distribution):
         chain._marginals = posterior.marginals
         return chain, from_lanes(posterior.log_normalizer, 0, batch, time=False)
 
-    def _potential_lanes(self, potential: GaussianPotential):
-        num_steps, size = self.event_shape
-        found = potential.batch_shape
-        if potential.dim != size or not found or found[-1] not in (1, num_steps):
-            raise ValueError(
-                f"potential: found batch shape {found} over {potential.dim} dimensions; "
-                f"accepted is (..., {num_steps}) over {size} for a chain of event shape "
-                f"{self.event_shape}."
-            )
-        batch = jnp.broadcast_shapes(self._batch(), found[:-1])
+    def _potential_lanes(
+        self, potential: GaussianPotential
+    ) -> tuple[Array, Array, tuple[int, ...]]:
+        check_potential(potential, self.event_shape)
+        batch = jnp.broadcast_shapes(self._batch(), potential.batch_shape[:-1])
         rank = 1 if potential.is_diagonal else 2
         h = self._in_time(potential.info_vector, -2)
         J = self._in_time(potential.precision, -1 - rank)
-        h = jnp.broadcast_to(h, h.shape[:-2] + (num_steps, size))
+        h = jnp.broadcast_to(h, h.shape[:-2] + self.event_shape)
         return to_lanes(h, 1, batch), to_lanes(J, rank, batch), batch
 
     def reverse(self) -> "LinearGaussianChain":
@@ -290,22 +274,10 @@ class LinearGaussianChain(dist.Distribution):
         batch = self._batch()
         dynamics = self._chain(batch)[1]
         marginals = self._moments()
-        reverse = gaussian_chain.reverse(marginals, dynamics)
-        chain = self._from_lanes(*reverse, batch, not self.time_reversed)
+        first, steps = gaussian_chain.reverse(marginals, dynamics)
+        chain = self._from_lanes(first, steps, batch, not self.time_reversed)
         chain._marginals = gaussian_chain.flip(marginals)
         return chain
-
-
-def _event_lanes(x: Array, batch: tuple[int, ...]) -> Array:
-    """``(S, *batch, T, D)`` to ``(D, S, T, lanes)``."""
-    x = x.reshape(x.shape[:1] + (math.prod(batch),) + x.shape[-2:])
-    return jnp.transpose(x, (3, 0, 2, 1))
-
-
-def _event_batch(x: Array, batch: tuple[int, ...]) -> Array:
-    """The inverse of :func:`_event_lanes`."""
-    x = jnp.transpose(x, (1, 3, 2, 0))
-    return x.reshape(x.shape[:1] + batch + x.shape[-2:])
 
 
 @kl_divergence.register(LinearGaussianChain, LinearGaussianChain)

@@ -1,0 +1,89 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Lanes-last linear algebra against numpy, in both of its implementations."""
+
+import jax
+import jax.numpy as jnp
+from jax.test_util import check_grads
+import numpy as np
+import pytest
+
+from numpyro_svae.blocks import elimination, linalg
+
+pytestmark = pytest.mark.x64
+SIZES = [1, 3, 18]  # the last is beyond MAX_UNROLLED
+LANES = 4
+
+
+def random(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def spd(size: int, lanes: int = LANES) -> jax.Array:
+    a = random(size, size, size, lanes)
+    return jnp.einsum("ikn,jkn->ijn", a, a) + jnp.eye(size)[..., None]
+
+
+def first(x: jax.Array) -> np.ndarray:
+    """Batch first, as numpy has it."""
+    return np.moveaxis(np.asarray(x), -1, 0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("lanes", [1, LANES])
+def test_products(size, lanes):
+    a, b = random(0, 2, size, lanes), random(1, size, 5, LANES)
+    np.testing.assert_allclose(first(linalg.matmul(a, b)), first(a) @ first(b))
+    check_grads(linalg.matmul, (a, b), 1, modes="rev")
+    x = b[:, 0]
+    expected = first(a) @ first(x)[..., None]
+    np.testing.assert_allclose(first(linalg.matvec(a, x)), expected[..., 0])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cholesky_and_solves(size):
+    a, b = spd(size), random(1, size, 2, LANES)
+    factor = elimination.cholesky(a)
+    np.testing.assert_allclose(first(factor), np.linalg.cholesky(first(a)), rtol=1e-7)
+    lower = elimination.solve_lower(factor, b)
+    upper = elimination.solve_lower_transposed(factor, lower)
+    solution = np.linalg.solve(first(a), first(b))
+    np.testing.assert_allclose(first(upper), solution, rtol=1e-7)
+    solved, log_det = elimination.solve_posdef(a, b)
+    np.testing.assert_allclose(first(solved), solution, rtol=1e-7)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(first(a))[1])
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_gradients(size):
+    a, b = random(0, size, size, LANES), random(1, size, 2, LANES)
+
+    def through(a, b):
+        factor = elimination.cholesky(linalg.matmul(a, linalg.transpose(a)) + eye)
+        lower = elimination.solve_lower(factor, b)
+        return factor, lower, elimination.solve_lower_transposed(factor, b)
+
+    eye = linalg.eye(a)
+    check_grads(through, (a, b), 1, modes="rev")
+    check_grads(lambda a, b: through(a, b)[1:], (a[..., :1], b), 1, modes="rev")
+
+
+@pytest.mark.parametrize("size", [3, 18])
+def test_semidefinite_factor(size):
+    half = random(0, size, 2, LANES)
+    a = jnp.einsum("ikn,jkn->ijn", half, half)
+    b = linalg.matvec(half, random(1, 2, LANES))
+    u, w = elimination.semidefinite_factor(a, b)
+    np.testing.assert_allclose(linalg.matmul(u, linalg.transpose(u)), a, atol=1e-12)
+    np.testing.assert_allclose(linalg.matvec(u, w), b, atol=1e-7)
+    zero = jnp.zeros_like(a)
+    u, w = elimination.semidefinite_factor(zero, jnp.zeros_like(b))
+    assert not jnp.any(u) and not jnp.any(w)
+
+
+def test_almost_singular_matrices_have_finite_factors():
+    a = jnp.ones((4, 4, 2)) - 1e-18 * jnp.eye(4)[..., None]
+    factor, back = jax.vjp(elimination.cholesky, a)
+    assert jnp.all(jnp.isfinite(factor)) and jnp.all(jnp.isfinite(back(factor)[0]))
+    assert jnp.all(jnp.isfinite(elimination.solve_posdef(a, a)[0]))
