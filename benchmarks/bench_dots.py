@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from models import bouncing_dots, lds_svae
 import numpy as np
 from numpyro.infer import SVI
+import optax
 
 import numpyro_svae as ns
 
@@ -29,13 +30,15 @@ def main(seeds: int) -> None:
     data = bouncing_dots(jax.random.key(0))
     runs = [run(seed, data) for seed in range(seeds)]
     path = Path(__file__).parent / "results" / "dots.json"
-    path.write_text(json.dumps({"device": str(jax.devices()[0]), "runs": runs}, indent=1))
+    found = {"device": str(jax.devices()[0]), "runs": runs}
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def run(seed: int, data: jax.Array) -> dict:
     model, recognition = lds_svae(DIM, (32, 32), data.shape[-1])
     guide = ns.AutoSVAE(model, recognition)
-    svi = SVI(model, guide, ns.svae_optimizer(), ns.SVAE_ELBO())
+    optimizer = ns.svae_optimizer(optax.adam(1e-2))
+    svi = SVI(model, guide, optimizer, ns.SVAE_ELBO())
     start = time.time()
     result = svi.run(jax.random.key(seed), STEPS, data, BATCH, progress_bar=False)
     elbo = -np.asarray(result.losses) / data.size

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ class GaussianNet(nnx.Module):
 
     def __init__(self, sizes: tuple[int, ...], *, rngs: nnx.Rngs) -> None:
         widths = (*sizes[:-1], 2 * sizes[-1])
-        pairs = zip(widths[:-1], widths[1:])
+        pairs = pairwise(widths)
         self.layers = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairs])
 
     def __call__(self, x):
@@ -56,7 +58,7 @@ def lds_svae(dim, hidden, num_pixels):
             "init", ns.NormalInverseWishart(jnp.zeros(dim), 1.0, dim + 2.0, eye)
         )
         prior = ns.MatrixNormalInverseWishart(
-            jnp.eye(dim, dim + 1), jnp.eye(dim + 1), dim + 2.0, 1e-2 * eye
+            jnp.eye(dim, dim + 1), jnp.eye(dim + 1), dim + 2.0, 1e-3 * eye
         )
         weight, cov = ns.sample("dynamics", prior)
         net = GaussianNet((dim, *hidden, num_pixels), rngs=nnx.Rngs(0))

@@ -16,12 +16,12 @@ from numpyro_svae.sample import sample
 from numpyro_svae.version import __version__
 
 __all__ = [
+    "SVAE_ELBO",
     "AutoSVAE",
     "GaussianPotential",
     "LinearGaussianChain",
     "MatrixNormalInverseWishart",
     "NormalInverseWishart",
-    "SVAE_ELBO",
     "__version__",
     "sample",
     "svae_optimizer",

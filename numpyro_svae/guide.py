@@ -29,7 +29,7 @@ from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.optim import check_enclosing_optimizer
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound, bind
-from numpyro_svae.program.checks import check_potentials, stand_ins
+from numpyro_svae.program.checks import check_potentials, check_start, stand_ins
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.priors import Prior
@@ -57,7 +57,8 @@ class AutoSVAE(AutoGuide):
     :param prefix: prefix of the names of the parameters of the guide.
     :param mean_field: whether coupled local sites (a categorical site and the Gaussian
         sites that it picks components for) are independent under the guide. By default
-        they are inferred jointly, which is exact and never gives a lower ELBO.
+        they are inferred jointly, which is exact given what is said of them; where all
+        of that is conjugate, its ELBO is never the lower one.
     :param init: where global posteriors start, by site: a distribution of the
         posterior's family or its natural parameters. The others start where the data
         suggest.
@@ -144,7 +145,9 @@ class AutoSVAE(AutoGuide):
                 return start_natural(key, name, self._wiring, bound, potentials)
             return natural_of(given)
 
-        return numpyro.param(self._natural_name(name), start)
+        natural = numpyro.param(self._natural_name(name), start)
+        check_start(name, natural)
+        return natural
 
     def _natural_name(self, name: str) -> str:
         return f"{name}_{self.prefix}_natural"
@@ -221,8 +224,9 @@ class AutoSVAE(AutoGuide):
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
         :param args: the arguments of the model.
         :param kwargs: the keyword arguments of the model.
-        :return: marginal distributions by site: smoothed chains with their ``mean`` and
-            ``covariance``, responsibilities, Gaussians or mixtures of them.
+        :return: marginal distributions by site, batched by the plates of the site:
+            smoothed chains with their ``mean`` (..., T, D) and ``covariance``
+            (..., T, D, D), responsibilities, Gaussians or mixtures of them.
         """
         with block(), seed(rng_seed=0), substitute(data=params):
             _, _, local, _ = self._infer(args, kwargs)
@@ -240,8 +244,8 @@ class AutoSVAE(AutoGuide):
 
         :param rng_key: random key.
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
-        :param args: the arguments of the model; without any, and with every argument of
-            the model optional or none given before, only global sites are drawn.
+        :param args: the arguments of the model; without any arguments only the global
+            sites are drawn.
         :param sample_shape: shape of the sample.
         :param kwargs: the keyword arguments of the model.
         :return: values by site, with ``sample_shape`` leading.

@@ -43,9 +43,9 @@ def svae_optimizer(
 
     The guide hands the natural gradient to the natural parameters, so their step is
     :math:`\\eta \\leftarrow \\eta - \\rho \\nabla`: with :math:`\\rho = 1`, on a
-    conjugate model and the full data, the exact posterior update. A step that would
-    leave the domain of its family (a scale matrix that is no longer positive definite,
-    say) is shortened to a fraction of the way to the boundary.
+    conjugate model and the full data, the exact update of coordinate ascent. A step
+    that would leave the domain of its family (a scale matrix that is no longer positive
+    definite, say) is shortened to a fraction of the way to the boundary.
 
     :param neural: optax transformation for networks and other parameters, by default
         ``optax.adam(1e-3)``.

@@ -26,6 +26,7 @@ __all__ = [
     "check_hyperparameters",
     "check_plates",
     "check_potentials",
+    "check_start",
     "stand_ins",
 ]
 
@@ -150,6 +151,25 @@ def check_potentials(
                 f"(the plates of the site, then time) and dimension {expected[1]}."
             )
         _check_finite(name, potential.info_vector, potential.precision)
+
+
+def check_start(name: str, natural: NaturalParameters) -> None:
+    """Natural parameters must be in the domain of their family, as far as can be seen.
+
+    :raises ValueError: naming the site.
+    """
+    leaves = jax.tree.leaves(natural)
+    if not _concrete(*leaves):
+        return
+    statistics = jax.jit(type(natural).expected_statistics)(natural)
+    finite = (bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(statistics))
+    if not all(finite):
+        raise ValueError(
+            f"Site '{name}': its natural parameters are outside of their domain in "
+            f"{leaves[0].dtype}. If the data are far from zero compared with their "
+            "spread, rounding hides the spread: centre and scale the data, or use "
+            "float64. If a start was given by `init`, check it."
+        )
 
 
 def _check_finite(name: str, *arrays: Array) -> None:

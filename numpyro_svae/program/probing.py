@@ -5,7 +5,8 @@
 
 Which latent sites a parameter depends on is read off the computation (provenance). How
 it does is a polynomial identity that is checked at random latent values: identities
-that hold there hold everywhere, with probability one.
+that hold there hold everywhere, with probability one. (A function with kinks, such as
+a clip far from where the probes fall, can pass for the identity that it is near them.)
 """
 
 from __future__ import annotations

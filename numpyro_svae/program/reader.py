@@ -117,7 +117,10 @@ class _Reader:
         used = self._used(site.name)
         if not used:
             return CategoricalFactor(site.name)
-        accepted = "the value of one Dirichlet site, or fixed probabilities"
+        accepted = (
+            "the value of one Dirichlet site, or fixed probabilities (discrete Markov "
+            "chains are not supported yet)"
+        )
         prior = self.block_of.get(next(iter(used)))
         if len(used) > 1 or not isinstance(prior, DirichletPrior):
             raise _not_conjugate(site, "probs", used, accepted)
@@ -139,7 +142,10 @@ class _Reader:
 
     def _chain_block(self, site: Site, loc: str, cov: str) -> str | None:
         used = self.needs[site.name][loc] | self.needs[site.name][cov]
-        accepted = "the weight and the covariance of one global block, or fixed values"
+        accepted = (
+            "the weight and the covariance of one global block, or fixed values "
+            "(switching dynamics are not supported yet)"
+        )
         if not used:
             return None
         names = {self.block_of[n].name for n in used if n in self.block_of}
@@ -162,7 +168,8 @@ class _Reader:
     ) -> GaussianFactor:
         accepted = (
             "loc = F u and covariance = Sigma of one global block, with u affine in at "
-            "most one latent Gaussian site, picked by at most one latent Categorical"
+            "most one latent Gaussian site (observations only; a latent chain over "
+            "time is one LinearGaussianChain), picked by at most one latent Categorical"
         )
         kinds = {n: self.prober.locals[n].kind for n in parents}
         selectors = [n for n, kind in kinds.items() if kind == "categorical"]

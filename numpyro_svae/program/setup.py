@@ -57,6 +57,11 @@ def _read_program(
     program = replace(program, fixed=shared_values(messages))
     potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
     sites = sample_sites(messages)
+    if not any(site.observed for site in sites.values()):
+        raise ValueError(
+            "AutoSVAE reads its model once, and found no observed site. Accepted: a "
+            "first call (or SVI.init) with data; later calls may be without."
+        )
     check_data(sites)
     structure = read_structure(program, sites, potentials)
     check_potentials(structure, sites, potentials)
