@@ -149,9 +149,8 @@ def baselines(y, digit, networks, seed=0):
 
 
 def draw_from_clusters(params, posterior, key, count):
-    """New images (K, count, 64) of each cluster, from the posterior predictive."""
-    mean = posterior["cluster"].mean
-    loc, cov = posterior["cluster"].unpack(mean)
+    """New images (K, count, 64) of each cluster, at the posterior mean."""
+    loc, cov = posterior["cluster"].unpack(posterior["cluster"].mean)
     x = dist.MultivariateNormal(loc, cov).sample(key, (count,))
     return handlers.substitute(decode, data=params)(jnp.swapaxes(x, 0, 1))
 
@@ -209,11 +208,11 @@ def show_trace(ax, losses, size, window=50):
     """ELBO by step: each batch, and a running mean."""
     elbo = -np.asarray(losses) / size
     mean = np.convolve(elbo, np.ones(window) / window, "valid")
-    ax.plot(elbo, color="0.8", lw=0.7, label="batch")
-    ax.plot(np.arange(len(mean)) + window - 1, mean, lw=1.8, label=f"mean of {window}")
+    ax.plot(elbo, color="0.8", lw=0.7)
+    ax.plot(np.arange(len(mean)) + window - 1, mean, lw=1.8)
     low, high = np.quantile(elbo, [0.03, 1.0])
-    ax.set(xlabel="step", ylabel="nats an image", title="ELBO", ylim=(low, high + 1))
-    ax.legend(frameon=False, loc="lower right")
+    ax.set(xlabel="step", ylabel="nats an image", ylim=(low, high + 0.5))
+    ax.set_title(f"ELBO: batches, and their mean of {window}")
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -223,9 +222,20 @@ def show_table(ax, table):
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
     for (row, column), count in np.ndenumerate(table):
         if count:
-            ax.text(column, row, count, ha="center", va="center", fontsize=7)
-    ax.set(xticks=range(10), yticks=[], xlabel="true digit", ylabel="cluster")
-    ax.set_title("images by cluster and digit")
+            colour = "white" if share[row, column] > 0.6 else "black"
+            ax.text(
+                column, row, count, ha="center", va="center", fontsize=8, color=colour
+            )
+    ax.set(xticks=range(10), yticks=[], title="images by true digit")
+    ax.tick_params(length=0)
+
+
+def show_reconstructions(ax, guide, params, y, count, seed=0):
+    """Three rows of ``count`` random images, and below each its reconstruction."""
+    some = np.random.default_rng(seed).choice(len(y), (3, count), replace=False)
+    pairs = np.stack([y[some], reconstruct(guide, params, y)[some]], 1)
+    show_images(ax, pairs.reshape(6, count, PIXELS), "images and reconstructions")
+    ax.set_yticks(9 * np.arange(6) + 4.5, ["image", "rec."] * 3, fontsize=8)
     ax.tick_params(length=0)
 
 
@@ -235,21 +245,18 @@ def figure_of(guide, result, y, digit, seed=0):
     found = most_probable_clusters(guide, params, y)
     clusters, table = by_digit(digit, found)
     new = draw_from_clusters(params, posterior, random.key(seed), 10)
-    some = np.random.default_rng(seed).choice(len(y), (5, 10), replace=False)
-    pairs = np.stack([y[some], reconstruct(guide, params, y)[some]], 1)
 
-    figure = plt.figure(figsize=(11, 11), layout="constrained")
-    axes = figure.subplot_mosaic(
-        [["clusters", "new"], ["table", "trace"], ["table", "pairs"]],
-        height_ratios=[1.55, 0.5, 1],
-    )
+    figure = plt.figure(figsize=(11, 8.3), layout="constrained")
+    rows = [["clusters", "table", "new"], ["trace", "pairs", "pairs"]]
+    axes = figure.subplot_mosaic(rows, height_ratios=[2.2, 1])
     show_images(axes["clusters"], examples(y, found, clusters, 10), "images by cluster")
-    show_images(axes["new"], new[clusters], "new images drawn from each cluster")
     label_rows(axes["clusters"], clusters, posterior["weights"].mean)
     show_table(axes["table"], table)
+    # the rows of the table are those of the images beside it
+    axes["table"].set_box_aspect((9 * len(clusters) + 1) / 91)
+    show_images(axes["new"], new[clusters], "new images from each cluster")
     show_trace(axes["trace"], result.losses, len(y))
-    title = "images, and below each its reconstruction"
-    show_images(axes["pairs"], pairs.reshape(10, 10, PIXELS), title)
+    show_reconstructions(axes["pairs"], guide, params, y, 18, seed)
     return figure
 
 
