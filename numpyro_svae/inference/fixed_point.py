@@ -13,6 +13,7 @@ representations*, NeurIPS 2023, section 3).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -121,6 +122,20 @@ def mean_field_logits(logits: Array, states: list[SelectedState]) -> Array:
     return solve(flat, jax.tree.map(flatten, states)).reshape(logits.shape)
 
 
+def _joint_logits(logits: Array, states: list[SelectedState]) -> Array:
+    """Logits of ``z`` under the exact joint, where coordinate ascent starts.
+
+    From the prior, states would start at the average of all components, and the ascent
+    could end at a component next to that average, far from what is said of the state.
+    """
+    alone = jnp.eye(logits.shape[-1], dtype=logits.dtype)
+    for part in states:
+        mean, covariance, kl = jax.vmap(partial(state_given_probs, part))(alone)
+        said = jnp.diagonal(jax.vmap(part.said)(mean, covariance))
+        logits = logits + said - kl
+    return logits
+
+
 def _fixed_point(logits: Array, states: list[SelectedState]) -> Array:
     def sweep(current: Array, said: tuple[Array, list[SelectedState]]) -> Array:
         total, parts = said
@@ -132,7 +147,7 @@ def _fixed_point(logits: Array, states: list[SelectedState]) -> Array:
         return total - jnp.max(total)
 
     tolerance = 1e-10 if logits.dtype == jnp.float64 else 1e-5
-    start = sweep(logits, (logits, states))
+    start = sweep(_joint_logits(logits, states), (logits, states))
     solution: Any = optimistix.fixed_point(
         sweep,
         optimistix.FixedPointIteration(rtol=tolerance, atol=tolerance),

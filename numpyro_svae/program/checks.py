@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax import Array, random
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_svae.families import (
     DirichletNatural,
@@ -161,9 +162,9 @@ def check_start(name: str, natural: NaturalParameters) -> None:
     leaves = jax.tree.leaves(natural)
     if not _concrete(*leaves):
         return
-    statistics = jax.jit(type(natural).expected_statistics)(natural)
-    finite = (bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(statistics))
-    if not all(finite):
+    with jax.ensure_compile_time_eval():  # a run may be traced around known values
+        statistics = jax.jit(type(natural).expected_statistics)(natural)
+    if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(statistics)):
         raise ValueError(
             f"Site '{name}': its natural parameters are outside of their domain in "
             f"{leaves[0].dtype}. If the data are far from zero compared with their "
@@ -174,7 +175,7 @@ def check_start(name: str, natural: NaturalParameters) -> None:
 
 def _check_finite(name: str, *arrays: Array) -> None:
     for array in arrays:
-        if _concrete(array) and not bool(jnp.all(jnp.isfinite(array))):
+        if _concrete(array) and not np.all(np.isfinite(array)):
             raise ValueError(
                 f"Site '{name}': its potential is NaN or infinite. Accepted: finite "
                 "potentials; look for NaN in the data that the recognition function "

@@ -89,3 +89,18 @@ def test_its_implicit_gradient_is_that_of_finite_differences(x64):
             shift = step * jnp.zeros_like(loc).at[k, d].set(1.0)
             slope = (share(loc + shift)[0] - share(loc - shift)[0]) / (2 * step)
             np.testing.assert_allclose(gradient[k, d], slope, rtol=1e-5)
+
+
+def test_it_finds_the_component_that_the_data_point_to():
+    """The average of all components, near the second one, is no good start."""
+    loc = jnp.array([[-3.0, 0.0], [0.3, 0.0], [3.0, 0.0]])
+
+    def model(y):
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.full(3, 1 / 3)))
+            x = numpyro.sample("x", dist.MultivariateNormal(loc[z], 0.05 * jnp.eye(2)))
+            numpyro.sample("y", dist.MultivariateNormal(x, jnp.eye(2)), obs=y)
+
+    guide = ns.AutoSVAE(model, mean_field=True)
+    local = guide.posterior_local({}, loc)
+    np.testing.assert_array_equal(np.argmax(local["z"].probs, -1), [0, 1, 2])
