@@ -35,9 +35,10 @@ def main(seeds: int) -> None:
 
 
 def run(seed: int, data: jax.Array) -> dict:
-    model, recognition = lds_svae(DIM, (32, 32), data.shape[-1])
+    model, recognition = lds_svae(DIM, (64, 64), data.shape[-1])
     guide = ns.AutoSVAE(model, recognition)
-    optimizer = ns.svae_optimizer(optax.adam(1e-2))
+    rate = optax.cosine_decay_schedule(1e-2, STEPS)
+    optimizer = ns.svae_optimizer(optax.adam(rate))
     svi = SVI(model, guide, optimizer, ns.SVAE_ELBO())
     start = time.time()
     result = svi.run(jax.random.key(seed), STEPS, data, BATCH, progress_bar=False)

@@ -58,7 +58,7 @@ def lds_svae(dim, hidden, num_pixels):
             "init", ns.NormalInverseWishart(jnp.zeros(dim), 1.0, dim + 2.0, eye)
         )
         prior = ns.MatrixNormalInverseWishart(
-            jnp.eye(dim, dim + 1), jnp.eye(dim + 1), dim + 2.0, 1e-3 * eye
+            jnp.eye(dim, dim + 1), jnp.eye(dim + 1), dim + 2.0, 1e-2 * eye
         )
         weight, cov = ns.sample("dynamics", prior)
         net = GaussianNet((dim, *hidden, num_pixels), rngs=nnx.Rngs(0))

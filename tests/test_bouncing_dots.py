@@ -1,0 +1,26 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Learning speed on bouncing dots, as in ``benchmarks/bench_dots.py``."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+
+@pytest.mark.slow
+def test_an_lds_svae_learns_bouncing_dots_in_2000_steps(monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    import bench_dots
+
+    found = bench_dots.run(0, bench_dots.bouncing_dots(jax.random.key(0)))
+    assert not found["nan"]
+    assert found["elbo_per_pixel"] >= 1.35
+    period = 4 / 0.75 / 0.2  # steps: twice the way between the walls and back
+    on_circle = np.abs(np.array(found["moduli"]) - 1) < 0.01
+    angles = np.array(found["angles"])[on_circle]
+    for sign in (1, -1):
+        assert np.min(np.abs(angles - sign * 2 * np.pi / period)) < 0.01
