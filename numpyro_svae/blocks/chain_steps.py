@@ -99,15 +99,17 @@ def dynamics_cotangent(states: Gaussian, steps: Dynamics, g: Gaussian) -> Dynami
     )
 
 
+def _lanes(*arrays: Array) -> tuple[int, ...]:
+    return jnp.broadcast_shapes(*(x.shape[-1:] for x in arrays))
+
+
 def start(initial: Gaussian, matrices: tuple, vectors: tuple = ()) -> Gaussian:
     """Initial moments with the lanes of the matrices, and means with all lanes."""
-    cov_lanes = max(x.shape[-1] for x in (initial.cov, *matrices))
-    lanes = max(cov_lanes, *(x.shape[-1] for x in (initial.mean, *vectors)))
-    if 0 in [x.shape[-1] for x in (*initial, *matrices, *vectors)]:
-        lanes, cov_lanes = 0, 0 if cov_lanes != 1 else 1
+    cov_lanes = _lanes(initial.cov, *matrices)
+    lanes = _lanes(*initial, *matrices, *vectors)
     return Gaussian(
-        jnp.broadcast_to(initial.mean, initial.mean.shape[:-1] + (lanes,)),
-        jnp.broadcast_to(initial.cov, initial.cov.shape[:-1] + (cov_lanes,)),
+        jnp.broadcast_to(initial.mean, initial.mean.shape[:-1] + lanes),
+        jnp.broadcast_to(initial.cov, initial.cov.shape[:-1] + cov_lanes),
     )
 
 

@@ -69,7 +69,7 @@ def test_gradient_of_the_log_normaliser_is_the_expected_statistics(diagonal):
 
     def evidence(h, J):
         q = gaussian_chain.smooth(*chain, h, J)
-        return q.log_normalizer.sum(), q.marginals
+        return q.log_normalizer.sum(), gaussian_chain.flip(q.marginals)
 
     (g_h, g_J), (mean, P) = jax.grad(evidence, (0, 1), has_aux=True)(h, J)
     second = P + mean[:, None] * mean[None]
@@ -194,15 +194,10 @@ def test_hard_cases_stay_finite(steps, noise, precision):
     case = hard_case(steps, noise, PRECISIONS[precision])
     eps = np.random.default_rng(1).normal(size=(8, 1, steps, 1))
     out = moments(*case, eps, jnp.float32)
+    if precision == "zero":  # then nothing changes, exactly
+        np.testing.assert_array_equal(out[0][1].log_normalizer, 0.0)
+        np.testing.assert_array_equal(out[0][1].marginals.mean, 0.0)
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(out))
-
-
-def test_zero_potentials_change_nothing():
-    matrix, noise, h, J = hard_case(50, 0.1, PRECISIONS["zero"])
-    out = moments(matrix, noise, h, J, np.zeros((8, 1, 50, 1)), jnp.float32)
-    posterior = out[0][1]
-    np.testing.assert_array_equal(posterior.log_normalizer, 0.0)
-    np.testing.assert_array_equal(posterior.marginals.mean, 0.0)
 
 
 def test_the_log_normaliser_of_a_long_chain_is_summed_with_care():
