@@ -32,8 +32,10 @@
 # %%
 import os
 from pathlib import Path
+import warnings
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draw without a screen
+warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed
 
 from flax import nnx
 import gymnasium
@@ -148,9 +150,9 @@ strip(train["frames"][:3, ::3], ["1", "2", "3"], "Three sequences, every third p
 # The state has two halves, here of one number each: *positions*, which the decoder
 # draws, and *velocities*, which no picture shows. Nothing forces the second half to be
 # a velocity; it can only be of use through the dynamics, and so it becomes what the
-# dynamics need. (The pictures do not tell how many positions to take. A second one
-# draws the pictures a little better, and forecasts worse: the pictures then lie on a
-# curve in the plane of the positions, and a linear forecast leaves the curve.)
+# dynamics need. (How many positions to take is a choice. When we tried two, the
+# pictures lay on a curve in the plane of the positions, linear forecasts left the
+# curve, and the decoder drew ghosts there.)
 #
 # The recognition function returns, for each picture, a Gaussian potential: "this
 # picture says that the position is about `loc`, give or take `scale`", and nothing at
