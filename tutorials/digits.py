@@ -15,6 +15,9 @@
 
 # %%
 import inspect
+import warnings
+
+warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed
 
 import digits_demo as demo
 from IPython.display import Code
@@ -95,9 +98,9 @@ source(demo.make_svi, demo.fit_svae)
 # its state on batches.
 
 # %%
-vae = demo.fit_vae(y)
+vae = demo.fit_vae(y, progress_bar=False)
 svi = demo.make_svi()
-result = demo.fit_svae(svi, vae.params, y)
+result = demo.fit_svae(svi, vae.params, y, progress_bar=False)
 
 # %%
 figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
@@ -186,7 +189,9 @@ globals_ = guide.sample_posterior(random.key(2), params, sample_shape=(16,))
 predictive = Predictive(demo.model, globals_, params=params)
 drawn = predictive(random.key(3), size=3)
 
-figure, axes = plt.subplots(2, 1, figsize=(7, 4.2), layout="constrained")
+figure, axes = plt.subplots(
+    2, 1, figsize=(7, 2.9), height_ratios=[2, 3], layout="constrained"
+)
 pairs = jnp.stack([y[:16], demo.reconstruct(guide, params, y[:16])])
 demo.show_images(axes[0], pairs, "images, and below each its reconstruction")
 demo.show_images(

@@ -98,10 +98,10 @@ def vae_guide(y, batch_size=None):
         numpyro.sample("x", dist.Normal(*encode(y[index])).to_event(1))
 
 
-def fit_vae(y, seed=0, num_steps=2000):
+def fit_vae(y, seed=0, num_steps=2000, **options):
     """Train the plain VAE: a baseline, and a start for the networks of the SVAE."""
     svi = SVI(vae_model, vae_guide, optax.adam(2e-3), TraceMeanField_ELBO())
-    return svi.run(random.key(seed), num_steps, y, batch_size=BATCH)
+    return svi.run(random.key(seed), num_steps, y, batch_size=BATCH, **options)
 
 
 def make_svi():
@@ -111,13 +111,13 @@ def make_svi():
     return SVI(model, guide, optimiser, loss=ns.SVAE_ELBO())
 
 
-def fit_svae(svi, networks, y, seed=0, num_steps=1000):
+def fit_svae(svi, networks, y, seed=0, num_steps=1000, **options):
     """Train the SVAE on batches.
 
     It is initialised on all images: the components start by k-means++ on their codes.
     """
     state = svi.init(random.key(seed), y, init_params=networks)
-    return svi.run(None, num_steps, y, batch_size=BATCH, init_state=state)
+    return svi.run(None, num_steps, y, batch_size=BATCH, init_state=state, **options)
 
 
 def most_probable_clusters(guide, params, y):

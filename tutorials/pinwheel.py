@@ -14,6 +14,10 @@
 # exact joint posterior of cluster and position is worth.
 
 # %%
+import warnings
+
+warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed
+
 from flax import nnx
 import jax
 from jax import random
@@ -282,12 +286,11 @@ entropies = [
     jax.scipy.special.entr(one.posterior_local(result.params, y)["z"].probs).sum(-1)
     for one in (guide, field)
 ]
+style = {"cmap": "magma_r", "vmin": 0, "vmax": 0.7, "ec": "0.5", "lw": 0.2}
 figure, axes = plt.subplots(1, 2, figsize=(7.9, 3.6), layout="constrained")
 for ax, name, entropy in zip(axes, ("exact joint", "mean field"), entropies):
     order = np.argsort(entropy)
-    shown = ax.scatter(
-        *y[order].T, s=10, c=entropy[order], cmap="magma_r", vmin=-0.1, vmax=0.7
-    )
+    shown = ax.scatter(*y[order].T, s=12, c=entropy[order], **style)
     title = f"{name}: {entropy.mean():.3f} nats on average"
     ax.set(xticks=[], yticks=[], aspect="equal")
     ax.set_title(title, fontsize=10)
