@@ -40,6 +40,8 @@ __all__ = ["initial_natural", "natural_of"]
 _LLOYD_STEPS = 10
 _PSEUDO_STEPS = 100.0
 _DECAY = 0.95
+_HORIZON = 64
+_LARGEST_RADIUS = 1.1
 
 
 def initial_natural(
@@ -90,9 +92,10 @@ def _slow_dynamics(prior: RegressionNatural, dim: int) -> RegressionNatural:
     """The prior mean if it says anything and is stable, else a slow decay to zero."""
     standard = prior.to_standard()
     square = standard.loc[..., :dim]
-    size = jnp.linalg.norm(square, 2, (-2, -1))
+    many = jnp.linalg.matrix_power(square, _HORIZON)  # Gelfand: |F^n|^(1/n) -> radius
+    radius = jnp.linalg.norm(many, axis=(-2, -1)) ** (1 / _HORIZON)
     slow = jnp.zeros_like(standard.loc).at[..., :dim].set(_DECAY * jnp.eye(dim))
-    keep = (size > 0) & (size <= 1)
+    keep = (radius > 0) & (radius <= _LARGEST_RADIUS)
     loc = jnp.where(keep[..., None, None], standard.loc, slow)
     columns = prior.uu + _PSEUDO_STEPS * jnp.eye(loc.shape[-1])
     grow = jnp.sqrt((prior.df + _PSEUDO_STEPS) / prior.df)[..., None, None]
