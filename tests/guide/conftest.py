@@ -1,0 +1,57 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A few fitted guides, shared by the tests of what a guide can do afterwards."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax import random
+from numpyro.infer import SVI
+import pytest
+
+import numpyro_svae as ns
+from tests.data import clusters, make_svi, sequences
+from tests.models import (
+    lds_recognition,
+    lds_svae,
+    mixture,
+    mixture_recognition,
+    mixture_svae,
+)
+
+
+class Fitted(NamedTuple):
+    """A guide after a few steps."""
+
+    model: Callable
+    guide: ns.AutoSVAE
+    svi: SVI
+    params: dict[str, Any]
+    losses: Any
+    args: tuple
+
+
+def fit(model, recognition, *args):
+    guide = ns.AutoSVAE(model, recognition)
+    svi = make_svi(model, guide, natural=0.5)
+    result = svi.run(random.PRNGKey(0), 20, *args, progress_bar=False)
+    return Fitted(model, guide, svi, result.params, result.losses, args)
+
+
+@pytest.fixture(scope="session")
+def gmm():
+    """Model 1."""
+    return fit(mixture, None, clusters()[0])
+
+
+@pytest.fixture(scope="session")
+def svae():
+    """Model 2."""
+    return fit(mixture_svae, mixture_recognition, sequences()[0][:, 0])
+
+
+@pytest.fixture(scope="session")
+def lds():
+    """Model 5."""
+    return fit(lds_svae, lds_recognition, *sequences())
