@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST := MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST := MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 NOTEBOOKS := $(patsubst tutorials/%.py,docs/tutorials/%.ipynb,\
 	$(shell grep -ls '^\# %%' tutorials/*.py))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
