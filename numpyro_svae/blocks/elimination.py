@@ -6,15 +6,15 @@
 The layout is that of :mod:`numpyro_svae.blocks.linalg`.
 """
 
+from collections.abc import Callable
 from functools import partial
 
-import jax
-from jax import Array, custom_vjp
+from jax import Array, custom_vjp, lax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from numpyro_svae.blocks.linalg import (
-    MAX_UNROLLED,
+    MAX_LOOPED,
     batched,
     eye,
     log_diagonal,
@@ -35,9 +35,24 @@ __all__ = [
 ]
 
 
-def _keep(x: Array) -> Array:
-    """Discourage XLA from computing ``x`` again wherever it is used."""
-    return jax.lax.optimization_barrier(x)
+def _at(a: Array, k: Array, axis: int) -> Array:
+    return lax.dynamic_index_in_dim(a, k, axis, keepdims=False)
+
+
+def _is(k: Array, a: Array, axis: int) -> Array:
+    """Where the index of ``a`` along an axis is ``k``, in a shape that broadcasts."""
+    shape = [1] * a.ndim
+    shape[axis] = a.shape[axis]
+    return (jnp.arange(a.shape[axis]) == k).reshape(shape)
+
+
+def _from(k: Array, a: Array) -> Array:
+    """Where the first index of a vector of the matrices ``a`` is at least ``k``."""
+    return (jnp.arange(a.shape[0]) >= k).reshape((-1,) + (1,) * (a.ndim - 2))
+
+
+def _diagonal(a: Array) -> Array:
+    return jnp.stack([a[i, i] for i in range(a.shape[0])])
 
 
 def solve_posdef(a: Array, b: Array) -> tuple[Array, Array]:
@@ -48,19 +63,21 @@ def solve_posdef(a: Array, b: Array) -> tuple[Array, Array]:
     carries no derivative rule.
     """
     size = a.shape[0]
-    if size > MAX_UNROLLED:
+    if size > MAX_LOOPED:
         tril = _scaled_cholesky(a)
         half = solve_lower(tril, b)
         return solve_lower_transposed(tril, half), 2 * log_diagonal(tril)
-    rows, pivots = _keep(jnp.concatenate([a, b], 1)), []
-    for k in range(size):
-        pivots.append(_floor(rows[k, 0], a[k, k]))
-        row = _keep(rows[k, 1:] / pivots[-1])
-        above, below = rows[:k], rows[k + 1 :]
-        above = above[:, 1:] - above[:, 0, None] * row
-        below = below[:, 1:] - below[:, 0, None] * row
-        rows = _keep(jnp.concatenate([above, row[None], below], 0))
-    return rows, jnp.sum(jnp.log(jnp.stack(pivots)), 0)
+
+    def eliminate(k, state):
+        rows, log_det = state
+        pivot = _floor(_at(_at(rows, k, 0), k, 0), _at(_at(a, k, 0), k, 0))
+        row = _at(rows, k, 0) / pivot
+        others = rows - _at(rows, k, 1)[:, None] * row
+        return jnp.where(_is(k, rows, 0), row, others), log_det + jnp.log(pivot)
+
+    state = jnp.concatenate([a, b], 1), jnp.zeros(a.shape[2:], a.dtype)
+    rows, log_det = lax.fori_loop(0, size, eliminate, state)
+    return rows[:, size:], log_det
 
 
 def _floor(pivot: Array, diagonal: Array) -> Array:
@@ -72,25 +89,26 @@ def _floor(pivot: Array, diagonal: Array) -> Array:
 # Factorisations
 
 
-def _eliminate(a: Array, reciprocal_root) -> Array:
-    """Cholesky factor by columns; ``reciprocal_root(pivot, diagonal)`` scales each."""
+def _factor(a: Array, usable: Callable[[Array, Array], Array]) -> Array:
+    """Cholesky factor by columns.
+
+    ``usable(pivot, diagonal)`` is the pivot to divide by; infinity drops its column.
+    """
     size = a.shape[0]
-    columns, rest = [], a
-    for k in range(size):
-        column = rest[:, 0] * reciprocal_root(rest[0, 0], a[k, k])
-        columns.append(jnp.concatenate([jnp.zeros_like(a[:k, 0]), column], 0))
-        rest = rest[1:, 1:] - column[1:, None] * column[None, 1:]
-    return jnp.stack(columns, 1)
 
+    def eliminate(k, rest):
+        column = jnp.where(_from(k, a), _at(rest, k, 1), 0.0)
+        pivot = usable(_at(column, k, 0), _at(_at(a, k, 0), k, 0))
+        others = rest - outer(column, column / pivot)
+        return jnp.where(_is(k, rest, 1), (column * lax.rsqrt(pivot))[:, None], others)
 
-def _floored(pivot: Array, diagonal: Array) -> Array:
-    return jax.lax.rsqrt(_floor(pivot, diagonal))
+    return lax.fori_loop(0, size, eliminate, a)
 
 
 def _dropped(tolerance: float, pivot: Array, diagonal: Array) -> Array:
     """Drop pivots that are zero to rounding error."""
     kept = pivot > tolerance * jnp.finfo(pivot.dtype).eps * diagonal
-    return jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, pivot, 1.0)), 0.0)
+    return jnp.where(kept, pivot, jnp.inf)
 
 
 @custom_vjp
@@ -104,15 +122,15 @@ def cholesky(a: Array) -> Array:
 
 
 def _cholesky(a: Array) -> Array:
-    if a.shape[0] > MAX_UNROLLED:
+    if a.shape[0] > MAX_LOOPED:
         return _scaled_cholesky(a)
-    return _eliminate(a, _floored)
+    return _factor(a, _floor)
 
 
 def _scaled_cholesky(a: Array) -> Array:
     """Library factor of ``a``, scaled to unit diagonal and lifted by rounding error."""
     info = jnp.finfo(a.dtype)
-    diagonal = jnp.stack([a[i, i] for i in range(a.shape[0])])
+    diagonal = _diagonal(a)
     scale = jnp.sqrt(jnp.maximum(diagonal, info.tiny))
     unit = a / outer(scale, scale) + a.shape[0] * info.eps * eye(a)
     return batched(jnp.linalg.cholesky, unit) * scale[:, None]
@@ -143,8 +161,8 @@ def semidefinite_factor(a: Array, b: Array) -> tuple[Array, Array]:
     no derivative rule: rules that need the factor differentiate ``a``.
     """
     size = a.shape[0]
-    if size <= MAX_UNROLLED:
-        u = _eliminate(a, partial(_dropped, 4.0 * size))
+    if size <= MAX_LOOPED:
+        u = _factor(a, partial(_dropped, 4.0 * size))
         return u, solve_lower(u, b[:, None])[:, 0]
     values, vectors = jnp.linalg.eigh(jnp.moveaxis(a, (0, 1), (-2, -1)))
     floor = size * jnp.finfo(a.dtype).eps * jnp.max(values, -1, keepdims=True)
@@ -163,15 +181,20 @@ def _reciprocal(x: Array) -> Array:
     return jnp.where(nonzero, 1.0 / jnp.where(nonzero, x, 1.0), 0.0)
 
 
-def _substitute(factor: Array, b: Array, order, terms) -> Array:
-    """Substitution over the rows in ``order``; row ``i`` subtracts ``terms(i)``."""
-    rows: dict[int, Array] = {}
-    for i in order:
-        value = b[i]
-        for k, entry in terms(i):
-            value = value - entry * rows[k]
-        rows[i] = value * _reciprocal(factor[i, i])
-    return jnp.stack([rows[i] for i in range(factor.shape[0])])
+def _substitute(factor: Array, b: Array, transposed: bool) -> Array:
+    """Substitution, one column of the triangular matrix at a time."""
+    size = factor.shape[0]
+    lanes = jnp.broadcast_shapes(factor.shape[2:], b.shape[2:])
+    columns = transpose(factor) if transposed else factor
+
+    def substitute(i, rows):
+        k = size - 1 - i if transposed else i
+        column = _at(columns, k, 1)
+        solved = _at(rows, k, 0) * _reciprocal(_at(column, k, 0))
+        return jnp.where(_is(k, rows, 0), solved, rows - outer(column, solved))
+
+    rows = jnp.broadcast_to(b, b.shape[:2] + lanes)
+    return lax.fori_loop(0, size, substitute, rows)
 
 
 @custom_vjp
@@ -180,26 +203,17 @@ def solve_lower(factor: Array, b: Array) -> Array:
 
     ``b (D, J, *lanes)``. A zero on the diagonal gives a zero in the solution.
     """
-    size = factor.shape[0]
-    if size > MAX_UNROLLED:
+    if factor.shape[0] > MAX_LOOPED:
         return batched(partial(solve_triangular, lower=True), factor, b)
-    return _substitute(
-        factor, b, range(size), lambda i: ((k, factor[i, k]) for k in range(i))
-    )
+    return _substitute(factor, b, transposed=False)
 
 
 @custom_vjp
 def solve_lower_transposed(factor: Array, b: Array) -> Array:
     """Solve ``factor' x = b`` for lower triangular ``factor (D, D, *lanes)``."""
-    size = factor.shape[0]
-    if size > MAX_UNROLLED:
+    if factor.shape[0] > MAX_LOOPED:
         return batched(partial(solve_triangular, lower=True, trans=1), factor, b)
-    return _substitute(
-        factor,
-        b,
-        reversed(range(size)),
-        lambda i: ((k, factor[k, i]) for k in range(i + 1, size)),
-    )
+    return _substitute(factor, b, transposed=True)
 
 
 def _tril(a: Array) -> Array:

@@ -10,9 +10,9 @@ where precision matrices do not, when the dynamics are nearly deterministic.
 
 Layout: entries, time, lanes. Vectors are ``(D, T, N)`` and matrices ``(D, D, T, N)``;
 axes of time and lanes have full size or one, and those of size one are shared without
-copying. Only the recursions run in a loop over time; everything
-else is computed for all steps and lanes at once. Each recursion has its adjoint in
-closed form, a loop of small matrix products in the other direction.
+copying. Only the recursions depend on the order of time; everything else is
+independent between steps. Each recursion has its adjoint in closed form, a loop of
+small matrix products in the other direction.
 
 **References:** S. Särkkä and L. Svensson, *Bayesian Filtering and Smoothing*, 2nd ed.
 (2023), chapters 6 and 12, for the recursions; the covariance update is that of Bucy and

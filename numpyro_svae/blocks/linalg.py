@@ -4,9 +4,9 @@
 """Linear algebra on many small matrices, entries first and lanes last.
 
 A matrix is an array ``(I, J, *lanes)`` and a vector ``(I, *lanes)``; lanes (time,
-batch, samples) broadcast against each other. Up to ``MAX_UNROLLED`` rows every
-operation is a short sequence of vectorised additions and products over the lanes,
-which XLA fuses; above it, batched library calls do the same work. Each operation has
+batch, samples) broadcast against each other. Up to ``MAX_LOOPED`` rows every
+operation is a short loop of additions and products that are vectorised over the lanes;
+above it, batched library calls do the same work. Each operation has
 its derivative rule, whose terms are again products and triangular solves.
 """
 
@@ -15,7 +15,7 @@ from jax import Array, custom_vjp
 import jax.numpy as jnp
 
 __all__ = [
-    "MAX_UNROLLED",
+    "MAX_LOOPED",
     "batched",
     "eye",
     "log_diagonal",
@@ -28,7 +28,7 @@ __all__ = [
     "transpose",
 ]
 
-MAX_UNROLLED = 16
+MAX_LOOPED = 16
 
 
 def transpose(a: Array) -> Array:
@@ -81,7 +81,7 @@ def matmul(a: Array, b: Array) -> Array:
     A loop over ``K``: XLA would fuse an unrolled sum into its uses, and compute it
     again for each.
     """
-    if a.shape[1] > MAX_UNROLLED:
+    if a.shape[1] > MAX_LOOPED:
         return batched(jnp.matmul, a, b)
     lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
     start = jnp.zeros((a.shape[0], b.shape[1]) + lanes, jnp.result_type(a, b))

@@ -7,7 +7,8 @@
 (2023), chapter 12.
 """
 
-from jax import Array, custom_vjp
+import jax
+from jax import custom_vjp
 
 from numpyro_svae.blocks import elimination, linalg
 from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian, square, total
@@ -15,6 +16,7 @@ from numpyro_svae.blocks.linalg import (
     matmul,
     matmul_transposed,
     matvec,
+    outer,
     symmetrize,
     transpose,
 )
@@ -34,49 +36,76 @@ def reverse_conditionals(filtered: Gaussian, dynamics: Dynamics) -> Dynamics:
     :param dynamics: the ``T - 1`` steps.
     :return: the ``T - 1`` conditionals, in forward order of time.
     """
-    return each_step(_reverse_step, filtered.mean.shape[-2], filtered, dynamics)
+    return _reverse(filtered, dynamics)
 
 
 def _reverse_step(filtered: Gaussian, step: Dynamics) -> Dynamics:
-    gain, cov = _reverse(filtered.cov, step.matrix, step.cov)
-    predicted = matvec(step.matrix, filtered.mean) + step.bias
-    return Dynamics(gain, filtered.mean - matvec(gain, predicted), cov)
+    mean, cov = filtered
+    matrix, bias, noise = step
+    cross = matmul(matrix, cov)
+    predicted = symmetrize(matmul(cross, transpose(matrix)) + noise)
+    back, _ = elimination.solve_posdef(predicted, cross)  # G'
+    rest = linalg.eye(cov) - matmul_transposed(matrix, back)  # (I - G A)'
+    gain = transpose(back)
+    return Dynamics(
+        gain,
+        mean - matvec(gain, matvec(matrix, mean) + bias),
+        symmetrize(square(rest, cov) + square(back, noise)),
+    )
+
+
+def _reverse_step_cotangent(
+    filtered: Gaussian, step: Dynamics, reverse: Dynamics, g: Dynamics
+) -> tuple[Gaussian, Dynamics]:
+    """Cotangents of a step's arguments, where ``g`` are those of its results.
+
+    ``dV = B dP B' + G dQ G' - G dA V - V dA' G'`` with ``B = I - G A``, as ``V`` is
+    stationary in ``G``, and ``dG = (B dP A' + V dA' - G dQ) S^-1 - G dA G`` with
+    ``S = A P A' + Q``.
+    """
+    mean, cov = filtered
+    matrix, bias, noise = step
+    back, g_cov = transpose(reverse.matrix), symmetrize(g.cov)
+    predicted_mean = matvec(matrix, mean) + bias
+    g_back = total(back, transpose(g.matrix), -outer(predicted_mean, g.bias))
+    g_predicted = -matvec(back, g.bias)
+    predicted = symmetrize(square(transpose(matrix), cov) + noise)
+    y, _ = elimination.solve_posdef(predicted, g_back)
+    rest = linalg.eye(cov) - matmul_transposed(matrix, back)
+    weighted = matmul(back, g_cov)
+    g_noise = symmetrize(matmul(back, transpose(weighted - y)))
+    inner = matmul_transposed(y, matrix) + matmul(g_cov, transpose(rest))
+    g_matrix = matmul(y - 2 * weighted, reverse.cov), outer(g_predicted, mean)
+    through_gain = matmul(matmul(back, transpose(g_back)), back)
+    return (
+        Gaussian(
+            total(mean, g.bias, matvec(transpose(matrix), g_predicted)),
+            total(cov, symmetrize(matmul(rest, inner))),
+        ),
+        Dynamics(
+            total(matrix, *g_matrix, -through_gain),
+            total(bias, g_predicted),
+            total(noise, g_noise),
+        ),
+    )
 
 
 @custom_vjp
-def _reverse(cov: Array, matrix: Array, noise: Array) -> tuple[Array, Array]:
-    return _reverse_fwd(cov, matrix, noise)[0]
+def _reverse(filtered: Gaussian, dynamics: Dynamics) -> Dynamics:
+    return _reverse_fwd(filtered, dynamics)[0]
 
 
-def _reverse_fwd(cov, matrix, noise):
-    back = transpose(matrix)
-    predicted = symmetrize(square(back, cov) + noise)
-    gain, _ = elimination.solve_posdef(predicted, matmul(matrix, cov))  # G'
-    rest = linalg.eye(cov) - matmul(back, gain)  # (I - G A)'
-    reverse_cov = symmetrize(square(rest, cov) + square(gain, noise))
-    out = transpose(gain), reverse_cov
-    return out, (matrix, cov, noise, predicted, gain, rest, reverse_cov)
+def _reverse_fwd(filtered, dynamics):
+    length = filtered.mean.shape[-2]
+    reverse = each_step(_reverse_step, length, filtered, dynamics)
+    return reverse, (filtered, dynamics, reverse)
 
 
 def _reverse_bwd(residuals, g):
-    matrix, cov, noise, predicted, gain, rest, reverse_cov = residuals
-    g_gain, g_cov = transpose(g[0]), symmetrize(g[1])
-    y, _ = elimination.solve_posdef(predicted, g_gain)
-    weighted = matmul(gain, g_cov)
-    through = matmul(y - 2 * weighted, reverse_cov)
-    return (
-        total(
-            cov,
-            symmetrize(matmul(rest, matmul_transposed(y, matrix))),
-            square(transpose(rest), g_cov),
-        ),
-        total(matrix, through, -matmul(matmul(gain, transpose(g_gain)), gain)),
-        total(
-            noise,
-            -symmetrize(matmul(gain, transpose(y))),
-            matmul(weighted, transpose(gain)),
-        ),
-    )
+    filtered, dynamics, reverse = residuals
+    length = filtered.mean.shape[-2]
+    out = each_step(_reverse_step_cotangent, length, filtered, dynamics, reverse, g)
+    return jax.tree.map(total, (filtered, dynamics), out)
 
 
 _reverse.defvjp(_reverse_fwd, _reverse_bwd)
