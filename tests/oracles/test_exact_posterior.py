@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_t
 
 import numpyro_svae as ns
 from tests.data import clusters, make_svi, sequences, steps
@@ -78,3 +79,25 @@ def test_linear_dynamics_with_observed_states_and_actions(joint, x64):
         np.testing.assert_allclose(
             getattr(dynamics, name), value, rtol=1e-10, atol=1e-10, err_msg=name
         )
+
+
+def log_evidence(v, u, loc):
+    """One multivariate t after the other, each given the data before it."""
+    dim, total = v.shape[1], 0.0
+    for n in range(len(v)):
+        mean, precision, scale, df = regression_posterior(v[:n], u[:n], loc)
+        df = df - dim + 1
+        spread = 1.0 + u[n] @ np.linalg.solve(precision, u[n])
+        predictive = multivariate_t(mean @ u[n], scale * spread / df, df)
+        total += predictive.logpdf(v[n])
+    return total
+
+
+def test_elbo_of_the_exact_posterior_is_the_evidence(x64):
+    x, actions = (np.asarray(a) for a in sequences(outputs=2))
+    _, losses = steps(make_svi(observed_lds, ns.AutoSVAE(observed_lds)), 2, x, actions)
+    v = x[:, 1:].reshape(-1, 2)
+    u = np.concatenate([x[:, :-1], actions], -1).reshape(-1, 3)
+    evidence = log_evidence(v, u, 0.9 * np.eye(2, 3))
+    evidence += log_evidence(x[:, 0], np.ones((len(x), 1)), np.zeros((2, 1)))
+    np.testing.assert_allclose(-losses[1], evidence, rtol=1e-10)
