@@ -35,7 +35,7 @@ def main(seeds: int) -> None:
 
 
 def run(seed: int, data: jax.Array) -> dict:
-    model, recognition = lds_svae(DIM, (64, 64), data.shape[-1])
+    model, recognition = lds_svae(DIM, (32, 32), data.shape[-1])
     guide = ns.AutoSVAE(model, recognition)
     rate = optax.cosine_decay_schedule(1e-2, STEPS)
     optimizer = ns.svae_optimizer(optax.adam(rate))
