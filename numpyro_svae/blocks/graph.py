@@ -9,8 +9,8 @@ real ones before the discrete ones that select them. Everything else follows fro
 log normaliser: expected statistics are its gradient, and the joint factors met on the
 way, taken backwards, are the conditionals of an exact sample.
 
-Variables are eliminated one by one, so compile time grows with their number; the size of
-plates is free. Accuracy is that of the information form: couplings that are nearly
+Variables are eliminated one by one, so compile time grows with their number; the size
+of plates is free. Accuracy is that of the information form: couplings that are nearly
 deterministic need float64.
 
 **References:** F. Obermeyer, E. Bingham, M. Jankowiak, J. Chiu, N. Pradhan, A. Rush,
@@ -19,28 +19,24 @@ F. Obermeyer, E. Bingham, M. Jankowiak, D. Phan, J. Chen, "Functional tensors fo
 probabilistic programming", arXiv:1910.10775 (2019).
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import NamedTuple
 
-from funsor import Bint, Tensor, ops
-from funsor.tensor import align_tensor
+from funsor import Tensor
 import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.blocks.graph_factors import (
-    Factor,
-    draw_real,
-    draw_state,
-    factor,
-    funsor_on_jax,
-    integrate,
-    product,
-    sum_out,
-    total_over,
+from numpyro_svae.blocks.graph_elimination import (
+    Graph,
+    backward,
+    factors,
+    forward,
+    in_plates,
+    most_probable,
 )
+from numpyro_svae.blocks.graph_factors import funsor_on_jax, shifted
 from numpyro_svae.blocks.graph_order import elimination_order
 from numpyro_svae.blocks.graph_terms import (
     GaussianTerm,
@@ -60,8 +56,11 @@ __all__ = [
     "Variable",
     "draw",
     "eliminate",
+    "elimination_order",
     "infer",
 ]
+
+Terms = tuple[Term, ...]
 
 
 class GaussianStatistics(NamedTuple):
@@ -115,7 +114,7 @@ def eliminate(
     :raises ValueError: if a term does not fit the variables and plates, or the graph is
         not tractable; see :func:`elimination_order` for what is.
     """
-    return _eliminate(*_static(variables, plate_sizes, terms))
+    return _eliminate(*_checked(variables, plate_sizes, terms))
 
 
 def infer(
@@ -127,7 +126,7 @@ def infer(
 
     Differentiable once more: statistics depend smoothly on the terms.
     """
-    return _infer(*_static(variables, plate_sizes, terms))
+    return _infer(*_checked(variables, plate_sizes, terms))
 
 
 def draw(
@@ -144,78 +143,53 @@ def draw(
         with the noise and the discrete variables held fixed, and integers ``(*plates)``
         for a discrete one.
     """
-    return _draw(key, *_static(variables, plate_sizes, terms))
+    return _draw(key, *_checked(variables, plate_sizes, terms))
 
 
-Static = tuple[tuple[Variable, ...], tuple[tuple[str, int], ...]]
-
-
-def _static(
+def _checked(
     variables: Sequence[Variable],
     plate_sizes: Mapping[str, int],
     terms: Sequence[Term],
-) -> tuple[Static, tuple[Term, ...]]:
-    """Checked arguments, with what is static in hashable form."""
+) -> tuple[Graph, tuple[Term, ...], tuple[Term, ...]]:
+    """The graph, its terms, and one more term for each variable that says nothing: it
+    puts the variable into all of its plates, and its statistics are the marginals."""
     terms = checked(variables, plate_sizes, terms)
-    return (tuple(variables), tuple(plate_sizes.items())), terms
-
-
-def _neutral_terms(static: Static, terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    """One more term for each variable, in all of its plates, whose statistics are its
-    marginals."""
-    variables, plate_sizes = static
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(terms))
-    return tuple(neutral(v, dict(plate_sizes), dtype) for v in variables)
+    graph = Graph(tuple(variables), tuple(plate_sizes.items()))
+    return graph, terms, tuple(neutral(v, plate_sizes, dtype) for v in variables)
 
 
+@partial(jax.jit, static_argnums=0)
 @funsor_on_jax()
-def _forward(
-    static: Static, terms: tuple[Term, ...]
-) -> tuple[Array, list[tuple[Variable, Factor]]]:
-    """The log normaliser, and each variable with the joint factor it was taken from."""
-    variables, plate_sizes = static
-    declared = {v.name: v for v in variables}
-    plates = frozenset(name for name, _ in plate_sizes)
-    domains = {name: Bint[size] for name, size in plate_sizes}
-    domains |= {v.name: Bint[v.size] for v in variables if v.discrete}
-    factors = [factor(term, declared, domains) for term in terms]
-    joints = []
-    for name in elimination_order(variables, [f.names - plates for f in factors]):
-        v = declared[name]
-        joint = product(
-            [
-                total_over(f.names & plates - set(v.plates), f, domains)
-                for f in factors
-                if name in f.names
-            ]
-        )
-        rest = sum_out(joint, name) if v.discrete else integrate(joint, name)
-        factors = [f for f in factors if name not in f.names] + [rest]
-        joints.append((v, joint))
-    totals = [total_over(f.names, f, domains).constant for f in factors]
-    return reduce(ops.add, totals).data, joints
+def _eliminate(graph: Graph, terms: Terms, marginal_terms: Terms) -> Array:
+    return forward(graph, factors(graph, terms + marginal_terms))[0]
 
 
 @partial(jax.jit, static_argnums=0)
-def _eliminate(static: Static, terms: tuple[Term, ...]) -> Array:
-    return _forward(static, terms + _neutral_terms(static, terms))[0]
+@funsor_on_jax()
+def _infer(graph: Graph, terms: Terms, marginal_terms: Terms) -> GraphPosterior:
+    """Terms of variables are relative to an origin near their means, without which
+    covariances would be small differences of large second moments."""
+    _, conditionals = forward(graph, factors(graph, terms + marginal_terms))
+    origin = jax.tree.map(_constant, most_probable(graph, conditionals))
 
+    def log_normalizer(terms, marginal_terms):
+        moved = [shifted(f, origin) for f in factors(graph, terms)]
+        return forward(graph, moved + factors(graph, marginal_terms))[0]
 
-@partial(jax.jit, static_argnums=0)
-def _infer(static: Static, terms: tuple[Term, ...]) -> GraphPosterior:
-    def log_normalizer(all_terms):
-        return _forward(static, all_terms)[0]
-
-    all_terms = terms + _neutral_terms(static, terms)
-    value, gradient = jax.value_and_grad(log_normalizer)(all_terms)
-    statistics = tuple(map(_statistics, gradient))
-    variables, _ = static
-    marginals = statistics[len(terms) :]
-    return GraphPosterior(
-        value,
-        statistics[: len(terms)],
-        {v.name: _marginal(s) for v, s in zip(variables, marginals)},
+    value, (by_term, by_variable) = jax.value_and_grad(log_normalizer, (0, 1))(
+        terms, marginal_terms
     )
+    marginals = {}
+    for v, gradient in zip(graph.variables, by_variable):
+        marginals[v.name] = _marginal(
+            in_plates(graph, v.name, origin[v.name]), _statistics(gradient)
+        )
+    return GraphPosterior(value, tuple(map(_statistics, by_term)), marginals)
+
+
+def _constant(value: Tensor) -> Tensor:
+    return Tensor(jax.lax.stop_gradient(value.data), value.inputs, value.dtype)
 
 
 def _statistics(gradient: Term) -> GaussianStatistics | Array:
@@ -226,35 +200,28 @@ def _statistics(gradient: Term) -> GaussianStatistics | Array:
     )
 
 
-def _marginal(statistics: GaussianStatistics | Array) -> GaussianMarginal | Array:
+def _marginal(
+    origin: Array, statistics: GaussianStatistics | Array
+) -> GaussianMarginal | Array:
     if not isinstance(statistics, GaussianStatistics):
         return statistics
-    mean = statistics.first
-    square = mean[..., :, None] * mean[..., None, :]
-    return GaussianMarginal(mean, statistics.second - square)
+    shift = statistics.first
+    square = shift[..., :, None] * shift[..., None, :]
+    return GaussianMarginal(origin + shift, statistics.second - square)
 
 
 @partial(jax.jit, static_argnums=1)
 @funsor_on_jax()
-def _draw(key: Array, static: Static, terms: tuple[Term, ...]) -> dict[str, Array]:
-    variables, plate_sizes = static
-    _, joints = _forward(static, terms + _neutral_terms(static, terms))
-    keys = dict(zip([v.name for v in variables], jax.random.split(key, len(variables))))
-    sizes = dict(plate_sizes)
-    drawn: dict[str, Tensor] = {}
-    for v, joint in reversed(joints):
-        if v.discrete:
-            drawn[v.name] = draw_state(keys[v.name], joint, v, drawn)
-            continue
-        domains = {plate: Bint[sizes[plate]] for plate in v.plates}
-        shape = tuple(sizes[plate] for plate in v.plates) + (v.size,)
-        dtype = joint.constant.data.dtype
-        noise = Tensor(jax.random.normal(keys[v.name], shape, dtype), domains)
-        drawn[v.name] = draw_real(joint, v.name, drawn, noise)
-    return {
-        v.name: align_tensor(
-            OrderedDict((plate, Bint[sizes[plate]]) for plate in v.plates),
-            drawn[v.name],
-        )
-        for v in variables
-    }
+def _draw(
+    key: Array, graph: Graph, terms: Terms, marginal_terms: Terms
+) -> dict[str, Array]:
+    _, conditionals = forward(graph, factors(graph, terms + marginal_terms))
+    dtype = jax.tree.leaves(marginal_terms)[0].dtype
+    keys = dict(zip(graph.declared, jax.random.split(key, len(graph.variables))))
+    drawn = backward(
+        graph,
+        conditionals,
+        lambda name, logits: jax.random.categorical(keys[name], logits),
+        lambda name, shape: jax.random.normal(keys[name], shape, dtype),
+    )
+    return {name: in_plates(graph, name, drawn[name]) for name in graph.declared}

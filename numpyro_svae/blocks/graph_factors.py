@@ -15,10 +15,9 @@ tensors for probabilistic programming", arXiv:1910.10775 (2019).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
-import math
 from typing import Any, NamedTuple
 
 import funsor
@@ -27,19 +26,31 @@ from funsor.tensor import align_tensor, align_tensors
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
+from numpyro_svae.blocks.graph_arrays import (
+    half_inner,
+    log_integral,
+    log_sum_exp,
+    matvec,
+    minus_inner,
+    minus_inner_vector,
+    solve,
+    solve_transposed,
+    solve_vector,
+)
 from numpyro_svae.blocks.graph_terms import GaussianTerm, Term, Variable
 
 __all__ = [
+    "Conditional",
     "Domains",
     "Factor",
-    "draw_real",
-    "draw_state",
+    "choose_state",
     "factor",
     "funsor_on_jax",
     "integrate",
+    "place_real",
     "product",
+    "shifted",
     "sum_out",
     "total_over",
 ]
@@ -120,62 +131,91 @@ def total_over(plates: frozenset[str], f: Factor, domains: Domains) -> Factor:
     return jax.tree.map(lambda t: t.reduce(ops.add, reduced), f)
 
 
-def integrate(f: Factor, v: str) -> Factor:
-    r"""The integral over a real variable: with :math:`J_{vv} = L L^\top`,
+class Conditional(NamedTuple):
+    r"""The density ``N(L^-T (w - sum_u K_u x_u), (L L')^-1)`` of a real variable.
+
+    With :math:`J_{vv} = L L^\top`: ``white`` is :math:`w = L^{-1} h_v`, and ``cross``
+    has :math:`K_u = L^{-1} J_{vu}` for the variables that it depends on.
+    """
+
+    tril: Tensor
+    white: Tensor
+    cross: dict[str, Tensor]
+
+
+def shifted(f: Factor, origin: Mapping[str, Tensor]) -> Factor:
+    r"""The factor as a function of :math:`y_u = x_u - m_u`:
 
     .. math::
 
-        w = L^{-1} h_v, \quad K_u = L^{-1} J_{vu}, \quad
+        h_u \leftarrow h_u - \sum_v J_{uv} m_v, \quad
+        c \leftarrow c + \tfrac12 \sum_u m_u^\top (h_u + h_u^{\text{new}})
+    """
+    constant, info = f.constant, dict(f.info)
+    for (u, v), J in f.precision.items():
+        info[u] = info[u] - _map(matvec, J, origin[v])
+    for u, h in f.info.items():
+        constant = constant + _map(half_inner, origin[u], h + info[u])
+    return Factor(constant, info, f.precision)
+
+
+def integrate(f: Factor, v: str) -> tuple[Factor, Conditional]:
+    r"""The integral over a real variable, and its density given all others:
+
+    .. math::
+
         h_u \leftarrow h_u - K_u^\top w, \quad J_{ut} \leftarrow J_{ut} - K_u^\top K_t,
 
         c \leftarrow c + \tfrac12 w^\top w - \log\det L + \tfrac12 D \log 2\pi
     """
-    tril, white, cross = _whitened(f, v)
-    return Factor(
-        f.constant + _map(_log_integral, tril, white),
-        _add(
-            {u: h for u, h in f.info.items() if u != v},
-            {u: _map(_minus_inner_vector, cross[u], white) for u in cross},
-        ),
-        _add(
-            {pair: J for pair, J in f.precision.items() if v not in pair},
-            {
-                (u, t): _map(_minus_inner, cross[u], cross[t])
-                for u in cross
-                for t in cross
-            },
-        ),
+    tril = _map(jnp.linalg.cholesky, f.precision[v, v])
+    white = _map(solve_vector, tril, f.info[v])
+    cross = {
+        u: _map(solve, tril, J) for (t, u), J in f.precision.items() if t == v != u
+    }
+    others = Factor(
+        f.constant,
+        {u: h for u, h in f.info.items() if u != v},
+        {pair: J for pair, J in f.precision.items() if v not in pair},
     )
+    message = Factor(
+        _map(log_integral, tril, white),
+        {u: _map(minus_inner_vector, cross[u], white) for u in cross},
+        {(u, t): _map(minus_inner, cross[u], cross[t]) for u in cross for t in cross},
+    )
+    return product([others, message]), Conditional(tril, white, cross)
 
 
-def sum_out(f: Factor, z: str) -> Factor:
-    """The sum over the states of a discrete variable, in a factor without real ones."""
-    inputs = OrderedDict((k, d) for k, d in f.constant.inputs.items() if k != z)
-    table = align_tensor(inputs | {z: f.constant.inputs[z]}, f.constant)
-    return Factor(Tensor(_log_sum_exp(table), inputs), {}, {})
+def sum_out(f: Factor, z: str) -> tuple[Factor, Tensor]:
+    """The sum over a discrete variable, and its logits given all others.
 
-
-def draw_real(f: Factor, v: str, drawn: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-    r"""The value :math:`L^{-\top} (L^{-1} (h_v - \sum_u J_{vu} x_u) + \epsilon)`.
-
-    :param drawn: the values of all other variables of the factor.
-    :param noise: standard normal :math:`\epsilon`, in the plates of ``v``.
+    The factor has no real variables.
     """
-    info = _at(f.info[v], drawn)
-    for u in f.info:
-        if u != v and (v, u) in f.precision:
-            info = info - _map(_matvec, _at(f.precision[v, u], drawn), drawn[u])
-    return _map(_draw, _at(f.precision[v, v], drawn), info, noise)
+    table, inputs = _last(f.constant, z)
+    return Factor(Tensor(log_sum_exp(table), inputs), {}, {}), f.constant
 
 
-def draw_state(
-    key: Array, f: Factor, z: Variable, drawn: Mapping[str, Tensor]
+def place_real(q: Conditional, drawn: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+    r"""The value :math:`L^{-\top} (w - \sum_u K_u x_u + \epsilon)`.
+
+    :param drawn: the values of all variables that it depends on.
+    :param noise: :math:`\epsilon`, in the plates of the variable.
+    """
+    right = _at(q.white, drawn) + noise
+    for u, K in q.cross.items():
+        right = right - _map(matvec, _at(K, drawn), drawn[u])
+    return _map(solve_transposed, _at(q.tril, drawn), right)
+
+
+def choose_state(
+    logits: Tensor,
+    z: Variable,
+    drawn: Mapping[str, Tensor],
+    choose: Callable[[str, Array], Array],
 ) -> Tensor:
-    """A state, given the values of all other variables of the factor."""
-    logits = _at(f.constant, drawn)
-    inputs = OrderedDict((k, d) for k, d in logits.inputs.items() if k != z.name)
-    table = align_tensor(inputs | {z.name: logits.inputs[z.name]}, logits)
-    return Tensor(jax.random.categorical(key, table), inputs, z.size)
+    """A state, given the values of all variables that it depends on."""
+    table, inputs = _last(_at(logits, drawn), z.name)
+    return Tensor(choose(z.name, table), inputs, z.size)
 
 
 def _at(t: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
@@ -183,51 +223,7 @@ def _at(t: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
     return t(**{name: drawn[name] for name in t.inputs if name in drawn})
 
 
-def _whitened(f: Factor, v: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """``L``, ``w`` and ``K_u`` for every coupled ``u``."""
-    tril = _map(jnp.linalg.cholesky, f.precision[v, v])
-    cross = {
-        u: _map(_solve, tril, J) for (t, u), J in f.precision.items() if t == v != u
-    }
-    return tril, _map(_solve_vector, tril, f.info[v]), cross
-
-
-def _solve(tril: Array, right: Array) -> Array:
-    return solve_triangular(tril, right, lower=True)
-
-
-def _solve_vector(tril: Array, right: Array) -> Array:
-    return _solve(tril, right[..., None])[..., 0]
-
-
-def _matvec(a: Array, x: Array) -> Array:
-    return jnp.matmul(a, x[..., None])[..., 0]
-
-
-def _minus_inner(a: Array, b: Array) -> Array:
-    return -jnp.matmul(jnp.swapaxes(a, -1, -2), b)
-
-
-def _minus_inner_vector(a: Array, x: Array) -> Array:
-    return _minus_inner(a, x[..., None])[..., 0]
-
-
-def _log_integral(tril: Array, white: Array) -> Array:
-    log_det = jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-    constant = 0.5 * white.shape[-1] * math.log(2 * math.pi)
-    return 0.5 * jnp.sum(white**2, -1) - log_det + constant
-
-
-def _draw(precision: Array, info: Array, noise: Array) -> Array:
-    tril = jnp.linalg.cholesky(precision)
-    right = _solve_vector(tril, info) + noise
-    return solve_triangular(tril, right[..., None], lower=True, trans=1)[..., 0]
-
-
-def _log_sum_exp(x: Array) -> Array:
-    """Over the last axis; rows of ``-inf`` give ``-inf`` and a zero gradient."""
-    top = jax.lax.stop_gradient(jnp.max(x, -1))
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    total = jnp.sum(jnp.exp(x - top[..., None]), -1)
-    possible = total > 0
-    return jnp.where(possible, jnp.log(jnp.where(possible, total, 1.0)) + top, -jnp.inf)
+def _last(t: Tensor, z: str) -> tuple[Array, OrderedDict]:
+    """The array of a tensor with the axis of one input last, and the other inputs."""
+    others = OrderedDict((k, d) for k, d in t.inputs.items() if k != z)
+    return align_tensor(others | {z: t.inputs[z]}, t), others

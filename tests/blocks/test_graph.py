@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
 import numpy as np
+import numpyro
+from numpyro.contrib.funsor import config_enumerate, enum, log_density
+import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
@@ -98,8 +101,9 @@ def sample_statistics(term, draws, graph):
 @pytest.mark.x64
 @every_graph
 def test_samples_have_the_expected_statistics(build):
-    graph, count = build(), 20_000
+    graph, count = build(), 5_000
 
+    @jax.jit
     @jax.vmap
     def statistics(key):
         draws = draw(key, *graph.arguments)
@@ -130,7 +134,7 @@ def test_the_shape_and_type_of_a_draw():
 def test_a_draw_is_reparameterised():
     """The pathwise gradient of the mean of a square is that of its expectation."""
     variables, plate_sizes, terms = tree().arguments
-    keys = jax.random.split(jax.random.key(0), 20_000)
+    keys = jax.random.split(jax.random.key(0), 5_000)
 
     def with_info(info):
         return (replace(terms[0], info=info), *terms[1:])
@@ -143,7 +147,7 @@ def test_a_draw_is_reparameterised():
         return jnp.sum(draw(key, variables, plate_sizes, with_info(info))["d"] ** 2)
 
     info = jnp.asarray(terms[0].info)
-    gradients = jax.vmap(jax.grad(one, 1), (0, None))(keys, info)
+    gradients = jax.jit(jax.vmap(jax.grad(one, 1), (0, None)))(keys, info)
     error = np.std(gradients, 0) / np.sqrt(len(keys))
     difference = np.mean(gradients, 0) - jax.grad(expected)(info)
     assert np.all(np.abs(difference) < 5 * error)
@@ -181,9 +185,8 @@ def test_impossible_states():
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(q))
 
     terms = jax.tree.map(jnp.asarray, tuple(graph.terms))
-    assert all(
-        np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(objective)(terms))
-    )
+    gradient = jax.jit(jax.grad(objective))(terms)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
     for seed in range(5):
         assert draw(jax.random.key(seed), *graph.arguments)["z2"] != 1
     nothing = TableTerm(("z0",), (), np.full(3, -np.inf))
@@ -208,12 +211,32 @@ def test_jit_and_vmap():
 
     @jax.jit
     @jax.vmap
-    def values(terms):
-        return eliminate(variables, plate_sizes, terms)
+    def posteriors(terms):
+        return infer(variables, plate_sizes, terms)
 
-    for value, factor in zip(values(batch), factors):
-        scaled = jax.tree.map(lambda x, factor=factor: factor * x, terms)
-        np.testing.assert_allclose(value, eliminate(variables, plate_sizes, scaled))
+    together = posteriors(batch)
+    for i in range(len(factors)):
+        one = jax.tree.map(lambda x, i=i: x[i], batch)
+        alone = infer(variables, plate_sizes, one)
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
+            np.testing.assert_allclose(a[i], b, rtol=1e-10, atol=1e-10)
+
+
+def test_covariances_in_single_precision_far_from_zero():
+    """Means of a hundred standard deviations cost the covariance nothing."""
+    variables, plate_sizes, terms = tree().arguments
+
+    def moved(term):
+        return replace(term, info=term.info + term.precision.sum(-1) * 100.0)
+
+    terms = tuple(map(moved, terms))
+    single = infer(variables, plate_sizes, terms)
+    with jax.enable_x64(True):
+        double = infer(variables, plate_sizes, terms)
+    for name, (mean, covariance) in single.variables.items():
+        exact = double.variables[name]
+        np.testing.assert_allclose(covariance, exact.covariance, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(mean, exact.mean, rtol=1e-5)
 
 
 @pytest.mark.x64
@@ -364,6 +387,27 @@ def test_plates_of_a_latent_that_only_members_inform():
     np.testing.assert_allclose(posterior.variables["shared"].mean, mean)
 
 
-def test_funsor_is_left_as_numpyro_uses_it():
+@pytest.mark.x64
+def test_a_plate_without_members():
+    graph = Graph(Variable("x", 2, plates=("n",)), Variable("w", 2), n=0)
+    graph.link("w").link("w", "x", plates=("n",))
+    exact = Enumerated(*graph.arguments)
+    posterior = infer(*graph.arguments)
+    np.testing.assert_allclose(posterior.log_normalizer, exact.log_normalizer)
+    assert draw(jax.random.key(0), *graph.arguments)["x"].shape == (0, 2)
+
+
+def test_numpyro_enumerates_as_before():
+    """NumPyro and the block share funsor's one backend."""
+
+    def model():
+        z = numpyro.sample("z", dist.Categorical(jnp.array([0.2, 0.8])))
+        numpyro.sample("y", dist.Normal(jnp.array([0.0, 3.0])[z], 1.0), obs=1.0)
+
+    def density():
+        return log_density(enum(config_enumerate(model), -1), (), {}, {})[0]
+
+    before = density()
     eliminate(*tree().arguments)
+    np.testing.assert_array_equal(density(), before)
     assert funsor.get_backend() == "jax"
