@@ -112,7 +112,8 @@ def eliminate(
     :return: shape ``()``. It is ``-inf`` if the tables leave no assignment possible,
         and NaN if the terms together are not proper.
     :raises ValueError: if a term does not fit the variables and plates, or the graph is
-        not tractable; see :func:`elimination_order` for what is.
+        not tractable. :func:`elimination_order` says so from the names in each term
+        alone, before there are any arrays.
     """
     return _eliminate(*_checked(variables, plate_sizes, terms))
 

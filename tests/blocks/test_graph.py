@@ -110,7 +110,7 @@ def test_samples_have_the_expected_statistics(build):
         return [sample_statistics(term, draws, graph) for term in graph.terms]
 
     exact = Enumerated(*graph.arguments)
-    sampled = statistics(jax.random.split(jax.random.key(0), count))
+    sampled = jax.device_get(statistics(jax.random.split(jax.random.key(0), count)))
     for term, parts in zip(graph.terms, sampled):
         for part, expected in zip(parts, exact.statistics(term)):
             error = np.std(part, 0) / np.sqrt(count)
@@ -148,6 +148,7 @@ def test_a_draw_is_reparameterised():
 
     info = jnp.asarray(terms[0].info)
     gradients = jax.jit(jax.vmap(jax.grad(one, 1), (0, None)))(keys, info)
+    gradients = jax.device_get(gradients)
     error = np.std(gradients, 0) / np.sqrt(len(keys))
     difference = np.mean(gradients, 0) - jax.grad(expected)(info)
     assert np.all(np.abs(difference) < 5 * error)
@@ -187,8 +188,8 @@ def test_impossible_states():
     terms = jax.tree.map(jnp.asarray, tuple(graph.terms))
     gradient = jax.jit(jax.grad(objective))(terms)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
-    for seed in range(5):
-        assert draw(jax.random.key(seed), *graph.arguments)["z2"] != 1
+    draws = jax.vmap(lambda key: draw(key, *graph.arguments))
+    assert not np.any(draws(jax.random.split(jax.random.key(0), 50))["z2"] == 1)
     nothing = TableTerm(("z0",), (), np.full(3, -np.inf))
     assert eliminate(graph.variables, {}, (*terms, nothing)) == -np.inf
 
@@ -284,7 +285,7 @@ def chain_terms(mu, P, F, Q, h, J):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_agrees_with_a_gaussian_chain(dtype):
     rng = np.random.default_rng(0)
-    steps, size = 6, 2
+    steps, size = 4, 2
     mu, P, Q = rng.normal(size=size), np.eye(size), 0.3 * np.eye(size)
     F = 0.9 * np.eye(size) + 0.2 * rng.normal(size=(size, size))
     h, J = rng.normal(size=(steps, size)), rng.uniform(size=(steps, size))
