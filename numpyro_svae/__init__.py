@@ -4,20 +4,25 @@
 """Structured variational autoencoders for NumPyro."""
 
 from numpyro_svae.distributions import (
+    DiscreteMarkovChain,
     LinearGaussianChain,
     MatrixNormalInverseWishart,
     NormalInverseWishart,
 )
 from numpyro_svae.elbo import SVAE_ELBO
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.optim import svae_optimizer
-from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.sample import sample
 from numpyro_svae.version import __version__
 
 __all__ = [
     "SVAE_ELBO",
     "AutoSVAE",
+    "CategoricalPotential",
+    "DiscreteMarkovChain",
+    "FixedPoint",
     "GaussianPotential",
     "LinearGaussianChain",
     "MatrixNormalInverseWishart",

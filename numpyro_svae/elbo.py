@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array, random
@@ -16,6 +17,8 @@ from numpyro.distributions.util import scale_and_mask
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
+
+from numpyro_svae.program.sites import at_positions
 
 __all__ = ["SVAE_ELBO"]
 
@@ -30,7 +33,8 @@ class SVAE_ELBO(ELBO):
     - ``"expected_log_prob"``: a dictionary from observed sites to their expected log
       probability, which are then not sampled;
     - ``"average"``: the probabilities ``(..., K)`` of a discrete site that the
-      remaining terms are averaged over exactly instead of sampled.
+      remaining terms are averaged over exactly instead of sampled. For a chain they are
+      ``(..., T, K)``, and the remaining terms must be independent over time.
 
     Everything else is treated as in :class:`~numpyro.infer.elbo.TraceMeanField_ELBO`,
     so other guides, and :class:`~numpyro.infer.autoguide.AutoGuideList` with parts that
@@ -124,11 +128,7 @@ def _particle(
         }
         guide_trace, model_trace = run(assigned)
         weights = [
-            (
-                frozenset(site["cond_indep_stack"]),
-                table[..., state],
-                1 / table.shape[-1],
-            )
+            Weight.of(site, table, state)
             for site, table, state in zip(averaged, tables, states)
         ]
         terms = _terms(guide_trace, model_trace, weights)
@@ -176,18 +176,18 @@ def _terms(guide_trace: dict, model_trace: dict, weights: list) -> dict[str, Arr
             kl = scale_and_mask(site["infer"]["kl"], scale=site["scale"])
             terms[name] = -jnp.sum(kl)
         elif name not in model_sites:
-            terms[name] = jnp.sum(_weigh(-_log_prob(site), site, weights))
+            terms[name] = -_weighted(site, weights, partial(_log_prob, site))
     for name, site in model_sites.items():
         if name not in terms:
-            term = _sampled_term(site, guide_sites.get(name))
-            terms[name] = jnp.sum(_weigh(term, site, weights))
+            term = partial(_sampled_term, site, guide_sites.get(name))
+            terms[name] = _weighted(site, weights, term)
     return terms
 
 
-def _sampled_term(site: dict, guide_site: dict | None) -> Array:
+def _sampled_term(site: dict, guide_site: dict | None, extra: int) -> Array:
     """``log p`` of an observed site, minus the divergence of a latent one."""
     if site["is_observed"] or guide_site is None:
-        return _log_prob(site)
+        return _log_prob(site, extra)
     try:
         kl = kl_divergence(guide_site["fn"], site["fn"])
         return -scale_and_mask(kl, scale=guide_site["scale"])
@@ -195,19 +195,67 @@ def _sampled_term(site: dict, guide_site: dict | None) -> Array:
         return _log_prob(site) - _log_prob(guide_site)
 
 
-def _log_prob(site: dict) -> Array:
+def _log_prob(site: dict, extra: int = 0) -> Array:
+    """Log probability, with the first ``extra`` event dimensions not summed over."""
     intermediates = site["intermediates"]
     arguments = (intermediates,) if intermediates else ()
-    log_prob = site["fn"].log_prob(site["value"], *arguments)
+    fn = at_positions(site["fn"], extra)
+    if fn is None:
+        raise ValueError(
+            f"Site '{site['name']}': its likelihood has to be averaged over the states "
+            f"of a chain, step by step, and {type(site['fn']).__name__} is not "
+            "independent over its first event dimension. Accepted: a distribution made "
+            "of independent steps by to_event; or AutoSVAE(..., mean_field=True)."
+        )
+    log_prob = fn.log_prob(site["value"], *arguments)
     return scale_and_mask(log_prob, site["scale"])
 
 
-def _weigh(term: Array, site: dict, weights: list) -> Array:
-    """Weight a term by the probability of the assignment that it was computed under.
+class Weight(NamedTuple):
+    """The probability of the state of a discrete site that a term was computed under.
 
-    A term outside of a discrete site's plates is the same for each of its states.
+    :param frames: the plates of the site.
+    :param probs: of the state, with the positions of the site.
+    :param extra: how many of these are event dimensions.
+    :param uniform: one over the number of states.
     """
-    frames = frozenset(site["cond_indep_stack"])
-    for site_frames, probability, uniform in weights:
-        term = term * (probability if site_frames <= frames else uniform)
-    return term
+
+    frames: frozenset
+    probs: Array
+    extra: int
+    uniform: float
+
+    @classmethod
+    def of(cls, site: dict, table: Array, state: Array) -> Weight:
+        """The weight of one state of a guide site.
+
+        :param site: the site.
+        :param table: the probabilities of all of its states.
+        :param state: the state.
+        """
+        extra = table.ndim - 1 - len(site["fn"].batch_shape)
+        frames = frozenset(site["cond_indep_stack"])
+        return cls(frames, table[..., state], extra, 1 / table.shape[-1])
+
+    def covers(self, site: dict) -> bool:
+        """Whether a site is in all of its plates.
+
+        A term outside of them is the same for each of its states.
+        """
+        return self.frames <= frozenset(site["cond_indep_stack"])
+
+
+def _weighted(site: dict, weights: list[Weight], term: Callable) -> Array:
+    """The sum of a term, weighted by the probability of its assignment.
+
+    :param term: the term with a number of event dimensions not summed over.
+    """
+    own = [weight for weight in weights if weight.covers(site)]
+    extra = max((weight.extra for weight in own), default=0)
+    value = term(extra)
+    for weight in own:
+        missing = tuple(range(-(extra - weight.extra), 0))
+        value = value * jnp.expand_dims(weight.probs, missing)
+    for weight in weights:
+        value = value if weight.covers(site) else value * weight.uniform
+    return jnp.sum(value)

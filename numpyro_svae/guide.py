@@ -18,21 +18,26 @@ from numpyro.handlers import block, seed, substitute
 from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
+from numpyro_svae.inference.emission import draw_graphs, sample_global, sample_local
 from numpyro_svae.inference.engine import (
     global_posteriors,
     local_posterior,
     start_natural,
 )
-from numpyro_svae.inference.groups import selected_by
+from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.initialize import natural_of
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.optim import check_enclosing_optimizer
-from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound, bind
-from numpyro_svae.program.checks import check_potentials, check_start, stand_ins
+from numpyro_svae.program.checks import (
+    Potential,
+    check_potentials,
+    check_start,
+    stand_ins,
+)
 from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.groups import mixtures
 from numpyro_svae.program.plates import Plates, shared_values
-from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.setup import read_program, recognise
 from numpyro_svae.program.sites import Program, sample_sites
@@ -51,14 +56,19 @@ class AutoSVAE(AutoGuide):
 
     :param model: a NumPyro program.
     :param recognition: a function of the model's arguments that returns a dictionary
-        from local latent sites to :class:`~numpyro_svae.GaussianPotential`; its
-        parameters are those of ``numpyro.param`` and ``numpyro.contrib.module``.
+        from local latent sites to their :class:`~numpyro_svae.GaussianPotential` or
+        :class:`~numpyro_svae.CategoricalPotential`; its parameters are those of
+        ``numpyro.param`` and ``numpyro.contrib.module``.
         Without one, all observations must be conjugate.
     :param prefix: prefix of the names of the parameters of the guide.
-    :param mean_field: whether coupled local sites (a categorical site and the Gaussian
-        sites that it picks components for) are independent under the guide. By default
-        they are inferred jointly, which is exact given what is said of them; where all
-        of that is conjugate, its ELBO is never the lower one.
+    :param mean_field: whether coupled local sites (a discrete site or chain and the
+        Gaussian sites that it picks components for) are independent under the guide.
+        By default they are inferred jointly where that is tractable, which is exact
+        given what is said of them; where all of that is conjugate, its ELBO is never
+        the lower one. States that pick the dynamics of a chain are always independent
+        of the chain.
+    :param fixed_point: how the best product of independent coupled sites is found and
+        differentiated; :class:`~numpyro_svae.FixedPoint` says what the default is.
     :param init: where global posteriors start, by site: a distribution of the
         posterior's family or its natural parameters. The others start where the data
         suggest.
@@ -80,11 +90,13 @@ class AutoSVAE(AutoGuide):
         *,
         prefix: str = "auto",
         mean_field: bool = False,
+        fixed_point: FixedPoint | None = None,
         init: dict[str, dist.Distribution | NaturalParameters] | None = None,
     ) -> None:
         super().__init__(model, prefix=prefix)
         self.recognition = recognition
         self.mean_field = mean_field
+        self.fixed_point = fixed_point or FixedPoint()
         self.init = dict(init or {})
         self.structure: Structure | None = None
 
@@ -132,11 +144,13 @@ class AutoSVAE(AutoGuide):
         naturals = {
             name: self._natural(name, bound, potentials) for name in structure.priors
         }
-        local = local_posterior(structure, self.mean_field, bound, naturals, potentials)
+        local = local_posterior(
+            structure, self.mean_field, self.fixed_point, bound, naturals, potentials
+        )
         return naturals, bound, local, messages
 
     def _natural(
-        self, name: str, bound: Bound, potentials: dict[str, GaussianPotential]
+        self, name: str, bound: Bound, potentials: dict[str, Potential]
     ) -> NaturalParameters:
         given = self.init.get(name)
 
@@ -164,43 +178,22 @@ class AutoSVAE(AutoGuide):
             check_enclosing_optimizer(next(iter(naturals)))
         structure, plates = self._wiring, Plates(messages)
         posteriors, divergences = global_posteriors(structure, naturals, bound.priors)
-        closed = [local.expected_log_prob]  # declared at the first site
+        closed = {"expected_log_prob": local.expected_log_prob}
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():
-            infer = {"kl": divergences[name]}
-            if closed:
-                infer["expected_log_prob"] = closed.pop()
+            infer = {"kl": divergences[name], **closed}
             with plates.around(bound.sites[name].frames):
-                values.update(self._sample_global(prior, posteriors[name], infer))
-        selector = {
-            s: n for n, states in selected_by(structure).items() for s in states
-        }
+                values |= sample_global(prior, posteriors[name], self.prefix, infer)
+            closed = {}  # declared at the first site
+        picks = {} if self.mean_field else mixtures(structure)
+        drawn = draw_graphs(local, bound.sites)
         for name in structure.locals:
-            infer = {"kl": local.kl[name]}
-            if closed:
-                infer["expected_log_prob"] = closed.pop()
-            if name in local.average:
-                infer["average"] = local.average[name]
-            fn = local.given(name, values.get(selector.get(name, "")))
             with plates.around(bound.sites[name].frames):
-                values[name] = numpyro.sample(name, fn, infer=infer)
+                values[name] = sample_local(
+                    name, local, bound.sites, picks, drawn, values, closed
+                )
+            closed = {}
         return values
-
-    def _sample_global(
-        self, prior: Prior, fn: dist.Distribution, infer: dict
-    ) -> dict[str, Array]:
-        if len(prior.sites) == 1:
-            return {prior.name: numpyro.sample(prior.name, fn, infer=infer)}
-        joint = f"{prior.name}_{self.prefix}_joint"
-        packed = numpyro.sample(joint, fn, infer={**infer, "is_auxiliary": True})
-        return {
-            site: numpyro.sample(
-                site,
-                dist.Delta(value, event_dim=value.ndim - len(prior.batch_shape)),
-                infer={"kl": jnp.zeros(prior.batch_shape)},
-            )
-            for site, value in prior.unpack(packed).items()
-        }
 
     # what was learnt
 

@@ -13,7 +13,13 @@ from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian
 from numpyro_svae.blocks.layout import to_lanes
 from numpyro_svae.potentials import GaussianPotential
 
-__all__ = ["batch_of", "canonical_arguments", "check_potential", "lanes_of"]
+__all__ = [
+    "batch_of",
+    "canonical_arguments",
+    "check_potential",
+    "checked_lengths",
+    "lanes_of",
+]
 
 
 def canonical_arguments(
@@ -23,8 +29,8 @@ def canonical_arguments(
     transition_cov: ArrayLike,
     inputs: ArrayLike | None,
     num_steps: int | None,
-) -> tuple[dict[str, Array], tuple[int, ...], tuple[int, int]]:
-    """Arrays by name with their axis of time, the batch shape and the event shape.
+) -> tuple[dict[str, Array], tuple[int, int]]:
+    """Arrays by name with their axis of time, and the event shape.
 
     Arguments are those of ``LinearGaussianChain``. Missing inputs become an array of
     no columns, so that the number of steps can be read from it.
@@ -45,7 +51,23 @@ def canonical_arguments(
             arguments[name] = arguments[name][None]
     num_steps = _count_steps(arguments, num_steps)
     arguments.setdefault("inputs", jnp.zeros((num_steps - 1, 0), dtype))
-    return arguments, _batch_shape(arguments), (num_steps, size)
+    _check_batch(arguments)
+    return arguments, (num_steps, size)
+
+
+def checked_lengths(lengths: ArrayLike | None, time_reversed: bool) -> Array | None:
+    """Lengths of sequences, for a chain that runs forwards.
+
+    :raises ValueError: if the chain runs backwards.
+    """
+    if lengths is None:
+        return None
+    if time_reversed:
+        raise ValueError(
+            "lengths: found them with time_reversed=True; accepted are chains that run "
+            "forwards."
+        )
+    return jnp.asarray(lengths)
 
 
 def batch_of(chain: Any) -> tuple[int, ...]:
@@ -56,24 +78,32 @@ def batch_of(chain: Any) -> tuple[int, ...]:
         jnp.shape(chain.transition_matrix)[:-3],
         jnp.shape(chain.transition_cov)[:-3],
         jnp.shape(chain.inputs)[:-2],
+        () if chain.lengths is None else jnp.shape(chain.lengths),
     )
 
 
 def lanes_of(chain: Any, batch: tuple[int, ...]) -> tuple[Gaussian, Dynamics]:
     """A chain in the layout of the blocks; inputs become biases."""
     size, columns = chain.initial_loc.shape[-1], chain.inputs.shape[-1]
-    initial = Gaussian(
-        to_lanes(chain.initial_loc, 1, batch, time=False),
-        to_lanes(chain.initial_cov, 2, batch, time=False),
-    )
-    bias = jnp.zeros((1, size), chain.initial_loc.dtype)
+    loc, cov = chain.initial_loc, chain.initial_cov
+    matrix, noise = chain.transition_matrix[..., :size], chain.transition_cov
+    bias = jnp.zeros((1, size), loc.dtype)
     if columns:
         weight = chain.transition_matrix[..., size:]
         bias = jnp.matmul(weight, chain.inputs[..., None])[..., 0]
+    if chain.lengths is not None:  # past the end, states are standard normal
+        exists = jnp.arange(chain.event_shape[0]) < chain.lengths[..., None]
+        first, later = exists[..., 0], exists[..., 1:]
+        loc = jnp.where(first[..., None], loc, 0.0)
+        cov = jnp.where(first[..., None, None], cov, jnp.eye(size))
+        matrix = jnp.where(later[..., None, None], matrix, 0.0)
+        bias = jnp.where(later[..., None], bias, 0.0)
+        noise = jnp.where(later[..., None, None], noise, jnp.eye(size))
+    initial = Gaussian(
+        to_lanes(loc, 1, batch, time=False), to_lanes(cov, 2, batch, time=False)
+    )
     return initial, Dynamics(
-        to_lanes(chain.transition_matrix[..., :size], 2, batch),
-        to_lanes(bias, 1, batch),
-        to_lanes(chain.transition_cov, 2, batch),
+        to_lanes(matrix, 2, batch), to_lanes(bias, 1, batch), to_lanes(noise, 2, batch)
     )
 
 
@@ -150,11 +180,11 @@ def _count_steps(arguments: dict[str, Array], num_steps: int | None) -> int:
     return int(num_steps)
 
 
-def _batch_shape(arguments: dict[str, Array]) -> tuple[int, ...]:
+def _check_batch(arguments: dict[str, Array]) -> None:
     axes = {"initial_loc": 1, "initial_cov": 2, "inputs": 2}
     batches = {n: x.shape[: x.ndim - axes.get(n, 3)] for n, x in arguments.items()}
     try:
-        return jnp.broadcast_shapes(*batches.values())
+        jnp.broadcast_shapes(*batches.values())
     except ValueError:
         shapes = {name: x.shape for name, x in arguments.items()}
         raise ValueError(

@@ -26,6 +26,7 @@ from numpyro_svae.distributions.chain_arguments import (
     batch_of,
     canonical_arguments,
     check_potential,
+    checked_lengths,
     lanes_of,
 )
 from numpyro_svae.potentials import GaussianPotential
@@ -56,6 +57,8 @@ class LinearGaussianChain(dist.Distribution):
     :param time_reversed: whether the chain runs backwards: :math:`x_{T-1}` is drawn
         first and arguments are in the order of drawing, while paths are always in the
         order of time. Exact posteriors come in this form.
+    :param lengths: number of states of each sequence, shape ``(...)``, if sequences are
+        padded to ``T``. States of the padding are standard normal and independent.
     """
 
     arg_constraints = {
@@ -66,14 +69,9 @@ class LinearGaussianChain(dist.Distribution):
         "inputs": constraints.real_matrix,
     }
     support = constraints.real_matrix
-    reparametrized_params = [
-        "initial_loc",
-        "initial_cov",
-        "transition_matrix",
-        "transition_cov",
-        "inputs",
-    ]
+    reparametrized_params = list(arg_constraints)
     pytree_aux_fields = ("time_reversed",)
+    pytree_data_fields = (*arg_constraints, "lengths")
 
     def __init__(
         self,
@@ -85,9 +83,10 @@ class LinearGaussianChain(dist.Distribution):
         inputs: ArrayLike | None = None,
         num_steps: int | None = None,
         time_reversed: bool = False,
+        lengths: ArrayLike | None = None,
         validate_args: bool | None = None,
     ):
-        arguments, batch_shape, event_shape = canonical_arguments(
+        arguments, event_shape = canonical_arguments(
             initial_loc,
             initial_cov,
             transition_matrix,
@@ -98,7 +97,8 @@ class LinearGaussianChain(dist.Distribution):
         for name, value in arguments.items():
             setattr(self, name, value)
         self.time_reversed = time_reversed
-        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+        self.lengths = checked_lengths(lengths, time_reversed)
+        super().__init__(batch_of(self), event_shape, validate_args=validate_args)
 
     @property
     def num_steps(self) -> int:
@@ -107,12 +107,9 @@ class LinearGaussianChain(dist.Distribution):
 
     # The chain in the layout of `numpyro_svae.blocks`, in the order of drawing
 
-    def _batch(self) -> tuple[int, ...]:
-        return batch_of(self)
-
     def _chain(self, batch: tuple[int, ...]) -> tuple[Gaussian, Dynamics]:
         known = self.__dict__.get("_lanes")
-        if known is not None and batch == self._batch():
+        if known is not None and batch == batch_of(self):
             return known
         return lanes_of(self, batch)
 
@@ -147,7 +144,7 @@ class LinearGaussianChain(dist.Distribution):
 
     def _paths(self, eps: Array, located: bool = True) -> Array:
         """The path driven by standard normal ``eps (S, *batch, T, D)``."""
-        batch = self._batch()
+        batch = batch_of(self)
         initial, dynamics = self._chain(batch)
         eps = events_to_lanes(eps, batch)
         path = gaussian_chain.drive(initial, dynamics, eps, located)
@@ -158,7 +155,7 @@ class LinearGaussianChain(dist.Distribution):
 
         :return: shape ``sample_shape + batch_shape + (T, D)``.
         """
-        batch = self._batch()
+        batch = batch_of(self)
         flat = (math.prod(sample_shape),) + batch + self.event_shape
         eps = jax.random.normal(key, flat, self.initial_loc.dtype)
         return self._paths(eps).reshape(sample_shape + batch + self.event_shape)
@@ -167,7 +164,7 @@ class LinearGaussianChain(dist.Distribution):
     def log_prob(self, value: Array) -> Array:
         r"""The sum of :math:`\log N(x_0; m, P)` and
         :math:`\log N(x_{t+1}; F_t [x_t; u_t], Q_t)`."""
-        batch = self._batch()
+        batch = batch_of(self)
         shape = jnp.broadcast_shapes(jnp.shape(value)[:-2], batch)
         flat = (math.prod(shape[: len(shape) - len(batch)]),) + batch
         value = jnp.broadcast_to(value, shape + self.event_shape)
@@ -184,7 +181,7 @@ class LinearGaussianChain(dist.Distribution):
         known = self.__dict__.get("_marginals")
         if known is None:
             known = gaussian_chain.marginals(
-                *self._chain(self._batch()), self.num_steps
+                *self._chain(batch_of(self)), self.num_steps
             )
             if not isinstance(known.mean, jax.core.Tracer):
                 self._marginals = known
@@ -193,13 +190,13 @@ class LinearGaussianChain(dist.Distribution):
     @property
     def mean(self) -> Array:
         """Marginal means, shape ``(..., T, D)``: ``m' = A m + b``."""
-        mean = from_lanes(self._moments().mean, 1, self._batch())
+        mean = from_lanes(self._moments().mean, 1, batch_of(self))
         return self._in_time(mean, -2)
 
     @property
     def covariance(self) -> Array:
         """Marginal covariances, shape ``(..., T, D, D)``: ``P' = A P A' + Q``."""
-        covariance = from_lanes(self._moments().cov, 2, self._batch())
+        covariance = from_lanes(self._moments().cov, 2, batch_of(self))
         return self._in_time(covariance, -3)
 
     @property
@@ -210,7 +207,7 @@ class LinearGaussianChain(dist.Distribution):
     @property
     def neighbor_covariance(self) -> Array:
         """``Cov(x_{t+1}, x_t)``, shape ``(..., T - 1, D, D)``: ``A_t P_t``."""
-        batch = self._batch()
+        batch = batch_of(self)
         _, dynamics = self._chain(batch)
         cross = gaussian_chain.neighbor_covariance(dynamics, self._moments().cov)
         cross = self._in_time(from_lanes(cross, 2, batch), -3)
@@ -219,14 +216,14 @@ class LinearGaussianChain(dist.Distribution):
     def entropy(self) -> Array:
         r""":math:`\frac{TD}{2} \log 2\pi e + \frac12 \log\det P + \frac12 \sum_t
         \log\det Q_t`."""
-        batch = self._batch()
+        batch = batch_of(self)
         entropy = gaussian_chain.entropy(*self._chain(batch), self.num_steps)
         return from_lanes(entropy, 0, batch, time=False)
 
     def to_dense(self) -> dist.MultivariateNormal:
         """The same distribution of the flattened path, ``T D`` numbers."""
         num_steps, size = self.event_shape
-        length, batch = num_steps * size, self._batch()
+        length, batch = num_steps * size, batch_of(self)
         eps = jnp.eye(length, dtype=self.initial_loc.dtype)
         eps = eps.reshape((length,) + (1,) * len(batch) + self.event_shape)
         eps = jnp.broadcast_to(eps, (length,) + batch + self.event_shape)
@@ -262,7 +259,7 @@ class LinearGaussianChain(dist.Distribution):
         self, potential: GaussianPotential
     ) -> tuple[Array, Array, tuple[int, ...]]:
         check_potential(potential, self.event_shape)
-        batch = jnp.broadcast_shapes(self._batch(), potential.batch_shape[:-1])
+        batch = jnp.broadcast_shapes(batch_of(self), potential.batch_shape[:-1])
         rank = 1 if potential.is_diagonal else 2
         h = self._in_time(potential.info_vector, -2)
         J = self._in_time(potential.precision, -1 - rank)
@@ -271,7 +268,7 @@ class LinearGaussianChain(dist.Distribution):
 
     def reverse(self) -> "LinearGaussianChain":
         """The same distribution as a chain that runs in the other direction."""
-        batch = self._batch()
+        batch = batch_of(self)
         dynamics = self._chain(batch)[1]
         marginals = self._moments()
         first, steps = gaussian_chain.reverse(marginals, dynamics)
@@ -290,8 +287,8 @@ def _kl_chain_chain(p: LinearGaussianChain, q: LinearGaussianChain) -> Array:
         )
     if p.time_reversed != q.time_reversed:
         p = p.reverse()
-    own = p._batch()
-    batch = jnp.broadcast_shapes(own, q._batch())
+    own = batch_of(p)
+    batch = jnp.broadcast_shapes(own, batch_of(q))
     moments = p._moments()
     if batch != own:
         moments = gaussian_chain.marginals(*p._chain(batch), p.num_steps)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 from jax import Array
@@ -16,10 +17,10 @@ import numpyro.distributions as dist
 
 from numpyro_svae.families import NaturalParameters, expected, natural_kl
 from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.groups import infer_locals
 from numpyro_svae.inference.initialize import initial_natural
 from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import Structure
 
@@ -28,17 +29,19 @@ __all__ = ["global_posteriors", "local_posterior", "start_natural"]
 Naturals = dict[str, NaturalParameters]
 
 
-@partial(jax.jit, static_argnames=("structure", "mean_field"))
+@partial(jax.jit, static_argnames=("structure", "mean_field", "fixed_point"))
 def local_posterior(
     structure: Structure,
     mean_field: bool,
+    fixed_point: FixedPoint,
     bound: Bound,
     naturals: Naturals,
-    potentials: dict[str, GaussianPotential],
+    potentials: dict[str, Any],
 ) -> LocalPosterior:
     """Infer the local sites at the posterior expectations of the globals."""
     moments = {name: expected(natural) for name, natural in naturals.items()}
-    return infer_locals(Evidence(structure, bound, moments), potentials, mean_field)
+    evidence = Evidence(structure, bound, moments)
+    return infer_locals(evidence, potentials, mean_field, fixed_point)
 
 
 @partial(jax.jit, static_argnames="structure")

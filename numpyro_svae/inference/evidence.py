@@ -5,46 +5,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
-from numpyro_svae.inference.positions import (
-    clean,
-    lift,
-    per_entry,
-    reduce_to,
-    sum_to,
-    weigh,
-)
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.binding import Bound, BoundRegression
 from numpyro_svae.program.factors import (
-    CategoricalFactor,
-    ChainFactor,
     Factor,
     GaussianFactor,
+    Local,
+    StatisticsFactor,
     Structure,
     TableFactor,
 )
+from numpyro_svae.program.places import (
+    Place,
+    clean,
+    per_entry,
+    place_of,
+    pull_to,
+    read_at,
+)
 from numpyro_svae.program.sites import Site
 
-__all__ = ["ChainPrior", "Evidence"]
-
-
-@dataclass(frozen=True)
-class ChainPrior:
-    """Expected log density of a chain: a chain, a left-over potential, a constant."""
-
-    chain: LinearGaussianChain
-    leftover: GaussianPotential | None
-    offset: Array
+__all__ = ["Evidence"]
 
 
 @dataclass(frozen=True)
@@ -55,109 +45,130 @@ class Evidence:
     :param bound: the data.
     :param moments: moments of the globals by block, as
         :func:`numpyro_svae.families.expected` reads them.
+    :param probs: probabilities ``(*positions, K)`` of the discrete sites that factors
+        are averaged over; a factor with another selector is given for each state, with
+        the states as the last batch axis.
     """
 
     structure: Structure
     bound: Bound
     moments: dict[str, Any]
+    probs: dict[str, Array] = field(default_factory=dict)
 
-    @property
-    def factors(self) -> list[Factor]:
-        """The factors that count: those of latent sites and of data."""
-        return [
-            f
-            for f in self.structure.factors
-            if self.bound.active(f.site, self.structure)
-        ]
+    def given(self, probs: dict[str, Array]) -> Evidence:
+        """The same, with factors averaged over the states of discrete sites."""
+        return replace(self, probs=probs)
+
+    # what there is
+
+    def local(self, name: str) -> Local:
+        """The local site with a given name."""
+        return self.structure.locals[name]
 
     def site(self, name: str) -> Site:
         """The site with a given name."""
         return self.bound.sites[name]
 
-    def observed(self, kind: type, **where: Any) -> list[Any]:
-        """Observed factors of a kind, with attributes as given."""
+    def place(self, factor: Factor | str) -> Place:
+        """Where a factor is, or a local site."""
+        if isinstance(factor, str):
+            place = place_of(self.site(factor))
+            labelled = factor in self.structure.labels  # all of it counts
+            return place._replace(mask=None) if labelled else place
+        if isinstance(factor, TableFactor):
+            return self.bound.tables[factor.site].place
+        return place_of(self.site(factor.site), factor.role)
+
+    def parts(self, name: str) -> list[Any]:
+        """The factors that make up the prior of a local site."""
+        return [f for f in self.structure.factors if f.site == name]
+
+    def own(self, name: str, role: str = "value") -> Any:
+        """The factor that is the prior of a local site, or one part of it."""
+        return next(f for f in self.parts(name) if f.role == role)
+
+    def observed(self, *kinds: type, **where: Any) -> list[Any]:
+        """Observed factors of some kinds that have data, with attributes as given."""
         return [
             f
-            for f in self.factors
-            if isinstance(f, kind)
+            for f in self.structure.factors
+            if isinstance(f, kinds)
             and f.site not in self.structure.locals
-            and all(getattr(f, key) == value for key, value in where.items())
+            and self.bound.active(f.site, self.structure)
+            and all(getattr(f, key, None) == value for key, value in where.items())
         ]
 
-    def own(self, name: str) -> Any:
-        """The factor that is the prior of a local site."""
-        return next(f for f in self.structure.factors if f.site == name)
+    def scored(self, name: str) -> list[Any]:
+        """Observed factors that a discrete site selects, without a latent parent."""
+        kinds = (GaussianFactor, StatisticsFactor, TableFactor)
+        found = self.observed(*kinds, parent=None)
+        return [f for f in found if f.source.selector == name]
 
-    def regression(self, factor: GaussianFactor) -> ExpectedRegression:
-        """Moments of (F, Sigma); states of a selector are the last batch axis."""
-        bound = self.bound.regressions[factor.site]
-        if bound.known is not None:
-            return bound.known
-        moments = self.moments[str(factor.prior)]
-        if bound.members is None:
-            return moments
-        return jax.tree.map(lambda leaf: leaf[bound.members], moments)
+    # parameters of factors
 
-    # messages from priors
+    def regression(self, factor: Factor) -> ExpectedRegression:
+        """Moments of (F, Sigma) at the positions of a Gaussian factor."""
+        bound = self._bound(factor)
+        source = factor.source
+        moments = bound.known
+        if moments is None:
+            moments = self.moments[str(source.prior)]
+        if bound.members is not None:
+            moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
+        if source.selector in self.probs:
+            probs = self.spread_for(factor, self.probs[str(source.selector)])
+            moments = messages.average(moments, probs)
+        return moments
 
-    def log_prior(self, name: str) -> Array:
-        """Expected log probabilities of a categorical site, ``(..., K)``."""
-        factor: CategoricalFactor = self.own(name)
-        if factor.prior is not None:
-            return self.moments[factor.prior]
-        return jnp.log(self.site(name).fn.probs)
+    def regressor(self, factor: Factor) -> Array:
+        """The known part of a factor's regressor, ``(*positions, M)``."""
+        return self._bound(factor).regressor
+
+    def by_state(self, factor: Factor) -> bool:
+        """Whether a factor is given for each state of its selector."""
+        selector = factor.source.selector
+        return selector is not None and selector not in self.probs
+
+    def spread(self, name: str, probs: Array, place: Place, offset: int = 0) -> Array:
+        """Values ``(*positions, K)`` of a discrete site, where a factor is."""
+        found = read_at(probs, self.place(name), place, 1, offset)
+        return jnp.broadcast_to(found, (*place.positions, probs.shape[-1]))
+
+    def spread_for(self, factor: Factor, probs: Array) -> Array:
+        """The same, for the selector of a factor."""
+        source = factor.source
+        return self.spread(
+            str(source.selector), probs, self.place(factor), source.offset
+        )
+
+    def to_selector(self, factor: Factor, table: Array) -> Array:
+        """A factor's scores by state, summed to the positions of its selector."""
+        place, local = self.place(factor), self.place(str(factor.source.selector))
+        return pull_to(table, local, place, 1, factor.source.offset)
+
+    # messages
 
     def gaussian_prior(self, name: str) -> messages.GaussianMessage:
-        """Message from the prior of a Gaussian site; a selector's states come last."""
+        """Message from the prior of a Gaussian site."""
         factor: GaussianFactor = self.own(name)
-        c = self.bound.regressions[name].regressor
-        if factor.selector is not None:
+        c = self.regressor(factor)
+        if self.by_state(factor):
             c = c[..., None, :]
         return messages.to_child(self.regression(factor), c)
-
-    def chain_prior(self, name: str) -> ChainPrior:
-        """Expected log density of a chain, as a proper chain and what is left."""
-        factor: ChainFactor = self.own(name)
-        fn: LinearGaussianChain = self.site(name).fn
-        start = self.moments.get(str(factor.initial))
-        step = self.moments.get(str(factor.transition))
-        steps = fn.num_steps - 1
-        offset = jnp.zeros(())
-        leftover = None
-        if start is not None:
-            gap = messages.normalizer_gap(start) - 0.5 * start.excess[..., 0, 0]
-            offset = offset + gap
-        if step is not None:
-            offset = offset + steps * messages.normalizer_gap(step)
-            leftover, constant = _leftover(step, fn)
-            offset = offset + constant
-        if start is None and step is None:
-            return ChainPrior(fn, None, offset)
-        initial = (fn.initial_loc, fn.initial_cov)
-        dynamics = (fn.transition_matrix, fn.transition_cov)
-        chain = LinearGaussianChain(
-            *(initial if start is None else (start.weight[..., 0], start.covariance)),
-            *(dynamics if step is None else (step.weight, step.covariance)),
-            inputs=fn.inputs,
-            num_steps=fn.num_steps,
-            validate_args=False,
-        )
-        return ChainPrior(chain, leftover, offset)
-
-    # messages from observations
 
     def parent_message(
         self, factor: GaussianFactor, parent: str
     ) -> messages.ParentMessage:
         """Message of an observed factor to its parent, at the parent's positions."""
-        site, local = self.site(factor.site), self.site(parent)
+        place, local = self.place(factor), self.place(parent)
         v, c, parent_map = self._regression_data(factor)
+        states = int(self.by_state(factor))
+        if states:
+            v, c = v[..., None, :], c[..., None, :]
         message = messages.to_parent(self.regression(factor), v, c, parent_map)
-        states = 0 if factor.selector is None else 1
 
         def send(value: Array, event_dim: int) -> Array:
-            value = weigh(value, site, local, states + event_dim)
-            return reduce_to(value, site, local, states + event_dim)
+            return pull_to(value, local, place, states + event_dim)
 
         potential = message.potential
         return messages.ParentMessage(
@@ -167,111 +178,82 @@ class Evidence:
             send(message.constant, 0),
         )
 
-    def expected_log_prob(
+    def given_parent(
         self, factor: GaussianFactor, parent: str, mean: Array, covariance: Array
     ) -> Array:
         """An observed factor averaged over its parent, at the positions of its site.
 
-        :param mean: of the parent, ``(*positions, [K], D)``.
-        :param covariance: of the parent, ``(*positions, [K], D, D)``.
+        :param mean: of the parent, ``(*positions, D)``; with ``(*positions, K, D)``
+            the result has states too, as it has if the factor is given by state.
+        :param covariance: of the parent, likewise.
         """
-        site, local = self.site(factor.site), self.site(parent)
+        place, local = self.place(factor), self.place(parent)
         v, c, parent_map = self._regression_data(factor)
         states = mean.ndim - len(local.positions) - 1
-        if states and factor.selector is None:
-            v, c = v[..., None, :], c[..., None, :]
-        elif factor.selector is not None and not states:
+        if self.by_state(factor) and not states:
             mean, covariance = mean[..., None, :], covariance[..., None, :, :]
             states = 1
+        if states:
+            v, c = v[..., None, :], c[..., None, :]
         return messages.expected_log_density(
             self.regression(factor),
             v,
             c,
             parent_map,
-            lift(mean, site, local, states + 1),
-            lift(covariance, site, local, states + 2),
+            read_at(mean, local, place, states + 1),
+            read_at(covariance, local, place, states + 2),
         )
 
-    def _regression_data(self, factor: GaussianFactor) -> tuple[Array, Array, Any]:
-        bound = self.bound.regressions[factor.site]
-        v, c = clean(self.site(factor.site), bound.value), bound.regressor
-        if factor.selector is not None:
+    def table(self, factor: GaussianFactor | StatisticsFactor | TableFactor) -> Array:
+        """Log density of an observed site, by state if it has a selector."""
+        if isinstance(factor, TableFactor):
+            return self.bound.tables[factor.site].log_probs
+        if isinstance(factor, StatisticsFactor):
+            return self._statistics(factor)
+        v, c, _ = self._regression_data(factor)
+        if self.by_state(factor):
             v, c = v[..., None, :], c[..., None, :]
+        return messages.log_density(self.regression(factor), v, c)
+
+    def _statistics(self, factor: StatisticsFactor) -> Array:
+        bound = self.bound.statistics[factor.site, factor.role]
+        moments = bound.known
+        if moments is None:
+            moments = self.moments[str(factor.source.prior)]
+        if bound.members is not None:
+            moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
+        place = self.place(factor)
+        states = int(factor.source.selector is not None)
+
+        def pair(statistic: Array, moment: Array) -> Array:
+            event = statistic.ndim - len(place.positions)
+            axes = tuple(range(-event, 0))
+            statistic = jnp.expand_dims(statistic, (len(place.positions),) * states)
+            counted = jnp.where(statistic == 0, 0.0, moment)  # 0 log 0 = 0
+            return jnp.sum(statistic * counted, axes)
+
+        terms = jax.tree.map(pair, bound.statistics, moments)
+        base = jnp.expand_dims(bound.base, (-1,) * states)
+        return jax.tree.reduce(jnp.add, terms) + base
+
+    def _bound(self, factor: Factor) -> BoundRegression:
+        return self.bound.regressions[factor.site, factor.role]
+
+    def _regression_data(self, factor: GaussianFactor) -> tuple[Array, Array, Any]:
+        bound = self._bound(factor)
+        v, c = clean(self.place(factor), bound.value), bound.regressor
         parent_map: Any = factor.parent_map
         if parent_map is None and factor.parent is not None:
             parent_map = jnp.eye(c.shape[-1], dtype=c.dtype)
         return v, c, parent_map
-
-    def table(self, factor: GaussianFactor | TableFactor) -> Array:
-        """Log density of an observed site by state of its selector, ``(..., K)``."""
-        if isinstance(factor, TableFactor):
-            return self.bound.tables[factor.site]
-        v, c, _ = self._regression_data(factor)
-        return messages.log_density(self.regression(factor), v, c)
-
-    def table_message(self, factor: GaussianFactor | TableFactor, name: str) -> Array:
-        """The same, summed to the positions of the selector."""
-        site, local = self.site(factor.site), self.site(name)
-        table = self.table(factor)
-        if isinstance(factor, TableFactor):  # of the batch: summed and masked already
-            return sum_to(table * (site.scale / local.scale), local.positions, 1)
-        return reduce_to(weigh(table, site, local, 1), site, local, 1)
 
     # factors of globals and data alone
 
     def data_log_probs(self) -> dict[str, Array]:
         """Expected log probabilities of the sites with no latent local parent."""
         found: dict[str, Array] = {}
-        for factor in self.factors:
-            if factor.site in self.structure.locals:
-                continue
-            site = self.site(factor.site)
-            if isinstance(factor, CategoricalFactor) and factor.prior is not None:
-                found[site.name] = per_entry(self._observed_category(factor), site)
-            elif isinstance(factor, ChainFactor):
-                if factor.initial is not None or factor.transition is not None:
-                    found[site.name] = self._observed_chain(factor)
-            elif (
-                isinstance(factor, GaussianFactor)
-                and factor.parent is None
-                and factor.selector is None
-            ):
-                v, c, _ = self._regression_data(factor)
-                density = messages.log_density(self.regression(factor), v, c)
-                found[site.name] = per_entry(density, site)
+        for factor in self.observed(GaussianFactor, StatisticsFactor, parent=None):
+            if factor.source.selector is None:
+                value = per_entry(self.table(factor), self.place(factor))
+                found[factor.site] = found.get(factor.site, 0.0) + value
         return found
-
-    def _observed_category(self, factor: CategoricalFactor) -> Array:
-        value = self.site(factor.site).value
-        return self.moments[str(factor.prior)][value]
-
-    def _observed_chain(self, factor: ChainFactor) -> Array:
-        site = self.site(factor.site)
-        prior = self.chain_prior(factor.site)
-        total = prior.chain.log_prob(site.value) + prior.offset
-        if prior.leftover is not None:
-            total = total + jnp.sum(prior.leftover(site.value), -1)
-        return total
-
-
-def _leftover(
-    step: ExpectedRegression, fn: LinearGaussianChain
-) -> tuple[GaussianPotential, Array]:
-    """``-1/2 u' excess u`` of every step, as a potential on the states."""
-    dim, steps = fn.event_shape[-1], fn.num_steps - 1
-    last = jnp.arange(fn.num_steps) < steps
-    excess = step.excess
-    precision = jnp.where(last[:, None, None], excess[:dim, :dim], 0.0)
-    if fn.inputs is None:
-        info = jnp.zeros((fn.num_steps, dim), excess.dtype)
-        return GaussianPotential(info, precision), jnp.zeros(())
-    inputs = fn.inputs
-    info = -inputs @ excess[dim:, :dim]
-    info = jnp.concatenate([info, jnp.zeros_like(info[..., :1, :])], -2)
-    if steps == 0:
-        info = jnp.zeros((*inputs.shape[:-2], 1, dim), excess.dtype)
-    constant = -0.5 * jnp.einsum(
-        "...ti,ij,...tj->...", inputs, excess[dim:, dim:], inputs
-    )
-    precision = jnp.broadcast_to(precision, (*info.shape, dim))
-    return GaussianPotential(info, precision), constant

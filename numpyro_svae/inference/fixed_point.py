@@ -1,159 +1,207 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The mean-field optimum of a categorical site and the Gaussian sites it selects.
+"""Fixed points of sweeps, with gradients that do not depend on the path to them.
 
-Block coordinate ascent alternates ``q(x)`` given the probabilities of ``z`` and
-``q(z)`` given the moments of ``x``. Each position is a fixed point of its own in the
-logits of ``z``, found by iteration; its gradient is that of the implicit function
-theorem, so it neither depends on the path nor costs memory for it (Bendekgey, Hope and
-Sudderth, *Unbiased learning of deep generative models with structured discrete
-representations*, NeurIPS 2023, section 3).
+At a fixed point ``y = f(y, a)`` the implicit function theorem gives the cotangent of
+``a`` as ``(df/da)' v`` with ``v = g + (df/dy)' v`` for the cotangent ``g`` of y, so
+that memory does not grow with the number of sweeps (Bendekgey, Hope and Sudderth,
+*Unbiased learning of deep generative models with structured discrete representations*,
+NeurIPS 2023, section 3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
-from jax import Array
-from jax.nn import softmax
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve
-import optimistix
+import lineax
 
-from numpyro_svae.inference.messages import GaussianMessage
-from numpyro_svae.potentials import GaussianPotential
+__all__ = ["FixedPoint", "Solution", "solve_fixed_point"]
 
-__all__ = ["SelectedState", "mean_field_logits", "state_given_probs"]
-
-_MAX_SWEEPS = 200
+_KRYLOV = 20
+_SHORTEST = 1 / 16
 
 
-class SelectedState(NamedTuple):
-    """A Gaussian site at one position, by state K of the site that selects it.
+@dataclass(frozen=True)
+class FixedPoint:
+    """How the fixed point of coupled local sites is found, and differentiated.
 
-    :param loc: of the components, ``(..., K, D)``.
-    :param precision: of the components, ``(..., K, D, D)``.
-    :param offset: log density of each component at its location, ``(..., K)``.
-    :param info: what else is said of the site, ``(..., K, D)``.
-    :param information: likewise, ``(..., K, D, D)``.
-    :param constant: likewise, ``(..., K)``.
+    :param max_sweeps: the most sweeps that are made.
+    :param tolerance: relative change of a message at which sweeping ends; by default
+        1e-4 in float32 and 1e-9 in float64.
+    :param anneal: number of first sweeps in which messages to discrete sites are
+        tempered, with weights that rise evenly to one, so that no state is ruled out
+        before the others have settled.
+    :param gradient: ``"implicit"``, by the implicit function theorem; ``"unrolled"``,
+        through ``max_sweeps`` sweeps, with memory that grows with them; or
+        ``"stopped"``, through none, as if the messages were given.
     """
 
-    loc: Array
-    precision: Array
-    offset: Array
-    info: Array
-    information: Array
-    constant: Array
+    max_sweeps: int = 100
+    tolerance: float | None = None
+    anneal: int = 5
+    gradient: Literal["implicit", "unrolled", "stopped"] = "implicit"
 
-    @classmethod
-    def of(
-        cls,
-        prior: GaussianMessage,
-        potential: GaussianPotential,
-        constant: Array,
-        batch: tuple[int, ...],
-    ) -> SelectedState:
-        """Gather what is said of a site, all with the batch ``(*positions, K)``."""
-        tril = jnp.linalg.cholesky(prior.covariance)
-        dim = tril.shape[-1]
-        identity = jnp.broadcast_to(jnp.eye(dim, dtype=tril.dtype), tril.shape)
-        half_log_det = jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-        log_peak = prior.offset - half_log_det - 0.5 * dim * jnp.log(2 * jnp.pi)
-        return cls(
-            jnp.broadcast_to(prior.loc, (*batch, dim)),
-            jnp.broadcast_to(cho_solve((tril, True), identity), (*batch, dim, dim)),
-            jnp.broadcast_to(log_peak, batch),
-            jnp.broadcast_to(potential.info_vector, (*batch, dim)),
-            jnp.broadcast_to(potential.full_precision(), (*batch, dim, dim)),
-            jnp.broadcast_to(constant, batch),
-        )
+    def __post_init__(self) -> None:
+        if self.gradient not in ("implicit", "unrolled", "stopped"):
+            raise ValueError(
+                f"gradient: found {self.gradient!r}; accepted are 'implicit', "
+                "'unrolled' and 'stopped'."
+            )
+        if self.max_sweeps < 1 or self.anneal < 0:
+            raise ValueError(
+                f"max_sweeps, anneal: found {self.max_sweeps} and {self.anneal}; "
+                "accepted are at least 1 and at least 0."
+            )
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(
+                f"tolerance: found {self.tolerance}; accepted are positive numbers."
+            )
 
-    def log_prior(self, mean: Array, covariance: Array) -> Array:
-        """Expected log density under each component, ``(..., K)``."""
-        shift = mean[..., None, :] - self.loc
-        second = covariance[..., None, :, :] + shift[..., :, None] * shift[..., None, :]
-        return self.offset - 0.5 * jnp.sum(self.precision * second, (-1, -2))
-
-    def said(self, mean: Array, covariance: Array) -> Array:
-        """Expectation of all else that is said of the site, ``(..., K)``."""
-        second = covariance + mean[..., :, None] * mean[..., None, :]
-        quadratic = jnp.einsum("...kij,...ij->...k", self.information, second)
-        linear = jnp.einsum("...ki,...i->...k", self.info, mean)
-        return linear - 0.5 * quadratic + self.constant
+    def tolerance_for(self, dtype: Any) -> float:
+        """The tolerance, or the default for a floating-point type."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 1e-9 if dtype == jnp.float64 else 1e-4
 
 
-def state_given_probs(state: SelectedState, probs: Array) -> tuple[Array, Array, Array]:
-    """``q(x)`` given the probabilities of ``z``.
+class Solution(NamedTuple):
+    """A fixed point, and how it was reached.
 
-    :return: mean, covariance, and divergence from the averaged expected prior.
+    :param value: the fixed point.
+    :param sweeps: number of sweeps.
+    :param residual: change of the last sweep, relative to the tolerance: converged
+        means one or less.
     """
-    total = state.precision + state.information
-    pull = state.info + jnp.einsum("...kij,...kj->...ki", state.precision, state.loc)
-    precision = jnp.einsum("...k,...kij->...ij", probs, total)
-    tril = jnp.linalg.cholesky(precision)
-    dim = tril.shape[-1]
-    identity = jnp.broadcast_to(jnp.eye(dim, dtype=tril.dtype), tril.shape)
-    covariance = cho_solve((tril, True), identity)
-    mean = jnp.einsum("...ij,...kj,...k->...i", covariance, pull, probs)
-    half_log_det = jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-    negative_entropy = half_log_det - 0.5 * dim * (1 + jnp.log(2 * jnp.pi))
-    log_prior = jnp.sum(probs * state.log_prior(mean, covariance), -1)
-    return mean, covariance, negative_entropy - log_prior
+
+    value: Any
+    sweeps: Array
+    residual: Array
 
 
-def mean_field_logits(logits: Array, states: list[SelectedState]) -> Array:
-    """Logits of ``q(z)`` at the mean-field optimum.
+def solve_fixed_point(
+    sweep: Callable[[Any], Any], start: Any, options: FixedPoint
+) -> Solution:
+    """Iterate ``y <- f(y)`` until it stands still.
 
-    :param logits: all that is said of ``z`` without the states, ``(*positions, K)``.
-    :param states: what is said of each state that it selects.
-    :return: logits of shape ``(*positions, K)``, differentiable implicitly.
+    A sweep whose change is larger than the one before is taken in part only, so that
+    oscillations die out.
+
+    :param sweep: the function f; it may close over arrays that gradients are wanted of.
+    :param start: the first y, a pytree of arrays; no gradient flows into it.
+    :param options: when to stop, and how to differentiate.
     """
-    flat = logits.reshape(-1, logits.shape[-1])
-    count = logits.ndim - 1
+    start = lax.stop_gradient(start)
+    flat, unravel = ravel_pytree(start)
 
-    def flatten(leaf: Array) -> Array:
-        return leaf.reshape(flat.shape[0], *leaf.shape[count:])
+    def step(y: Array) -> Array:
+        return ravel_pytree(sweep(unravel(y)))[0]
 
-    solve = jax.vmap(_fixed_point)
-    return solve(flat, jax.tree.map(flatten, states)).reshape(logits.shape)
+    if options.gradient == "unrolled":
+        value, sweeps, residual = _unrolled(step, flat, options)
+        return Solution(unravel(value), sweeps, residual)
+    closed, constants = jax.closure_convert(step, flat)
+    if options.gradient == "stopped":
+        constants = lax.stop_gradient(constants)
+    value, sweeps, residual = _solve(closed, options, flat, tuple(constants))
+    return Solution(unravel(value), sweeps, residual)
 
 
-def _joint_logits(logits: Array, states: list[SelectedState]) -> Array:
-    """Logits of ``z`` under the exact joint, where coordinate ascent starts.
+class _State(NamedTuple):
+    value: Array
+    length: Array
+    residual: Array
+    sweeps: Array
 
-    From the prior, states would start at the average of all components, and the ascent
-    could end at a component next to that average, far from what is said of the state.
+
+def _advance(step: Callable, options: FixedPoint, state: _State) -> _State:
+    tolerance = options.tolerance_for(state.value.dtype)
+    temper = jnp.minimum(1.0, (state.sweeps + 1) / (options.anneal + 1))
+    goal = step(temper.astype(state.value.dtype) * state.value)
+    change = goal - state.value
+    size = tolerance * (1.0 + jnp.abs(goal))
+    residual = jnp.max(jnp.abs(change) / size, initial=0.0)
+    settled = state.sweeps > options.anneal
+    grew = settled & (residual > state.residual)
+    length = jnp.where(grew, 0.5 * state.length, jnp.minimum(1.0, 1.5 * state.length))
+    length = jnp.maximum(length, _SHORTEST)
+    usable = jnp.isfinite(residual)
+    value = jnp.where(usable, state.value + length * change, state.value)
+    return _State(value, length, residual, state.sweeps + 1)
+
+
+def _begin(start: Array) -> _State:
+    one = jnp.ones((), start.dtype)
+    return _State(start, one, jnp.inf * one, jnp.zeros((), jnp.int32))
+
+
+def _iterate(step: Callable, start: Array, options: FixedPoint) -> tuple:
+    def moves(state: _State) -> Array:
+        annealing = state.sweeps <= options.anneal
+        unfinished = annealing | (state.residual > 1.0)
+        return unfinished & (state.sweeps < options.max_sweeps)
+
+    state = lax.while_loop(moves, partial(_advance, step, options), _begin(start))
+    return state.value, state.sweeps, state.residual
+
+
+def _unrolled(step: Callable, start: Array, options: FixedPoint) -> tuple:
+    def advance(state: _State, _: None) -> tuple[_State, None]:
+        moved = _advance(step, options, state)
+        done = (state.sweeps > options.anneal) & (state.residual <= 1.0)
+        return jax.tree.map(partial(jnp.where, done), state, moved), None
+
+    state, _ = lax.scan(advance, _begin(start), None, options.max_sweeps)
+    return state.value, state.sweeps, lax.stop_gradient(state.residual)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve(
+    step: Callable, options: FixedPoint, start: Array, constants: tuple
+) -> tuple[Array, Array, Array]:
+    return _iterate(lambda y: step(y, *constants), start, options)
+
+
+def _solve_fwd(step: Callable, options: FixedPoint, start: Array, constants: tuple):
+    out = _solve(step, options, start, constants)
+    return out, (out[0], constants)
+
+
+def _solve_bwd(step: Callable, options: FixedPoint, residuals: Any, cotangents: Any):
+    value, constants = residuals
+    _, pull = jax.vjp(lambda y, a: step(y, *a), value, constants)
+    adjoint, _ = solve_adjoint(lambda v: pull(v)[0], cotangents[0])
+    return jnp.zeros_like(value), pull(adjoint)[1]
+
+
+_solve.defvjp(_solve_fwd, _solve_bwd)
+
+
+def solve_adjoint(pull: Callable[[Array], Array], g: Array) -> tuple[Array, Array]:
+    """Solve ``v = g + J' v`` for the product ``pull`` with ``J'``.
+
+    Where the solution is not found, ``v = g`` takes its place: the gradient of one
+    sweep, which is a descent direction wherever sweeps converge (Fung et al.,
+    *JFB: Jacobian-free backpropagation for implicit networks*, AAAI 2022).
+
+    :return: the solution, and whether it was found.
     """
-    alone = jnp.eye(logits.shape[-1], dtype=logits.dtype)
-    for part in states:
-        mean, covariance, kl = jax.vmap(partial(state_given_probs, part))(alone)
-        said = jnp.diagonal(jax.vmap(part.said)(mean, covariance))
-        logits = logits + said - kl
-    return logits
-
-
-def _fixed_point(logits: Array, states: list[SelectedState]) -> Array:
-    def sweep(current: Array, said: tuple[Array, list[SelectedState]]) -> Array:
-        total, parts = said
-        probs = softmax(current)
-        for part in parts:
-            mean, covariance, _ = state_given_probs(part, probs)
-            total = total + part.log_prior(mean, covariance)
-            total = total + part.said(mean, covariance)
-        return total - jnp.max(total)
-
-    tolerance = 1e-10 if logits.dtype == jnp.float64 else 1e-5
-    start = sweep(_joint_logits(logits, states), (logits, states))
-    solution: Any = optimistix.fixed_point(
-        sweep,
-        optimistix.FixedPointIteration(rtol=tolerance, atol=tolerance),
-        jax.lax.stop_gradient(start),
-        (logits, states),
-        max_steps=_MAX_SWEEPS,
-        throw=False,
+    tolerance = 1e-10 if g.dtype == jnp.float64 else 1e-4
+    operator = lineax.FunctionLinearOperator(
+        lambda v: v - pull(v), jax.ShapeDtypeStruct(g.shape, g.dtype)
     )
-    return solution.value
+    solver = lineax.GMRES(
+        tolerance, tolerance, restart=_KRYLOV, stagnation_iters=_KRYLOV
+    )
+    found = lineax.linear_solve(operator, g, solver, throw=False).value
+    left = found - pull(found) - g
+    size = jnp.max(jnp.abs(g), initial=0.0)
+    good = jnp.max(jnp.abs(left), initial=0.0) <= 100 * tolerance * size
+    return jnp.where(good & jnp.all(jnp.isfinite(found)), found, g), good

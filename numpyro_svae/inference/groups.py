@@ -1,154 +1,234 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Exact and mean-field inference in groups of coupled local sites.
+"""Inference in groups of coupled local sites.
 
-A group is a Gaussian site or chain by itself, a categorical site by itself, or a
-categorical site with the Gaussian sites that it picks components for. Each has
-
-    q(local)  proportional to  exp(expected log prior + messages of data + potentials)
-
-and a divergence from its expected prior in closed form (Johnson et al., NIPS 2016,
-section 4.2).
+A group is inferred exactly where that is tractable: a site or a chain by itself, a
+discrete site or chain with Gaussian sites that are independent given its states, and a
+graph of sites that depend on each other in other ways. The others, and all but graphs
+if that is asked for, get the best product of their sites by coordinate ascent (Winn and
+Bishop, *Variational message passing*, JMLR 2005).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.blocks.gaussian import condition
+from numpyro_svae.inference.beliefs import (
+    DiscreteBelief,
+    expected_said,
+    infer_discrete,
+    infer_state,
+    scores,
+)
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.mixture import Mixture
-from numpyro_svae.inference.positions import per_entry
-from numpyro_svae.inference.posterior import LocalPosterior, observe, zero_potential
-from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import GaussianFactor, Structure, TableFactor
+from numpyro_svae.inference.fixed_point import FixedPoint, solve_fixed_point
+from numpyro_svae.inference.graph import infer_graph
+from numpyro_svae.inference.joint import JointBelief, infer_joint
+from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.potentials import CategoricalPotential
+from numpyro_svae.program.factors import GaussianFactor
+from numpyro_svae.program.groups import Group, coupled_groups
+from numpyro_svae.program.places import clean, per_entry, pull_to
 
-__all__ = ["infer_locals", "selected_by"]
+__all__ = ["infer_locals"]
+
+Potentials = dict[str, Any]
+Logits = dict[str, Array]
 
 
 def infer_locals(
-    evidence: Evidence, potentials: dict[str, GaussianPotential], mean_field: bool
+    evidence: Evidence,
+    potentials: Potentials,
+    mean_field: bool,
+    options: FixedPoint,
 ) -> LocalPosterior:
     """Infer all local sites.
 
     :param evidence: the factors.
     :param potentials: what the recognition function says, by site.
     :param mean_field: whether coupled sites are made independent under the guide.
+    :param options: how the fixed point of a product of coupled sites is found.
     :return: their posterior.
     """
     posterior = LocalPosterior()
-    posterior.expected_log_prob.update(evidence.data_log_probs())
-    structure = evidence.structure
-    picked = selected_by(structure)
-    for name, local in structure.locals.items():
-        if local.kind == "chain":
-            _chain(evidence, name, potentials.get(name), posterior)
-        elif local.kind == "categorical":
-            _categorical(
-                evidence, name, picked[name], potentials, mean_field, posterior
-            )
-        elif not any(name in states for states in picked.values()):
-            _gaussian(evidence, name, potentials.get(name), posterior)
+    posterior.expect(evidence.data_log_probs())
+    for group in coupled_groups(evidence.structure):
+        said = {name: _said(evidence, name, potentials) for name in group.discrete}
+        if group.kind == "graph":
+            probs = infer_graph(evidence, group, said, potentials, posterior)
+        elif group.kind == "mixture" and not mean_field:
+            probs = _joint(evidence, group, said, potentials, posterior)
+        else:
+            probs = _product(evidence, group, said, potentials, options, posterior)
+        for name in group.discrete:
+            _observe_scored(evidence, name, probs[name], posterior)
     return posterior
 
 
-def selected_by(structure: Structure) -> dict[str, list[str]]:
-    """The Gaussian sites that each categorical site is coupled to."""
-    picked: dict[str, list[str]] = {
-        name: []
-        for name, local in structure.locals.items()
-        if local.kind == "categorical"
-    }
-    for factor in structure.factors:
-        if isinstance(factor, GaussianFactor) and factor.selector is not None:
-            state = factor.site if factor.site in structure.locals else factor.parent
-            if state is not None and state not in picked[factor.selector]:
-                picked[factor.selector].append(state)
-    return picked
+def _said(evidence: Evidence, name: str, potentials: Potentials) -> Array:
+    """All that is said of a discrete site by data and the recognition function."""
+    place, size = evidence.place(name), evidence.local(name).size
+    said = jnp.zeros((*place.positions, size))
+    for factor in evidence.scored(name):
+        said = said + evidence.to_selector(factor, evidence.table(factor))
+    spoken = potentials.get(name)
+    if spoken is not None:
+        said = said + clean(place, spoken.logits)
+    label = evidence.structure.labels.get(name)
+    return said if label is None else said + _known(evidence, label, size)
 
 
-def _messages(
-    evidence: Evidence, name: str, spoken: GaussianPotential | None
-) -> tuple[GaussianPotential, list[GaussianFactor]]:
-    """All that is said of a state that no categorical site picks components for."""
-    total = zero_potential(evidence, name) if spoken is None else spoken
-    factors = evidence.observed(GaussianFactor, parent=name)
-    for factor in factors:
-        total = total + evidence.parent_message(factor, name).potential
-    return total, factors
+def _known(evidence: Evidence, label: str, size: int) -> Array:
+    """Rule out all states but the label where the label is known."""
+    site, place = evidence.site(label), evidence.place(label)
+    potential = CategoricalPotential.from_labels(site.value, size, place.mask)
+    return potential.logits
 
 
-def _chain(
-    evidence: Evidence,
-    name: str,
-    spoken: GaussianPotential | None,
-    posterior: LocalPosterior,
+def _observe_scored(
+    evidence: Evidence, name: str, probs: Array, posterior: LocalPosterior
 ) -> None:
-    site = evidence.site(name)
-    prior = evidence.chain_prior(name)
-    said, factors = _messages(evidence, name, spoken)
-    total = said if prior.leftover is None else said + prior.leftover
-    chain, log_normalizer = prior.chain.condition(total)
-    mean, covariance = chain.mean, chain.covariance
-    value = jnp.sum(said.expected(mean, covariance), -1)
-    kl = jnp.broadcast_to(value - log_normalizer - prior.offset, site.batch_shape)
-    if site.mask is not None:
-        kl = jnp.where(site.mask[..., 0], kl, 0.0)
-    posterior.add(name, chain, kl)
-    observe(evidence, factors, name, mean, covariance, posterior)
+    """Likelihood terms of the observations that a discrete site selects."""
+    for factor in evidence.scored(name):
+        states = evidence.spread_for(factor, probs)
+        value = jnp.sum(expected_said(states, evidence.table(factor)), -1)
+        value = per_entry(value, evidence.place(factor))
+        posterior.expect({factor.site: value})
+    label = evidence.structure.labels.get(name)
+    if label is not None:  # counted by the divergence of the site itself
+        posterior.expect({label: jnp.zeros(evidence.place(label).batch_shape)})
 
 
-def _gaussian(
+# the exact joint posterior
+
+
+def _joint(
     evidence: Evidence,
-    name: str,
-    spoken: GaussianPotential | None,
+    group: Group,
+    said: Logits,
+    potentials: Potentials,
     posterior: LocalPosterior,
-) -> None:
-    site = evidence.site(name)
-    prior = evidence.gaussian_prior(name)
-    said, factors = _messages(evidence, name, spoken)
-    mean, covariance, tril, log_normalizer = condition(
-        prior.loc, prior.covariance, said
-    )
-    kl = said.expected(mean, covariance) - log_normalizer - prior.offset
-    marginal = dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
-    marginal = marginal.to_event(site.extra)
-    posterior.add(name, marginal, per_entry(kl, site))
-    observe(evidence, factors, name, mean, covariance, posterior)
-
-
-def _categorical(
-    evidence: Evidence,
-    name: str,
-    states: list[str],
-    potentials: dict[str, GaussianPotential],
-    mean_field: bool,
-    posterior: LocalPosterior,
-) -> None:
-    site = evidence.site(name)
-    tables = [
-        factor
-        for kind in (GaussianFactor, TableFactor)
-        for factor in evidence.observed(kind, selector=name)
-        if getattr(factor, "parent", None) is None
-    ]
-    size = evidence.structure.locals[name].size
-    said = jnp.zeros((*site.positions, size))
-    for factor in tables:
-        said = said + evidence.table_message(factor, name)
-    mixture = Mixture(evidence, name, said, potentials, states)
-    solve = mixture.mean_field if mean_field and states else mixture.exact
-    log_probs = solve(posterior)
-    probs = jnp.exp(log_probs)
-    for factor in tables:
-        observed = evidence.site(factor.site)
-        table = jnp.where(probs > 0, evidence.table(factor), 0.0)
-        value = jnp.sum(probs * table, -1)
-        if isinstance(factor, GaussianFactor):
-            value = per_entry(value, observed)
-        posterior.expected_log_prob[factor.site] = value
-    sampled = {name} if mean_field else {name, *states}
-    if any(sampled & used for used in evidence.structure.likelihoods.values()):
+) -> Logits:
+    (name,) = group.discrete
+    belief = infer_joint(evidence, name, said[name], potentials, group.states)
+    probs = belief.discrete.probs
+    posterior.add(name, belief.discrete.marginal, belief.discrete.kl)
+    for state in group.states:
+        _add_component(evidence, name, state, belief, posterior)
+    sampled = frozenset().union(*evidence.structure.likelihoods.values())
+    if sampled & {name, *group.states}:
         posterior.average[name] = probs
+    return {name: probs}
+
+
+def _add_component(
+    evidence: Evidence,
+    name: str,
+    state: str,
+    belief: JointBelief,
+    posterior: LocalPosterior,
+) -> None:
+    component, place = belief.components[state].posterior, evidence.place(state)
+    parts = dist.MultivariateNormal(
+        component.mean, scale_tril=component.scale_tril, validate_args=False
+    )
+    probs = evidence.spread(name, belief.discrete.probs, place)
+    weights = dist.Categorical(probs, validate_args=False)
+    mixture = dist.MixtureSameFamily(weights, parts, validate_args=False)
+    zero = jnp.zeros(place.batch_shape)  # the discrete site has the whole divergence
+    posterior.add(state, mixture.to_event(place.extra), zero)
+    posterior.components[state] = parts
+    for factor in evidence.observed(GaussianFactor, parent=state):
+        table = evidence.given_parent(
+            factor, state, component.mean, component.covariance
+        )
+        states = evidence.spread(name, belief.discrete.probs, evidence.place(factor))
+        value = jnp.sum(expected_said(states, table), -1)
+        posterior.expect({factor.site: per_entry(value, evidence.place(factor))})
+
+
+# products of sites
+
+
+def _product(
+    evidence: Evidence,
+    group: Group,
+    said: Logits,
+    potentials: Potentials,
+    options: FixedPoint,
+    posterior: LocalPosterior,
+) -> Logits:
+    """The best product of the sites of a group, by coordinate ascent.
+
+    A sweep takes the messages of the Gaussian to the discrete sites to their next
+    values: states are inferred from the messages, Gaussian sites given the states.
+    """
+
+    def infer(messages: Logits) -> tuple[dict[str, DiscreteBelief], Evidence]:
+        beliefs = {
+            name: infer_discrete(evidence, name, said[name] + messages[name])
+            for name in group.discrete
+        }
+        probs = {name: belief.probs for name, belief in beliefs.items()}
+        return beliefs, evidence.given(probs)
+
+    def sweep(messages: Logits) -> Logits:
+        _, given = infer(messages)
+        new = jax.tree.map(jnp.zeros_like, messages)
+        for state in group.states:
+            belief = infer_state(given, state, potentials.get(state))
+            for factor, table in scores(evidence, state, belief):
+                name = str(factor.source.selector)
+                new[name] = new[name] + evidence.to_selector(factor, table)
+        return {name: m - jnp.max(m, -1, keepdims=True) for name, m in new.items()}
+
+    messages = {name: jnp.zeros_like(said[name]) for name in group.discrete}
+    if group.discrete and group.states:
+        start = _first_messages(evidence, group, said, potentials)
+        solution = solve_fixed_point(sweep, start, options)
+        messages = solution.value
+        posterior.record(group.discrete, solution)
+    beliefs, given = infer(messages)
+    sampled = frozenset().union(*evidence.structure.likelihoods.values())
+    for name, belief in beliefs.items():
+        posterior.add(name, belief.marginal, belief.kl)
+        if name in sampled:
+            posterior.average[name] = belief.probs
+    for state in group.states:
+        _add_state(given, state, potentials, posterior)
+    return {name: belief.probs for name, belief in beliefs.items()}
+
+
+def _add_state(
+    given: Evidence, state: str, potentials: Potentials, posterior: LocalPosterior
+) -> None:
+    belief = infer_state(given, state, potentials.get(state))
+    posterior.add(state, belief.marginal, belief.kl)
+    for factor in given.observed(GaussianFactor, parent=state):
+        value = given.given_parent(factor, state, belief.mean, belief.covariance)
+        posterior.expect({factor.site: per_entry(value, given.place(factor))})
+
+
+def _first_messages(
+    evidence: Evidence, group: Group, said: Logits, potentials: Potentials
+) -> Logits:
+    """Messages to the discrete sites before any sweep.
+
+    For Gaussian sites those of their exact joint, since the average of all components
+    is no place to start from; none for chains.
+    """
+    if group.kind != "mixture":
+        return {name: jnp.zeros_like(said[name]) for name in group.discrete}
+    (name,) = group.discrete
+    belief = infer_joint(evidence, name, said[name], potentials, group.states)
+    place = evidence.place(name)
+    messages = jnp.zeros_like(said[name])
+    for state, component in belief.components.items():
+        messages = messages + pull_to(component.score, place, evidence.place(state), 1)
+    return {name: messages}

@@ -28,11 +28,12 @@ from numpyro_svae.families import (
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import (
-    CategoricalFactor,
-    ChainFactor,
+    DiscreteFactor,
+    Factor,
     GaussianFactor,
     Structure,
 )
+from numpyro_svae.program.places import Place, place_of
 from numpyro_svae.program.sites import Site
 
 __all__ = ["initial_natural", "natural_of"]
@@ -41,6 +42,7 @@ _LLOYD_STEPS = 10
 _PSEUDO_STEPS = 100.0
 _DECAY = 0.95
 _HORIZON = 64
+_TURN = 0.1
 _LARGEST_RADIUS = 1.1
 
 
@@ -49,7 +51,7 @@ def initial_natural(
     name: str,
     structure: Structure,
     bound: Bound,
-    potentials: dict[str, GaussianPotential],
+    potentials: dict[str, Any],
 ) -> NaturalParameters:
     """Natural parameters that one global block starts at.
 
@@ -61,16 +63,20 @@ def initial_natural(
     """
     prior: Any = bound.priors[name]
     for factor in structure.factors:
+        if factor.source.prior != name:
+            continue
         site = bound.sites[factor.site]
-        latent = not site.observed
-        if isinstance(factor, CategoricalFactor) and factor.prior == name and latent:
-            return _spread_counts(prior, site)
-        if isinstance(factor, ChainFactor) and factor.transition == name and latent:
-            return _slow_dynamics(prior, site.fn.event_shape[-1])
-        if isinstance(factor, GaussianFactor) and factor.prior == name:
-            values = _values_of(factor, site, potentials)
+        place = place_of(site, factor.role)
+        if isinstance(factor, DiscreteFactor):
+            return _spread_counts(prior, place)
+        if isinstance(factor, GaussianFactor):
+            if factor.role == "transition" and not site.observed:
+                return _slow_dynamics(key, prior, site.fn.event_shape[-1])
+            values = _values_of(factor, site, bound, potentials)
             if values is not None:
-                return _fit(key, prior, factor, site, bound, values)
+                label = structure.labels.get(str(factor.source.selector))
+                labels = None if label is None else bound.sites[label]
+                return _fit(key, prior, factor, place, bound, values, labels)
     return prior
 
 
@@ -83,18 +89,30 @@ def natural_of(given: dist.Distribution | NaturalParameters) -> NaturalParameter
     return given.natural_parameters
 
 
-def _spread_counts(prior: DirichletNatural, site: Site) -> DirichletNatural:
-    count = math.prod(site.positions) * site.scale / prior.concentration.shape[-1]
-    return DirichletNatural(prior.concentration + count)
+def _spread_counts(prior: DirichletNatural, place: Place) -> DirichletNatural:
+    """Counts of all data, divided as the prior expects."""
+    rows = math.prod(prior.batch_shape)
+    count = math.prod(place.positions) * place.scale / rows
+    total = jnp.sum(prior.concentration, -1, keepdims=True)
+    return DirichletNatural(prior.concentration * (1.0 + count / total))
 
 
-def _slow_dynamics(prior: RegressionNatural, dim: int) -> RegressionNatural:
-    """The prior mean if it says anything and is stable, else a slow decay to zero."""
+def _slow_dynamics(key: Array, prior: RegressionNatural, dim: int) -> RegressionNatural:
+    """The prior mean if it says anything and is stable, else a slow decay to zero.
+
+    Members of a batch decay each with a small rotation of its own, so that the states
+    that pick them differ.
+    """
     standard = prior.to_standard()
     square = standard.loc[..., :dim]
     many = jnp.linalg.matrix_power(square, _HORIZON)  # Gelfand: |F^n|^(1/n) -> radius
     radius = jnp.linalg.norm(many, axis=(-2, -1)) ** (1 / _HORIZON)
-    slow = jnp.zeros_like(standard.loc).at[..., :dim].set(_DECAY * jnp.eye(dim))
+    turn = jnp.zeros((dim, dim))
+    if prior.batch_shape:
+        turn = _TURN * random.normal(key, (*prior.batch_shape, dim, dim))
+        turn = turn - jnp.swapaxes(turn, -1, -2)
+    decay = _DECAY * jax.scipy.linalg.expm(turn)
+    slow = jnp.zeros_like(standard.loc).at[..., :dim].set(decay)
     keep = (radius > 0) & (radius <= _LARGEST_RADIUS)
     loc = jnp.where(keep[..., None, None], standard.loc, slow)
     columns = prior.uu + _PSEUDO_STEPS * jnp.eye(loc.shape[-1])
@@ -105,13 +123,16 @@ def _slow_dynamics(prior: RegressionNatural, dim: int) -> RegressionNatural:
 
 
 def _values_of(
-    factor: GaussianFactor, site: Site, potentials: dict[str, GaussianPotential]
+    factor: Factor,
+    site: Site,
+    bound: Bound,
+    potentials: dict[str, Any],
 ) -> Array | None:
     """Data of a factor's site: what was observed or what the network says of it."""
     if site.observed:
-        return site.value
-    potential = potentials.get(site.name)
-    if potential is None:
+        return bound.regressions[factor.site, factor.role].value
+    potential: GaussianPotential | None = potentials.get(site.name)
+    if potential is None or factor.role != "value":
         return None
     precision = potential.full_precision()
     ridge = 1e-6 * jnp.eye(precision.shape[-1], dtype=precision.dtype)
@@ -123,24 +144,26 @@ def _fit(
     key: Array,
     prior: RegressionNatural,
     factor: GaussianFactor,
-    site: Site,
+    place: Place,
     bound: Bound,
     values: Array,
+    labels: Site | None,
 ) -> RegressionNatural:
-    data = bound.regressions[site.name]
+    data = bound.regressions[factor.site, factor.role]
     v = values.reshape(-1, values.shape[-1])
     u = data.regressor.reshape(-1, data.regressor.shape[-1])
-    weight = jnp.ones(site.positions) if site.mask is None else 1.0 * site.mask
-    weight = jnp.broadcast_to(weight, site.positions).reshape(-1)
+    weight = jnp.ones(()) if place.mask is None else 1.0 * place.mask
+    weight = jnp.broadcast_to(weight, place.positions).reshape(-1)
     v = jnp.where(weight[:, None] > 0, v, 0.0)
-    if factor.parent_map is not None and factor.selector is None:
-        return _loadings(prior, v, u, weight, factor.parent_map, site.scale)
+    if factor.parent_map is not None and factor.source.selector is None:
+        return _loadings(prior, v, u, weight, factor.parent_map, place.scale)
     components = prior.batch_shape[0] if prior.batch_shape else 1
     if data.members is not None:
         member = jax.nn.one_hot(data.members.reshape(-1), components)
     else:
-        member = _spread_components(key, v, weight, components)
-    shares = member * (weight * site.scale)[:, None]
+        known = _known_members(labels, place, components, v.dtype)
+        member = _spread_components(key, v, weight, components, known)
+    shares = member * (weight * place.scale)[:, None]
     seen = RegressionNatural.observe(v[:, None], u[:, None], shares)
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), seen)
     if not prior.batch_shape:
@@ -148,11 +171,32 @@ def _fit(
     return prior + total
 
 
-def _spread_components(key: Array, v: Array, weight: Array, count: int) -> Array:
-    """One-hot memberships ``(N, K)`` from k-means++ and a few Lloyd steps."""
+def _known_members(
+    labels: Site | None, place: Place, count: int, dtype: Any
+) -> Array | None:
+    """One-hot memberships ``(N, K)`` of the positions with a label; zeros elsewhere."""
+    if labels is None or labels.mask is None:
+        return None
+    known = jax.nn.one_hot(labels.value, count, dtype=dtype)
+    known = jnp.where(labels.mask[..., None], known, 0.0)
+    return jnp.broadcast_to(known, (*place.positions, count)).reshape(-1, count)
+
+
+def _spread_components(
+    key: Array, v: Array, weight: Array, count: int, known: Array | None
+) -> Array:
+    """One-hot memberships ``(N, K)`` from k-means++ and a few Lloyd steps.
+
+    Positions with a known member keep it, and their means are the first centres.
+    """
     seeds = random.split(key, count)
-    first = random.categorical(seeds[0], jnp.log(weight + 1e-30))
-    centres = jnp.broadcast_to(v[first], (count, v.shape[-1]))
+    labelled = jnp.zeros((len(v), count), v.dtype) if known is None else known
+    sizes = jnp.sum(labelled * weight[:, None], 0)
+    means = (labelled * weight[:, None]).T @ v / jnp.maximum(sizes, 1e-30)[:, None]
+    given = sizes > 0
+    first = v[random.categorical(seeds[0], jnp.log(weight + 1e-30))]
+    first = jnp.where(jnp.any(given), means[jnp.argmax(given)], first)
+    centres = jnp.where(given[:, None], means, first)
 
     def distances(centres: Array) -> Array:
         cross = v @ centres.T
@@ -160,11 +204,13 @@ def _spread_components(key: Array, v: Array, weight: Array, count: int) -> Array
 
     def seed(index: Array, centres: Array) -> Array:
         nearest = jnp.maximum(jnp.min(distances(centres), -1), 0.0) * weight
-        chosen = random.categorical(seeds[index], jnp.log(nearest + 1e-30))
-        return centres.at[index].set(v[chosen])
+        chosen = v[random.categorical(seeds[index], jnp.log(nearest + 1e-30))]
+        return centres.at[index].set(jnp.where(given[index], centres[index], chosen))
 
     def member(centres: Array) -> Array:
-        return jax.nn.one_hot(jnp.argmin(distances(centres), -1), count, dtype=v.dtype)
+        nearest = jnp.argmin(distances(centres), -1)
+        own = jax.nn.one_hot(nearest, count, dtype=v.dtype)
+        return jnp.where(jnp.any(labelled > 0, -1, keepdims=True), labelled, own)
 
     def lloyd(_: Array, centres: Array) -> Array:
         share = member(centres) * weight[:, None]

@@ -14,6 +14,7 @@ if there is one, then the event.
 
 from __future__ import annotations
 
+import math
 from math import log, pi
 from typing import NamedTuple
 
@@ -21,13 +22,18 @@ from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
+from numpyro_svae.blocks import switching
+from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = [
     "GaussianMessage",
     "ParentMessage",
+    "average",
     "expected_log_density",
+    "expected_response",
+    "expected_transitions",
     "log_density",
     "normalizer_gap",
     "to_child",
@@ -136,3 +142,111 @@ def expected_log_density(
     precision = _state_precision(regression, parent_map)
     spread = jnp.einsum("...ij,...ij->...", precision, covariance)
     return log_density(regression, v, u) - 0.5 * spread
+
+
+# regressions by state
+
+
+def _states(regression: ExpectedRegression) -> switching.States:
+    """Regressions ``(..., K)`` in the layout of the blocks."""
+    whitener, _ = _whitener(regression)
+
+    def to_lanes(x: Array) -> Array:
+        x = x.reshape(-1, *x.shape[-3:])
+        return jnp.transpose(x, (2, 3, 1, 0))
+
+    weight, whitener = to_lanes(regression.weight), to_lanes(whitener)
+    return switching.States(weight, whitener, to_lanes(regression.excess))
+
+
+def average(regression: ExpectedRegression, probs: Array) -> ExpectedRegression:
+    """Average regressions over the probabilities of the states.
+
+    :param regression: with batch ``(K,)`` or ``(*positions, K)``.
+    :param probs: of shape ``(*positions, K)``.
+    :return: regressions with batch ``positions``.
+    """
+    batch, size = probs.shape[:-1], probs.shape[-1]
+    regression = _alike(regression, batch)
+    found = switching.average(_states(regression), probs.reshape(-1, size).T)
+    log_det = jnp.sum(probs * regression.log_det, -1)
+
+    def from_lanes(x: Array) -> Array:
+        return jnp.transpose(x, (2, 0, 1)).reshape(*batch, *x.shape[:2])
+
+    return ExpectedRegression(
+        from_lanes(found.weight),
+        from_lanes(found.covariance),
+        from_lanes(found.excess),
+        log_det,
+    )
+
+
+def _alike(
+    regression: ExpectedRegression, batch: tuple[int, ...]
+) -> ExpectedRegression:
+    """Regressions ``(K,)`` as they are; others with the whole batch."""
+    if regression.log_det.ndim == 1 and regression.weight.ndim == 3:
+        return regression
+
+    def widen(leaf: Array, event_dim: int) -> Array:
+        goal = batch + leaf.shape[leaf.ndim - event_dim :]
+        return jnp.broadcast_to(leaf, goal)
+
+    return ExpectedRegression(
+        widen(regression.weight, 3),
+        widen(regression.covariance, 3),
+        widen(regression.excess, 3),
+        widen(regression.log_det, 1),
+    )
+
+
+def expected_transitions(
+    regression: ExpectedRegression, chain: LinearGaussianChain, inputs: Array
+) -> Array:
+    """Expected log densities of the steps of a path, by state.
+
+    :param regression: the transitions, with batch ``(K,)`` or ``(..., T - 1, K)``.
+    :param chain: the distribution of the path, one that runs backwards.
+    :param inputs: of shape ``(..., T - 1, A)``.
+    :return: of shape ``(..., T - 1, K)``.
+    """
+    batch, (steps, dim) = chain.batch_shape, chain.event_shape
+    positions = (*batch, steps - 1)
+
+    def to_lanes(x: Array, event_dim: int) -> Array:
+        x = jnp.broadcast_to(x, positions + x.shape[x.ndim - event_dim :])
+        x = x.reshape(math.prod(positions), *x.shape[len(positions) :])
+        return jnp.moveaxis(x, 0, -1)
+
+    matrix = jnp.flip(chain.transition_matrix, -3)  # of the posterior, with its bias
+    noise = jnp.flip(chain.transition_cov, -3)
+    later = chain.mean[..., 1:, :], chain.covariance[..., 1:, :, :]
+    regression = _alike(regression, positions)
+    score = switching.score_transitions(
+        _states(regression),
+        (to_lanes(later[0], 1), to_lanes(later[1], 2)),
+        (
+            to_lanes(matrix[..., :dim], 2),
+            to_lanes(matrix[..., dim], 1),
+            to_lanes(noise, 2),
+        ),
+        to_lanes(inputs, 1),
+    )
+    score = jnp.moveaxis(score, -1, 0).reshape(*positions, -1)
+    return score - 0.5 * (regression.log_det + dim * log(2 * pi))
+
+
+def expected_response(
+    regression: ExpectedRegression, u: Array, mean: Array, covariance: Array
+) -> Array:
+    """The factor at a known regressor, averaged over its response.
+
+    :param u: regressors ``(..., M)``.
+    :param mean: of the response, ``(..., D)``.
+    :param covariance: of the response, ``(..., D, D)``.
+    """
+    whitener, _ = _whitener(regression)
+    precision = jnp.swapaxes(whitener, -1, -2) @ whitener
+    spread = jnp.einsum("...ij,...ij->...", precision, covariance)
+    return log_density(regression, mean, u) - 0.5 * spread

@@ -12,12 +12,24 @@ from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.positions import per_entry
-from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import GaussianFactor
+from numpyro_svae.inference.fixed_point import Solution
+from numpyro_svae.inference.joint_draw import JointDraw
 
-__all__ = ["LocalPosterior", "gaussian_of", "observe", "zero_potential"]
+__all__ = ["Convergence", "LocalPosterior"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Convergence:
+    """How coordinate ascent ended.
+
+    :param sweeps: number of sweeps.
+    :param residual: relative change of the last sweep in units of the tolerance:
+        converged means one or less.
+    """
+
+    sweeps: Array
+    residual: Array
 
 
 @jax.tree_util.register_dataclass
@@ -30,62 +42,48 @@ class LocalPosterior:
     :param expected_log_prob: closed-form likelihood terms, by observed site.
     :param average: probabilities of the discrete sites that likelihoods are to be
         averaged over.
+    :param components: of the Gaussian sites that are mixtures over a discrete site.
+    :param draws: of the graphs, how to draw their sites together.
+    :param convergence: of the coordinate ascent of coupled sites, by the names of
+        their discrete sites.
     """
 
     marginals: dict[str, dist.Distribution] = field(default_factory=dict)
     kl: dict[str, Array] = field(default_factory=dict)
     expected_log_prob: dict[str, Array] = field(default_factory=dict)
     average: dict[str, Array] = field(default_factory=dict)
+    components: dict[str, dist.MultivariateNormal] = field(default_factory=dict)
+    draws: list[JointDraw] = field(default_factory=list)
+    convergence: dict[str, Convergence] = field(default_factory=dict)
 
     def add(self, name: str, marginal: dist.Distribution, kl: Array) -> None:
         """Add a site."""
         self.marginals[name] = marginal
         self.kl[name] = kl
 
-    def given(self, name: str, state: Array | None) -> dist.Distribution:
-        """Distribution of a site given the state of its selector, if it has one."""
-        marginal = self.marginals[name]
-        if state is None or not isinstance(marginal, dist.MixtureSameFamily):
-            return marginal
-        parts = marginal.component_distribution
-        index = state[..., None, None]
+    def expect(self, terms: dict[str, Array]) -> None:
+        """Add closed-form likelihood terms to those of their sites."""
+        for name, value in terms.items():
+            known = self.expected_log_prob.get(name)
+            self.expected_log_prob[name] = value if known is None else known + value
+
+    def record(self, discrete: tuple[str, ...], solution: Solution) -> None:
+        """Add how the ascent of the group of some discrete sites ended."""
+        for name in discrete:
+            self.convergence[name] = Convergence(solution.sweeps, solution.residual)
+
+    def given(self, name: str, states: Array | None) -> dist.Distribution:
+        """Distribution of a site given the states at its positions, if it needs them.
+
+        :param states: of the discrete site that picks its components, ``(*positions)``.
+        """
+        parts = self.components.get(name)
+        if parts is None or states is None:
+            return self.marginals[name]
+        index = states[..., None, None]
         loc = jnp.take_along_axis(parts.loc, index, -2)[..., 0, :]
         tril = jnp.take_along_axis(parts.scale_tril, index[..., None], -3)
-        return dist.MultivariateNormal(
+        gaussian = dist.MultivariateNormal(
             loc, scale_tril=tril[..., 0, :, :], validate_args=False
         )
-
-
-def zero_potential(evidence: Evidence, name: str) -> GaussianPotential:
-    """The potential that says nothing of a site."""
-    site = evidence.site(name)
-    zeros = jnp.zeros((*site.positions, evidence.structure.locals[name].size))
-    return GaussianPotential(zeros, zeros)
-
-
-def gaussian_of(mean: Array, covariance: Array) -> dist.MultivariateNormal:
-    """Gaussian with a given mean and covariance."""
-    tril = jnp.linalg.cholesky(covariance)
-    return dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
-
-
-def observe(
-    evidence: Evidence,
-    factors: list[GaussianFactor],
-    name: str,
-    mean: Array,
-    covariance: Array,
-    posterior: LocalPosterior,
-    probs: Array | None = None,
-) -> None:
-    """Closed-form likelihood terms of the observations of a state.
-
-    :param probs: of the states of a categorical site, if the moments depend on it or
-        the factors do.
-    """
-    for factor in factors:
-        site = evidence.site(factor.site)
-        value = evidence.expected_log_prob(factor, name, mean, covariance)
-        if probs is not None and value.ndim > len(site.positions):
-            value = jnp.sum(probs * value, -1)
-        posterior.expected_log_prob[factor.site] = per_entry(value, site)
+        return gaussian.to_event(self.marginals[name].event_dim - 1)

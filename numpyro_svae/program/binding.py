@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,13 +14,30 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import ExpectedRegression, NaturalParameters
-from numpyro_svae.program.factors import GaussianFactor, Structure, TableFactor
+from numpyro_svae.program.conditionals import bind_regression
+from numpyro_svae.program.factors import (
+    GaussianConditional,
+    GaussianFactor,
+    StatisticsFactor,
+    Structure,
+    TableConditional,
+    TableFactor,
+)
+from numpyro_svae.program.places import Place, place_of
 from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.probing import Prober, parameters
-from numpyro_svae.program.regressions import read_members
+from numpyro_svae.program.regressions import covariance_members
 from numpyro_svae.program.sites import Program, Site
+from numpyro_svae.program.statistics import BoundStatistics, bind_statistics
+from numpyro_svae.program.tables import bind_table
 
-__all__ = ["Bound", "BoundRegression", "bind"]
+__all__ = ["Bound", "BoundRegression", "BoundTable", "bind"]
+
+_PARAMETERS = {
+    "value": ("loc", "covariance"),
+    "initial": ("initial_loc", "initial_cov"),
+    "transition": ("transition_matrix", "transition_cov"),
+}
 
 
 class BoundRegression(NamedTuple):
@@ -28,14 +46,45 @@ class BoundRegression(NamedTuple):
     :param known: the moments of (F, Sigma) where no prior holds them, with batch
         ``(*positions, [K])`` or less.
     :param value: v, of shape ``(*positions, D)``; meaningless for a latent site.
-    :param regressor: c, of shape ``(*positions, M)``.
+    :param regressor: c, of shape ``(*positions, M)``; of a latent chain's transition,
+        meaningless.
     :param members: which member of the prior's batch each position uses.
+    :param parent_map: U, ``(*positions, M, P)``, in a graph.
     """
 
     known: ExpectedRegression | None
     value: Array
     regressor: Array
     members: Array | None
+    parent_map: Array | None = None
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["log_probs", "scale"],
+    meta_fields=["batch_shape", "extra"],
+)
+@dataclass(frozen=True)
+class BoundTable:
+    """Log probabilities of a site by state of its selectors.
+
+    :param log_probs: ``(*batch, *extra, *states)`` where the selectors have ``extra``
+        position dimensions of their own; masked already.
+    :param scale: that of the site.
+    :param batch_shape: that of the site.
+    :param extra: how many event dimensions are positions.
+    """
+
+    log_probs: Array
+    scale: Array | float
+    batch_shape: tuple[int, ...]
+    extra: int
+
+    @property
+    def place(self) -> Place:
+        """Where the table's entries are."""
+        positions = self.log_probs.shape[: len(self.batch_shape) + self.extra]
+        return Place(self.batch_shape, positions, None, self.scale)
 
 
 @jax.tree_util.register_dataclass
@@ -45,14 +94,16 @@ class Bound:
 
     :param sites: the latent sites and those with conjugate factors, of one run.
     :param priors: natural parameters of the priors, by block.
-    :param regressions: data of the Gaussian factors, by site.
-    :param tables: log probabilities ``(*batch, K)`` of the table factors, by site.
+    :param regressions: data of the Gaussian factors, by site and role.
+    :param statistics: data of the statistics factors, by site and role.
+    :param tables: of the table factors, by site.
     """
 
     sites: dict[str, Site]
     priors: dict[str, NaturalParameters]
-    regressions: dict[str, BoundRegression]
-    tables: dict[str, Array]
+    regressions: dict[tuple[str, str], BoundRegression]
+    statistics: dict[tuple[str, str], BoundStatistics]
+    tables: dict[str, BoundTable]
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
@@ -70,74 +121,101 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     prober = Prober(program, sites, structure.priors, structure.locals)
     priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
-    bound = Bound(kept, priors, {}, {})
+    bound = Bound(kept, priors, {}, {}, {})
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
-        site = sites[factor.site]
+        site, key = sites[factor.site], (factor.site, factor.role)
         if isinstance(factor, TableFactor):
-            bound.tables[factor.site] = _table(prober, site, factor)
-        elif isinstance(factor, GaussianFactor) and factor.prior is not None:
-            bound.regressions[factor.site] = _of_prior(prober, site, factor)
+            selector = str(factor.source.selector)
+            bound.tables[factor.site] = _table(prober, site, (selector,))
+        elif isinstance(factor, TableConditional):
+            if factor.source.prior is None:
+                bound.tables[factor.site] = _table(prober, site, factor.selectors)
+        elif isinstance(factor, GaussianConditional):
+            bound.regressions[key] = _conditional(prober, site, factor)
+        elif isinstance(factor, StatisticsFactor):
+            bound.statistics[key] = bind_statistics(site, factor, structure.priors)
         elif isinstance(factor, GaussianFactor):
-            bound.regressions[factor.site] = _known(prober, site, factor)
+            bound.regressions[key] = _regression(prober, site, factor)
     return bound
 
 
-def _table(prober: Prober, site: Site, factor: TableFactor) -> Array:
-    def log_prob(state: Array) -> Array:
-        values = _plain_but(prober, factor.selector, state)
-        return prober.program.sites(values)[site.name].outer.log_prob(site.value)
-
-    states = jnp.arange(prober.locals[factor.selector].size)
-    return jnp.moveaxis(jax.vmap(log_prob)(states), 0, -1)
-
-
-def _plain_but(prober: Prober, local: str, value: Array) -> dict[str, Array]:
-    """The plain values, except for one local site that is the same everywhere."""
-    zero = prober.sites[local].value
-    return {**prober.plain_values(), local: jnp.zeros_like(zero) + value}
+def _table(prober: Prober, site: Site, selectors: tuple[str, ...]) -> BoundTable:
+    table = bind_table(prober, site, selectors)
+    extra = table.ndim - len(selectors) - len(site.batch_shape)
+    if not site.observed:
+        extra -= 1  # the states of the site itself
+    return BoundTable(table, site.scale, site.batch_shape, extra)
 
 
-def _of_prior(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegression:
-    prior = prober.priors[str(factor.prior)]
+# Gaussian factors
+
+
+def _regression(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegression:
+    source, place = factor.source, place_of(site, factor.role)
+    if factor.parent is not None and source.prior is None:
+        return _known_with_parent(prober, site, factor.parent)
+    members = None
+    if source.gathered:
+        covariance = parameters(site)[_PARAMETERS[factor.role][1]]
+        members = jnp.broadcast_to(covariance_members(covariance), place.positions)
+    value, regressor = _data(prober, site, factor)
+    known = None if source.prior is not None else _known(prober, site, factor)
+    return BoundRegression(known, value, regressor, members)
+
+
+def _conditional(
+    prober: Prober, site: Site, factor: GaussianConditional
+) -> BoundRegression:
+    known, parent_map, regressor = bind_regression(prober, site, factor)
+    members = None
+    if factor.source.gathered:
+        members = covariance_members(parameters(site)["covariance"])
+    return BoundRegression(known, site.value, regressor, members, parent_map)
+
+
+def _data(prober: Prober, site: Site, factor: GaussianFactor) -> tuple[Array, Array]:
+    """The response and the known part of the regressor."""
+    value = site.value
+    ones = jnp.ones((*place_of(site, factor.role).positions, 1), value.dtype)
+    if factor.role == "initial":
+        return value[..., 0, :], ones
+    if factor.role == "transition":
+        inputs: Array = site.fn.inputs
+        inputs = jnp.broadcast_to(inputs, ones.shape[:-1] + inputs.shape[-1:])
+        return value[..., 1:, :], jnp.concatenate([value[..., :-1, :], inputs], -1)
+    prior = prober.priors.get(str(factor.source.prior))
+    if prior is None:
+        return value, ones
     columns = prior.columns if isinstance(prior, RegressionPrior) else 1
     if columns == 1:
-        regressor = parameters(site)["loc"][..., :1]
-    else:
-        regressor = prober.regressor(site.name, columns, {})
-    members = read_members(site, parameters(site)) if factor.gathered else None
-    return BoundRegression(None, site.value, regressor, members)
+        return value, parameters(site)["loc"][..., :1]
+    return value, prober.regressor(site.name, columns, {})
 
 
-def _known(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegression:
-    if factor.parent is not None:
-        return _known_with_parent(prober, site, factor.parent)
-    selector = factor.selector
+def _known(prober: Prober, site: Site, factor: GaussianFactor) -> ExpectedRegression:
+    """Parameters that are given, by state if a discrete site picks them."""
+    selector, names = factor.source.selector, _PARAMETERS[factor.role]
     if selector is None:
-        found = parameters(site)
-        loc, covariance = found["loc"], found["covariance"]
+        weight, covariance = (parameters(site)[name] for name in names)
     else:
-
-        def view(state: Array) -> tuple[Array, Array]:
-            found = prober.read(_plain_but(prober, selector, state))[site.name]
-            covariance = found["covariance"]
-            shape = site.positions + covariance.shape[-2:]
-            return found["loc"], jnp.broadcast_to(covariance, shape)
-
-        states = jnp.arange(prober.locals[selector].size)
-        loc, covariance = jax.vmap(view)(states)
-        loc = jnp.moveaxis(loc, 0, -2)
+        weight, covariance = (prober.by_state(site.name, n, selector) for n in names)
+        if factor.role != "transition":
+            weight = jnp.moveaxis(weight, 0, -2)
+        else:
+            weight = jnp.moveaxis(weight, 0, -3)
         covariance = jnp.moveaxis(covariance, 0, -3)
-    ones = jnp.ones((*site.positions, 1), loc.dtype)
-    return BoundRegression(_exactly(loc[..., None], covariance), site.value, ones, None)
+    return _exactly(
+        weight if factor.role == "transition" else weight[..., None], covariance
+    )
 
 
 def _known_with_parent(prober: Prober, site: Site, parent: str) -> BoundRegression:
     """A known linear map of a parent; its offset is taken off the observation."""
 
     def loc(value: Array) -> Array:
-        return prober.read(_plain_but(prober, parent, value))[site.name]["loc"]
+        return prober.read(prober.plain_but(parent, value))[site.name]["loc"]
 
     basis = jnp.eye(prober.locals[parent].size)
     offset = loc(jnp.zeros(()))
@@ -153,5 +231,5 @@ def _exactly(weight: Array, covariance: Array) -> ExpectedRegression:
     columns = weight.shape[-1]
     tril = jnp.linalg.cholesky(covariance)
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-    excess = jnp.zeros((columns, columns), weight.dtype)
+    excess = jnp.zeros((*weight.shape[:-2], columns, columns), weight.dtype)
     return ExpectedRegression(weight, covariance, excess, log_det)

@@ -17,12 +17,13 @@ from numpyro_svae.families import (
     NaturalParameters,
     RegressionNatural,
 )
-from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Site
 
 __all__ = [
+    "Potential",
     "check_data",
     "check_hyperparameters",
     "check_plates",
@@ -30,6 +31,8 @@ __all__ = [
     "check_start",
     "stand_ins",
 ]
+
+Potential = GaussianPotential | CategoricalPotential
 
 
 def _concrete(*arrays: Any) -> bool:
@@ -121,37 +124,42 @@ def _check_regression(name: str, prior: Prior, natural: RegressionNatural) -> No
 
 
 def check_potentials(
-    structure: Structure,
-    sites: dict[str, Site],
-    potentials: dict[str, GaussianPotential],
+    structure: Structure, sites: dict[str, Site], potentials: dict[str, Potential]
 ) -> None:
-    """Potentials must be for latent Gaussian sites and have their positions.
+    """Potentials must be for latent local sites and have their kind and positions.
 
     :raises ValueError: naming the site, what was found and what is accepted.
     """
-    states = {n: s for n, s in structure.locals.items() if s.kind != "categorical"}
     for name, potential in potentials.items():
-        if name not in states:
+        local = structure.locals.get(name)
+        if local is None:
             what = "observed" if name in sites and sites[name].observed else "unknown"
-            kind = "categorical" if name in structure.locals else what
             raise ValueError(
                 f"Site '{name}': the recognition function returned a potential for it, "
-                f"but it is {kind}. Accepted: latent Gaussian sites, here "
-                f"{sorted(states) or 'none'}."
+                f"but it is {what}. Accepted: latent local sites, here "
+                f"{sorted(structure.locals) or 'none'}."
             )
-        if not isinstance(potential, GaussianPotential):
+        kind = CategoricalPotential if local.discrete else GaussianPotential
+        if not isinstance(potential, kind):
             raise ValueError(
                 f"Site '{name}': the recognition function returned "
-                f"{type(potential).__name__}. Accepted: a GaussianPotential."
+                f"{type(potential).__name__}. Accepted: a {kind.__name__}."
             )
-        expected = sites[name].positions, states[name].size
-        if (potential.batch_shape, potential.dim) != expected:
+        if isinstance(potential, CategoricalPotential):
+            found, size = "states", potential.num_states
+        else:
+            found, size = "dimension", potential.dim
+        expected = sites[name].positions, local.size
+        if (potential.batch_shape, size) != expected:
             raise ValueError(
                 f"Site '{name}': its potential has batch shape {potential.batch_shape} "
-                f"and dimension {potential.dim}. Accepted: batch shape {expected[0]} "
-                f"(the plates of the site, then time) and dimension {expected[1]}."
+                f"and {found} {size}. Accepted: batch shape {expected[0]} "
+                f"(the plates of the site, then time) and {found} {expected[1]}."
             )
-        _check_finite(name, potential.info_vector, potential.precision)
+        if isinstance(potential, GaussianPotential):
+            _check_finite(name, potential.info_vector, potential.precision)
+        else:
+            _check_possible(name, potential.logits)
 
 
 def check_start(name: str, natural: NaturalParameters) -> None:
@@ -180,6 +188,18 @@ def _check_finite(name: str, *arrays: Array) -> None:
                 f"Site '{name}': its potential is NaN or infinite. Accepted: finite "
                 "potentials; look for NaN in the data that the recognition function "
                 "sees, and use GaussianPotential.mask where data are missing."
+            )
+
+
+def _check_possible(name: str, logits: Array) -> None:
+    """Some state must be possible everywhere; minus infinity rules a state out."""
+    if _concrete(logits):
+        best = np.max(logits, -1)
+        if np.any(np.isnan(logits)) or not np.all(np.isfinite(best)):
+            raise ValueError(
+                f"Site '{name}': its potential is NaN, infinite, or rules out every "
+                "state somewhere. Accepted: finite logits, or minus infinity for some "
+                "of the states; CategoricalPotential.mask where data are missing."
             )
 
 

@@ -15,12 +15,16 @@ import numpy as np
 from numpyro_svae.program.priors import Prior
 
 __all__ = [
-    "CategoricalFactor",
-    "ChainFactor",
+    "Conditional",
+    "DiscreteFactor",
     "Factor",
+    "GaussianConditional",
     "GaussianFactor",
     "Local",
+    "Source",
+    "StatisticsFactor",
     "Structure",
+    "TableConditional",
     "TableFactor",
 ]
 
@@ -30,73 +34,113 @@ class Local:
     """A latent site that each datum has its own value of.
 
     :param name: name of the site.
-    :param kind: ``"categorical"``, ``"gaussian"`` or ``"chain"``.
-    :param size: number of categories, or dimension of the vector.
+    :param kind: ``"categorical"``, ``"discrete_chain"``, ``"gaussian"`` or ``"chain"``.
+    :param size: number of states, or dimension of the vector.
     """
 
     name: str
     kind: str
     size: int
 
+    @property
+    def discrete(self) -> bool:
+        """Whether its values are states rather than vectors."""
+        return self.kind in ("categorical", "discrete_chain")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the parameters of a factor come from.
+
+    :param prior: the global block that holds them; None if they are given.
+    :param selector: the latent discrete site that picks a member of the batch.
+    :param offset: position ``t`` of the factor has the state of the selector at
+        ``t + offset``.
+    :param gathered: whether data pick a member of the batch.
+    """
+
+    prior: str | None = None
+    selector: str | None = None
+    offset: int = 0
+    gathered: bool = False
+
 
 @dataclass(frozen=True)
 class Factor:
     """A conjugate factor of the joint density.
 
-    :param site: the site whose density it is.
+    :param site: the site whose density it is, or a part of whose density.
+    :param source: where its parameters come from.
+    :param role: ``"initial"`` and ``"transition"`` are the two parts of a chain;
+        ``"value"`` is the whole density of any other site.
     """
 
     site: str
+    source: Source = Source()
+    role: str = "value"
 
 
 @dataclass(frozen=True)
 class GaussianFactor(Factor):
     """``N(v; F u, Sigma)`` with ``u = parent_map @ x + data``.
 
-    :param prior: the global block that holds (F, Sigma); None if they are given.
-    :param selector: the latent categorical site that picks a member of the batch.
-    :param gathered: whether data pick a member of the batch.
+    In the transition of a chain, v is a state and u the state before it with the
+    inputs; in its initial part, u is 1.
+
     :param parent: the latent Gaussian site x in the regressor.
-    :param parent_map: of shape (M, D of x); None without a parent.
+    :param parent_map: of shape (M, D of x); None without a parent, and for one that is
+        known to be linear but not how.
     """
 
-    prior: str | None = None
-    selector: str | None = None
-    gathered: bool = False
     parent: str | None = None
     parent_map: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
-class ChainFactor(Factor):
-    """The density of a Gaussian chain.
+class DiscreteFactor(Factor):
+    """The density of a latent categorical site, or a part of that of a chain.
 
-    :param initial: the global block of the first state; None if it is given.
-    :param transition: the global block of the dynamics; None if they are given.
+    The rows of a transition are the members of a Dirichlet block.
     """
-
-    initial: str | None = None
-    transition: str | None = None
 
 
 @dataclass(frozen=True)
-class CategoricalFactor(Factor):
-    """The density of a categorical site.
+class StatisticsFactor(Factor):
+    """An observation of an exponential family whose parameters have its prior.
 
-    :param prior: the Dirichlet block of its probabilities; None if they are given.
+    ``log p(v) = <t, statistics of v> + base`` with t those of the global block. The
+    parts of an observed discrete chain are such factors, with rows picked by data.
     """
-
-    prior: str | None = None
 
 
 @dataclass(frozen=True)
 class TableFactor(Factor):
-    """Any observed site that depends on nothing latent but one categorical site.
+    """Any observed site that depends on nothing latent but one discrete site."""
 
-    :param selector: that site.
+
+@dataclass(frozen=True)
+class Conditional(Factor):
+    """The density of a site given any latent sites: a factor of a general graph.
+
+    :param parents: the Gaussian sites in it.
+    :param selectors: the discrete sites in it.
     """
 
-    selector: str = ""
+    parents: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GaussianConditional(Conditional):
+    """``N(v; F u, Sigma)`` with u affine in the parents, each position in its own way.
+
+    If no block holds (F, Sigma), they may differ between the states of all selectors.
+    """
+
+
+@dataclass(frozen=True)
+class TableConditional(Conditional):
+    """A discrete site given discrete sites, or any observed site given several."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +152,12 @@ class Structure:
     :param factors: conjugate factors, in program order.
     :param likelihoods: the observed sites that are sampled, with the latent sites
         that each depends on.
+    :param labels: latent discrete sites of which a part is observed, by ``obs_mask``,
+        with the site of the observed part.
     """
 
     priors: dict[str, Prior]
     locals: dict[str, Local]
     factors: tuple[Factor, ...]
     likelihoods: dict[str, frozenset[str]]
+    labels: dict[str, str]

@@ -11,6 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.distributions import (
+    DiscreteMarkovChain,
     LinearGaussianChain,
     MatrixNormalInverseWishart,
     NormalInverseWishart,
@@ -37,7 +38,7 @@ def easy_value(message: dict) -> Array | None:
         value = np.eye(shape[-1])
     elif isinstance(base, dist.Dirichlet):
         value = np.full(shape[-1:], 1.0 / shape[-1])
-    elif isinstance(base, CATEGORICAL):
+    elif isinstance(base, CATEGORICAL | DiscreteMarkovChain):
         value = np.zeros((), int)
     elif _is_gaussian(base):
         value = np.zeros(())
@@ -133,6 +134,9 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
             continue
         if isinstance(site.fn, CATEGORICAL):
             locals[name] = Local(name, "categorical", site.fn.probs.shape[-1])
+        elif isinstance(site.fn, DiscreteMarkovChain):
+            size = site.fn.initial_probs.shape[-1]
+            locals[name] = Local(name, "discrete_chain", size)
         elif isinstance(site.fn, LinearGaussianChain):
             locals[name] = Local(name, "chain", site.fn.event_shape[-1])
         elif gaussian_view(site) is not None:
@@ -144,8 +148,8 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
                 "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, "
                 "InverseWishart with a MultivariateNormal or MatrixNormal. Accepted "
                 "local sites: Categorical, MultivariateNormal, "
-                "Normal(...).to_event(1), LinearGaussianChain. Hide other sites with "
-                "numpyro.handlers.block and give them a guide of their own in an "
-                "AutoGuideList."
+                "Normal(...).to_event(1), LinearGaussianChain, DiscreteMarkovChain. "
+                "Hide other sites with numpyro.handlers.block and give them a guide of "
+                "their own in an AutoGuideList."
             )
     return locals

@@ -87,8 +87,15 @@ class DirichletPrior(Prior):
         return {self.name: rng.dirichlet(np.ones(self.size), self.batch_shape)}
 
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
-        shape = (*self.batch_shape, self.size)
-        return {self.name: np.full(shape, 1.0 / self.size)}
+        first = (1.0 + np.arange(self.components or 1)) / (1.0 + (self.components or 1))
+        rest = np.repeat((1 - first[:, None]) / max(self.size - 1, 1), self.size - 1, 1)
+        rows = np.concatenate([first[:, None], rest], 1)
+        return {self.name: rows.reshape(*self.batch_shape, self.size)}
+
+    def members(self, probs: Array) -> Array:
+        """Which rows are seen at the plain values."""
+        count = 1 + (self.components or 1)
+        return jnp.round(probs[..., 0] * count).astype(jnp.int32) - 1
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
         concentration = sites[self.name].fn.concentration

@@ -21,14 +21,30 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.ops.provenance import eval_provenance
 
-from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.factors import Local, Structure
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Program, Site, gaussian_view
 
-__all__ = ["Found", "Identity", "Prober", "align", "parameters", "plain_run", "same"]
+__all__ = [
+    "WITH_PROBS",
+    "Found",
+    "Identity",
+    "Prober",
+    "label_of",
+    "parameters",
+    "plain_run",
+    "same",
+]
 
+WITH_PROBS = (
+    dist.CategoricalProbs
+    | dist.CategoricalLogits
+    | dist.MultinomialProbs
+    | dist.MultinomialLogits
+)
 _NUM_PROBES = 3
+_DISCRETE_CHAIN = ("initial_probs", "transition_probs")
 _CHAIN = ("initial_loc", "initial_cov", "transition_matrix", "transition_cov", "inputs")
 
 
@@ -39,22 +55,11 @@ def parameters(site: Site) -> dict[str, Any]:
         return view._asdict()
     if isinstance(site.fn, LinearGaussianChain):
         return {name: getattr(site.fn, name) for name in _CHAIN}
-    if isinstance(site.fn, dist.CategoricalProbs | dist.CategoricalLogits):
+    if isinstance(site.fn, DiscreteMarkovChain):
+        return {name: getattr(site.fn, name) for name in _DISCRETE_CHAIN}
+    if isinstance(site.fn, WITH_PROBS):
         return {"probs": site.fn.probs}
     return {"parameters": jax.tree.leaves(site.fn)}
-
-
-def align(value: Any, site: Site, extra: int, event_dim: int = 0) -> np.ndarray:
-    """Give a local value the trailing position dimensions that ``site`` adds.
-
-    :param value: of shape positions + event.
-    :param site: the site whose positions it meets.
-    :param extra: how many of the value's own positions are event dimensions.
-    :param event_dim: number of event dimensions of the value.
-    """
-    missing = max(site.extra - extra, 0)
-    where = value.ndim - event_dim
-    return np.expand_dims(value, tuple(range(where, where + missing)))
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -121,12 +126,32 @@ class Prober:
             values.update(prior.random_values(rng))
         for local in self.locals.values():
             value = self.sites[local.name].value
-            if local.kind == "categorical":
+            if local.discrete:
                 draw: np.ndarray = rng.integers(0, local.size, value.shape)
             else:
                 draw = rng.standard_normal(value.shape)
-            values[local.name] = draw.astype(value.dtype)
+            values[local.name] = self._known(local.name, draw.astype(value.dtype))
         return values
+
+    def _known(self, name: str, draw: np.ndarray) -> np.ndarray:
+        """What the program sees of a site that is observed in part."""
+        site = self.sites.get(label_of(name))
+        if site is None or site.mask is None:
+            return draw
+        return np.where(np.asarray(site.mask), np.asarray(site.value), draw)
+
+    def plain_but(self, local: str, value: Array) -> dict[str, Array]:
+        """The plain values, except for one local site that is the same everywhere."""
+        zero = self.sites[local].value
+        return {**self.plain_values(), local: jnp.zeros_like(zero) + value}
+
+    def by_state(self, site: str, parameter: str, selector: str) -> Array:
+        """A parameter of a site for each state of its selector, states leading."""
+
+        def read(state: Array) -> Array:
+            return self.read(self.plain_but(selector, state))[site][parameter]
+
+        return jax.vmap(read)(jnp.arange(self.locals[selector].size))
 
     def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
         """The values that data are read at: locals zero, globals on a basis."""
@@ -203,10 +228,15 @@ def plain_run(
         local = structure.locals.get(message["name"])
         if local is None:
             return None
-        dtype = int if local.kind == "categorical" else float
+        dtype = int if local.discrete else float
         return jnp.zeros(message["fn"].shape(), dtype)
 
     return program.trace(plain_globals(structure.priors), zero, expose)
+
+
+def label_of(name: str) -> str:
+    """Name of the observed part of a site that ``obs_mask`` has split in two."""
+    return name.removesuffix("_unobserved") + "_observed"
 
 
 def _union(sets: Any) -> frozenset[str]:

@@ -5,28 +5,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.program.factors import GaussianFactor
+from numpyro_svae.program.factors import GaussianFactor, Source
+from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.priors import RegressionPrior
-from numpyro_svae.program.probing import Found, Prober, align
+from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.sites import Site
+from numpyro_svae.program.sources import picked, sources_of
 
-__all__ = ["find_regression", "is_linear", "read_members"]
+__all__ = ["covariance_members", "find_regression", "is_linear"]
 
 
-def read_members(site: Site, plain: dict[str, Any]) -> Array:
-    """Which member of a batch each position picked.
-
-    :param site: the site.
-    :param plain: its parameters at the plain values of its prior.
-    """
-    members = jnp.round(plain["covariance"][..., 0, 0]).astype(jnp.int32) - 1
-    return jnp.broadcast_to(members, site.positions)
+def covariance_members(covariance: Array) -> Array:
+    """Which members of a batch are seen in covariances at the plain values."""
+    return jnp.round(covariance[..., 0, 0]).astype(jnp.int32) - 1
 
 
 def find_regression(
@@ -41,12 +39,9 @@ def find_regression(
     :param prober: runs the program.
     :param site: the site of v.
     :param prior: the block that its parameters depend on.
-    :param selector: the categorical site that they depend on.
+    :param selector: the discrete site that they depend on.
     :param parent: the Gaussian site that they depend on.
     """
-    gathered = prior.components is not None and selector is None
-    if selector is not None and prior.components is None:
-        return None
 
     def regressor(values: dict[str, Array]) -> Array:
         return prober.regressor(site.name, prior.columns, values)
@@ -54,27 +49,28 @@ def find_regression(
     matrix, uniform = None, True
     if parent is not None:
         matrix, uniform = prober.parent_map(site.name, parent, regressor)
-    origin = np.asarray(regressor({}))
+    place, origin = place_of(site), np.asarray(regressor({}))
     plain = prober.read(prober.plain_values())[site.name]
-    members = np.asarray(read_members(site, plain)) if gathered else None
 
-    def holds(values: dict[str, Any], found: Found) -> bool:
+    def agrees(source: Source, values: dict[str, Any], found: Found) -> bool:
         u = origin
         if parent is not None and matrix is not None:
-            extra = prober.sites[parent].extra
-            u = u + align(values[parent] @ matrix.T, site, extra, 1)
-        index = members
-        if selector is not None:
-            index = align(values[selector], site, prober.sites[selector].extra)
+            local = place_of(prober.sites[parent])
+            u = u + read_at(values[parent] @ matrix.T, local, place, 1)
         weight, cov = prior.pair(values)
-        if index is not None:
+        if source.selector is not None:
+            index = picked(prober, place, source, values)
+            weight, cov = weight[index], cov[index]
+        elif source.gathered:
+            index = covariance_members(plain["covariance"])
             weight, cov = weight[index], cov[index]
         loc = np.squeeze(weight @ u[..., None], -1)
         return found.agrees(site.name, loc=loc, covariance=cov)
 
-    if not (uniform and prober.holds(holds)):
-        return None
-    return GaussianFactor(site.name, prior.name, selector, gathered, parent, matrix)
+    for source in sources_of(prober, place, prior, selector):
+        if uniform and prober.holds(partial(agrees, source)):
+            return GaussianFactor(site.name, source, parent=parent, parent_map=matrix)
+    return None
 
 
 def is_linear(prober: Prober, site: Site, parent: str) -> bool:
@@ -84,10 +80,10 @@ def is_linear(prober: Prober, site: Site, parent: str) -> bool:
         return prober.read({**prober.plain_values(), **values})[site.name]["loc"]
 
     matrix, uniform = prober.parent_map(site.name, parent, read)
-    origin, extra = np.asarray(read({})), prober.sites[parent].extra
+    origin, local = np.asarray(read({})), place_of(prober.sites[parent])
 
     def holds(values: dict[str, Any], found: Found) -> bool:
-        shift = align(values[parent] @ matrix.T, site, extra, 1)
+        shift = read_at(values[parent] @ matrix.T, local, place_of(site), 1)
         return found.agrees(site.name, loc=origin + shift)
 
     return uniform and prober.holds(holds)

@@ -15,8 +15,8 @@ from numpyro import validation_enabled
 from numpyro.handlers import seed, substitute, trace
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.checks import (
+    Potential,
     check_data,
     check_hyperparameters,
     check_plates,
@@ -76,7 +76,7 @@ def recognise(
     args: tuple,
     kwargs: dict[str, Any],
     key: Array,
-) -> tuple[dict[str, GaussianPotential], dict[str, dict]]:
+) -> tuple[dict[str, Potential], dict[str, dict]]:
     """Run the recognition function in the plates of a run of the model.
 
     :param recognition: the function; without one, or without data, nothing is said.
@@ -95,7 +95,8 @@ def recognise(
     if not isinstance(potentials, Mapping):
         raise TypeError(
             f"The recognition function returned {type(potentials).__name__}. Accepted: "
-            "a dictionary from latent Gaussian sites to their GaussianPotential."
+            "a dictionary from latent sites to their GaussianPotential or "
+            "CategoricalPotential."
         )
     return dict(potentials), Plates(own).messages
 

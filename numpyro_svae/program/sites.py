@@ -16,9 +16,16 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 
-from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 
-__all__ = ["GaussianView", "Program", "Site", "gaussian_view", "unwrap"]
+__all__ = [
+    "GaussianView",
+    "Program",
+    "Site",
+    "at_positions",
+    "gaussian_view",
+    "unwrap",
+]
 
 
 @partial(
@@ -94,9 +101,43 @@ def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]
             break
     if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
         return fn, None if mask is None else jnp.all(mask, -1), extra - 1
-    if isinstance(fn, LinearGaussianChain):  # the first event dimension is time
-        return fn, None if mask is None else mask[..., None], extra + 1
+    if isinstance(fn, LinearGaussianChain | DiscreteMarkovChain):
+        mask = None if mask is None else mask[..., None]
+        return fn, _within_length(fn, mask), extra + 1  # the first dimension is time
     return fn, mask, extra
+
+
+def _within_length(fn: Any, mask: Array | None) -> Array | None:
+    """The steps of chains that are not padding."""
+    if fn.lengths is None:
+        return mask
+    exists = jnp.arange(fn.event_shape[0]) < jnp.asarray(fn.lengths)[..., None]
+    return exists if mask is None else mask & exists
+
+
+def at_positions(fn: dist.Distribution, extra: int) -> dist.Distribution | None:
+    """The distribution with some leading event dimensions as batch dimensions.
+
+    :param fn: the distribution at a site.
+    :param extra: how many event dimensions are to become positions.
+    :return: None if these dimensions are not independent under the distribution.
+    """
+    if extra == 0:
+        return fn
+    if isinstance(fn, dist.ExpandedDistribution):
+        inner = at_positions(fn.base_dist, extra)
+        shape = fn.batch_shape + tuple(fn.event_shape[:extra])
+        return None if inner is None else inner.expand(shape)
+    if isinstance(fn, dist.MaskedDistribution):
+        inner = at_positions(fn.base_dist, extra)
+        mask = jnp.asarray(fn._mask)[(...,) + (None,) * extra]
+        return None if inner is None else inner.mask(mask)
+    if isinstance(fn, dist.Independent):
+        kept = fn.reinterpreted_batch_ndims - extra
+        if kept < 0:
+            return at_positions(fn.base_dist, -kept)
+        return fn.base_dist.to_event(kept) if kept else fn.base_dist
+    return None
 
 
 def read_site(message: dict) -> Site:

@@ -4,6 +4,7 @@
 """Starts: components spread over the data, dynamics that neither die nor explode."""
 
 import jax
+from jax import random
 import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import SVI
@@ -30,7 +31,7 @@ def test_dynamics_start_at_a_stable_prior_mean_or_at_a_slow_decay(weight, kept):
     prior = RegressionNatural.from_standard(
         weight, jnp.eye(3), jnp.eye(2), jnp.array(4.0)
     )
-    start = _slow_dynamics(prior, 2).to_standard().loc
+    start = _slow_dynamics(random.PRNGKey(0), prior, 2).to_standard().loc
     expected = weight if kept else 0.95 * jnp.eye(2, 3)
     np.testing.assert_allclose(start, expected, atol=1e-5)
 

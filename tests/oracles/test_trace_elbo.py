@@ -22,6 +22,7 @@ from tests.models import (
     mixture_recognition,
     mixture_svae,
 )
+from tests.switching import hmm_svae, recognition, slds_svae
 
 SAMPLES = 2000
 
@@ -93,6 +94,23 @@ def test_mixture_svae_summed_over_its_labels(mean_field):
     y = Y[:, 0]
     guide = ns.AutoSVAE(mixture_svae, mixture_recognition, mean_field=mean_field)
     problem = (start(mixture_svae, guide, y), mixture_svae, guide, (y,))
+    ours = estimates(ns.SVAE_ELBO(), *problem)
+    theirs = estimates(Trace_ELBO(), *problem)
+    assert_same_expectation(ours, theirs, precise=1.5)
+
+
+def test_hmm_svae_summed_over_its_states():
+    """The likelihood of each step is averaged over the state of that step."""
+    guide = ns.AutoSVAE(hmm_svae, recognition)
+    problem = (start(hmm_svae, guide, Y), hmm_svae, guide, (Y,))
+    ours = estimates(ns.SVAE_ELBO(), *problem)
+    theirs = estimates(Trace_ELBO(), *problem)
+    assert_same_expectation(ours, theirs, precise=1.5)
+
+
+def test_switching_svae():
+    guide = ns.AutoSVAE(slds_svae, recognition)
+    problem = (start(slds_svae, guide, Y, ACTIONS), slds_svae, guide, (Y, ACTIONS))
     ours = estimates(ns.SVAE_ELBO(), *problem)
     theirs = estimates(Trace_ELBO(), *problem)
     assert_same_expectation(ours, theirs, precise=1.5)

@@ -86,9 +86,15 @@ def potential(*batch, dim=2):
 @pytest.mark.parametrize(
     ("returned", "parts"),
     [
-        ({"x": potential(4), "w": potential(4)}, ("'w'", "unknown", "['x']")),
-        ({"x": potential(4), "y": potential(4, dim=3)}, ("'y'", "observed", "['x']")),
-        ({"x": potential(4), "z": potential(4)}, ("'z'", "categorical", "['x']")),
+        ({"x": potential(4), "w": potential(4)}, ("'w'", "unknown", "['x', 'z']")),
+        (
+            {"x": potential(4), "y": potential(4, dim=3)},
+            ("'y'", "observed", "['x', 'z']"),
+        ),
+        (
+            {"x": potential(4), "z": potential(4)},
+            ("'z'", "GaussianPotential", "CategoricalPotential"),
+        ),
         ({"x": potential(3)}, ("'x'", "(3,)", "(4,)")),
         ({"x": potential(4, 1)}, ("'x'", "(4, 1)", "(4,)")),
         ({"x": potential(4, dim=3)}, ("'x'", "dimension 3", "dimension 2")),

@@ -1,0 +1,92 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The sample sites that a guide emits for what it has inferred."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.program.places import place_of, read_at
+from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.sites import Site
+
+__all__ = ["draw_graphs", "sample_global", "sample_local"]
+
+
+def sample_global(
+    prior: Prior, fn: dist.Distribution, prefix: str, infer: dict[str, Any]
+) -> dict[str, Array]:
+    """Sample a global block.
+
+    One that the program spells as two sites has an auxiliary site for the whole, and
+    its sites are what that determines.
+
+    :param prior: the block.
+    :param fn: its posterior.
+    :param prefix: prefix of the names of auxiliary sites.
+    :param infer: the closed forms that are declared.
+    :return: values by site.
+    """
+    if len(prior.sites) == 1:
+        return {prior.name: numpyro.sample(prior.name, fn, infer=infer)}
+    joint = f"{prior.name}_{prefix}_joint"
+    packed = numpyro.sample(joint, fn, infer={**infer, "is_auxiliary": True})
+    return {
+        site: numpyro.sample(
+            site,
+            dist.Delta(value, event_dim=value.ndim - len(prior.batch_shape)),
+            infer={"kl": jnp.zeros(prior.batch_shape)},
+        )
+        for site, value in prior.unpack(packed).items()
+    }
+
+
+def draw_graphs(local: LocalPosterior, sites: dict[str, Site]) -> dict[str, dist.Delta]:
+    """Sample the sites of graphs jointly: point masses with their log density.
+
+    :param local: the posterior of the local sites.
+    :param sites: the sites of the model.
+    """
+    found = {}
+    for joint in local.draws:
+        for name, (value, log_density) in joint.sample(numpyro.prng_key()).items():
+            event_dim = sites[name].outer.event_dim
+            found[name] = dist.Delta(value, log_density, event_dim=event_dim)
+    return found
+
+
+def sample_local(
+    name: str,
+    local: LocalPosterior,
+    sites: dict[str, Site],
+    mixtures: dict[str, str],
+    drawn: dict[str, dist.Delta],
+    values: dict[str, Array],
+    infer: dict[str, Any],
+) -> Array:
+    """Sample a local site, given the state of the discrete site that picks from it.
+
+    :param name: the site.
+    :param local: the posterior of the local sites.
+    :param sites: the sites of the model.
+    :param mixtures: the sites that are mixtures, with what picks from them.
+    :param drawn: the sites that were drawn jointly.
+    :param values: of the sites before it.
+    :param infer: the closed forms that are declared.
+    """
+    infer = {"kl": local.kl[name], **infer}
+    if name in local.average:
+        infer["average"] = local.average[name]
+    states, selector = None, mixtures.get(name)
+    if selector is not None:
+        places = place_of(sites[selector]), place_of(sites[name])
+        states = read_at(values[selector], *places, 0)
+    fn = drawn.get(name, local.given(name, states))
+    return numpyro.sample(name, fn, infer=infer)

@@ -1,0 +1,148 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The exact joint posterior of local sites that form a general graph.
+
+Every factor becomes a term of the graph block, which eliminates the sites plate by
+plate; expected statistics are the gradient of its log normaliser.
+"""
+
+from __future__ import annotations
+
+from jax import Array
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from numpyro_svae.blocks import graph
+from numpyro_svae.blocks.graph import (
+    GaussianMarginal,
+    GaussianStatistics,
+    GaussianTerm,
+    TableTerm,
+)
+from numpyro_svae.inference.beliefs import expected_said
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.graph_terms import (
+    gaussian_term,
+    prior_term,
+    said_term,
+    spoken_term,
+    table_term,
+)
+from numpyro_svae.inference.joint_draw import JointDraw, plate_sizes
+from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.factors import (
+    Factor,
+    GaussianConditional,
+    GaussianFactor,
+    TableConditional,
+)
+from numpyro_svae.program.graphs import Axes, axes_of, variable_of
+from numpyro_svae.program.groups import Group, scope
+
+__all__ = ["infer_graph"]
+
+Term = GaussianTerm | TableTerm
+
+
+def infer_graph(
+    evidence: Evidence,
+    group: Group,
+    said: dict[str, Array],
+    spoken: dict[str, GaussianPotential],
+    posterior: LocalPosterior,
+) -> dict[str, Array]:
+    """Infer the sites of a graph jointly, and add them to a posterior.
+
+    :param evidence: the factors, given for each state.
+    :param group: the sites.
+    :param said: all that is said of each discrete site alone, ``(*positions, K)``.
+    :param spoken: what the recognition function says of the Gaussian sites.
+    :param posterior: of all local sites.
+    :return: probabilities of the discrete sites, ``(*positions, K)``.
+    """
+    names = [n for n in evidence.structure.locals if n in group.discrete + group.states]
+    prior = [prior_term(evidence, name) for name in names]
+    alone: list[Term] = [
+        said_term(evidence, name, said[name]) for name in group.discrete
+    ]
+    alone += [spoken_term(evidence, name, spoken.get(name)) for name in group.states]
+    observed = _observed(evidence, group)
+    terms = (*prior, *alone, *observed.values())
+    variables = tuple(variable_of(evidence.structure, evidence.site(n)) for n in names)
+    axes = tuple(axes_of(evidence.site(name)) for name in names)
+    sizes = plate_sizes((*axes, *(_axes(evidence, f) for f in observed)))
+    found = graph.infer(variables, sizes, terms)
+    values = [_expected(t, s) for t, s in zip(terms, found.terms)][len(prior) :]
+    kl = sum(map(jnp.sum, values), -found.log_normalizer)
+    for factor, value in zip(observed, values[len(alone) :]):
+        place = _axes(evidence, factor).to_positions(value)
+        entries = evidence.site(factor.site).batch_shape
+        value = jnp.sum(place, tuple(range(len(entries), place.ndim)))
+        posterior.expect({factor.site: value / _scale(evidence, group, factor)})
+    shapes = tuple(sizes.items())
+    joint = JointDraw(terms, found.log_normalizer, variables, axes, shapes)
+    posterior.draws.append(joint)
+    probs = {}
+    for name, own in zip(names, axes):
+        marginal, table = _marginal(own, found.variables[name])
+        posterior.add(name, marginal, own.share(kl / len(names)))
+        if table is not None:
+            probs[name] = table
+    return probs
+
+
+def _axes(evidence: Evidence, factor: Factor) -> Axes:
+    extra = None
+    if isinstance(factor, TableConditional):
+        extra = evidence.bound.tables[factor.site].extra
+    return axes_of(evidence.site(factor.site), extra)
+
+
+def _scale(evidence: Evidence, group: Group, factor: Factor) -> Array | float:
+    """Scale of an observed site, in units of that of the graph."""
+    first = evidence.site((*group.discrete, *group.states)[0])
+    return evidence.site(factor.site).scale / first.scale
+
+
+def _observed(evidence: Evidence, group: Group) -> dict[Factor, Term]:
+    """Terms of the observed sites that more than one site of the graph is in, or a
+    Gaussian one."""
+    members, terms = {*group.discrete, *group.states}, {}
+    kinds = (GaussianFactor, GaussianConditional, TableConditional)
+    for factor in evidence.observed(*kinds):
+        joined = scope(evidence.structure, factor)
+        alone = isinstance(factor, GaussianFactor) and factor.parent is None
+        if alone or not members & set(joined):
+            continue
+        term = table_term if isinstance(factor, TableConditional) else gaussian_term
+        terms[factor] = term(evidence, factor, _scale(evidence, group, factor))
+    return terms
+
+
+def _expected(term: Term, statistics: GaussianStatistics | Array) -> Array:
+    """The expectation of a term, by plate."""
+    plates = len(term.plates)
+    if isinstance(statistics, GaussianStatistics) and isinstance(term, GaussianTerm):
+        value = statistics.probability * term.constant
+        value = value + jnp.sum(statistics.first * term.info, -1)
+        value = value - 0.5 * jnp.sum(statistics.second * term.precision, (-2, -1))
+    elif isinstance(statistics, Array) and isinstance(term, TableTerm):
+        value = expected_said(statistics, term.logits)
+    else:
+        raise TypeError(f"{type(term).__name__} with {type(statistics).__name__}")
+    return jnp.sum(value, tuple(range(plates, value.ndim)))
+
+
+def _marginal(
+    axes: Axes, found: GaussianMarginal | Array
+) -> tuple[dist.Distribution, Array | None]:
+    """The marginal of a site, and the probabilities of its states if it has any."""
+    extra = axes.extra
+    if isinstance(found, GaussianMarginal):
+        mean, covariance = map(axes.to_positions, found)
+        marginal = dist.MultivariateNormal(mean, covariance, validate_args=False)
+        return marginal.to_event(extra), None
+    probs = axes.to_positions(found)
+    return dist.Categorical(probs, validate_args=False).to_event(extra), probs

@@ -1,0 +1,124 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The exact joint posterior of a discrete site and the Gaussian sites that it picks.
+
+Given the states, the Gaussian sites are independent: each state scores them by their
+local log normalisers, and the discrete site, a chain or not, is inferred from these.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.blocks.gaussian import GaussianPosterior, condition
+from numpyro_svae.inference.beliefs import (
+    DiscreteBelief,
+    expected_said,
+    heard,
+    infer_discrete,
+)
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.messages import GaussianMessage
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.factors import GaussianFactor
+from numpyro_svae.program.places import per_entry, pull_to
+
+__all__ = ["Component", "JointBelief", "infer_joint"]
+
+
+class Component(NamedTuple):
+    """A Gaussian site given each state of the discrete one, positions before states.
+
+    :param posterior: with batch ``(*positions, K)``.
+    :param score: log evidence of each state, ``(*positions, K)``.
+    :param expected: of all that is said of the site, ``(*positions, K)``.
+    """
+
+    posterior: GaussianPosterior
+    score: Array
+    expected: Array
+
+
+class JointBelief(NamedTuple):
+    """The discrete site, and each Gaussian site given its states."""
+
+    discrete: DiscreteBelief
+    components: dict[str, Component]
+
+
+def infer_joint(
+    evidence: Evidence,
+    name: str,
+    said: Array,
+    spoken: dict[str, GaussianPotential],
+    states: tuple[str, ...],
+) -> JointBelief:
+    """Infer a discrete site and its Gaussian sites jointly.
+
+    :param evidence: the factors, given for each state.
+    :param name: the discrete site.
+    :param said: all that is said of it alone, ``(*positions, K)``.
+    :param spoken: what the recognition function says of the Gaussian sites.
+    :param states: the Gaussian sites.
+    """
+    components = {s: _component(evidence, s, spoken.get(s)) for s in states}
+    place = evidence.place(name)
+    total = said
+    for state, component in components.items():
+        total = total + pull_to(component.score, place, evidence.place(state), 1)
+    belief = infer_discrete(evidence, name, total)
+    # What the states were scored by is their log evidence, of which the divergence
+    # from the prior has only the expectation of what was said.
+    kl = belief.kl
+    for state, component in components.items():
+        gap = component.expected - component.score
+        gap = pull_to(gap, place, evidence.place(state), 1)
+        kl = kl + per_entry(jnp.sum(expected_said(belief.probs, gap), -1), place)
+    return JointBelief(belief._replace(kl=kl), components)
+
+
+def _component(
+    evidence: Evidence, state: str, spoken: GaussianPotential | None
+) -> Component:
+    prior = _prior(evidence, state)
+    potential, constant = _said_of(evidence, state, spoken)
+    posterior = condition(prior.loc, prior.covariance, potential)
+    expected = potential.expected(posterior.mean, posterior.covariance) + constant
+    score = posterior.log_normalizer + prior.offset + constant
+    return Component(posterior, score, expected)
+
+
+def _prior(evidence: Evidence, state: str) -> GaussianMessage:
+    prior = evidence.gaussian_prior(state)
+    if evidence.by_state(evidence.own(state)):
+        return prior
+    return GaussianMessage(
+        prior.loc[..., None, :],
+        prior.covariance[..., None, :, :],
+        prior.offset[..., None],
+    )
+
+
+def _said_of(
+    evidence: Evidence, state: str, spoken: GaussianPotential | None
+) -> tuple[GaussianPotential, Array]:
+    """Potential by state of the discrete site, and its constant."""
+    total = _with_states(heard(evidence, state, spoken))
+    constant = jnp.zeros(())
+    for factor in evidence.observed(GaussianFactor, parent=state):
+        message = evidence.parent_message(factor, state)
+        if evidence.by_state(factor):
+            total, constant = total + message.potential, constant + message.constant
+        else:
+            total = total + _with_states(message.potential)
+    return total, constant
+
+
+def _with_states(potential: GaussianPotential) -> GaussianPotential:
+    """The same potential for each state of a discrete site."""
+    precision = potential.full_precision()[..., None, :, :]
+    return GaussianPotential(potential.info_vector[..., None, :], precision)

@@ -1,0 +1,149 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Reads Gaussian sites and chains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpyro_svae.program.conditionals import find_gaussian
+from numpyro_svae.program.factors import (
+    Factor,
+    GaussianConditional,
+    GaussianFactor,
+    Source,
+)
+from numpyro_svae.program.priors import RegressionPrior
+from numpyro_svae.program.regressions import (
+    covariance_members,
+    find_regression,
+    is_linear,
+)
+from numpyro_svae.program.sites import Site, gaussian_view
+from numpyro_svae.program.sources import find_source, split
+from numpyro_svae.program.wiring import Wiring, not_conjugate
+
+__all__ = ["read_chain", "read_gaussian", "read_known_regression"]
+
+
+def read_chain(wiring: Wiring, site: Site) -> list[Factor]:
+    """The factors of a Gaussian chain: its first state, and its steps."""
+    return [
+        _chain_part(wiring, site, "initial", "initial_loc", "initial_cov"),
+        _chain_part(wiring, site, "transition", "transition_matrix", "transition_cov"),
+    ]
+
+
+def _chain_part(
+    wiring: Wiring, site: Site, role: str, loc: str, cov: str
+) -> GaussianFactor:
+    used = wiring.needs[site.name][loc] | wiring.needs[site.name][cov]
+    accepted = (
+        "the weight and the covariance of one global block, or fixed values; of a "
+        "batch of either, the member that one discrete site picks (as in "
+        "F[z[..., 1:]], or F[z][..., None, :, :] for a state that lasts)"
+    )
+    if not used:
+        return GaussianFactor(site.name, Source(), role)
+    options = split(wiring.prober, wiring.block_of, used)
+    prior = options[0] if options else None
+    if options is None or not isinstance(prior, RegressionPrior | None):
+        raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
+
+    def parts(values: dict[str, Any]) -> tuple[Any, ...]:
+        if prior is None:
+            return ()
+        weight, covariance = prior.pair(values)
+        return (weight[..., 0] if role == "initial" else weight), covariance
+
+    source = find_source(
+        wiring.prober,
+        site,
+        role,
+        (loc, cov),
+        options,
+        parts,
+        lambda plain: covariance_members(plain[cov]),
+    )
+    if source is None:
+        raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
+    return GaussianFactor(site.name, source, role)
+
+
+def read_gaussian(
+    wiring: Wiring, site: Site, blocks: set[str], parents: set[str]
+) -> GaussianFactor | GaussianConditional:
+    """The factor of a Gaussian site that is latent or depends on a global block.
+
+    :param blocks: the global blocks that it depends on.
+    :param parents: the local sites that it depends on.
+    """
+    accepted = (
+        "loc = F u and covariance = Sigma of one global block, with u affine in "
+        "latent Gaussian sites, picked by at most one latent discrete site; a "
+        "latent chain over time is one LinearGaussianChain, or one site for each "
+        "step"
+    )
+    selectors = wiring.ordered(parents, True)
+    states = wiring.ordered(parents, False)
+    priors = [wiring.prober.priors[name] for name in blocks]
+    prior = priors[0] if priors else None
+    if len(priors) > 1 or not isinstance(prior, RegressionPrior | None):
+        raise not_conjugate(site, "(loc, covariance)", blocks | parents, accepted)
+    factor: GaussianFactor | GaussianConditional | None = None
+    simple = len(selectors) <= 1 and len(states) <= 1
+    if simple and (site.observed or not states):
+        factor = _regression(wiring, site, prior, selectors, states)
+    if factor is None:
+        factor = find_gaussian(wiring.prober, site, prior, states, selectors)
+    if factor is None:
+        raise not_conjugate(site, "(loc, covariance)", blocks | parents, accepted)
+    return factor
+
+
+def _regression(
+    wiring: Wiring,
+    site: Site,
+    prior: RegressionPrior | None,
+    selectors: tuple[str, ...],
+    states: tuple[str, ...],
+) -> GaussianFactor | None:
+    """A Gaussian site with one parent and one selector at most."""
+    selector = selectors[0] if selectors else None
+    if prior is not None:
+        parent = states[0] if states else None
+        return find_regression(wiring.prober, site, prior, selector, parent)
+    if selector is None:
+        return GaussianFactor(site.name)
+    names = ("loc", "covariance")
+    options = (None, selector)
+    source = find_source(wiring.prober, site, "value", names, options, _none, _none)
+    return None if source is None else GaussianFactor(site.name, source)
+
+
+def read_known_regression(
+    wiring: Wiring, site: Site, parents: set[str], unspoken: set[str]
+) -> GaussianFactor | GaussianConditional:
+    """A likelihood that is linear and Gaussian in states with no potential."""
+    parent = sorted(unspoken)[0]
+    if gaussian_view(site) is not None:
+        free = parent not in wiring.needs[site.name]["covariance"]
+        if parents == {parent} and free and is_linear(wiring.prober, site, parent):
+            return GaussianFactor(site.name, parent=parent)
+        states = wiring.ordered(parents, False)
+        selectors = wiring.ordered(parents, True)
+        factor = find_gaussian(wiring.prober, site, None, states, selectors)
+        if factor is not None:
+            return factor
+    raise ValueError(
+        f"Site '{parent}': latent, observed through site '{site.name}' "
+        f"({type(site.fn).__name__}), and neither conjugate to it nor given a "
+        "potential. Return a GaussianPotential for it from the recognition "
+        "function, or make the observation linear and Gaussian in it."
+    )
+
+
+def _none(values: dict[str, Any]) -> tuple[Any, ...]:
+    """Nothing comes from a global block."""
+    return ()

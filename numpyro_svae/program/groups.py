@@ -1,0 +1,86 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which local sites are coupled, and so have to be inferred together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numpyro_svae.program.factors import (
+    Conditional,
+    Factor,
+    GaussianFactor,
+    Structure,
+)
+
+__all__ = ["Group", "coupled_groups", "mixtures", "scope"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Local sites that factors couple.
+
+    :param discrete: its discrete sites.
+    :param states: its Gaussian sites and chains.
+    :param kind: ``"mixture"`` if the states are independent of each other given the one
+        discrete site, so that the exact joint posterior is as cheap as a product;
+        ``"graph"`` if there is a :class:`Conditional`; ``"product"`` for all others.
+    """
+
+    discrete: tuple[str, ...]
+    states: tuple[str, ...]
+    kind: str
+
+
+def scope(structure: Structure, factor: Factor) -> tuple[str, ...]:
+    """The local sites that a factor joins: its parents, what picks it, its own site."""
+    names = [factor.source.selector]
+    if isinstance(factor, GaussianFactor):
+        names.append(factor.parent)
+    if isinstance(factor, Conditional):
+        names += [*factor.parents, *factor.selectors]
+    names.append(factor.site)
+    return tuple(dict.fromkeys(n for n in names if n in structure.locals))
+
+
+def coupled_groups(structure: Structure) -> list[Group]:
+    """The connected components of the local sites, in program order."""
+    member = {name: {name} for name in structure.locals}
+    for factor in structure.factors:
+        joined = set[str]().union(*(member[n] for n in scope(structure, factor)))
+        for name in joined:
+            member[name] = joined
+    groups, seen = [], set[str]()
+    for name in structure.locals:
+        if name not in seen:
+            seen |= member[name]
+            groups.append(_group(structure, member[name]))
+    return groups
+
+
+def _group(structure: Structure, members: set[str]) -> Group:
+    names = [name for name in structure.locals if name in members]
+    kinds = {name: structure.locals[name] for name in names}
+    discrete = tuple(name for name in names if kinds[name].discrete)
+    states = tuple(name for name in names if not kinds[name].discrete)
+    vectors = all(kinds[name].kind == "gaussian" for name in states)
+    kind = "product"
+    if any(
+        isinstance(f, Conditional) and members & set(scope(structure, f))
+        for f in structure.factors
+    ):
+        kind = "graph"
+    elif len(discrete) == 1 and states and vectors:
+        kind = "mixture"
+    return Group(discrete, states, kind)
+
+
+def mixtures(structure: Structure) -> dict[str, str]:
+    """Gaussian sites whose exact posterior is a mixture, with what picks from it."""
+    return {
+        state: group.discrete[0]
+        for group in coupled_groups(structure)
+        if group.kind == "mixture"
+        for state in group.states
+    }

@@ -1,0 +1,55 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the latent sites of a program are, and what depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.probing import Prober
+from numpyro_svae.program.sites import Site
+
+__all__ = ["Wiring", "listed", "not_conjugate"]
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A program that is being read.
+
+    :param prober: runs it.
+    :param block_of: the global block of each of its global sites.
+    :param needs: the latent sites that each parameter of each site depends on.
+    """
+
+    prober: Prober
+    block_of: dict[str, Prior]
+    needs: dict[str, dict[str, frozenset[str]]]
+
+    def used(self, name: str) -> frozenset[str]:
+        """The latent sites that a site depends on."""
+        return frozenset().union(*self.needs[name].values())
+
+    def ordered(self, names: Collection[str], discrete: bool) -> tuple[str, ...]:
+        """The discrete or the Gaussian ones among latent sites, in program order."""
+        locals = self.prober.locals
+        return tuple(n for n in locals if n in names and locals[n].discrete == discrete)
+
+
+def listed(names: Collection[str]) -> str:
+    """Names of sites, for a message."""
+    return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+def not_conjugate(
+    site: Site, what: str, used: Collection[str], accepted: str
+) -> ValueError:
+    """The error for parameters that depend on latent sites in another way."""
+    return ValueError(
+        f"Site '{site.name}' ({type(site.fn).__name__}): {what} depend on latent "
+        f"{listed(used)} in a way that is not conjugate. Accepted: {accepted}. No "
+        "neural network or other nonlinear function may stand between a global and a "
+        "local site."
+    )

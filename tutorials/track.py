@@ -1,0 +1,85 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The NASCAR task: a car that drives laps, seen through ten noisy sensors.
+
+It is the task of Linderman et al. (*Bayesian learning and inference in recurrent
+switching linear dynamical systems*, AISTATS 2017): two straights and two bends, each
+with linear dynamics of its own.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import normalized_mutual_info_score
+
+NUM_STATES = 4
+
+
+class Laps(NamedTuple):
+    """Sequences of a car on its track.
+
+    :param sensors: observations, ``(N, T, P)``.
+    :param states: part of the track, ``(N, T)``.
+    :param position: of the car, ``(N, T, 2)``.
+    """
+
+    sensors: np.ndarray
+    states: np.ndarray
+    position: np.ndarray
+
+
+def _rotation(angle: float) -> np.ndarray:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _part_of_track(position: np.ndarray) -> np.ndarray:
+    right, left, top = position[:, 0] > 2, position[:, 0] < -2, position[:, 1] > 0
+    return np.select([right, left, top], [0, 1, 3], 2)
+
+
+def drive(seed: int, sequences: int = 20, steps: int = 500, sensors: int = 10) -> Laps:
+    """Simulate cars that start somewhere on the track.
+
+    :param seed: random seed.
+    :param sequences: N.
+    :param steps: T.
+    :param sensors: P.
+    """
+    rng = np.random.default_rng(seed)
+    turns = np.stack([_rotation(np.pi / 24), _rotation(np.pi / 48), *np.eye(2)[None]])
+    turns = np.concatenate([turns, np.eye(2)[None]])
+    centres = np.array([[2.0, 0.0], [-2.0, 0.0]])
+    bends = np.einsum("kij,kj->ki", np.eye(2) - turns[:2], centres)
+    drift = np.concatenate([bends, [[0.1, 0.0], [-0.25, 0.0]]])
+    position = np.zeros((sequences, steps, 2))
+    states = np.zeros((sequences, steps), int)
+    position[:, 0] = rng.uniform([-3, -1.5], [3, 1.5], (sequences, 2))
+    states[:, 0] = _part_of_track(position[:, 0])
+    for t in range(1, steps):
+        k = states[:, t] = _part_of_track(position[:, t - 1])
+        mean = np.einsum("nij,nj->ni", turns[k], position[:, t - 1]) + drift[k]
+        position[:, t] = mean + 0.01 * rng.standard_normal(mean.shape)
+    weight, offset = rng.standard_normal((sensors, 2)), rng.standard_normal(sensors)
+    seen = position @ weight.T + offset
+    seen = seen + 0.1 * rng.standard_normal(seen.shape)
+    return Laps(seen.astype(np.float32), states, position)
+
+
+def matched(states: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """States that were found, renamed to agree best with the true ones."""
+    counts = np.zeros((NUM_STATES, NUM_STATES))
+    np.add.at(counts, (found.ravel(), states.ravel()), 1)
+    _, name = linear_sum_assignment(-counts)
+    return name[found]
+
+
+def accuracy(states: np.ndarray, found: np.ndarray) -> float:
+    """Share of steps in the right state, after the best renaming."""
+    return float(np.mean(matched(states, found) == states))
+
+
+def mutual_information(states: np.ndarray, found: np.ndarray) -> float:
+    """Normalised mutual information of two segmentations."""
+    return float(normalized_mutual_info_score(states.ravel(), found.ravel()))
