@@ -10,9 +10,14 @@ with linear dynamics of its own.
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import normalized_mutual_info_score
+
+import numpyro_svae as ns
 
 NUM_STATES = 4
 
@@ -83,3 +88,38 @@ def accuracy(states: np.ndarray, found: np.ndarray) -> float:
 def mutual_information(states: np.ndarray, found: np.ndarray) -> float:
     """Normalised mutual information of two segmentations."""
     return float(normalized_mutual_info_score(states.ravel(), found.ravel()))
+
+
+def switching_lds(y):
+    """A switching linear dynamical system seen through noisy sensors; all is learnt.
+
+    :param y: observations, ``(N, T, P)``.
+    """
+    sequences, steps, sensors = y.shape
+    initial = numpyro.sample("initial", dist.Dirichlet(jnp.ones(NUM_STATES)))
+    sticky = jnp.ones(NUM_STATES) + 50.0 * jnp.eye(NUM_STATES)
+    dynamics = ns.MatrixNormalInverseWishart(
+        jnp.zeros((2, 3)), 0.1 * jnp.eye(3), 5.0, 0.01 * jnp.eye(2)
+    )
+    with numpyro.plate("states", NUM_STATES):
+        rows = numpyro.sample("rows", dist.Dirichlet(sticky))
+        weight, noise = ns.sample("dynamics", dynamics)
+    start = ns.NormalInverseWishart(jnp.zeros(2), 0.1, 5.0, jnp.eye(2))
+    sensing = ns.MatrixNormalInverseWishart(
+        jnp.zeros((sensors, 3)), 0.1 * jnp.eye(3), sensors + 2.0, 0.1 * jnp.eye(sensors)
+    )
+    loc, cov = ns.sample("start", start)
+    loading, spread = ns.sample("sensing", sensing)
+    with numpyro.plate("sequences", sequences):
+        z = numpyro.sample("z", ns.DiscreteMarkovChain(initial, rows, steps))
+        chain = ns.LinearGaussianChain(
+            loc,
+            cov,
+            weight[z[..., 1:]],
+            noise[z[..., 1:]],
+            inputs=jnp.ones((sequences, steps - 1, 1)),  # a drift
+        )
+        x = numpyro.sample("x", chain)
+        seen = jnp.concatenate([x, jnp.ones((sequences, steps, 1))], -1)
+        fn = dist.MultivariateNormal(seen @ loading.T, spread).to_event(1)
+        numpyro.sample("y", fn, obs=y)

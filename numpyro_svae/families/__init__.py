@@ -4,6 +4,7 @@
 """Conjugate exponential families: natural parameters, moments, natural gradients."""
 
 from numpyro_svae.families.dirichlet import DirichletNatural
+from numpyro_svae.families.gamma import GammaNatural
 from numpyro_svae.families.natural import NaturalParameters, expected, natural_kl
 from numpyro_svae.families.regression import (
     ExpectedRegression,
@@ -14,6 +15,7 @@ from numpyro_svae.families.regression import (
 __all__ = [
     "DirichletNatural",
     "ExpectedRegression",
+    "GammaNatural",
     "NaturalParameters",
     "RegressionNatural",
     "RegressionStandard",

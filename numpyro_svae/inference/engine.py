@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 from jax import Array
+import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.families import NaturalParameters, expected, natural_kl
+from numpyro_svae.families import NaturalParameters, natural_kl
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.groups import infer_locals
@@ -39,7 +40,8 @@ def local_posterior(
     potentials: dict[str, Any],
 ) -> LocalPosterior:
     """Infer the local sites at the posterior expectations of the globals."""
-    moments = {name: expected(natural) for name, natural in naturals.items()}
+    priors = structure.priors
+    moments = {name: priors[name].moments(value) for name, value in naturals.items()}
     evidence = Evidence(structure, bound, moments)
     return infer_locals(evidence, potentials, mean_field, fixed_point)
 
@@ -50,7 +52,12 @@ def global_posteriors(
 ) -> tuple[dict[str, dist.Distribution], dict[str, Array]]:
     """Posteriors of the global blocks, and their divergences from the priors."""
     posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
-    return posteriors, {n: natural_kl(naturals[n], priors[n]) for n in naturals}
+    divergences = {}
+    for name, natural in naturals.items():
+        kl = natural_kl(natural, priors[name])
+        rank = len(structure.priors[name].batch_shape)
+        divergences[name] = jnp.sum(kl, tuple(range(rank, kl.ndim)))
+    return posteriors, divergences
 
 
 start_natural = jax.jit(initial_natural, static_argnames=("name", "structure"))

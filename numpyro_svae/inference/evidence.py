@@ -77,7 +77,8 @@ class Evidence:
             return place._replace(mask=None) if labelled else place
         if isinstance(factor, TableFactor):
             return self.bound.tables[factor.site].place
-        return place_of(self.site(factor.site), factor.role)
+        event_dim = getattr(factor, "event_dim", 0)
+        return place_of(self.site(factor.site), factor.role, event_dim)
 
     def parts(self, name: str) -> list[Any]:
         """The factors that make up the prior of a local site."""
@@ -195,8 +196,11 @@ class Evidence:
             states = 1
         if states:
             v, c = v[..., None, :], c[..., None, :]
+        regression = self.regression(factor)
+        if states and not self.by_state(factor):
+            regression = messages.with_states(regression)
         return messages.expected_log_density(
-            self.regression(factor),
+            regression,
             v,
             c,
             parent_map,

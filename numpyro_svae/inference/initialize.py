@@ -5,7 +5,8 @@
 
 Components are spread over the data (k-means++ seeding and a few Lloyd steps) so that
 none dies before it has been used; loadings start at principal directions, which breaks
-their symmetry; dynamics start stable and slow. Each start is the prior updated by
+their symmetry; dynamics start stable and slow, or, if a discrete chain picks them, as
+regressions in regions of the data. Each start is the prior updated by
 pseudo-observations, so that it is in the domain of its family whatever the data.
 """
 
@@ -15,35 +16,33 @@ import math
 from typing import Any
 
 import jax
-from jax import Array, lax, random
+from jax import Array
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.families import (
     DirichletNatural,
+    GammaNatural,
     NaturalParameters,
     RegressionNatural,
 )
+from numpyro_svae.inference.clustering import spread_components
+from numpyro_svae.inference.initial_dynamics import slow_dynamics, switching_dynamics
+from numpyro_svae.inference.initial_loadings import loadings
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import (
     DiscreteFactor,
     Factor,
     GaussianFactor,
+    StatisticsFactor,
     Structure,
 )
 from numpyro_svae.program.places import Place, place_of
+from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.sites import Site
 
 __all__ = ["initial_natural", "natural_of"]
-
-_LLOYD_STEPS = 10
-_PSEUDO_STEPS = 100.0
-_DECAY = 0.95
-_HORIZON = 64
-_TURN = 0.1
-_LARGEST_RADIUS = 1.1
 
 
 def initial_natural(
@@ -62,30 +61,112 @@ def initial_natural(
     :param potentials: what the recognition function says at the start.
     """
     prior: Any = bound.priors[name]
+    block = structure.priors[name]
     for factor in structure.factors:
         if factor.source.prior != name:
             continue
-        site = bound.sites[factor.site]
-        place = place_of(site, factor.role)
+        place = place_of(bound.sites[factor.site], factor.role)
         if isinstance(factor, DiscreteFactor):
             return _spread_counts(prior, place)
-        if isinstance(factor, GaussianFactor):
-            if factor.role == "transition" and not site.observed:
-                return _slow_dynamics(key, prior, site.fn.event_shape[-1])
-            values = _values_of(factor, site, bound, potentials)
-            if values is not None:
-                label = structure.labels.get(str(factor.source.selector))
-                labels = None if label is None else bound.sites[label]
-                return _fit(key, prior, factor, place, bound, values, labels)
+        if isinstance(factor, StatisticsFactor) and factor.source.selector is not None:
+            return _fit_statistics(key, prior, factor, structure, bound)
+        if isinstance(factor, GaussianFactor) and isinstance(block, RegressionPrior):
+            args = key, block.whole(prior), factor, place, structure, bound, potentials
+            start = _dynamics(*args)
+            if start is None:
+                start = _regressions(*args)
+            if start is not None:
+                return block.of_whole(start)
     return prior
+
+
+def _dynamics(
+    key: Array,
+    prior: RegressionNatural,
+    factor: GaussianFactor,
+    place: Place,
+    structure: Structure,
+    bound: Bound,
+    potentials: dict[str, Any],
+) -> RegressionNatural | None:
+    """Where the transitions of a chain start that is latent or switches."""
+    site: Any = bound.sites[factor.site]
+    switches = bool(prior.batch_shape)
+    if factor.role != "transition" or (site.observed and not switches):
+        return None
+    path = _path(key, structure, bound, site, potentials)
+    if path is None or not switches:
+        return slow_dynamics(key, prior, site.fn.event_shape[-1])
+    weight = jnp.ones(()) if place.mask is None else 1.0 * place.mask
+    return switching_dynamics(key, prior, path, site.fn.inputs, weight * place.scale)
+
+
+def _regressions(
+    key: Array,
+    prior: RegressionNatural,
+    factor: GaussianFactor,
+    place: Place,
+    structure: Structure,
+    bound: Bound,
+    potentials: dict[str, Any],
+) -> RegressionNatural | None:
+    """The prior with regressions on what is seen of a site, or said of it."""
+    values = _values_of(factor, bound.sites[factor.site], bound, potentials)
+    if values is None:
+        return None
+    labels = _labels(factor, structure, bound)
+    return _fit(key, prior, factor, place, bound, values, labels)
+
+
+def _labels(factor: Factor, structure: Structure, bound: Bound) -> Site | None:
+    """The site of the known labels of what picks from a block."""
+    label = structure.labels.get(str(factor.source.selector))
+    return None if label is None else bound.sites[label]
+
+
+def _fit_statistics(
+    key: Array,
+    prior: Any,
+    factor: StatisticsFactor,
+    structure: Structure,
+    bound: Bound,
+) -> NaturalParameters:
+    """The prior updated by the statistics of clusters of the observations."""
+    data = bound.statistics[factor.site, factor.role]
+    place = place_of(bound.sites[factor.site], factor.role, factor.event_dim)
+    count, rank = math.prod(place.positions), len(place.positions)
+    leaves = jax.tree.map(
+        lambda leaf: leaf.reshape(count, *leaf.shape[rank:]), data.statistics
+    )
+    weight = jnp.ones(()) if place.mask is None else 1.0 * place.mask
+    weight = jnp.broadcast_to(weight, place.positions).reshape(-1)
+    shown = [leaf.reshape(count, -1) for leaf in jax.tree.leaves(leaves)]
+    features, members = jnp.concatenate(shown, -1), prior.batch_shape[0]
+    known = _known_members(
+        _labels(factor, structure, bound), place, members, features.dtype
+    )
+    member = spread_components(key, features, weight, members, known)
+    share = member * (weight * place.scale)[:, None]
+
+    def total(leaf: Array) -> Array:
+        return jnp.tensordot(share, leaf, (0, 0))
+
+    return prior + prior.pull_back(jax.tree.map(total, leaves))
 
 
 def natural_of(given: dist.Distribution | NaturalParameters) -> NaturalParameters:
     """Natural parameters of a distribution that a user gave as a start."""
     if isinstance(given, NaturalParameters):
         return given
+    while isinstance(given, dist.Independent):
+        given = given.base_dist
     if isinstance(given, dist.Dirichlet):
         return DirichletNatural(given.concentration)
+    if isinstance(given, dist.Beta):
+        counts = given.concentration1, given.concentration0
+        return DirichletNatural(jnp.stack(counts, -1))
+    if isinstance(given, dist.Gamma):
+        return GammaNatural(given.concentration, given.rate)
     return given.natural_parameters
 
 
@@ -97,29 +178,41 @@ def _spread_counts(prior: DirichletNatural, place: Place) -> DirichletNatural:
     return DirichletNatural(prior.concentration * (1.0 + count / total))
 
 
-def _slow_dynamics(key: Array, prior: RegressionNatural, dim: int) -> RegressionNatural:
-    """The prior mean if it says anything and is stable, else a slow decay to zero.
+def _path(
+    key: Array,
+    structure: Structure,
+    bound: Bound,
+    site: Site,
+    potentials: dict[str, Any],
+) -> Array | None:
+    """An estimate of the path of a chain: what is seen of it, or said of it."""
+    if site.observed:
+        return site.value
+    for factor in structure.factors:
+        if not isinstance(factor, GaussianFactor) or factor.parent != site.name:
+            continue
+        name = factor.source.prior
+        data = bound.regressions.get((factor.site, factor.role))
+        if data is None or name is None or factor.source.selector is not None:
+            continue
+        start: Any = initial_natural(key, name, structure, bound, potentials)
+        weight = start.to_standard().loc
+        residual = data.value - data.regressor @ weight.T
+        mask = bound.sites[factor.site].mask
+        if mask is not None:
+            residual = jnp.where(mask[..., None], residual, 0.0)
+        return residual @ jnp.linalg.pinv(weight @ factor.parent_map).T
+    return _said_mean(potentials.get(site.name))
 
-    Members of a batch decay each with a small rotation of its own, so that the states
-    that pick them differ.
-    """
-    standard = prior.to_standard()
-    square = standard.loc[..., :dim]
-    many = jnp.linalg.matrix_power(square, _HORIZON)  # Gelfand: |F^n|^(1/n) -> radius
-    radius = jnp.linalg.norm(many, axis=(-2, -1)) ** (1 / _HORIZON)
-    turn = jnp.zeros((dim, dim))
-    if prior.batch_shape:
-        turn = _TURN * random.normal(key, (*prior.batch_shape, dim, dim))
-        turn = turn - jnp.swapaxes(turn, -1, -2)
-    decay = _DECAY * jax.scipy.linalg.expm(turn)
-    slow = jnp.zeros_like(standard.loc).at[..., :dim].set(decay)
-    keep = (radius > 0) & (radius <= _LARGEST_RADIUS)
-    loc = jnp.where(keep[..., None, None], standard.loc, slow)
-    columns = prior.uu + _PSEUDO_STEPS * jnp.eye(loc.shape[-1])
-    grow = jnp.sqrt((prior.df + _PSEUDO_STEPS) / prior.df)[..., None, None]
-    return RegressionNatural.from_standard(
-        loc, columns, grow * standard.scale_tril, prior.df + _PSEUDO_STEPS
-    )
+
+def _said_mean(potential: GaussianPotential | None) -> Array | None:
+    """The means of potentials; nearly zero where nothing is said."""
+    if potential is None:
+        return None
+    precision = potential.full_precision()
+    ridge = 1e-6 * jnp.eye(precision.shape[-1], dtype=precision.dtype)
+    loc = jnp.linalg.solve(precision + ridge, potential.info_vector[..., None])
+    return loc[..., 0]
 
 
 def _values_of(
@@ -131,13 +224,7 @@ def _values_of(
     """Data of a factor's site: what was observed or what the network says of it."""
     if site.observed:
         return bound.regressions[factor.site, factor.role].value
-    potential: GaussianPotential | None = potentials.get(site.name)
-    if potential is None or factor.role != "value":
-        return None
-    precision = potential.full_precision()
-    ridge = 1e-6 * jnp.eye(precision.shape[-1], dtype=precision.dtype)
-    loc = jnp.linalg.solve(precision + ridge, potential.info_vector[..., None])
-    return loc[..., 0]
+    return _said_mean(potentials.get(site.name)) if factor.role == "value" else None
 
 
 def _fit(
@@ -156,13 +243,13 @@ def _fit(
     weight = jnp.broadcast_to(weight, place.positions).reshape(-1)
     v = jnp.where(weight[:, None] > 0, v, 0.0)
     if factor.parent_map is not None and factor.source.selector is None:
-        return _loadings(prior, v, u, weight, factor.parent_map, place.scale)
+        return loadings(prior, v, u, weight, factor.parent_map, place.scale)
     components = prior.batch_shape[0] if prior.batch_shape else 1
     if data.members is not None:
         member = jax.nn.one_hot(data.members.reshape(-1), components)
     else:
         known = _known_members(labels, place, components, v.dtype)
-        member = _spread_components(key, v, weight, components, known)
+        member = spread_components(key, v, weight, components, known)
     shares = member * (weight * place.scale)[:, None]
     seen = RegressionNatural.observe(v[:, None], u[:, None], shares)
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), seen)
@@ -180,79 +267,3 @@ def _known_members(
     known = jax.nn.one_hot(labels.value, count, dtype=dtype)
     known = jnp.where(labels.mask[..., None], known, 0.0)
     return jnp.broadcast_to(known, (*place.positions, count)).reshape(-1, count)
-
-
-def _spread_components(
-    key: Array, v: Array, weight: Array, count: int, known: Array | None
-) -> Array:
-    """One-hot memberships ``(N, K)`` from k-means++ and a few Lloyd steps.
-
-    Positions with a known member keep it, and their means are the first centres.
-    """
-    seeds = random.split(key, count)
-    labelled = jnp.zeros((len(v), count), v.dtype) if known is None else known
-    sizes = jnp.sum(labelled * weight[:, None], 0)
-    means = (labelled * weight[:, None]).T @ v / jnp.maximum(sizes, 1e-30)[:, None]
-    given = sizes > 0
-    first = v[random.categorical(seeds[0], jnp.log(weight + 1e-30))]
-    first = jnp.where(jnp.any(given), means[jnp.argmax(given)], first)
-    centres = jnp.where(given[:, None], means, first)
-
-    def distances(centres: Array) -> Array:
-        cross = v @ centres.T
-        return jnp.sum(v**2, -1)[:, None] - 2 * cross + jnp.sum(centres**2, -1)
-
-    def seed(index: Array, centres: Array) -> Array:
-        nearest = jnp.maximum(jnp.min(distances(centres), -1), 0.0) * weight
-        chosen = v[random.categorical(seeds[index], jnp.log(nearest + 1e-30))]
-        return centres.at[index].set(jnp.where(given[index], centres[index], chosen))
-
-    def member(centres: Array) -> Array:
-        nearest = jnp.argmin(distances(centres), -1)
-        own = jax.nn.one_hot(nearest, count, dtype=v.dtype)
-        return jnp.where(jnp.any(labelled > 0, -1, keepdims=True), labelled, own)
-
-    def lloyd(_: Array, centres: Array) -> Array:
-        share = member(centres) * weight[:, None]
-        size = jnp.sum(share, 0)[:, None]
-        return jnp.where(size > 0, share.T @ v / jnp.maximum(size, 1e-30), centres)
-
-    centres = lax.fori_loop(1, count, seed, centres)
-    return member(lax.fori_loop(0, _LLOYD_STEPS, lloyd, centres))
-
-
-def _loadings(
-    prior: RegressionNatural,
-    v: Array,
-    u: Array,
-    weight: Array,
-    parent_map: np.ndarray,
-    scale: Array | float,
-) -> RegressionNatural:
-    """Principal directions of what the known regressors leave unexplained."""
-    known = jax.tree.map(
-        lambda leaf: jnp.sum(leaf, 0), RegressionNatural.observe(v, u, weight)
-    )
-    columns = u.shape[-1]
-    ridge = known.uu + 1e-3 * jnp.eye(columns)
-    offset = jnp.linalg.solve(ridge, known.vu.T).T
-    residual = (v - u @ offset.T) * weight[:, None]
-    count = jnp.maximum(jnp.sum(weight), 1.0)
-    covariance = residual.T @ residual / count
-    values, vectors = jnp.linalg.eigh(covariance)
-    state = parent_map.shape[1]
-    rank = min(state, v.shape[-1])
-    loading = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(values[::-1][:rank], 0))
-    loading = jnp.pad(loading, ((0, 0), (0, state - rank)))
-    weight_matrix = offset + loading @ np.linalg.pinv(parent_map)
-    left = jnp.trace(covariance) - jnp.sum(loading**2)
-    noise = jnp.maximum(left, 0.01 * jnp.trace(covariance)) / v.shape[-1]
-    steps = count * scale
-    scale_tril = prior.to_standard().scale_tril
-    spread = scale_tril @ scale_tril.T + steps * noise * jnp.eye(v.shape[-1])
-    return RegressionNatural.from_standard(
-        weight_matrix,
-        prior.uu + steps * jnp.eye(columns),
-        jnp.linalg.cholesky(spread),
-        prior.df + steps,
-    )

@@ -38,6 +38,7 @@ __all__ = [
     "normalizer_gap",
     "to_child",
     "to_parent",
+    "with_states",
 ]
 
 
@@ -74,6 +75,18 @@ def _whitener(regression: ExpectedRegression) -> tuple[Array, Array]:
     identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
     return solve_triangular(tril, identity, lower=True), log_det
+
+
+def with_states(regression: ExpectedRegression) -> ExpectedRegression:
+    """The same factor for each state: an axis of size one after the positions."""
+
+    def expand(leaf: Array, event_dim: int) -> Array:
+        return jnp.expand_dims(leaf, -1 - event_dim) if leaf.ndim > event_dim else leaf
+
+    weight, covariance, excess, log_det = regression
+    return ExpectedRegression(
+        expand(weight, 2), expand(covariance, 2), expand(excess, 2), expand(log_det, 0)
+    )
 
 
 def normalizer_gap(regression: ExpectedRegression) -> Array:

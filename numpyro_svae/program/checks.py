@@ -14,6 +14,7 @@ import numpy as np
 
 from numpyro_svae.families import (
     DirichletNatural,
+    GammaNatural,
     NaturalParameters,
     RegressionNatural,
 )
@@ -94,11 +95,18 @@ def check_hyperparameters(
             lowest = float(jnp.min(natural.concentration))
             if not lowest > 0:
                 raise ValueError(
-                    f"Site '{name}': found a Dirichlet concentration of {lowest}. "
+                    f"Site '{name}': found a concentration of {lowest}. "
                     "Accepted: positive and finite concentrations."
                 )
         elif isinstance(natural, RegressionNatural):
             _check_regression(name, prior, natural)
+        elif isinstance(natural, GammaNatural):
+            lowest = float(jnp.minimum(jnp.min(natural.shape), jnp.min(natural.rate)))
+            if not lowest > 0:
+                raise ValueError(
+                    f"Site '{name}': found a Gamma shape or rate of {lowest}. "
+                    "Accepted: positive and finite ones."
+                )
 
 
 def _check_regression(name: str, prior: Prior, natural: RegressionNatural) -> None:

@@ -110,7 +110,12 @@ class StatisticsFactor(Factor):
 
     ``log p(v) = <t, statistics of v> + base`` with t those of the global block. The
     parts of an observed discrete chain are such factors, with rows picked by data.
+
+    :param event_dim: how many event dimensions of the site are features that one
+        member of the block covers.
     """
+
+    event_dim: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ from numpyro_svae.distributions import (
     MatrixNormalInverseWishart,
     NormalInverseWishart,
 )
+from numpyro_svae.program.diagonal import find_scaled
 from numpyro_svae.program.factors import Local
+from numpyro_svae.program.observations import CATEGORICAL
 from numpyro_svae.program.priors import DirichletPrior, Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober, same
+from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.sites import Program, Site, gaussian_view, unwrap
 
-__all__ = ["CATEGORICAL", "easy_value", "read_locals", "read_priors"]
-
-CATEGORICAL = dist.CategoricalProbs | dist.CategoricalLogits
+__all__ = ["easy_value", "read_locals", "read_priors"]
 
 
 def easy_value(message: dict) -> Array | None:
@@ -38,6 +39,8 @@ def easy_value(message: dict) -> Array | None:
         value = np.eye(shape[-1])
     elif isinstance(base, dist.Dirichlet):
         value = np.full(shape[-1:], 1.0 / shape[-1])
+    elif isinstance(base, dist.Beta | dist.Gamma | dist.InverseGamma):
+        value = np.full((), 0.5)
     elif isinstance(base, CATEGORICAL | DiscreteMarkovChain):
         value = np.zeros((), int)
     elif _is_gaussian(base):
@@ -72,6 +75,21 @@ def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
     for half in halves:
         prior = _join_two_sites(program, half, latent)
         priors[prior.name] = prior
+    for site in latent:
+        if isinstance(site.fn, dist.Beta):
+            features = site.outer.event_shape
+            priors[site.name] = BetaPrior(
+                site.name, (site.name,), _batch(site), features
+            )
+        elif isinstance(site.fn, dist.Gamma | dist.InverseGamma):
+            scale = find_scaled(program, site, latent)
+            if scale is not None:
+                priors[scale.name] = scale
+            elif isinstance(site.fn, dist.Gamma):
+                features = site.outer.event_shape
+                priors[site.name] = GammaPrior(
+                    site.name, (site.name,), _batch(site), features
+                )
     order = list(sites)
     return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
 
@@ -145,8 +163,9 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
             raise ValueError(
                 f"Site '{name}': latent {type(site.fn).__name__} is neither conjugate "
                 "nor can it be given a potential. Accepted global sites: "
-                "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, "
-                "InverseWishart with a MultivariateNormal or MatrixNormal. Accepted "
+                "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
+                "Gamma, InverseWishart with a MultivariateNormal or MatrixNormal, "
+                "Gamma or InverseGamma with a Normal of that scale. Accepted "
                 "local sites: Categorical, MultivariateNormal, "
                 "Normal(...).to_event(1), LinearGaussianChain, DiscreteMarkovChain. "
                 "Hide other sites with numpyro.handlers.block and give them a guide of "

@@ -36,9 +36,18 @@ class Place(NamedTuple):
         return len(self.positions) - len(self.batch_shape)
 
 
-def place_of(site: Site, role: str = "value") -> Place:
-    """The place of a site, or of a part of the density of a chain."""
+def place_of(site: Site, role: str = "value", event_dim: int = 0) -> Place:
+    """The place of a site, or of a part of the density of a chain.
+
+    :param site: the site.
+    :param role: the part.
+    :param event_dim: how many trailing event dimensions are no positions.
+    """
     positions, mask = site.positions, site.mask
+    if event_dim:
+        positions = positions[:-event_dim]
+        trailing = tuple(range(-event_dim, 0))
+        mask = None if mask is None else jnp.any(mask, trailing)
     if role == "initial":
         positions = positions[:-1]
         mask = None if mask is None else mask[..., 0]

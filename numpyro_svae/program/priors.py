@@ -23,6 +23,7 @@ from numpyro_svae.families import (
     DirichletNatural,
     NaturalParameters,
     RegressionNatural,
+    expected,
 )
 from numpyro_svae.program.sites import Site
 
@@ -46,6 +47,15 @@ class Prior(ABC):
     def components(self) -> int | None:
         """How many members the batch has; None without a batch."""
         return self.batch_shape[0] if self.batch_shape else None
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """The event dimensions of an observation that one member covers."""
+        return ()
+
+    def moments(self, natural: Any) -> Any:
+        """What factors read of the block, with its natural gradient."""
+        return expected(natural)
 
     @abstractmethod
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
@@ -150,6 +160,14 @@ class RegressionPrior(Prior):
             return value[..., : self.columns], value[..., self.columns :]
         cov, weight = (values[name] for name in self.sites)
         return (weight[..., None] if self.vector else weight), cov
+
+    def whole(self, natural: Any) -> RegressionNatural:
+        """Natural parameters with a full covariance, to find a start with."""
+        return natural
+
+    def of_whole(self, start: RegressionNatural) -> Any:
+        """Natural parameters of the block, from those with a full covariance."""
+        return start
 
     def basis_pair(self, column: Any) -> tuple[Any, Any]:
         """A weight that copies a regressor to entry 0, a covariance that counts.

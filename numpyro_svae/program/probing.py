@@ -18,16 +18,15 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from numpyro.ops.provenance import eval_provenance
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.factors import Local, Structure
+from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Program, Site, gaussian_view
 
 __all__ = [
-    "WITH_PROBS",
     "Found",
     "Identity",
     "Prober",
@@ -37,12 +36,6 @@ __all__ = [
     "same",
 ]
 
-WITH_PROBS = (
-    dist.CategoricalProbs
-    | dist.CategoricalLogits
-    | dist.MultinomialProbs
-    | dist.MultinomialLogits
-)
 _NUM_PROBES = 3
 _DISCRETE_CHAIN = ("initial_probs", "transition_probs")
 _CHAIN = ("initial_loc", "initial_cov", "transition_matrix", "transition_cov", "inputs")
@@ -57,8 +50,9 @@ def parameters(site: Site) -> dict[str, Any]:
         return {name: getattr(site.fn, name) for name in _CHAIN}
     if isinstance(site.fn, DiscreteMarkovChain):
         return {name: getattr(site.fn, name) for name in _DISCRETE_CHAIN}
-    if isinstance(site.fn, WITH_PROBS):
-        return {"probs": site.fn.probs}
+    kind = observation_of(site.fn)
+    if kind is not None:
+        return {kind.parameter: getattr(site.fn, kind.parameter)}
     return {"parameters": jax.tree.leaves(site.fn)}
 
 

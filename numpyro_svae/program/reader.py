@@ -16,9 +16,15 @@ from numpyro_svae.program.gaussians import (
 )
 from numpyro_svae.program.graphs import check_graphs
 from numpyro_svae.program.latents import read_locals, read_priors
+from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.priors import Prior
-from numpyro_svae.program.probing import WITH_PROBS, Prober, label_of
-from numpyro_svae.program.rows import read_discrete_chain, read_rows, read_table
+from numpyro_svae.program.probing import Prober, label_of
+from numpyro_svae.program.rows import (
+    read_discrete_chain,
+    read_latent_row,
+    read_statistics,
+    read_table,
+)
 from numpyro_svae.program.sites import Program, Site, gaussian_view
 from numpyro_svae.program.wiring import Wiring, listed, not_conjugate
 
@@ -84,8 +90,11 @@ def _factors(wiring: Wiring, site: Site, spoken: frozenset[str]) -> list[Factor]
         return read_chain(wiring, site)
     if isinstance(site.fn, DiscreteMarkovChain) and (latent or blocks):
         return read_discrete_chain(wiring, site)
-    if isinstance(site.fn, WITH_PROBS) and (latent or blocks):
-        return read_rows(wiring, site, "value", "probs")
+    kind = observation_of(site.fn)
+    if kind is not None and latent:
+        return [read_latent_row(wiring, site)]
+    if kind is not None and blocks:
+        return [read_statistics(wiring, site, kind)]
     if gaussian_view(site) is not None and (latent or blocks):
         return [read_gaussian(wiring, site, blocks, parents)]
     if blocks:

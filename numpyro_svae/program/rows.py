@@ -15,13 +15,15 @@ from numpyro_svae.program.factors import (
     TableConditional,
     TableFactor,
 )
+from numpyro_svae.program.observations import Observation
 from numpyro_svae.program.priors import DirichletPrior, Prior
+from numpyro_svae.program.probing import Found
 from numpyro_svae.program.sites import Site
 from numpyro_svae.program.sources import find_source, split
 from numpyro_svae.program.tables import find_table, is_picked
 from numpyro_svae.program.wiring import Wiring, not_conjugate
 
-__all__ = ["read_discrete_chain", "read_rows", "read_table"]
+__all__ = ["read_discrete_chain", "read_latent_row", "read_statistics", "read_table"]
 
 
 def read_table(wiring: Wiring, site: Site, parents: set[str]) -> Factor:
@@ -72,48 +74,85 @@ def _row_source(
     )
 
 
+_ACCEPTED = (
+    "the value of one Dirichlet site (a batch of it for the rows of a transition), a "
+    "row that a discrete site picks (in plates of its own, for a latent site), or "
+    "fixed probabilities"
+)
+
+
 def read_discrete_chain(wiring: Wiring, site: Site) -> list[Factor]:
     """The factors of a discrete chain: its first state, and its steps."""
-    return [
-        *read_rows(wiring, site, "initial", "initial_probs"),
-        *read_rows(wiring, site, "transition", "transition_probs"),
-    ]
+    return [_first_state(wiring, site), _steps(wiring, site)]
 
 
-def read_rows(wiring: Wiring, site: Site, role: str, parameter: str) -> list[Factor]:
-    """The factor whose probabilities are a row of a Dirichlet block, or given."""
-    used = wiring.needs[site.name][parameter]
-    kind = StatisticsFactor if site.observed else DiscreteFactor
+def _first_state(wiring: Wiring, site: Site) -> Factor:
+    used = wiring.needs[site.name]["initial_probs"]
     if not used:
-        return [kind(site.name, Source(), role)]
-    accepted = (
-        "the value of one Dirichlet site (a batch of it for the rows of a "
-        "transition), a row that a discrete site picks (in plates of its own, for a "
-        "latent site), or fixed probabilities"
-    )
+        return _kind(site)(site.name, Source(), "initial")
+    options = split(wiring.prober, wiring.block_of, used)
+    source = None
+    if options and isinstance(options[0], DirichletPrior) and options[1] is None:
+        source = _row_source(wiring, site, "initial", "initial_probs", options)
+    if source is None or (source.gathered and not site.observed):
+        raise not_conjugate(site, "initial_probs", used, _ACCEPTED)
+    return _kind(site)(site.name, source, "initial")
+
+
+def _steps(wiring: Wiring, site: Site) -> Factor:
+    used = wiring.needs[site.name]["transition_probs"]
+    if not used:
+        return _kind(site)(site.name, Source(), "transition")
     options = split(wiring.prober, wiring.block_of, used)
     prior = options[0] if options else None
-    picked = any(name in wiring.prober.locals for name in used)
-    if role == "value" and not site.observed and picked:
-        row = _latent_row(wiring, site, options, used)
-        if row is not None:
-            return [row]
-    if (
-        not isinstance(prior, DirichletPrior)
-        or options is None
-        or (picked and not site.observed)
-    ):
-        raise not_conjugate(site, parameter, used, accepted)
-    if role == "transition":
-        batch = prior.batch_shape == (prior.size,)
-        holds = batch and wiring.prober.holds(
-            lambda values, found: found.agrees(
-                site.name, transition_probs=values[prior.name]
-            )
+    if isinstance(prior, DirichletPrior) and prior.batch_shape == (prior.size,):
+        name = prior.name
+
+        def holds(values: dict[str, Any], found: Found) -> bool:
+            return found.agrees(site.name, transition_probs=values[name])
+
+        if wiring.prober.holds(holds):
+            return _kind(site)(site.name, Source(name), "transition")
+    raise not_conjugate(site, "transition_probs", used, _ACCEPTED)
+
+
+def _kind(site: Site) -> type[StatisticsFactor | DiscreteFactor]:
+    return StatisticsFactor if site.observed else DiscreteFactor
+
+
+def read_latent_row(wiring: Wiring, site: Site) -> Factor:
+    """The factor of a latent categorical site."""
+    used = wiring.needs[site.name]["probs"]
+    if not used:
+        return DiscreteFactor(site.name)
+    options = split(wiring.prober, wiring.block_of, used)
+    factor: Factor | None = None
+    if any(name in wiring.prober.locals for name in used):
+        factor = _latent_row(wiring, site, options, used)
+    elif options and isinstance(options[0], DirichletPrior):
+        source = _row_source(wiring, site, "value", "probs", options)
+        if source is not None and not source.gathered:
+            factor = DiscreteFactor(site.name, source)
+    if factor is None:
+        raise not_conjugate(site, "probs", used, _ACCEPTED)
+    return factor
+
+
+def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> StatisticsFactor:
+    """The factor of an observation whose parameter a global block holds.
+
+    :param kind: what kind of observation it is.
+    """
+    parameter, used = kind.parameter, wiring.needs[site.name][kind.parameter]
+    options = split(wiring.prober, wiring.block_of, used)
+    prior = options[0] if options else None
+    source = None
+    if options and isinstance(prior, kind.prior):
+        source = _row_source(wiring, site, "value", parameter, options)
+    if prior is None or source is None:
+        accepted = (
+            f"the value of one {kind.conjugate} site with the event shape of the "
+            "parameter, or the member of a batch of it that one discrete site picks"
         )
-        source = Source(prior.name) if holds else None
-    else:
-        source = _row_source(wiring, site, role, parameter, options)
-    if source is None or (source.gathered and not site.observed):
         raise not_conjugate(site, parameter, used, accepted)
-    return [kind(site.name, source, role)]
+    return StatisticsFactor(site.name, source, "value", len(prior.features))

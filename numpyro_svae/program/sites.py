@@ -153,7 +153,10 @@ def read_site(message: dict) -> Site:
 
 
 class GaussianView(NamedTuple):
-    """Location ``(..., D)`` and covariance ``(..., D, D)`` by position."""
+    """Location ``(*positions, D)`` and covariance ``(..., D, D)`` by position.
+
+    The covariance may have less batch axes, where positions share it.
+    """
 
     loc: Array
     covariance: Array
@@ -168,10 +171,19 @@ def gaussian_view(site: Site) -> GaussianView | None:
         return GaussianView(loc, tril @ jnp.swapaxes(tril, -1, -2))
     if isinstance(fn, dist.Normal) and len(site.outer.event_shape) == site.extra + 1:
         shape = site.positions + site.outer.event_shape[-1:]
-        variance = jnp.broadcast_to(fn.scale**2, shape)
+        variance = _shared(fn.scale**2, shape[-1])
         covariance = variance[..., None] * jnp.eye(shape[-1], dtype=variance.dtype)
         return GaussianView(jnp.broadcast_to(fn.loc, shape), covariance)
     return None
+
+
+def _shared(variance: Array, dim: int) -> Array:
+    """Variances ``(..., D)`` without leading axes along which they are the same."""
+    variance = jnp.asarray(variance)
+    while variance.ndim > 1 and variance.shape[0] == 1:
+        variance = variance[0]
+    batch = variance.shape[:-1]
+    return jnp.broadcast_to(variance, (*batch, dim))
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def find_source(
         plain values.
     """
     prior, selector = options
-    place = place_of(site, role)
+    place = place_of(site, role, 0 if prior is None else len(prior.features))
     tables: list[Array] = []
     if prior is None and selector is not None:
         tables = [prober.by_state(site.name, name, selector) for name in names]

@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
-import numpyro.distributions as dist
 
 from numpyro_svae.program.factors import StatisticsFactor
+from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.places import place_of
-from numpyro_svae.program.priors import DirichletPrior, Prior
+from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import parameters
 from numpyro_svae.program.sites import Site
 
@@ -42,20 +42,24 @@ def bind_statistics(
     site: Site, factor: StatisticsFactor, priors: dict[str, Prior]
 ) -> BoundStatistics:
     """Read the statistics of an observed site, or of a part of an observed chain."""
-    place, value, fn = place_of(site, factor.role), site.value, site.fn
-    prior = priors.get(str(factor.source.prior))
+    place = place_of(site, factor.role, factor.event_dim)
+    value, fn = site.value, site.fn
+    prior: Any = priors.get(str(factor.source.prior))
     nothing = jnp.zeros(place.positions)
-    known = None
-    if factor.role == "value":
-        probs = parameters(site)["probs"]
+    kind = observation_of(fn)
+    if kind is not None:
+        if site.mask is not None:
+            value = _where(site.mask, value)
+        statistics, base = kind.statistics(fn, value)
+        if site.mask is not None and factor.event_dim:  # features may be missing
+            statistics = jax.tree.map(partial(_where, site.mask), statistics)
+            base = _where(site.mask, base)
+        base = jnp.sum(base, tuple(range(len(place.positions), base.ndim)))
         members = None
-        if factor.source.gathered and isinstance(prior, DirichletPrior):
-            members = prior.members(probs)
-        if isinstance(fn, dist.MultinomialProbs | dist.MultinomialLogits):
-            base = gammaln(jnp.sum(value, -1) + 1.0) - jnp.sum(gammaln(value + 1.0), -1)
-            return BoundStatistics(1.0 * value, base, members, known)
-        one_hot = _one_hot(value, probs.shape[-1])
-        return BoundStatistics(one_hot, nothing, members, known)
+        if factor.source.gathered:
+            members = prior.members(parameters(site)[kind.parameter])
+        return BoundStatistics(statistics, base, members, None)
+    known = None
     probs = fn.initial_probs if factor.role == "initial" else fn.transition_probs
     size = probs.shape[-1]
     if prior is None:
@@ -72,6 +76,11 @@ def bind_statistics(
         )
         return BoundStatistics(statistics, nothing, None, row[..., 0, :])
     return BoundStatistics(statistics, nothing, earlier, None)
+
+
+def _where(mask: Array, value: Array) -> Array:
+    mask = jnp.reshape(mask, jnp.shape(mask) + (1,) * (value.ndim - jnp.ndim(mask)))
+    return jnp.where(mask, value, jnp.zeros_like(value))
 
 
 def _one_hot(value: Array, size: int) -> Array:

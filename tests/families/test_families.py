@@ -10,6 +10,7 @@ import pytest
 
 from numpyro_svae.families import (
     DirichletNatural,
+    GammaNatural,
     RegressionNatural,
     expected,
     natural_kl,
@@ -32,7 +33,12 @@ def random_dirichlet(seed, batch=(2,)):
     return DirichletNatural(0.3 + jax.random.uniform(key, (*batch, 4)))
 
 
-FAMILIES = [random_regression, random_dirichlet]
+def random_gamma(seed, batch=(2,)):
+    keys = jax.random.split(jax.random.PRNGKey(seed))
+    return GammaNatural(*(0.3 + jax.random.uniform(key, batch) for key in keys))
+
+
+FAMILIES = [random_regression, random_dirichlet, random_gamma]
 
 
 def assert_trees_close(actual, desired, **tolerance):
@@ -96,9 +102,10 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     inside = eta + direction.scale(0.999 * step)
     outside = eta + direction.scale(1.001 * step)
     assert np.all(np.isfinite(inside.log_normalizer()))
-    below = DirichletNatural if make is random_dirichlet else None
-    if below:
+    if make is random_dirichlet:
         assert np.all(outside.concentration.min(-1) < 0)
+    elif make is random_gamma:
+        assert np.all(np.minimum(outside.shape, outside.rate) < 0)
     else:
         lowest = jnp.linalg.eigvalsh(outside.joint())[..., 0]
         assert np.all((lowest < 0) | (outside.df < outside.vv.shape[-1] - 1))

@@ -12,7 +12,7 @@ import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.families import RegressionNatural
-from numpyro_svae.inference.initialize import _slow_dynamics
+from numpyro_svae.inference.initial_dynamics import slow_dynamics
 from tests.models import mixture
 
 
@@ -31,7 +31,7 @@ def test_dynamics_start_at_a_stable_prior_mean_or_at_a_slow_decay(weight, kept):
     prior = RegressionNatural.from_standard(
         weight, jnp.eye(3), jnp.eye(2), jnp.array(4.0)
     )
-    start = _slow_dynamics(random.PRNGKey(0), prior, 2).to_standard().loc
+    start = slow_dynamics(random.PRNGKey(0), prior, 2).to_standard().loc
     expected = weight if kept else 0.95 * jnp.eye(2, 3)
     np.testing.assert_allclose(start, expected, atol=1e-5)
 

@@ -51,10 +51,10 @@ def test_hierarchy_is_the_dense_gaussian(x64):
     flat = np.moveaxis(y, 1, 0).reshape(3, -1)
     evidence = multivariate_normal(np.zeros(12), total).logpdf(flat).sum()
     np.testing.assert_allclose(loss, -evidence, rtol=1e-9)
-    gain = cov @ loading.T @ np.linalg.inv(total)
-    members = np.moveaxis((flat @ gain.T).reshape(3, 4, 2), 0, 1)
+    weighed = np.linalg.solve(total, loading).T
+    members = np.moveaxis((flat @ (cov @ weighed).T).reshape(3, 4, 2), 0, 1)
     np.testing.assert_allclose(local["x"].mean, members, atol=1e-9)
-    shared = np.tile(np.eye(2), 4) @ loading.T @ np.linalg.inv(total)
+    shared = np.tile(np.eye(2), 4) @ weighed
     np.testing.assert_allclose(local["m"].mean, flat @ shared.T, atol=1e-9)
     left = np.eye(2) - shared @ loading @ np.tile(np.eye(2), 4).T
     np.testing.assert_allclose(local["m"].covariance_matrix[0], left, atol=1e-9)

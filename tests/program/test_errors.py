@@ -47,11 +47,11 @@ def assert_says(message, *parts):
 
 def test_latent_site_that_is_of_no_known_family():
     def model(y):
-        rate = numpyro.sample("rate", dist.Gamma(1.0, 1.0))
+        rate = numpyro.sample("rate", dist.LogNormal(0.0, 1.0))
         numpyro.sample("y", dist.Poisson(rate), obs=y)
 
     message = error_of(model, jnp.ones(()))
-    assert_says(message, "'rate'", "Gamma", "Accepted", "Dirichlet", "block")
+    assert_says(message, "'rate'", "LogNormal", "Accepted", "Dirichlet", "block")
 
 
 def test_latent_state_without_a_potential():

@@ -1,0 +1,65 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Gamma family, conjugate to the rates of counts and of waiting times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+from jax.scipy.special import digamma, gammaln
+
+from numpyro_svae.families.natural import NaturalParameters
+
+__all__ = ["GammaNatural"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GammaNatural(NaturalParameters):
+    """Natural parameters of a Gamma; its statistics are ``(log rate, -rate)``.
+
+    A count y adds ``(y, 1)``, a waiting time y adds ``(1, y)``.
+
+    :param shape: a, of shape ``(...)``.
+    :param rate: b, of shape ``(...)``.
+    """
+
+    shape: Array
+    rate: Array
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.shape)
+
+    def log_normalizer(self) -> Array:
+        return gammaln(self.shape) - self.shape * jnp.log(self.rate)
+
+    def expected_statistics(self) -> GammaNatural:
+        log_mean = digamma(self.shape) - jnp.log(self.rate)
+        return GammaNatural(log_mean, -self.shape / self.rate)
+
+    def moments(self) -> GammaNatural:
+        """The expected statistics."""
+        return self.expected_statistics()
+
+    def pull_back(self, cotangent: GammaNatural) -> GammaNatural:
+        return cotangent
+
+    def kl(self, other: GammaNatural) -> Array:
+        more, ratio = self.shape - other.shape, other.rate / self.rate
+        normalizers = gammaln(other.shape) - gammaln(self.shape)
+        shapes = more * digamma(self.shape) + normalizers
+        return shapes - other.shape * jnp.log(ratio) + self.shape * (ratio - 1.0)
+
+    def largest_step(self, direction: GammaNatural) -> Array:
+        def to_zero(value: Array, slope: Array) -> Array:
+            falls = slope < 0
+            return jnp.where(falls, value / jnp.where(falls, -slope, 1.0), jnp.inf)
+
+        return jnp.minimum(
+            to_zero(self.shape, direction.shape), to_zero(self.rate, direction.rate)
+        )
