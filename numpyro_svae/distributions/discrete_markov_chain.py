@@ -161,7 +161,10 @@ class DiscreteMarkovChain(dist.Distribution):
             safe_log(initial), safe_log(transition), potential.logits
         )
         chain = DiscreteMarkovChain(
-            posterior.initial_probs, posterior.transition_probs, validate_args=False
+            posterior.initial_probs,
+            posterior.transition_probs,
+            self.num_steps,
+            validate_args=False,
         )
         return chain, posterior.log_normalizer
 

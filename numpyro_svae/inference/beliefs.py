@@ -94,7 +94,10 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
         )
     found = discrete_chain.smooth(*discrete_prior(evidence, name), said)
     chain = DiscreteMarkovChain(
-        found.initial_probs, found.transition_probs, validate_args=False
+        found.initial_probs,
+        found.transition_probs,
+        place.positions[-1],
+        validate_args=False,
     )
     kl = jnp.sum(expected_said(found.probs, said), (-2, -1)) - found.log_normalizer
     return DiscreteBelief(found.probs, chain, _if_any(kl, place))
