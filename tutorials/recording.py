@@ -10,11 +10,11 @@
 # chain of hidden states picks a Gaussian for a latent vector at every moment, and a
 # network turns that vector into what the watch has measured.
 #
-# The recordings are the shoulder exercises of D. Burns, N. Leung, M. Hardisty, C. Whyne,
-# P. Henry and S. McLachlin (*Shoulder physiotherapy exercise recognition: machine
-# learning the inertial signals from a smartwatch*, Physiological Measurement 39, 2018),
-# which come with the package seglearn under the 3-clause BSD licence. The file is read
-# from the installed package; nothing is downloaded.
+# The recordings are the shoulder exercises of D. Burns, N. Leung, M. Hardisty,
+# C. Whyne, P. Henry and S. McLachlin (*Shoulder physiotherapy exercise recognition:
+# machine learning the inertial signals from a smartwatch*, Physiological Measurement
+# 39, 2018), which come with the package seglearn under the 3-clause BSD licence. The
+# file is read from the installed package; nothing is downloaded.
 
 # %%
 from importlib.metadata import files
@@ -135,9 +135,9 @@ def recognition(y, lengths):
 # %% [markdown]
 # ## Fit
 #
-# First the networks alone, under a standard normal prior: a plain VAE, which gives codes
-# to start from. Then the whole model. States and codes have their exact joint posterior
-# given what the encoder says.
+# First the networks alone, under a standard normal prior: a plain VAE, which gives
+# codes to start from. Then the whole model. States and codes have their exact joint
+# posterior given what the encoder says.
 
 
 # %%
