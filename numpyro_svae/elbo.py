@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-from jax import Array, random
+from jax import Array, lax, random
 import jax.numpy as jnp
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
@@ -18,6 +18,7 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
 
+from numpyro_svae.program.scans import is_scanned
 from numpyro_svae.program.sites import at_positions
 
 __all__ = ["SVAE_ELBO"]
@@ -104,7 +105,8 @@ def _particle(
         guide_run = substitute(seed(guide, guide_key), data={**params, **assigned})
         guide_trace = trace(guide_run).get_trace(*args, **kwargs)
         values = {**params, **_mutable(guide_trace)}
-        model_run = substitute(replay(seed(model, model_key), guide_trace), data=values)
+        drawn = {n: m for n, m in guide_trace.items() if m["type"] != "param"}
+        model_run = substitute(replay(seed(model, model_key), drawn), data=values)
         return guide_trace, trace(model_run).get_trace(*args, **kwargs)
 
     guide_trace, model_trace = run({})
@@ -218,12 +220,14 @@ class Weight(NamedTuple):
     :param probs: of the state, with the positions of the site.
     :param extra: how many of these are event dimensions.
     :param uniform: one over the number of states.
+    :param scanned: whether the model has the site in a scan.
     """
 
     frames: frozenset
     probs: Array
     extra: int
     uniform: float
+    scanned: bool
 
     @classmethod
     def of(cls, site: dict, table: Array, state: Array) -> Weight:
@@ -235,7 +239,26 @@ class Weight(NamedTuple):
         """
         extra = table.ndim - 1 - len(site["fn"].batch_shape)
         frames = frozenset(site["cond_indep_stack"])
-        return cls(frames, table[..., state], extra, 1 / table.shape[-1])
+        scanned = site["infer"].get("scanned", False)
+        return cls(frames, table[..., state], extra, 1 / table.shape[-1], scanned)
+
+    def placed(self, site: dict) -> Weight:
+        """The weight with the positions that it has at a site.
+
+        The sites of a scan have time in front, at the steps after the first state. A
+        site outside of it is at the first state, unless it is over all of time.
+        """
+        if not self.scanned:
+            return self
+        axis = self.probs.ndim - self.extra
+        if is_scanned(site):
+            steps = site["fn"].batch_shape[0]
+            probs = lax.slice_in_dim(self.probs, -steps, None, axis=axis)
+            return self._replace(probs=jnp.moveaxis(probs, axis, 0), extra=0)
+        over = at_positions(site["fn"], self.extra)
+        if over is not None and over.batch_shape == self.probs.shape:
+            return self
+        return self._replace(probs=jnp.take(self.probs, 0, axis), extra=0)
 
     def covers(self, site: dict) -> bool:
         """Whether a site is in all of its plates.
@@ -250,7 +273,7 @@ def _weighted(site: dict, weights: list[Weight], term: Callable) -> Array:
 
     :param term: the term with a number of event dimensions not summed over.
     """
-    own = [weight for weight in weights if weight.covers(site)]
+    own = [weight.placed(site) for weight in weights if weight.covers(site)]
     extra = max((weight.extra for weight in own), default=0)
     value = term(extra)
     for weight in own:

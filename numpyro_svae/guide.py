@@ -134,7 +134,7 @@ class AutoSVAE(AutoGuide):
         structure = self._wiring
         key = numpyro.prng_key()
         model_key, guide_key = random.split(random.PRNGKey(0) if key is None else key)
-        program = Program(self.model, args, kwargs, model_key)
+        program = Program(self.model, args, kwargs, model_key, scans=structure.scans)
         messages = plain_run(program, structure, expose=True)
         program = replace(program, fixed=shared_values(messages))
         potentials, _ = recognise(self.recognition, messages, args, kwargs, guide_key)
@@ -187,11 +187,12 @@ class AutoSVAE(AutoGuide):
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)
         drawn = draw_graphs(local, bound.sites)
+        paths: dict[str, Array] = {}
         for name in structure.locals:
+            scan = next((s for s in structure.scans if name in s), None)
             with plates.around(bound.sites[name].frames):
-                values[name] = sample_local(
-                    name, local, bound.sites, picks, drawn, values, closed
-                )
+                args = name, local, bound.sites, picks, drawn, paths, closed
+                values |= sample_local(*args, scan, self.prefix)
             closed = {}
         return values
 

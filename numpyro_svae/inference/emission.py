@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jax import Array
+from jax import Array, random
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.scans import Scan
 from numpyro_svae.program.sites import Site
 
 __all__ = ["draw_graphs", "sample_global", "sample_local"]
@@ -70,16 +71,24 @@ def sample_local(
     drawn: dict[str, dist.Delta],
     values: dict[str, Array],
     infer: dict[str, Any],
-) -> Array:
+    scan: Scan | None,
+    prefix: str,
+) -> dict[str, Array]:
     """Sample a local site, given the state of the discrete site that picks from it.
+
+    One from a scan has an auxiliary site in the one-site spelling, and the sites of the
+    program are what that determines.
 
     :param name: the site.
     :param local: the posterior of the local sites.
     :param sites: the sites of the model.
     :param mixtures: the sites that are mixtures, with what picks from them.
     :param drawn: the sites that were drawn jointly.
-    :param values: of the sites before it.
+    :param values: of the sites before it; this one is added.
     :param infer: the closed forms that are declared.
+    :param scan: the scan whose body has the site, if any does.
+    :param prefix: prefix of the names of auxiliary sites.
+    :return: the value under the name of the site, and those of the sites of a scan.
     """
     infer = {"kl": local.kl[name], **infer}
     if name in local.average:
@@ -89,4 +98,17 @@ def sample_local(
         places = place_of(sites[selector]), place_of(sites[name])
         states = read_at(values[selector], *places, 0)
     fn = drawn.get(name, local.given(name, states))
-    return numpyro.sample(name, fn, infer=infer)
+    if scan is None:
+        values[name] = numpyro.sample(name, fn, infer=infer)
+        return {name: values[name]}
+    infer = {**infer, "is_auxiliary": True, "scanned": True}
+    path = numpyro.sample(f"{name}_{prefix}_path", fn, infer=infer)
+    values[name] = path
+    rank, found = len(fn.batch_shape), {}
+    unused = random.PRNGKey(0)  # so that both spellings draw alike
+    for own, value in scan.split(name, path, rank).items():
+        event_dim = path.ndim - rank - 1
+        known = {"kl": jnp.zeros(value.shape[: value.ndim - event_dim])}
+        point = dist.Delta(value, event_dim=event_dim)
+        found[own] = numpyro.sample(own, point, infer=known, rng_key=unused)
+    return found

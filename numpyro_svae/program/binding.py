@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 
+from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.families import ExpectedRegression, NaturalParameters
 from numpyro_svae.program.conditionals import bind_regression
 from numpyro_svae.program.factors import (
@@ -26,7 +27,7 @@ from numpyro_svae.program.factors import (
 from numpyro_svae.program.places import Place, place_of
 from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.probing import Prober, parameters
-from numpyro_svae.program.regressions import covariance_members
+from numpyro_svae.program.regressions import covariance_members, scanned_inputs
 from numpyro_svae.program.sites import Program, Site
 from numpyro_svae.program.statistics import BoundStatistics, bind_statistics
 from numpyro_svae.program.tables import bind_table
@@ -120,6 +121,7 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     """
     prober = Prober(program, sites, structure.priors, structure.locals)
     priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
+    sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
     bound = Bound(kept, priors, {}, {}, {})
     for factor in structure.factors:
@@ -139,6 +141,30 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
         elif isinstance(factor, GaussianFactor):
             bound.regressions[key] = _regression(prober, site, factor)
     return bound
+
+
+def _with_inputs(prober: Prober, site: Site, structure: Structure) -> Site:
+    """A chain that a scan spells, with its inputs."""
+    for factor in structure.factors:
+        if factor.site != site.name or factor.role != "transition":
+            continue
+        prior = structure.priors.get(str(factor.source.prior))
+        inputs = scanned_inputs(prober, site, prior)
+        if inputs is None:
+            continue
+        fn: Any = site.fn
+        dim, width = fn.event_shape[-1], fn.event_shape[-1] + inputs.shape[-1]
+        chain = LinearGaussianChain(
+            fn.initial_loc,
+            fn.initial_cov,
+            jnp.zeros((dim, width), inputs.dtype),  # those of the block stand in
+            fn.transition_cov,
+            inputs=inputs,
+            num_steps=fn.num_steps,
+            validate_args=False,
+        )
+        return replace(site, outer=chain)
+    return site
 
 
 def _table(prober: Prober, site: Site, selectors: tuple[str, ...]) -> BoundTable:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.scans import Scan
 
 __all__ = [
     "Conditional",
@@ -159,6 +160,7 @@ class Structure:
         that each depends on.
     :param labels: latent discrete sites of which a part is observed, by ``obs_mask``,
         with the site of the observed part.
+    :param scans: the scans of the program, whose chains are among the local sites.
     """
 
     priors: dict[str, Prior]
@@ -166,3 +168,4 @@ class Structure:
     factors: tuple[Factor, ...]
     likelihoods: dict[str, frozenset[str]]
     labels: dict[str, str]
+    scans: tuple[Scan, ...] = ()

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+from jax import Array
+import numpy as np
 
 from numpyro_svae.program.conditionals import find_gaussian
 from numpyro_svae.program.factors import (
@@ -19,6 +23,7 @@ from numpyro_svae.program.regressions import (
     covariance_members,
     find_regression,
     is_linear,
+    scanned_inputs,
 )
 from numpyro_svae.program.sites import Site, gaussian_view
 from numpyro_svae.program.sources import find_source, split
@@ -65,10 +70,23 @@ def _chain_part(
         options,
         parts,
         lambda plain: covariance_members(plain[cov]),
+        partial(_with_offset, scanned_inputs(wiring.prober, site, prior, role)),
     )
     if source is None:
         raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
     return GaussianFactor(site.name, source, role)
+
+
+def _with_offset(inputs: Array | None, parts: list[Any]) -> list[Any]:
+    """Transitions with the effect of the inputs as a column of its own."""
+    if inputs is None:
+        return parts
+    weight, covariance = parts
+    dim = weight.shape[-2]
+    offset = weight[..., dim:] @ np.asarray(inputs)[..., None]
+    batch = offset.shape[:-2]
+    matrix = np.broadcast_to(weight[..., :dim], (*batch, dim, dim))
+    return [np.concatenate([matrix, offset], -1), covariance]
 
 
 def read_gaussian(

@@ -64,7 +64,9 @@ def read_structure(
             factors.extend(found)
             if not found and wiring.used(name):
                 likelihoods[name] = wiring.used(name)
-    structure = Structure(priors, locals, tuple(factors), likelihoods, labels)
+    structure = Structure(
+        priors, locals, tuple(factors), likelihoods, labels, program.scans
+    )
     check_graphs(structure, sites)
     return structure
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.sites import Site
 from numpyro_svae.program.sources import picked, sources_of
 
-__all__ = ["covariance_members", "find_regression", "is_linear"]
+__all__ = ["covariance_members", "find_regression", "is_linear", "scanned_inputs"]
 
 
 def covariance_members(covariance: Array) -> Array:
@@ -87,3 +88,27 @@ def is_linear(prober: Prober, site: Site, parent: str) -> bool:
         return found.agrees(site.name, loc=origin + shift)
 
     return uniform and prober.holds(holds)
+
+
+def scanned_inputs(
+    prober: Prober, site: Site, prior: Any, role: str = "transition"
+) -> Array | None:
+    """The inputs ``(..., T - 1, A)`` of a chain that a scan spells; None without any.
+
+    A scan shows their effect on the mean of a state, and so the inputs themselves where
+    the weights of the block are zero but for one.
+
+    :param site: the site of the chain.
+    :param prior: the block that holds its transitions.
+    """
+    chains = {n: c for scan in prober.program.scans for n, c in scan.chains.items()}
+    moved = site.name in chains and chains[site.name].moved
+    if not moved or role != "transition" or not isinstance(prior, RegressionPrior):
+        return None
+
+    def show(column: Array) -> Array:
+        values = prober.plain_values(column)
+        return prober.read(values)[site.name]["transition_matrix"][..., 0, -1]
+
+    dim = prober.locals[site.name].size
+    return jnp.moveaxis(jax.vmap(show)(jnp.arange(dim, prior.columns)), 0, -1)

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 from jax import Array, random
+import jax.numpy as jnp
+import numpy as np
 from numpyro import validation_enabled
 from numpyro.handlers import seed, substitute, trace
 
@@ -23,10 +25,11 @@ from numpyro_svae.program.checks import (
     check_potentials,
 )
 from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.latents import easy_value
+from numpyro_svae.program.latents import easy_value, read_priors
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.reader import read_structure
+from numpyro_svae.program.scans import find_scans
 from numpyro_svae.program.sites import Program, sample_sites
 
 __all__ = ["read_program", "recognise"]
@@ -55,6 +58,7 @@ def _read_program(
     args, kwargs = program.args, program.kwargs
     messages = program.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
+    program, messages = _show_scans(program, messages)
     potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
     sites = sample_sites(messages)
     if not any(site.observed for site in sites.values()):
@@ -68,6 +72,21 @@ def _read_program(
     check_plates(messages, plates)
     check_hyperparameters(structure.priors, _read_priors(program, structure))
     return structure, messages
+
+
+def _show_scans(
+    program: Program, messages: dict[str, dict]
+) -> tuple[Program, dict[str, dict]]:
+    """The program and a run of it with scans in the one-site spelling."""
+    rng, values = np.random.default_rng(0), dict[str, Any]()
+    for prior in read_priors(program, sample_sites(messages)).values():
+        values.update(prior.random_values(rng))
+    values = {n: jnp.asarray(v) for n, v in values.items()}
+    scans = find_scans(program, values, easy_value)
+    if not scans:
+        return program, messages
+    program = replace(program, scans=scans)
+    return program, program.trace({}, easy_value)
 
 
 def recognise(

@@ -17,6 +17,8 @@ import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.program.one_site import OneSite
+from numpyro_svae.program.scans import Scan
 
 __all__ = [
     "GaussianView",
@@ -195,6 +197,7 @@ class Program:
     :param kwargs: its keyword arguments.
     :param fixed: values of parameters and plates that every run shares.
     :param key: random key for whatever a run draws.
+    :param scans: its scans; their sites are shown as those of whole chains.
     """
 
     model: Callable
@@ -202,6 +205,7 @@ class Program:
     kwargs: dict[str, Any]
     key: Array
     fixed: dict[str, Any] = field(default_factory=dict)
+    scans: tuple[Scan, ...] = ()
 
     def trace(
         self,
@@ -215,7 +219,9 @@ class Program:
         :param default: gives the value of a latent site without one, from its message.
         :param expose: whether enclosing handlers see the parameters and plates.
         """
-        shown = ("param", "plate") if expose else ()
+        shown, model = ("param", "plate") if expose else (), self.model
+        if self.scans:
+            model = OneSite(model, self.scans, values, self.fixed, self.key)
         data = {**self.fixed, **{n: jnp.asarray(v) for n, v in values.items()}}
 
         def fill(message: dict) -> Any:
@@ -229,7 +235,7 @@ class Program:
             substitute(substitute_fn=fill),
             substitute(data=data),
         ):
-            self.model(*self.args, **self.kwargs)
+            model(*self.args, **self.kwargs)
         return messages
 
     def sites(self, values: dict[str, Any]) -> dict[str, Site]:

@@ -84,6 +84,7 @@ def find_source(
     options: tuple[Prior | None, str | None],
     parts: Callable[[dict[str, Any]], tuple[Any, ...]],
     members: Callable[[dict[str, Any]], Any],
+    shown: Callable[[list[Any]], list[Any]] = list,
 ) -> Source | None:
     """The source that agrees with the program at random points.
 
@@ -96,6 +97,7 @@ def find_source(
         values of the latent sites.
     :param members: which member of the batch data pick, from the parameters at the
         plain values.
+    :param shown: maps parameters of the block at the positions to those of the site.
     """
     prior, selector = options
     place = place_of(site, role, 0 if prior is None else len(prior.features))
@@ -116,6 +118,8 @@ def find_source(
             expected = [part[members(plain)] for part in parts(values)]
         else:
             expected = list(parts(values))
+        if prior is not None:
+            expected = shown(expected)
         return found.agrees(site.name, **dict(zip(names, expected)))
 
     for source in sources_of(prober, place, prior, selector):

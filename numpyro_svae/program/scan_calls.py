@@ -1,0 +1,89 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The arguments of a scan, and single steps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+from numpyro.handlers import block, seed, substitute, trace
+
+__all__ = ["ScanCall", "run_body"]
+
+
+@dataclass(frozen=True)
+class ScanCall:
+    """The arguments of a scan in one run of the program.
+
+    :param body: the function that is scanned.
+    :param init: leaves of the carry that it starts with.
+    :param tree: the structure of the carry.
+    :param xs: what is scanned over, time leading.
+    :param length: number of steps.
+    :param fixed: values of parameters.
+    :param key: random key for what the body draws.
+    """
+
+    body: Callable
+    init: list[Any]
+    tree: Any
+    xs: Any
+    length: int
+    fixed: dict[str, Any]
+    key: Array
+
+    @classmethod
+    def of(cls, args: tuple, fixed: dict[str, Any], key: Array) -> ScanCall:
+        """Read the arguments of the message of a scan."""
+        body, init, xs, length, reverse = args
+        if reverse:
+            raise ValueError(
+                "A scan that runs in reverse cannot be read as a chain. Accepted: "
+                "numpyro.contrib.control_flow.scan with reverse=False."
+            )
+        if length is None:
+            length = jnp.shape(jax.tree.leaves(xs)[0])[0]
+        leaves, tree = jax.tree.flatten(init)
+        return cls(body, leaves, tree, xs, int(length), fixed, key)
+
+    def first_inputs(self) -> Any:
+        """What the first step scans over."""
+        return jax.tree.map(lambda x: jnp.asarray(x)[0], self.xs)
+
+
+def run_body(
+    call: ScanCall,
+    carry: list[Any],
+    x: Any,
+    given: dict[str, Any],
+    default: Callable[[dict], Any] = lambda message: None,
+) -> tuple[list[Any], Any, dict[str, dict]]:
+    """Run one step.
+
+    :param call: the scan.
+    :param carry: leaves of the carry.
+    :param x: what the step scans over.
+    :param given: values of its sites.
+    :param default: gives the value of a latent site without one.
+    :return: leaves of the next carry, the output, and the trace of the step.
+    """
+
+    def fill(message: dict) -> Any:
+        latent = message["type"] == "sample" and message["value"] is None
+        return default(message) if latent else None
+
+    with (
+        block(),
+        trace() as messages,
+        seed(rng_seed=call.key),
+        substitute(substitute_fn=fill),
+        substitute(data={**call.fixed, **given}),
+    ):
+        carry, y = call.body(jax.tree.unflatten(call.tree, carry), x)
+    return jax.tree.leaves(carry), y, messages

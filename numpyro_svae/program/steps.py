@@ -1,0 +1,140 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Distributions of the steps of a scan, as one distribution with time in its event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jax import Array
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro.distributions.batch_util import promote_batch_shape
+
+__all__ = ["Steps"]
+
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the distributions of a site have in common at all steps.
+
+    :param kind: the class of the underlying distribution; None for one that is not
+        given by its parameters alone, which is shown with time leading.
+    :param rank: of the batch.
+    :param extra: how many dimensions ``to_event`` has added.
+    :param own: the parameters at the step that was looked at.
+    """
+
+    kind: type | None
+    rank: int
+    extra: int
+    own: Arrays
+
+    @classmethod
+    def of(cls, fn: Any) -> Steps:
+        """Look at the distribution of one step."""
+        base, _, extra = _peel(fn)
+        kind = type(base)
+        if kind is dist.CategoricalLogits:
+            kind = dist.CategoricalProbs
+        fields = {n for n in base.gather_pytree_data_fields() if n in vars(base)}
+        simple = isinstance(base, dist.MultivariateNormal) or fields <= set(
+            base.arg_constraints
+        )
+        own = _parameters(fn) if simple else {}
+        return cls(kind if simple else None, len(fn.batch_shape), extra, own)
+
+    @property
+    def scalar(self) -> bool:
+        """Whether it is a Gaussian number, to be shown as a vector of one entry."""
+        return self.kind is dist.Normal and self.extra == 0
+
+    def read(self, fn: Any) -> Any:
+        """The parameters of a step, all with the full batch; its mask among them."""
+        return fn if self.kind is None else _parameters(fn)
+
+    def gaussian(self, fn: Any) -> tuple[Array, Array]:
+        """Location and covariance of a Gaussian step."""
+        found = _parameters(fn)
+        if self.kind is dist.MultivariateNormal:
+            tril = found["scale_tril"]
+            return found["loc"], tril @ jnp.swapaxes(tril, -1, -2)
+        variance = found["scale"] ** 2
+        eye = jnp.eye(variance.shape[-1], dtype=variance.dtype)
+        return found["loc"], variance[..., None] * eye
+
+    def show(self, arrays: Any, padded: bool) -> dist.Distribution:
+        """The distribution of all steps.
+
+        :param arrays: what was read of the steps, time leading.
+        :param padded: whether the first of them does not count.
+        """
+        if self.kind is None:
+            return promote_batch_shape(arrays)
+        moved = {n: self._move(v) for n, v in arrays.items()}
+        mask = moved.pop("mask", None)
+        if padded:
+            positions = next(iter(moved.values())).shape[: self.rank + 1]
+            counts = jnp.arange(positions[-1]) > 0
+            counts = jnp.reshape(counts, counts.shape + (1,) * self.extra)
+            mask = counts if mask is None else mask & counts
+        if self.scalar:
+            moved = {name: value[..., None] for name, value in moved.items()}
+            mask = None if mask is None else mask[..., None]
+        fn = self.kind(**moved, validate_args=False)
+        if mask is not None:
+            fn = fn.mask(jnp.broadcast_to(mask, fn.batch_shape))
+        return fn.to_event(self.extra + 1 + self.scalar)
+
+    def show_value(self, value: Array) -> Array:
+        """Values of all steps, in the places of :meth:`show`."""
+        if self.kind is None:
+            return value
+        moved = self._move(value)
+        return moved[..., None] if self.scalar else moved
+
+    def _move(self, array: Array) -> Array:
+        return jnp.moveaxis(array, 0, self.rank)
+
+
+def _peel(fn: Any) -> tuple[Any, Array | None, int]:
+    """The underlying distribution, its mask with its own batch, and ``to_event``."""
+    mask, extra = None, 0
+    while True:
+        if isinstance(fn, dist.ExpandedDistribution):
+            fn = fn.base_dist
+        elif isinstance(fn, dist.MaskedDistribution):
+            own = jnp.asarray(fn._mask)
+            mask = own if mask is None else mask & own
+            fn = fn.base_dist
+        elif isinstance(fn, dist.Independent):
+            added = fn.reinterpreted_batch_ndims
+            mask = None if mask is None else mask[(...,) + (None,) * added]
+            extra += added
+            fn = fn.base_dist
+        else:
+            return fn, mask, extra
+
+
+def _parameters(fn: Any) -> Arrays:
+    base, mask, extra = _peel(fn)
+    batch = tuple(fn.batch_shape) + tuple(fn.event_shape[:extra])
+
+    def spread(value: Any, event_dim: int) -> Array:
+        value = jnp.asarray(value)
+        return jnp.broadcast_to(value, batch + value.shape[value.ndim - event_dim :])
+
+    if isinstance(base, dist.MultivariateNormal):
+        found = {"loc": spread(base.loc, 1), "scale_tril": spread(base.scale_tril, 2)}
+    else:
+        present = {n: c for n, c in base.arg_constraints.items() if n in vars(base)}
+        found = {n: spread(getattr(base, n), c.event_dim) for n, c in present.items()}
+    if isinstance(base, dist.CategoricalLogits):
+        found = {"probs": spread(base.probs, 1)}
+    if mask is not None:
+        found["mask"] = spread(mask, 0)
+    return found
