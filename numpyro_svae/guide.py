@@ -188,7 +188,7 @@ class AutoSVAE(AutoGuide):
         picks = {} if self.mean_field else mixtures(structure)
         drawn = draw_graphs(local, bound.sites)
         paths: dict[str, Array] = {}
-        for name in structure.locals:
+        for name in sorted(structure.locals, key=picks.__contains__):
             scan = next((s for s in structure.scans if name in s), None)
             with plates.around(bound.sites[name].frames):
                 args = name, local, bound.sites, picks, drawn, paths, closed

@@ -73,6 +73,7 @@ def test_new_data_are_predicted(fitted):
     assert np.all(np.isfinite(draws["y"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [hmm_svae, slds_svae])
 def test_minibatches_of_sequences(model):
     model = partial(model, subsample=2)

@@ -183,6 +183,7 @@ def test_gradient_of_the_fixed_point_is_that_of_finite_differences(x64, gradient
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_fixed_point_has_the_gradient_of_its_last_sweep_only(x64):
     def slope(gradient):
         options = ns.FixedPoint(tolerance=1e-12, gradient=gradient)

@@ -99,6 +99,7 @@ def test_mixture_svae_summed_over_its_labels(mean_field):
     assert_same_expectation(ours, theirs, precise=1.5)
 
 
+@pytest.mark.slow
 def test_hmm_svae_summed_over_its_states():
     """The likelihood of each step is averaged over the state of that step."""
     guide = ns.AutoSVAE(hmm_svae, recognition)
@@ -108,6 +109,7 @@ def test_hmm_svae_summed_over_its_states():
     assert_same_expectation(ours, theirs, precise=1.5)
 
 
+@pytest.mark.slow
 def test_switching_svae():
     guide = ns.AutoSVAE(slds_svae, recognition)
     problem = (start(slds_svae, guide, Y, ACTIONS), slds_svae, guide, (Y, ACTIONS))

@@ -252,7 +252,14 @@ SPELLINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=SPELLINGS)
+_SLOW = ("factors", "counts")
+_CASES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+    for name in SPELLINGS
+]
+
+
+@pytest.fixture(scope="module", params=_CASES)
 def fits(request: pytest.FixtureRequest) -> Any:
     """Both spellings after a few steps in float64, with what their guides say."""
     spelling = SPELLINGS[request.param]
@@ -311,3 +318,53 @@ def test_sites_of_a_scan_are_drawn_as_the_program_has_them(fits: Any) -> None:
         path = one["draws"][name]
         _close(scanned["draws"][f"{name}_first"], path[:, :, 0])
         _close(scanned["draws"][name], jnp.moveaxis(path[:, :, 1:], 2, 1))
+
+
+def _errs(model: Callable, accepted: str) -> None:
+    guide = ns.AutoSVAE(model, _says)
+    svi = SVI(model, guide, ns.svae_optimizer(optax.adam(1e-2)), ns.SVAE_ELBO())
+    with pytest.raises(ValueError, match=accepted):
+        svi.init(jax.random.key(0), Y)
+
+
+def test_a_scan_that_does_not_start_from_a_site_is_refused() -> None:
+    def model(y: Any = None) -> None:
+        def step(x: Any, y: Any) -> tuple:
+            with _sequences():
+                x = numpyro.sample("x", dist.MultivariateNormal(0.9 * x, jnp.eye(D)))
+                numpyro.sample("y", _picture(x), obs=y)
+            return x, None
+
+        scan(step, jnp.zeros((N, D)), _over_time(y))
+
+    _errs(model, "'x': the scan carries it .* does not start from a latent site")
+
+
+def _from_first(step: Callable) -> Callable:
+    def model(y: Any = None) -> None:
+        with _sequences():
+            first = dist.MultivariateNormal(jnp.zeros(D), jnp.eye(D))
+            x = numpyro.sample("x_first", first)
+        scan(step, x, _over_time(y)[1:])
+
+    return model
+
+
+def test_a_scan_that_carries_a_function_of_a_site_is_refused() -> None:
+    def step(x: Any, y: Any) -> tuple:
+        with _sequences():
+            x = numpyro.sample("x", dist.MultivariateNormal(0.9 * x, jnp.eye(D)))
+            numpyro.sample("y", _picture(x), obs=y)
+        return 2 * x, None
+
+    _errs(_from_first(step), "'x': the scan carries something that is computed from it")
+
+
+def test_steps_that_are_not_linear_are_refused() -> None:
+    def step(x: Any, y: Any) -> tuple:
+        with _sequences():
+            x = numpyro.sample("x", dist.MultivariateNormal(jnp.tanh(x), jnp.eye(D)))
+            numpyro.sample("y", _picture(x), obs=y)
+        return x, None
+
+    _errs(_from_first(step), "'x': in the scan its mean is not affine")
