@@ -210,6 +210,42 @@ def _counts_scanned(y: Any = None) -> None:
     scan(step, z, None if y is None else _over_time(y)[1:], length=T - 1)
 
 
+# the same with hidden vectors behind a network, which are no chain
+
+
+def _hidden(y: Any = None) -> None:
+    (first, rows), (loc, cov) = _rows(), _emissions(D)
+    with _sequences():
+        z = numpyro.sample("z", ns.DiscreteMarkovChain(first, rows, T))
+        seen = dist.MultivariateNormal(loc[z], cov[z]).to_event(1)
+        x = numpyro.sample("x", seen)
+        numpyro.sample("y", _picture(x).to_event(1), obs=y)
+
+
+def _hidden_scanned(y: Any = None) -> None:
+    (first, rows), (loc, cov) = _rows(), _emissions(D)
+    y = _over_time(y)
+    with _sequences():
+        z = numpyro.sample("z_first", dist.Categorical(first))
+        x = numpyro.sample("x_first", dist.MultivariateNormal(loc[z], cov[z]))
+        numpyro.sample("y_first", _picture(x), obs=None if y is None else y[0])
+
+    def step(z: Any, y: Any) -> tuple:
+        with _sequences():
+            z = numpyro.sample("z", dist.Categorical(rows[z]))
+            x = numpyro.sample("x", dist.MultivariateNormal(loc[z], cov[z]))
+            numpyro.sample("y", _picture(x), obs=y)
+        return z, None
+
+    scan(step, z, None if y is None else y[1:], length=T - 1)
+
+
+def _says_of_both(y: Any = None) -> dict[str, ns.GaussianPotential]:
+    said = _says(y)["x"]
+    first = ns.GaussianPotential(said.info_vector[:, 0], said.precision[:, 0])
+    return {"x_first": first, "x": said}
+
+
 # a switching linear dynamical system
 
 
@@ -318,6 +354,38 @@ def test_sites_of_a_scan_are_drawn_as_the_program_has_them(fits: Any) -> None:
         path = one["draws"][name]
         _close(scanned["draws"][f"{name}_first"], path[:, :, 0])
         _close(scanned["draws"][name], jnp.moveaxis(path[:, :, 1:], 2, 1))
+
+
+def _losses(model: Callable, guide: Any, params: dict, y: Any) -> np.ndarray:
+    def draw(key: Any) -> Any:
+        return ns.SVAE_ELBO().loss(key, params, model, guide, y)
+
+    return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), 900)))
+
+
+def test_hidden_vectors_in_a_scan_are_those_of_one_site() -> None:
+    with jax.enable_x64(True):
+        y = Y.astype(float)
+        places = jnp.array([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]])
+        start = ns.NormalInverseWishart(places, 5.0, 9.0, jnp.eye(D))
+        probs, divergence, losses = [], [], []
+        for model, says in ((_hidden, _says), (_hidden_scanned, _says_of_both)):
+            guide = ns.AutoSVAE(model, says, init={"emissions": start})
+            svi = SVI(model, guide, ns.svae_optimizer(optax.adam(0.1)), ns.SVAE_ELBO())
+            state = svi.init(jax.random.key(0), y)
+            params = svi.get_params(state)
+            probs.append(guide.posterior_local(params, y)["z"].probs)
+            run = numpyro.handlers.substitute(guide, data=params)
+            run = numpyro.handlers.seed(run, 0)
+            sites = numpyro.handlers.trace(run).get_trace(y).values()
+            kinds = [m["infer"]["kl"] for m in sites if m["name"].startswith("z")]
+            divergence.append(sum(jnp.sum(kl) for kl in kinds))
+            losses.append(_losses(model, guide, params, y))
+    _close(probs[1], probs[0])
+    _close(divergence[1], divergence[0])
+    error = np.hypot(*(np.std(loss) / np.sqrt(len(loss)) for loss in losses))
+    assert error < 0.25
+    assert abs(np.mean(losses[0]) - np.mean(losses[1])) < 4 * error
 
 
 def _errs(model: Callable, accepted: str) -> None:
