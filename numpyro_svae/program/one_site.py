@@ -213,7 +213,8 @@ class _Run:
         def probs(carry: Any, y: Any, messages: dict) -> Array:
             return step.read(messages[chain.name]["fn"])["probs"]
 
-        initial = Steps.of(self.first_fn[chain.name]).own["probs"]
+        first = self.first_fn[chain.name]
+        initial = Steps.of(first).read(first)["probs"]
         states = jnp.arange(initial.shape[-1])
         rows = jax.vmap(lambda state: self._at_state(chain, state, probs))(states)
         rows = jnp.moveaxis(jnp.moveaxis(rows, 0, -2), 0, rank)

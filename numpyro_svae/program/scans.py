@@ -24,6 +24,7 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from numpyro_svae.program.scan_calls import ScanCall, run_body
+from numpyro_svae.program.wrappers import peel
 
 __all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
 
@@ -214,8 +215,7 @@ def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain
 
 def _gaussian(fn: Any) -> tuple[Array, Array] | None:
     """Location and scale of a Gaussian."""
-    while isinstance(fn, dist.ExpandedDistribution | dist.Independent):
-        fn = fn.base_dist
+    fn, _, _ = peel(fn)
     if isinstance(fn, dist.MultivariateNormal):
         return fn.loc, fn.scale_tril
     return (fn.loc, fn.scale) if isinstance(fn, dist.Normal) else None

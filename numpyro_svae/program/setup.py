@@ -29,7 +29,7 @@ from numpyro_svae.program.latents import easy_value, read_priors
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.reader import read_structure
-from numpyro_svae.program.scans import find_scans
+from numpyro_svae.program.scans import find_scans, is_scanned
 from numpyro_svae.program.sites import Program, sample_sites
 
 __all__ = ["read_program", "recognise"]
@@ -78,14 +78,14 @@ def _show_scans(
     program: Program, messages: dict[str, dict]
 ) -> tuple[Program, dict[str, dict]]:
     """The program and a run of it with scans in the one-site spelling."""
+    samples = [m for m in messages.values() if m["type"] == "sample"]
+    if not any(is_scanned(message) for message in samples):
+        return program, messages
     rng, values = np.random.default_rng(0), dict[str, Any]()
     for prior in read_priors(program, sample_sites(messages)).values():
         values.update(prior.random_values(rng))
     values = {n: jnp.asarray(v) for n, v in values.items()}
-    scans = find_scans(program, values, easy_value)
-    if not scans:
-        return program, messages
-    program = replace(program, scans=scans)
+    program = replace(program, scans=find_scans(program, values, easy_value))
     return program, program.trace({}, easy_value)
 
 

@@ -19,6 +19,7 @@ from numpyro.handlers import block, seed, substitute, trace
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.one_site import OneSite
 from numpyro_svae.program.scans import Scan
+from numpyro_svae.program.wrappers import peel
 
 __all__ = [
     "GaussianView",
@@ -86,21 +87,7 @@ class Site:
 
 def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]:
     """The underlying distribution, its mask at the positions, and their extra rank."""
-    mask, extra = None, 0
-    while True:
-        if isinstance(fn, dist.ExpandedDistribution):
-            fn = fn.base_dist
-        elif isinstance(fn, dist.MaskedDistribution):
-            inner = jnp.asarray(fn._mask)
-            mask = inner if mask is None else mask & inner
-            fn = fn.base_dist
-        elif isinstance(fn, dist.Independent):
-            added = fn.reinterpreted_batch_ndims
-            mask = None if mask is None else mask[(...,) + (None,) * added]
-            extra += added
-            fn = fn.base_dist
-        else:
-            break
+    fn, mask, extra = peel(fn)
     if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
         return fn, None if mask is None else jnp.all(mask, -1), extra - 1
     if isinstance(fn, LinearGaussianChain | DiscreteMarkovChain):

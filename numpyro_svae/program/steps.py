@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions.batch_util import promote_batch_shape
 
+from numpyro_svae.program.wrappers import peel
+
 __all__ = ["Steps"]
 
 Arrays = dict[str, Array]
@@ -26,18 +28,16 @@ class Steps:
         given by its parameters alone, which is shown with time leading.
     :param rank: of the batch.
     :param extra: how many dimensions ``to_event`` has added.
-    :param own: the parameters at the step that was looked at.
     """
 
     kind: type | None
     rank: int
     extra: int
-    own: Arrays
 
     @classmethod
     def of(cls, fn: Any) -> Steps:
         """Look at the distribution of one step."""
-        base, _, extra = _peel(fn)
+        base, _, extra = peel(fn)
         kind = type(base)
         if kind is dist.CategoricalLogits:
             kind = dist.CategoricalProbs
@@ -45,8 +45,7 @@ class Steps:
         simple = isinstance(base, dist.MultivariateNormal) or fields <= set(
             base.arg_constraints
         )
-        own = _parameters(fn) if simple else {}
-        return cls(kind if simple else None, len(fn.batch_shape), extra, own)
+        return cls(kind if simple else None, len(fn.batch_shape), extra)
 
     @property
     def scalar(self) -> bool:
@@ -101,27 +100,8 @@ class Steps:
         return jnp.moveaxis(array, 0, self.rank)
 
 
-def _peel(fn: Any) -> tuple[Any, Array | None, int]:
-    """The underlying distribution, its mask with its own batch, and ``to_event``."""
-    mask, extra = None, 0
-    while True:
-        if isinstance(fn, dist.ExpandedDistribution):
-            fn = fn.base_dist
-        elif isinstance(fn, dist.MaskedDistribution):
-            own = jnp.asarray(fn._mask)
-            mask = own if mask is None else mask & own
-            fn = fn.base_dist
-        elif isinstance(fn, dist.Independent):
-            added = fn.reinterpreted_batch_ndims
-            mask = None if mask is None else mask[(...,) + (None,) * added]
-            extra += added
-            fn = fn.base_dist
-        else:
-            return fn, mask, extra
-
-
 def _parameters(fn: Any) -> Arrays:
-    base, mask, extra = _peel(fn)
+    base, mask, extra = peel(fn)
     batch = tuple(fn.batch_shape) + tuple(fn.event_shape[:extra])
 
     def spread(value: Any, event_dim: int) -> Array:

@@ -1,0 +1,37 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Takes distributions out of ``expand``, ``to_event`` and ``mask``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+__all__ = ["peel"]
+
+
+def peel(fn: Any) -> tuple[Any, Array | None, int]:
+    """The underlying distribution, its mask, and how many dimensions became events.
+
+    :param fn: a distribution.
+    :return: the mask has the batch of the underlying distribution; None without any.
+    """
+    mask, extra = None, 0
+    while True:
+        if isinstance(fn, dist.ExpandedDistribution):
+            fn = fn.base_dist
+        elif isinstance(fn, dist.MaskedDistribution):
+            own = jnp.asarray(fn._mask)
+            mask = own if mask is None else mask & own
+            fn = fn.base_dist
+        elif isinstance(fn, dist.Independent):
+            added = fn.reinterpreted_batch_ndims
+            mask = None if mask is None else mask[(...,) + (None,) * added]
+            extra += added
+            fn = fn.base_dist
+        else:
+            return fn, mask, extra
