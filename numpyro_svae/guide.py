@@ -26,7 +26,7 @@ from numpyro_svae.inference.engine import (
 )
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.initialize import natural_of
-from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.inference.posterior import Convergence, LocalPosterior
 from numpyro_svae.optim import check_enclosing_optimizer
 from numpyro_svae.program.binding import Bound, bind
 from numpyro_svae.program.checks import (
@@ -141,9 +141,7 @@ class AutoSVAE(AutoGuide):
         sites = sample_sites(messages)
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites)
-        naturals = {
-            name: self._natural(name, bound, potentials) for name in structure.priors
-        }
+        naturals = {n: self._natural(n, bound, potentials) for n in structure.priors}
         local = local_posterior(
             structure, self.mean_field, self.fixed_point, bound, naturals, potentials
         )
@@ -152,12 +150,10 @@ class AutoSVAE(AutoGuide):
     def _natural(
         self, name: str, bound: Bound, potentials: dict[str, Potential]
     ) -> NaturalParameters:
-        given = self.init.get(name)
-
         def start(key: Array) -> NaturalParameters:
-            if given is None:
-                return start_natural(key, name, self._wiring, bound, potentials)
-            return natural_of(given)
+            if name in self.init:
+                return natural_of(self.init[name])
+            return start_natural(key, name, self._wiring, bound, potentials)
 
         natural = numpyro.param(self._natural_name(name), start)
         check_start(name, natural)
@@ -186,8 +182,7 @@ class AutoSVAE(AutoGuide):
                 values |= sample_global(prior, posteriors[name], self.prefix, infer)
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)
-        drawn = draw_graphs(local, bound.sites)
-        paths: dict[str, Array] = {}
+        drawn, paths = draw_graphs(local, bound.sites), dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
             scan = next((s for s in structure.scans if name in s), None)
             with plates.around(bound.sites[name].frames):
@@ -222,9 +217,24 @@ class AutoSVAE(AutoGuide):
             smoothed chains with their ``mean`` (..., T, D) and ``covariance``
             (..., T, D, D), responsibilities, Gaussians or mixtures of them.
         """
+        return self._infer_local(params, args, kwargs).marginals
+
+    def convergence(
+        self, params: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Convergence]:
+        """How the coordinate ascent of coupled local sites ended, given data.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :param args: the arguments of the model.
+        :param kwargs: the keyword arguments of the model.
+        :return: ``sweeps`` and ``residual`` by discrete site: one or less means that it
+            has converged. Empty if no sites are inferred by ascent.
+        """
+        return self._infer_local(params, args, kwargs).convergence
+
+    def _infer_local(self, params: dict, args: tuple, kwargs: dict) -> LocalPosterior:
         with block(), seed(rng_seed=0), substitute(data=params):
-            _, _, local, _ = self._infer(args, kwargs)
-        return local.marginals
+            return self._infer(args, kwargs)[2]
 
     def sample_posterior(
         self,
@@ -258,8 +268,7 @@ class AutoSVAE(AutoGuide):
 
     def _sample_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
         values: dict[str, Array] = {}
-        posterior = self.get_posterior(params)
-        for name, fn in posterior.items():
+        for name, fn in self.get_posterior(params).items():
             key, draw = random.split(key)
             values.update(self._wiring.priors[name].unpack(fn.sample(draw)))
         return values
@@ -270,8 +279,7 @@ class AutoSVAE(AutoGuide):
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
         :return: medians by site; see :meth:`quantiles`.
         """
-        found = self.quantiles(params, [0.5])
-        return {name: value[0] for name, value in found.items()}
+        return {n: value[0] for n, value in self.quantiles(params, [0.5]).items()}
 
     def quantiles(
         self, params: dict[str, Any], quantiles: Any, num_samples: int = 4000

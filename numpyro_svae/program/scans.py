@@ -138,6 +138,8 @@ def _read_scan(
                 "start from a latent site. Accepted: scan(step, first_state, ...) with "
                 "first_state the value of a latent site of the same kind."
             )
+        _check_mask(name, body[name]["fn"])
+        _check_mask(first, sampled[first]["fn"])
         discrete = jnp.issubdtype(jnp.result_type(end), jnp.integer)
         chains[name] = ScannedChain(name, first, leaf, bool(discrete))
     _check_carry(call, carry, body, chains)
@@ -148,6 +150,15 @@ def _read_scan(
 def _named(messages: dict[str, dict], value: Any) -> str | None:
     """The site whose value an object is."""
     return next((n for n, m in messages.items() if m["value"] is value), None)
+
+
+def _check_mask(name: str, fn: Any) -> None:
+    """The states of a chain all count: a mask would break it in the middle."""
+    if peel(fn)[1] is not None:
+        raise ValueError(
+            f"Site '{name}': found a mask on the states of a chain that is written as "
+            "a scan. Accepted: masks on the body's observed sites, and on potentials."
+        )
 
 
 def _check_carry(

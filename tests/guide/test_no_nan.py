@@ -13,8 +13,16 @@ from numpyro.infer import SVI
 import pytest
 
 import numpyro_svae as ns
+from tests.conjugate import (
+    diagonal_mixture,
+    factor_analysis,
+    mixture_of,
+    multinomial_mixture,
+    poisson_hmm,
+)
 from tests.data import clusters, sequences
 from tests.models import encoder, lds_svae, mixture_svae
+from tests.switching import autoregressive_hmm, hmm, hmm_svae, slds_svae
 
 SEEDS = 5
 
@@ -41,9 +49,9 @@ def finite(tree):
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def assert_no_nan(model, num_steps, *args, wild=False, mean_field=False, seeds=SEEDS):
+def assert_no_nan(model, says, num_steps, *args, mean_field=False, seeds=SEEDS):
     """Default settings, several seeds at once; looks at every loss and parameter."""
-    guide = ns.AutoSVAE(model, partial(recognition, wild=wild), mean_field=mean_field)
+    guide = ns.AutoSVAE(model, says, mean_field=mean_field)
     svi = SVI(model, guide, ns.svae_optimizer(), ns.SVAE_ELBO())
     svi.init(random.PRNGKey(0), *args)
 
@@ -85,14 +93,14 @@ def masked_lds(y, actions, mask):
 
 
 MIXTURES = {
-    "plain": (points(), {}),
-    "mean-field": (points(), {"mean_field": True}),
-    "wild": (points(), {"wild": True}),
-    "wild-mean-field": (points(), {"wild": True, "mean_field": True}),
-    "one datum": (points(1), {}),
-    "duplicates": (jnp.tile(points(2), (10, 1)), {}),
-    "more components than data": (points(2), {}),
-    "far away": (1e4 * points(), {}),
+    "plain": points(),
+    "mean-field": points(),
+    "wild": points(),
+    "wild-mean-field": points(),
+    "one datum": points(1),
+    "duplicates": jnp.tile(points(2), (10, 1)),
+    "more components than data": points(2),
+    "far away": 1e4 * points(),
 }
 DYNAMICS = {
     "plain": (lds_svae, sequences()),
@@ -102,16 +110,37 @@ DYNAMICS = {
     "duplicates": (lds_svae, [jnp.tile(a[:1], (6, 1, 1)) for a in sequences()]),
     "masked": (masked_lds, masked_sequences()),
 }
+Y, ACTIONS = sequences()
+STATES = {
+    "hmm": (hmm, None, (Y[..., :2],)),
+    "autoregressive": (autoregressive_hmm, None, (Y[..., :2], ACTIONS)),
+    "hmm-svae": (hmm_svae, recognition, (Y,)),
+    "slds-svae": (slds_svae, recognition, (Y, ACTIONS)),
+    "slds-svae, wild": (slds_svae, partial(recognition, wild=True), (Y, ACTIONS)),
+}
+COUNTS = jnp.array([[3, 4, 2], [0, 1, 8], [9, 0, 0], [0, 0, 9], [4, 5, 0]])
+CONJUGATE = {
+    "bernoulli": (partial(mixture_of, "bernoulli"), jnp.minimum(COUNTS, 1)),
+    "poisson": (partial(mixture_of, "poisson"), COUNTS),
+    "exponential": (partial(mixture_of, "exponential"), 0.5 + COUNTS),
+    "multinomial": (multinomial_mixture, COUNTS),
+    "counts over time": (poisson_hmm, COUNTS),
+    "diagonal": (partial(diagonal_mixture, count=4), points()),
+    "factor analysis": (factor_analysis, points()),
+}
 
 
 def mixture_case(name, num_steps):
-    y, options = MIXTURES[name]
-    assert_no_nan(partial(mixture_svae, count=4), num_steps, y, **options)
+    says = partial(recognition, wild=name.startswith("wild"))
+    mean_field = name.endswith("mean-field")
+    model = partial(mixture_svae, count=4)
+    assert_no_nan(model, says, num_steps, MIXTURES[name], mean_field=mean_field)
 
 
 def dynamics_case(name, num_steps):
     model, args = DYNAMICS[name]
-    assert_no_nan(model, num_steps, *args, wild=name == "wild")
+    says = partial(recognition, wild=name == "wild")
+    assert_no_nan(model, says, num_steps, *args)
 
 
 @pytest.mark.parametrize("name", ["wild", "more components than data"])
@@ -139,4 +168,19 @@ def test_dynamics_for_long(name):
 @pytest.mark.slow
 def test_long_sequence():
     """2,000 states; fewer steps than above, for each takes its time."""
-    assert_no_nan(lds_svae, 300, *one_sequence(2000))
+    assert_no_nan(lds_svae, recognition, 300, *one_sequence(2000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STATES)
+def test_states_for_long(name):
+    """Hidden Markov and switching models."""
+    model, says, args = STATES[name]
+    assert_no_nan(model, says, 2000, *args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_conjugate_models_for_long(name):
+    model, y = CONJUGATE[name]
+    assert_no_nan(model, None, 2000, y)

@@ -159,6 +159,14 @@ def test_its_product_is_a_stationary_point_of_brute_force(slds):
         np.testing.assert_allclose(slope, 0.0, atol=1e-7)
 
 
+@pytest.mark.parametrize("max_sweeps, converged", [(100, True), (6, False)])
+def test_the_guide_says_whether_sweeps_converged(x64, max_sweeps, converged):
+    guide = ns.AutoSVAE(known_slds, fixed_point=ns.FixedPoint(max_sweeps=max_sweeps))
+    report = guide.convergence({}, Y, ACTIONS)["z"]
+    assert (report.residual <= 1) == converged
+    assert report.sweeps < 100 if converged else report.sweeps == 6
+
+
 @pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
 def test_gradient_of_the_fixed_point_is_that_of_finite_differences(x64, gradient):
     """Of probabilities of states, which the stationary ELBO alone would not test."""

@@ -436,3 +436,14 @@ def test_steps_that_are_not_linear_are_refused() -> None:
         return x, None
 
     _errs(_from_first(step), "'x': in the scan its mean is not affine")
+
+
+def test_a_mask_on_the_states_of_a_scan_is_refused() -> None:
+    def step(x: Any, y: Any) -> tuple:
+        with _sequences():
+            fn = dist.MultivariateNormal(0.9 * x, jnp.eye(D))
+            x = numpyro.sample("x", fn.mask(jnp.arange(N) > 0))
+            numpyro.sample("y", _picture(x), obs=y)
+        return x, None
+
+    _errs(_from_first(step), "'x': found a mask on the states of a chain")
