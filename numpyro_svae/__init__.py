@@ -3,6 +3,7 @@
 
 """Structured variational autoencoders for NumPyro."""
 
+from numpyro_svae.diagnostics.to_arviz import to_arviz
 from numpyro_svae.distributions import (
     DiscreteMarkovChain,
     LinearGaussianChain,
@@ -30,4 +31,5 @@ __all__ = [
     "__version__",
     "sample",
     "svae_optimizer",
+    "to_arviz",
 ]

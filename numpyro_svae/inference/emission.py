@@ -39,14 +39,15 @@ def sample_global(
         return {prior.name: numpyro.sample(prior.name, fn, infer=infer)}
     joint = f"{prior.name}_{prefix}_joint"
     packed = numpyro.sample(joint, fn, infer={**infer, "is_auxiliary": True})
-    return {
-        site: numpyro.sample(
-            site,
-            dist.Delta(value, event_dim=value.ndim - len(prior.batch_shape)),
-            infer={"kl": jnp.zeros(prior.batch_shape)},
-        )
-        for site, value in prior.unpack(packed).items()
-    }
+    values = prior.unpack(packed)
+    stretch = prior.log_stretch(values)  # declared at the first site
+    for site, value in values.items():
+        event_dim = value.ndim - len(prior.batch_shape)
+        known = {"kl": jnp.zeros(prior.batch_shape)}
+        point = dist.Delta(value, stretch, event_dim=event_dim)
+        values[site] = numpyro.sample(site, point, infer=known)
+        stretch = 0.0
+    return values
 
 
 def draw_graphs(local: LocalPosterior, sites: dict[str, Site]) -> dict[str, dist.Delta]:

@@ -95,6 +95,10 @@ class DiagonalPrior(RegressionPrior):
     def unpack(self, value: Array) -> dict[str, Array]:
         return self._of_variance(value[..., 0, : self.columns], value[..., 0, -1])
 
+    def log_stretch(self, values: dict[str, Array]) -> Array | float:
+        scale = values[self.sites[0]]  # the variance of a precision p is 1 / p
+        return -2 * jnp.sum(jnp.log(scale), -1) if self.precision else 0.0
+
     def whole(self, natural: RegressionNatural) -> RegressionNatural:
         standard = natural.to_standard()
         scale = standard.scale_tril[..., 0] * jnp.eye(self.dim)

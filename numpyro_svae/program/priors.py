@@ -83,6 +83,10 @@ class Prior(ABC):
     def unpack(self, value: Array) -> dict[str, Array]:
         """Values of the sites, from one of the packed block."""
 
+    def log_stretch(self, values: dict[str, Array]) -> Array | float:
+        """Log of the volume in the packed block for a volume in the sites."""
+        return 0.0
+
 
 @dataclass(frozen=True)
 class DirichletPrior(Prior):

@@ -1,0 +1,107 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Names of the dimensions of sites, and xarray data sets of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+import xarray as xr
+
+from numpyro_svae.distributions import (
+    DiscreteMarkovChain,
+    LinearGaussianChain,
+    MatrixNormalInverseWishart,
+    NormalInverseWishart,
+)
+from numpyro_svae.program.wrappers import peel
+
+__all__ = ["PACKED", "Dims"]
+
+# Parts that ``ns.sample`` records of a packed site, with the dimensions of their event.
+PACKED: dict[type, dict[str, tuple[str, ...]]] = {
+    NormalInverseWishart: {"loc": ("state",), "cov": ("state", "state_bis")},
+    MatrixNormalInverseWishart: {
+        "weight": ("state", "regressor"),
+        "cov": ("state", "state_bis"),
+    },
+}
+_EVENTS: dict[type, tuple[str, ...]] = {
+    LinearGaussianChain: ("time", "state"),
+    DiscreteMarkovChain: ("time",),
+    dist.Dirichlet: ("component",),
+}
+
+
+class Dims:
+    """Names of dimensions: of plates, of a site's ``event_dims``, or of its kind.
+
+    A name stands for one size: where a second size would need it, the name of the
+    variable is put in front. One that is also a variable's gets ``_dim`` added.
+
+    :param messages: the trace of the model.
+    """
+
+    def __init__(self, messages: Mapping[str, dict]) -> None:
+        self.sizes: dict[str, int] = {}
+        self._taken = {n for n, m in messages.items() if m["type"] != "plate"}
+        self._wanted: dict[str, dict[int, str]] = {}
+        for name, message in messages.items():
+            if message["type"] == "sample":
+                self._read(name, message)
+
+    def _read(self, name: str, message: dict) -> None:
+        fn, _, extra = peel(message["fn"])
+        rank = message["fn"].event_dim
+        frames = {f.dim: f.name for f in message["cond_indep_stack"]}
+        for part, event in PACKED.get(type(fn), {}).items():
+            shown = {dim - len(event): plate for dim, plate in frames.items()}
+            shown |= {i - len(event): label for i, label in enumerate(event)}
+            self._wanted[f"{name}_{part}"] = shown
+        event = message["infer"].get("event_dims") or _EVENTS.get(type(fn), ())
+        shown = {dim - rank: plate for dim, plate in frames.items()}
+        if len(event) == rank or (event and not extra):
+            shown |= {i - len(event): label for i, label in enumerate(event)}
+        self._wanted[name] = shown
+
+    def of(self, name: str, shape: tuple[int, ...]) -> list[str]:
+        """Names of the dimensions of a variable, the sample dimensions left out.
+
+        :param name: name of the variable.
+        :param shape: its shape.
+        """
+        wanted, rank = self._wanted.get(name, {}), len(shape)
+        found: list[str] = []
+        for axis, size in enumerate(shape):
+            label = wanted.get(axis - rank, f"{name}_dim_{axis}")
+            label = f"{label}_dim" if label in self._taken else label
+            if self.sizes.get(label, size) != size or label in found:
+                label = f"{name}_{label}"
+            self.sizes[label] = size
+            found.append(label)
+        return found
+
+    def name(self, variable: str, labels: Sequence[str]) -> None:
+        """Give a variable the names of its dimensions."""
+        rank = len(labels)
+        self._wanted[variable] = {i - rank: label for i, label in enumerate(labels)}
+
+    def dataset(self, values: Mapping[str, Any], sample: bool) -> xr.Dataset:
+        """A data set of arrays.
+
+        :param values: arrays by name; with a leading dimension of draws if ``sample``.
+        :param sample: whether they are draws; then there is one chain of them.
+        """
+        lead = ["chain", "draw"] if sample else []
+        variables, sizes = {}, dict[str, int]()
+        for name, value in values.items():
+            array = np.asarray(value)[None] if sample else np.asarray(value)
+            dims = lead + self.of(name, array.shape[len(lead) :])
+            variables[name] = (dims, array)
+            sizes |= dict(zip(dims, array.shape, strict=True))
+        coords = {dim: np.arange(size) for dim, size in sizes.items()}
+        return xr.Dataset(variables, coords)

@@ -1,0 +1,240 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What ArviZ works with, from a fitted guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+import inspect
+from typing import Any
+
+import arviz
+import jax
+from jax import Array, lax, random
+import jax.numpy as jnp
+import numpy as np
+from numpyro.handlers import block, seed, substitute, trace, uncondition
+from numpyro.infer import Predictive
+import xarray as xr
+
+from numpyro_svae.diagnostics.dims import PACKED, Dims
+from numpyro_svae.diagnostics.evidence import (
+    global_names,
+    integrated_log_likelihood,
+    sample_sites,
+)
+from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.wrappers import peel
+
+__all__ = ["to_arviz"]
+
+_BATCH = 50  # posterior samples whose likelihoods are computed at once
+
+
+def to_arviz(
+    model: Callable,
+    guide: AutoSVAE,
+    params: dict[str, Any],
+    *args: Any,
+    num_samples: int = 1000,
+    num_particles: int = 20,
+    local_sites: Iterable[str] = (),
+    losses: Any = None,
+    rng_key: Array | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Samples and likelihoods of a fitted guide, as ArviZ wants them.
+
+    The groups are ``posterior`` (global sites, deterministic sites and the local sites
+    that are asked for), ``prior``, ``posterior_predictive`` (new data at the inferred
+    local sites) and ``prior_predictive``, ``observed_data``, ``constant_data`` (other
+    array arguments of the model), ``log_likelihood`` and ``sample_stats``.
+
+    The log likelihood is that of each datum or sequence, **integrated over its local
+    sites**, which is what cross-validation needs: that given the local sites says how
+    well a datum explains itself. It is exact in conjugate models; elsewhere local sites
+    are importance-sampled from their posterior given each draw of the global sites.
+
+    ``sample_stats`` has ``lp``, the log joint density of global sites and data,
+    ``log_q``, the density of the guide, and ``log_weight``, their difference, for
+    ``loo_approximate_posterior`` and Pareto smoothing.
+
+    :param model: the model.
+    :param guide: its guide.
+    :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+    :param args: the arguments of the model, with data.
+    :param num_samples: number of draws of each group.
+    :param num_particles: number of importance samples of local sites for each draw.
+    :param local_sites: local sites to have in the posterior.
+    :param losses: losses of a run of SVI; their negatives are kept as ``elbo``, over
+        ``svi_step``, among the constant data.
+    :param rng_key: random key; by default a fixed one.
+    :param kwargs: the keyword arguments of the model.
+    :return: an ``InferenceData`` with ArviZ before 1.0, a ``DataTree`` from then on.
+    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
+    :raises ValueError: if a site is not one of the local sites, or a plate is
+        subsampled.
+
+    **Example**
+
+    .. code-block:: python
+
+        idata = ns.to_arviz(model, guide, result.params, y, losses=result.losses)
+        az.summary(idata, var_names=["weights", "components_loc"])
+        az.loo(idata)
+    """
+    if not isinstance(guide, AutoSVAE):
+        raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
+    key = random.PRNGKey(0) if rng_key is None else rng_key
+    draw_key, predict_key, prior_key, weigh_key, run_key = random.split(key, 5)
+    draw_keys = random.split(draw_key, num_samples)
+    draws, log_q = _draw(guide, params, args, kwargs, draw_keys)
+    with block():
+        run = substitute(seed(model, run_key), data={**params, **_first(draws)})
+        messages = trace(run).get_trace(*args, **kwargs)
+    _check_plates(messages)
+    shown = _shown(guide, messages, set(local_sites), set(draws))
+    free = uncondition(model)
+    predict = Predictive(free, posterior_samples=draws, params=params)
+    predicted = predict(predict_key, *args, **kwargs)
+    simulate = Predictive(free, num_samples=num_samples, params=params)
+    simulated = simulate(prior_key, *args, **kwargs)
+
+    sites, dims = sample_sites(messages), Dims(messages)
+    observed = {n: m["value"] for n, m in sites.items() if m["is_observed"]}
+    likelihood, log_prior, plates = _weigh(
+        model, guide, params, args, kwargs, num_particles, draws, weigh_key
+    )
+    lp = log_prior + jnp.sum(likelihood.reshape(num_samples, -1), -1)
+    constants = _constants(model, args, kwargs, observed)
+    if losses is not None:
+        constants["elbo"] = -np.asarray(losses)
+        dims.name("elbo", ["svi_step"])
+    groups = {
+        "posterior": dims.dataset(_some({**predicted, **draws}, shown), True),
+        "prior": dims.dataset(_some(simulated, shown), True),
+        "posterior_predictive": dims.dataset(_some(predicted, observed), True),
+        "prior_predictive": dims.dataset(_some(simulated, observed), True),
+        "sample_stats": dims.dataset(
+            {"lp": lp, "log_q": log_q, "log_weight": lp - log_q}, True
+        ),
+        "observed_data": dims.dataset(observed, False),
+        "constant_data": dims.dataset(constants, False),
+    }
+    joint = "+".join(sorted(observed))
+    dims.name(joint, plates)
+    groups["log_likelihood"] = dims.dataset({joint: likelihood}, True)
+    groups = {name: group for name, group in groups.items() if group.data_vars}
+    container: Any = vars(arviz).get("InferenceData")  # hasattr would warn in 1.x
+    return container(**groups) if container else xr.DataTree.from_dict(groups)
+
+
+def _shown(
+    guide: AutoSVAE, messages: dict[str, dict], chosen: set[str], drawn: set[str]
+) -> set[str]:
+    """The variables of the posterior: the parts stand for a packed site."""
+    names = global_names(guide)
+    unknown = sorted(chosen - (drawn - names))
+    if unknown:
+        accepted = sorted(drawn - names)
+        raise ValueError(f"local_sites: found {unknown}. Accepted: some of {accepted}.")
+    sites = sample_sites(messages)
+    packed = {n for n, m in sites.items() if type(peel(m["fn"])[0]) in PACKED}
+    other = {n for n, m in messages.items() if m["type"] == "deterministic"}
+    return ((names | chosen) - packed) | other
+
+
+def _weigh(
+    model: Callable,
+    guide: AutoSVAE,
+    params: dict[str, Any],
+    args: tuple,
+    kwargs: dict[str, Any],
+    num_particles: int,
+    draws: dict[str, Array],
+    key: Array,
+) -> tuple[Array, Array, tuple[str, ...]]:
+    """Log likelihoods and log priors of draws of the global sites."""
+    estimate, plates = integrated_log_likelihood(
+        model, guide, params, args, kwargs, num_particles
+    )
+
+    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, Array]:
+        return estimate(*pair), _log_prior(model, params, args, kwargs, pair[1])
+
+    values = {name: draws[name] for name in sorted(global_names(guide))}
+    count = len(next(iter(draws.values())))
+    keys = random.split(key, count)
+    run = jax.jit(partial(lax.map, one, batch_size=min(_BATCH, count)))
+    return *run((keys, values)), plates
+
+
+def _draw(
+    guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict, keys: Array
+) -> tuple[dict[str, Array], Array]:
+    """Samples of the guide, and the log density of their global sites."""
+    guide.sample_posterior(keys[0], params, *args, **kwargs)  # reads the model
+    joints = {f"{name}_{guide.prefix}_joint" for name in guide._wiring.priors}
+    ours = global_names(guide) | joints
+
+    @jax.jit
+    @jax.vmap
+    def draw(key: Array) -> tuple[dict[str, Array], Array]:
+        with block():
+            run = substitute(seed(guide, key), data=params)
+            sites = sample_sites(trace(run).get_trace(*args, **kwargs))
+        log_q = [_log_prob(m) for n, m in sites.items() if n in ours]
+        shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
+        return {n: m["value"] for n, m in shown.items()}, sum(log_q, jnp.zeros(()))
+
+    return draw(keys)
+
+
+def _log_prior(
+    model: Callable, params: dict, args: tuple, kwargs: dict, values: dict[str, Array]
+) -> Array:
+    with block():
+        run = substitute(seed(model, 0), data={**params, **values})
+        sites = sample_sites(trace(run).get_trace(*args, **kwargs))
+    return sum((_log_prob(sites[name]) for name in values), jnp.zeros(()))
+
+
+def _log_prob(message: dict) -> Array:
+    return jnp.sum(message["fn"].log_prob(message["value"]))
+
+
+def _first(draws: dict[str, Array]) -> dict[str, Array]:
+    return {name: value[0] for name, value in draws.items()}
+
+
+def _some(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: values[name] for name in sorted(names) if name in values}
+
+
+def _check_plates(messages: dict[str, dict]) -> None:
+    for name, message in messages.items():
+        if message["type"] == "plate" and len(message["value"]) < message["args"][0]:
+            raise ValueError(
+                f"Plate '{name}': found a subsample of {len(message['value'])} of "
+                f"{message['args'][0]}. Accepted: a model that runs on all of its data."
+            )
+
+
+def _constants(
+    model: Callable, args: tuple, kwargs: dict, observed: dict[str, Any]
+) -> dict[str, Any]:
+    """The array arguments of the model that are not observed values."""
+    given = inspect.signature(model).bind(*args, **kwargs).arguments
+    found = {n: v for n, v in given.items() if isinstance(v, jax.Array | np.ndarray)}
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in observed
+        and not any(_equal(value, own) for own in observed.values())
+    }
+
+
+def _equal(value: Any, other: Any) -> bool:
+    return np.shape(value) == np.shape(other) and bool(np.all(value == other))

@@ -1,0 +1,180 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""ArviZ data of fitted guides, and the likelihoods in them."""
+
+import arviz as az
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm
+
+import numpyro_svae as ns
+from numpyro_svae.diagnostics.evidence import integrated_log_likelihood
+from tests.conjugate import normal_gamma
+from tests.data import make_svi, steps
+
+DRAWS = 40
+
+
+def group(idata, name):
+    """A group as a data set: a DataTree's is a node of it."""
+    found = idata[name]
+    return found.to_dataset() if hasattr(found, "to_dataset") else found
+
+
+@pytest.fixture(scope="session")
+def mixture_data(gmm):
+    args = gmm.model, gmm.guide, gmm.params, *gmm.args
+    return ns.to_arviz(*args, num_samples=DRAWS, num_particles=1, local_sites=["z"])
+
+
+@pytest.fixture(scope="session")
+def lds_data(lds):
+    args = lds.model, lds.guide, lds.params, *lds.args
+    return ns.to_arviz(
+        *args, num_samples=DRAWS, num_particles=4, local_sites=["x"], losses=lds.losses
+    )
+
+
+def test_every_group_is_there_with_named_dimensions(lds_data):
+    posterior = group(lds_data, "posterior")
+    lead = ("chain", "draw")
+    assert posterior["x"].dims == (*lead, "sequences", "time", "state")
+    assert posterior["init_loc"].dims == (*lead, "state")
+    assert posterior["init_cov"].dims == (*lead, "state", "state_bis")
+    assert posterior["dynamics_weight"].dims == (*lead, "state", "regressor")
+    assert "init" not in posterior  # packed: its parts are shown instead
+    prior = group(lds_data, "prior")
+    assert prior["x"].shape == posterior["x"].shape == (1, DRAWS, 4, 5, 2)
+    for name in ("prior_predictive", "posterior_predictive"):
+        y = group(lds_data, name)["y"]
+        assert y.shape == (1, DRAWS, 4, 5, 3)
+        assert np.std(y, axis=1).min() > 0  # new data, not those that were given
+    assert group(lds_data, "observed_data")["y"].shape == (4, 5, 3)
+    constants = group(lds_data, "constant_data")
+    assert constants["actions"].shape == (4, 4, 1)
+    assert constants["elbo"].dims == ("svi_step",)
+    likelihood = group(lds_data, "log_likelihood")["y"]
+    assert likelihood.dims == (*lead, "sequences")
+    for name in ("posterior", "prior", "log_likelihood", "sample_stats"):
+        data = group(lds_data, name)
+        assert all(np.isfinite(data[v]).all() for v in data.data_vars)
+
+
+def test_reconstructions_are_nearer_to_the_data_than_the_prior_is(lds_data):
+    y = group(lds_data, "observed_data")["y"].values
+
+    def distance(name):
+        return np.abs(group(lds_data, name)["y"].values - y).mean()
+
+    assert distance("posterior_predictive") < 0.7 * distance("prior_predictive")
+
+
+def test_likelihood_of_a_mixture_is_exact_with_one_particle(gmm, mixture_data):
+    posterior = group(mixture_data, "posterior")
+    (y,) = gmm.args
+    found = group(mixture_data, "log_likelihood")["y"].values[0]
+    weights, loc, cov = (
+        posterior[name].values[0].astype(float)
+        for name in ("weights", "components_loc", "components_cov")
+    )
+    expected = [
+        logsumexp(
+            [
+                np.log(weights[s, k])
+                + multivariate_normal(loc[s, k], cov[s, k]).logpdf(y)
+                for k in range(3)
+            ],
+            axis=0,
+        )
+        for s in range(DRAWS)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_likelihood_behind_a_network_is_that_of_quadrature(svae):
+    """A sum over a fine grid of the two latent dimensions is the oracle."""
+    (y,) = svae.args
+    estimate, plates = integrated_log_likelihood(
+        svae.model, svae.guide, svae.params, svae.args, {}, 4000
+    )
+    assert plates == ("data",)
+    draw = svae.guide.sample_posterior(random.PRNGKey(3), svae.params)
+    found = estimate(random.PRNGKey(4), draw)
+    axis = np.linspace(-12, 12, 481)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    picture = np.tanh(grid @ svae.params["first"]) @ svae.params["second"]
+    loc, cov = draw["components"][..., 0], draw["components"][..., 1:]
+    prior = logsumexp(
+        [
+            np.log(draw["weights"][k])
+            + multivariate_normal(loc[k], cov[k]).logpdf(grid)
+            for k in range(3)
+        ],
+        axis=0,
+    )
+    cell = 2 * np.log(axis[1] - axis[0])
+    expected = [
+        logsumexp(prior + norm(picture, 0.3).logpdf(v).sum(-1)) + cell for v in y
+    ]
+    np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_weights_of_an_exact_posterior_are_the_evidence(x64):
+    """Also where the program holds precisions and the guide variances."""
+    y = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
+
+    def model(y):
+        mu, tau = normal_gamma(2)
+        with numpyro.plate("data", len(y)):
+            fn = dist.Normal(mu, 1 / jnp.sqrt(tau)).to_event(1)
+            numpyro.sample("y", fn, obs=y)
+
+    guide = ns.AutoSVAE(model)
+    params, losses = steps(make_svi(model, guide, natural=1.0), 2, y)
+    idata = ns.to_arviz(model, guide, params, y, num_samples=10)
+    log_weight = group(idata, "sample_stats")["log_weight"]
+    np.testing.assert_allclose(log_weight, -losses[1], rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_arviz_works_with_it(mixture_data):
+    summary = az.summary(mixture_data, var_names=["weights", "components_loc"])
+    assert len(summary) == 3 + 6
+    loo = az.loo(mixture_data)
+    likelihood = group(mixture_data, "log_likelihood")["y"].values[0]
+    insample = (logsumexp(likelihood, axis=0) - np.log(DRAWS)).sum()
+    found = loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd
+    assert insample - 30 < found < insample
+    assert len(az.compare({"one": mixture_data, "two": mixture_data})) == 2
+
+
+def test_what_is_wrong_is_said(gmm):
+    model, guide, params, args = gmm.model, gmm.guide, gmm.params, gmm.args
+    with pytest.raises(ValueError, match=r"local_sites: found \['x'\].*\['z'\]"):
+        ns.to_arviz(model, guide, params, *args, num_samples=2, local_sites=["x"])
+    with pytest.raises(TypeError, match="AutoNormal; accepted is AutoSVAE"):
+        ns.to_arviz(model, numpyro.infer.autoguide.AutoNormal(model), params, *args)
+    with pytest.raises(ValueError, match="Plate 'data': found a subsample of 5 of 30"):
+        ns.to_arviz(model, guide, params, *args, num_samples=2, subsample=5)
+
+
+def test_a_site_may_have_the_name_of_a_dimension():
+    def model(y):
+        probs = numpyro.sample("component", dist.Dirichlet(jnp.ones(3)))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Categorical(probs), obs=y)
+
+    y = jnp.array([0, 1, 2, 2])
+    guide = ns.AutoSVAE(model)
+    params, _ = steps(make_svi(model, guide), 2, y)
+    idata = ns.to_arviz(model, guide, params, y, num_samples=3)
+    probs = group(idata, "posterior")["component"]
+    assert probs.dims[-1] == "component_dim"
+    found = group(idata, "log_likelihood")["y"].values[0]
+    np.testing.assert_allclose(found, np.log(probs.values[0])[:, y], rtol=1e-5)
