@@ -27,6 +27,14 @@ def normal_gamma(dim, relative=0.5):
     return numpyro.sample("mu", dist.Normal(0.3, spread).to_event(1)), precision
 
 
+def gaussian(y):
+    """Gaussian vectors with a mean and a precision of each dimension."""
+    mu, tau = normal_gamma(y.shape[-1])
+    with numpyro.plate("data", len(y)):
+        fn = dist.Normal(mu, 1 / jnp.sqrt(tau)).to_event(1)
+        numpyro.sample("y", fn, obs=y)
+
+
 KINDS = {
     "bernoulli": (beta, lambda p: dist.Bernoulli(p)),
     "bernoulli-logits": (beta, lambda p: dist.Bernoulli(logits=jnp.log(p / (1 - p)))),

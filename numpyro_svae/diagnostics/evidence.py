@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array, random
@@ -16,26 +16,53 @@ from numpyro.handlers import block, replay, seed, substitute, trace
 
 from numpyro_svae.guide import AutoSVAE
 
-__all__ = ["global_names", "integrated_log_likelihood", "sample_sites"]
+__all__ = ["Fit", "integrated_log_likelihood", "log_prob", "sample_messages"]
 
 
-def global_names(guide: AutoSVAE) -> set[str]:
-    """The global sites of a guide that has read its model."""
-    return {site for prior in guide._wiring.priors.values() for site in prior.sites}
+class Fit(NamedTuple):
+    """A guide that has been fitted, and the data that it is looked at with.
+
+    :param model: the model.
+    :param guide: its guide.
+    :param params: parameters.
+    :param args: arguments of both.
+    :param kwargs: keyword arguments of both.
+    """
+
+    model: Callable
+    guide: AutoSVAE
+    params: dict[str, Any]
+    args: tuple
+    kwargs: dict[str, Any]
+
+    @property
+    def global_names(self) -> set[str]:
+        """The global sites, once the guide has read its model."""
+        priors = self.guide._wiring.priors.values()
+        return {site for prior in priors for site in prior.sites}
+
+    def trace(
+        self, fn: Callable, key: Array, values: dict[str, Any], *first: Any
+    ) -> dict[str, dict]:
+        """A run of the model or guide at some values, unseen by enclosing handlers.
+
+        :param fn: the function.
+        :param key: random key.
+        :param values: values of sites.
+        :param first: arguments in front of those of the model.
+        """
+        with block():
+            run = substitute(seed(fn, key), data={**self.params, **values})
+            return trace(run).get_trace(*first, *self.args, **self.kwargs)
 
 
-def sample_sites(messages: dict[str, dict]) -> dict[str, dict]:
+def sample_messages(messages: dict[str, dict]) -> dict[str, dict]:
     """The messages of sample sites."""
     return {n: m for n, m in messages.items() if m["type"] == "sample"}
 
 
 def integrated_log_likelihood(
-    model: Callable,
-    guide: AutoSVAE,
-    params: dict[str, Any],
-    args: tuple,
-    kwargs: dict[str, Any],
-    num_particles: int,
+    fit: Fit, num_particles: int
 ) -> tuple[Callable[[Array, dict[str, Array]], Array], tuple[str, ...]]:
     """A function that estimates ``log p(y_n | globals)``, and the plates of its data.
 
@@ -43,17 +70,13 @@ def integrated_log_likelihood(
     a guide of the model with these globals finds. In conjugate models that posterior is
     exact, all weights are equal, and the estimate is exact from one sample on.
 
-    :param model: the model.
-    :param guide: its guide, that has read it.
-    :param params: parameters.
-    :param args: arguments of the model.
-    :param kwargs: keyword arguments of the model.
+    :param fit: a guide that has read its model.
     :param num_particles: number of importance samples.
     :return: a function of a random key and values of the global sites, whose result has
         a dimension for each plate that all local and observed sites are in; and the
         names of these plates.
     """
-    names = global_names(guide)
+    guide, names = fit.guide, fit.global_names
 
     def given(fn: Callable) -> Callable:
         """A function of the values of the global sites, which nobody else sees."""
@@ -65,13 +88,10 @@ def integrated_log_likelihood(
 
         return run
 
-    def says(values: dict[str, Array], /, *args: Any, **kwargs: Any) -> Any:
-        return {} if guide.recognition is None else guide.recognition(*args, **kwargs)
-
-    local_model = given(model)
+    local_model = given(fit.model)
     local_guide = AutoSVAE(
         local_model,
-        None if guide.recognition is None else says,
+        None if guide.recognition is None else given(guide.recognition),
         prefix=guide.prefix,
         mean_field=guide.mean_field,
         fixed_point=guide.fixed_point,
@@ -82,15 +102,13 @@ def integrated_log_likelihood(
     def log_weight(key: Array, values: dict[str, Array]) -> Array:
         ours, theirs = random.split(key)
         drawn: dict[str, dict] = {}
-        with block():
-            if latent:
-                run = substitute(seed(local_guide, ours), data=params)
-                drawn = sample_sites(trace(run).get_trace(values, *args, **kwargs))
-            run = substitute(replay(seed(local_model, theirs), drawn), data=params)
-            sites = sample_sites(trace(run).get_trace(values, *args, **kwargs))
+        if latent:
+            drawn = sample_messages(fit.trace(local_guide, ours, {}, values))
+        replayed = replay(local_model, drawn)
+        sites = sample_messages(fit.trace(replayed, theirs, {}, values))
         plates.update(_shared_plates(sites))
-        log_p = [_sum_to(plates, message) for message in sites.values()]
-        log_q = [_sum_to(plates, message) for message in drawn.values()]
+        log_p = [log_prob(message, plates) for message in sites.values()]
+        log_q = [log_prob(message, plates) for message in drawn.values()]
         zero = jnp.zeros(())
         return sum(log_p, zero) - sum(log_q, zero)
 
@@ -99,7 +117,7 @@ def integrated_log_likelihood(
         weights = jax.vmap(lambda key: log_weight(key, values))(keys)
         return logsumexp(weights, 0) - jnp.log(num_particles)
 
-    start = guide._sample_globals(random.PRNGKey(0), params)
+    start = guide._sample_globals(random.PRNGKey(0), fit.params)
     log_weight(random.PRNGKey(0), start)  # reads the model, with concrete values
     return estimate, tuple(plates[dim] for dim in sorted(plates))
 
@@ -113,10 +131,10 @@ def _shared_plates(sites: dict[str, dict]) -> dict[int, str]:
     return dict(set.intersection(*frames)) if frames else {}
 
 
-def _sum_to(plates: dict[int, str], message: dict) -> Array:
+def log_prob(message: dict, plates: Collection[int] = ()) -> Array:
     """Log probability of a site, summed over all dimensions but those of plates."""
     intermediates = message["intermediates"]
     arguments = (intermediates,) if intermediates else ()
-    log_prob = message["fn"].log_prob(message["value"], *arguments)
-    axes = [axis for axis in range(-log_prob.ndim, 0) if axis not in plates]
-    return jnp.sum(log_prob, axis=axes)
+    value = message["fn"].log_prob(message["value"], *arguments)
+    axes = [axis for axis in range(-value.ndim, 0) if axis not in plates]
+    return jnp.sum(value, axis=axes)

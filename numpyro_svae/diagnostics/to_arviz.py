@@ -15,15 +15,16 @@ import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
 import numpy as np
-from numpyro.handlers import block, seed, substitute, trace, uncondition
+from numpyro.handlers import uncondition
 from numpyro.infer import Predictive
 import xarray as xr
 
 from numpyro_svae.diagnostics.dims import PACKED, Dims
 from numpyro_svae.diagnostics.evidence import (
-    global_names,
+    Fit,
     integrated_log_likelihood,
-    sample_sites,
+    log_prob,
+    sample_messages,
 )
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel
@@ -89,24 +90,20 @@ def to_arviz(
         raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
     key = random.PRNGKey(0) if rng_key is None else rng_key
     draw_key, predict_key, prior_key, weigh_key, run_key = random.split(key, 5)
-    draw_keys = random.split(draw_key, num_samples)
-    draws, log_q = _draw(guide, params, args, kwargs, draw_keys)
-    with block():
-        run = substitute(seed(model, run_key), data={**params, **_first(draws)})
-        messages = trace(run).get_trace(*args, **kwargs)
+    fit = Fit(model, guide, params, args, kwargs)
+    draws, log_q = _draw(fit, random.split(draw_key, num_samples))
+    messages = fit.trace(model, run_key, {n: value[0] for n, value in draws.items()})
     _check_plates(messages)
-    shown = _shown(guide, messages, set(local_sites), set(draws))
+    shown = _shown(fit.global_names, messages, set(local_sites), set(draws))
     free = uncondition(model)
     predict = Predictive(free, posterior_samples=draws, params=params)
     predicted = predict(predict_key, *args, **kwargs)
     simulate = Predictive(free, num_samples=num_samples, params=params)
     simulated = simulate(prior_key, *args, **kwargs)
 
-    sites, dims = sample_sites(messages), Dims(messages)
+    sites, dims = sample_messages(messages), Dims(messages)
     observed = {n: m["value"] for n, m in sites.items() if m["is_observed"]}
-    likelihood, log_prior, plates = _weigh(
-        model, guide, params, args, kwargs, num_particles, draws, weigh_key
-    )
+    likelihood, log_prior, plates = _weigh(fit, num_particles, draws, weigh_key)
     lp = log_prior + jnp.sum(likelihood.reshape(num_samples, -1), -1)
     constants = _constants(model, args, kwargs, observed)
     if losses is not None:
@@ -132,81 +129,58 @@ def to_arviz(
 
 
 def _shown(
-    guide: AutoSVAE, messages: dict[str, dict], chosen: set[str], drawn: set[str]
+    names: set[str], messages: dict[str, dict], chosen: set[str], drawn: set[str]
 ) -> set[str]:
     """The variables of the posterior: the parts stand for a packed site."""
-    names = global_names(guide)
     unknown = sorted(chosen - (drawn - names))
     if unknown:
         accepted = sorted(drawn - names)
         raise ValueError(f"local_sites: found {unknown}. Accepted: some of {accepted}.")
-    sites = sample_sites(messages)
+    sites = sample_messages(messages)
     packed = {n for n, m in sites.items() if type(peel(m["fn"])[0]) in PACKED}
     other = {n for n, m in messages.items() if m["type"] == "deterministic"}
     return ((names | chosen) - packed) | other
 
 
 def _weigh(
-    model: Callable,
-    guide: AutoSVAE,
-    params: dict[str, Any],
-    args: tuple,
-    kwargs: dict[str, Any],
-    num_particles: int,
-    draws: dict[str, Array],
-    key: Array,
+    fit: Fit, num_particles: int, draws: dict[str, Array], key: Array
 ) -> tuple[Array, Array, tuple[str, ...]]:
     """Log likelihoods and log priors of draws of the global sites."""
-    estimate, plates = integrated_log_likelihood(
-        model, guide, params, args, kwargs, num_particles
-    )
+    estimate, plates = integrated_log_likelihood(fit, num_particles)
 
     def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, Array]:
-        return estimate(*pair), _log_prior(model, params, args, kwargs, pair[1])
+        key, values = pair
+        sites = fit.trace(fit.model, key, values)
+        return estimate(*pair), _total(sites[name] for name in values)
 
-    values = {name: draws[name] for name in sorted(global_names(guide))}
+    values = {name: draws[name] for name in sorted(fit.global_names)}
     count = len(next(iter(draws.values())))
     keys = random.split(key, count)
     run = jax.jit(partial(lax.map, one, batch_size=min(_BATCH, count)))
     return *run((keys, values)), plates
 
 
-def _draw(
-    guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict, keys: Array
-) -> tuple[dict[str, Array], Array]:
+def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:
     """Samples of the guide, and the log density of their global sites."""
-    guide.sample_posterior(keys[0], params, *args, **kwargs)  # reads the model
+    guide = fit.guide
+    if guide.structure is None:
+        fit.trace(guide, keys[0], {})  # reads the model, with concrete arguments
     joints = {f"{name}_{guide.prefix}_joint" for name in guide._wiring.priors}
-    ours = global_names(guide) | joints
+    ours = fit.global_names | joints
 
     @jax.jit
     @jax.vmap
     def draw(key: Array) -> tuple[dict[str, Array], Array]:
-        with block():
-            run = substitute(seed(guide, key), data=params)
-            sites = sample_sites(trace(run).get_trace(*args, **kwargs))
-        log_q = [_log_prob(m) for n, m in sites.items() if n in ours]
+        sites = sample_messages(fit.trace(guide, key, {}))
+        log_q = _total(m for n, m in sites.items() if n in ours)
         shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
-        return {n: m["value"] for n, m in shown.items()}, sum(log_q, jnp.zeros(()))
+        return {n: m["value"] for n, m in shown.items()}, log_q
 
     return draw(keys)
 
 
-def _log_prior(
-    model: Callable, params: dict, args: tuple, kwargs: dict, values: dict[str, Array]
-) -> Array:
-    with block():
-        run = substitute(seed(model, 0), data={**params, **values})
-        sites = sample_sites(trace(run).get_trace(*args, **kwargs))
-    return sum((_log_prob(sites[name]) for name in values), jnp.zeros(()))
-
-
-def _log_prob(message: dict) -> Array:
-    return jnp.sum(message["fn"].log_prob(message["value"]))
-
-
-def _first(draws: dict[str, Array]) -> dict[str, Array]:
-    return {name: value[0] for name, value in draws.items()}
+def _total(sites: Iterable[dict]) -> Array:
+    return sum((log_prob(message) for message in sites), jnp.zeros(()))
 
 
 def _some(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

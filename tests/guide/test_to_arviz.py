@@ -14,8 +14,8 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import numpyro_svae as ns
-from numpyro_svae.diagnostics.evidence import integrated_log_likelihood
-from tests.conjugate import normal_gamma
+from numpyro_svae.diagnostics.evidence import Fit, integrated_log_likelihood
+from tests.conjugate import gaussian
 from tests.data import make_svi, steps
 
 DRAWS = 40
@@ -100,9 +100,8 @@ def test_likelihood_of_a_mixture_is_exact_with_one_particle(gmm, mixture_data):
 def test_likelihood_behind_a_network_is_that_of_quadrature(svae):
     """A sum over a fine grid of the two latent dimensions is the oracle."""
     (y,) = svae.args
-    estimate, plates = integrated_log_likelihood(
-        svae.model, svae.guide, svae.params, svae.args, {}, 4000
-    )
+    fit = Fit(svae.model, svae.guide, svae.params, svae.args, {})
+    estimate, plates = integrated_log_likelihood(fit, 4000)
     assert plates == ("data",)
     draw = svae.guide.sample_posterior(random.PRNGKey(3), svae.params)
     found = estimate(random.PRNGKey(4), draw)
@@ -129,15 +128,9 @@ def test_weights_of_an_exact_posterior_are_the_evidence(x64):
     """Also where the program holds precisions and the guide variances."""
     y = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
 
-    def model(y):
-        mu, tau = normal_gamma(2)
-        with numpyro.plate("data", len(y)):
-            fn = dist.Normal(mu, 1 / jnp.sqrt(tau)).to_event(1)
-            numpyro.sample("y", fn, obs=y)
-
-    guide = ns.AutoSVAE(model)
-    params, losses = steps(make_svi(model, guide, natural=1.0), 2, y)
-    idata = ns.to_arviz(model, guide, params, y, num_samples=10)
+    guide = ns.AutoSVAE(gaussian)
+    params, losses = steps(make_svi(gaussian, guide, natural=1.0), 2, y)
+    idata = ns.to_arviz(gaussian, guide, params, y, num_samples=10)
     log_weight = group(idata, "sample_stats")["log_weight"]
     np.testing.assert_allclose(log_weight, -losses[1], rtol=1e-9)
 

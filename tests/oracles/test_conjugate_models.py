@@ -8,7 +8,6 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import numpyro.distributions as dist
 import pytest
 from scipy.special import betaln, binom, gammaln
 from scipy.stats import t as student
@@ -17,9 +16,9 @@ import numpyro_svae as ns
 from tests.conjugate import (
     diagonal_mixture,
     factor_analysis,
+    gaussian,
     mixture_of,
     multinomial_mixture,
-    normal_gamma,
     poisson_hmm,
     single,
 )
@@ -102,13 +101,7 @@ def test_features_are_independent_and_may_be_missing(x64, kind):
 def test_normal_gamma_is_a_student_t(x64):
     y = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
 
-    def model(y):
-        mu, tau = normal_gamma(2)
-        with numpyro.plate("data", len(y)):
-            fn = dist.Normal(mu, 1 / jnp.sqrt(tau)).to_event(1)
-            numpyro.sample("y", fn, obs=y)
-
-    posterior, losses = fitted(model, y)
+    posterior, losses = fitted(gaussian, y)
     total = 0.0
     for d in range(2):  # the evidence as a product of posterior predictives
         a, b, m, k = 2.0, 1.5, 0.3, 0.5
