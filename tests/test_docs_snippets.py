@@ -38,6 +38,7 @@ def few_steps(run: Callable) -> Callable:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # of a few steps' fit
 @pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
 def test_the_programs_run(page, monkeypatch):
     source = program(page)
