@@ -26,6 +26,14 @@ from numpyro_svae.program.sites import Site
 __all__ = ["find_source", "picked", "sources_of", "split"]
 
 _MOST_OFFSETS = 8
+_EVENT_DIM = {
+    "loc": 1,
+    "covariance": 2,
+    "initial_loc": 1,
+    "initial_cov": 2,
+    "transition_matrix": 2,
+    "transition_cov": 2,
+}
 
 
 def split(
@@ -110,7 +118,10 @@ def find_source(
         expected: list[Any]
         if prior is None:
             states = picked(prober, place, source, values)
-            expected = [_of_states(table, states) for table in tables]
+            expected = [
+                _of_states(table, states, _EVENT_DIM[name])
+                for name, table in zip(names, tables)
+            ]
         elif source.selector is not None:
             states = picked(prober, place, source, values)
             expected = [part[states] for part in parts(values)]
@@ -128,10 +139,20 @@ def find_source(
     return None
 
 
-def _of_states(table: Array, states: Any) -> np.ndarray:
-    """Entries ``(*positions, ...)`` of a table ``(K, *positions, ...)`` at states."""
+def _of_states(table: Array, states: Any, event_dim: int) -> np.ndarray:
+    """Entries ``(*positions, *event)`` of a table at states.
+
+    :param table: ``(K, *positions, *event)``, or with fewer positions where they share
+        a value.
+    :param states: at the positions.
+    """
     states = np.asarray(states)
-    count = table.ndim - 1 - states.ndim
+    rank = max(states.ndim, table.ndim - 1 - event_dim)
+
+    def aligned(x: np.ndarray, event: int) -> np.ndarray:
+        missing = rank - (x.ndim - 1 - event)
+        return x.reshape(len(x), *(1,) * missing, *x.shape[1:])
+
     chosen = states == np.arange(len(table)).reshape(-1, *(1,) * states.ndim)
-    chosen = chosen.reshape(chosen.shape + (1,) * max(count, 0))
-    return np.sum(np.where(chosen, np.asarray(table), 0.0), 0)
+    chosen = aligned(chosen, 0)[(..., *(None,) * event_dim)]
+    return np.sum(np.where(chosen, aligned(np.asarray(table), event_dim), 0.0), 0)
