@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import lineax
@@ -107,11 +108,27 @@ def solve_fixed_point(
     if options.gradient == "unrolled":
         value, sweeps, residual = _unrolled(step, flat, options)
         return Solution(unravel(value), sweeps, residual)
-    closed, constants = jax.closure_convert(step, flat)
+    closed, constants = _close(step, flat)
     if options.gradient == "stopped":
         constants = lax.stop_gradient(constants)
-    value, sweeps, residual = _solve(closed, options, flat, tuple(constants))
+    value, sweeps, residual = _solve(closed, options, flat, constants)
     return Solution(unravel(value), sweeps, residual)
+
+
+def _close(step: Callable, *example: Array) -> tuple[Callable, tuple]:
+    """A function of its arguments and of all that it closed over, and the latter.
+
+    ``jax.closure_convert`` leaves masks and integers in the closure, and with them the
+    tracers of a caller.
+    """
+    jaxpr = jax.make_jaxpr(step)(*example)
+
+    def closed(*args: Array) -> Array:
+        own, constants = args[: len(example)], args[len(example) :]
+        (out,) = jaxpr_as_fun(ClosedJaxpr(jaxpr.jaxpr, constants))(*own)
+        return out
+
+    return closed, tuple(jaxpr.consts)
 
 
 class _State(NamedTuple):

@@ -3,6 +3,7 @@
 
 """Padding changes nothing, and what is missing is inferred."""
 
+import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import numpyro_svae as ns
 from tests.data import make_svi, sequences, steps
-from tests.switching import hmm, known_hmm, known_slds
+from tests.switching import TURNS, hmm, known_hmm, known_slds
 
 LENGTHS = jnp.array([6, 3])
 
@@ -49,6 +50,32 @@ def test_padding_changes_nothing(x64, model, mean_field):
                 found, getattr(expected[site], read)[0], atol=1e-8
             )
     np.testing.assert_allclose(together, apart, rtol=1e-9)
+
+
+def slope_of(y, **ragged):
+    """Gradient of the loss of a switching system with respect to its dynamics."""
+    guide = ns.AutoSVAE(known_slds, fixed_point=ns.FixedPoint(tolerance=1e-12))
+
+    @jax.jit
+    def slope(weight, ragged):
+        def loss(weight):
+            args = {}, known_slds, guide, y, None, weight
+            return ns.SVAE_ELBO().loss(random.PRNGKey(0), *args, **ragged)
+
+        return jax.grad(loss)(weight)
+
+    guide.posterior_local({}, y, None, jnp.asarray(TURNS), **ragged)
+    return slope(jnp.asarray(TURNS), ragged)
+
+
+@pytest.mark.slow
+def test_gradients_through_sweeps_are_those_without_padding(x64):
+    """Lengths and masks are traced, and no parameters: none leaks from the sweeps."""
+    y, exists = (leaf[1:] for leaf in padded())
+    together = slope_of(y, lengths=LENGTHS[1:], mask=exists)
+    alone = slope_of(y[:, : LENGTHS[1]])
+    assert np.abs(alone).max() > 1e-2
+    np.testing.assert_allclose(together, alone, atol=1e-8)
 
 
 def test_globals_learn_nothing_from_padding(x64):
