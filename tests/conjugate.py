@@ -110,7 +110,7 @@ def factor_analysis(y, dim=1):
     fn = dist.Normal(jnp.zeros((rows, dim + 1)), spread).to_event(2)
     weight = numpyro.sample("weight", fn)
     with numpyro.plate("data", len(y)):
-        x = numpyro.sample("x", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
+        x = numpyro.sample("x", dist.Normal(0, 1).expand([dim]).to_event(1))
         u = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1))], -1)
         seen = dist.Normal(u @ weight.T, jnp.sqrt(variance)).to_event(1)
         numpyro.sample("y", seen, obs=y)

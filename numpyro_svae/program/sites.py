@@ -160,9 +160,11 @@ def gaussian_view(site: Site) -> GaussianView | None:
         return GaussianView(loc, tril @ jnp.swapaxes(tril, -1, -2))
     if isinstance(fn, dist.Normal) and len(site.outer.event_shape) == site.extra + 1:
         shape = site.positions + site.outer.event_shape[-1:]
-        variance = _shared(fn.scale**2, shape[-1])
-        covariance = variance[..., None] * jnp.eye(shape[-1], dtype=variance.dtype)
-        return GaussianView(jnp.broadcast_to(fn.loc, shape), covariance)
+        dtype = jnp.result_type(fn.loc, fn.scale, float)  # Normal(0, 1) is of integers
+        variance = _shared(jnp.asarray(fn.scale, dtype) ** 2, shape[-1])
+        covariance = variance[..., None] * jnp.eye(shape[-1], dtype=dtype)
+        loc = jnp.broadcast_to(jnp.asarray(fn.loc, dtype), shape)
+        return GaussianView(loc, covariance)
     return None
 
 
