@@ -1,0 +1,145 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is to be controlled, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+from jax import Array, lax
+import jax.numpy as jnp
+
+__all__ = ["ControlProblem", "QuadraticCost"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class QuadraticCost:
+    r"""The cost :math:`\frac12 (x - g)^T W (x - g) + \frac12 a^T R a` of one step.
+
+    :param state: positive semi-definite W, ``(D, D)``.
+    :param action: positive definite R, ``(A, A)``.
+    :param target: g, ``(D,)``.
+    """
+
+    state: Array
+    action: Array
+    target: Array
+
+    def __call__(self, x: Array, action: Array) -> Array:
+        """Cost of a state ``(D,)`` and the action ``(A,)`` that is taken in it."""
+        return self.final(x) + 0.5 * action @ self.action @ action
+
+    def final(self, x: Array) -> Array:
+        """Cost of a state ``(D,)`` in which no action is taken."""
+        return 0.5 * (x - self.target) @ self.state @ (x - self.target)
+
+
+@dataclass(frozen=True)
+class ControlProblem:
+    """Dynamics ``x' = F [x; action; known] + disturbance``, a start, and a cost.
+
+    What is uncertain is given by S samples; a plan is judged by its mean cost over
+    them. Samples of the dynamics come from the posterior of their prior, those of a
+    switching system from sampled paths of its discrete states, and samples of the start
+    from the filtered state. Make the problem inside of what is compiled:
+
+    .. code-block:: python
+
+        posterior = guide.get_posterior(params)["dynamics"]
+        weight, cov = posterior.unpack(posterior.sample(key, (32,)))
+
+
+        @jax.jit
+        def act(start):
+            problem = ControlProblem(cost, cost.final, 20, weight, start, -2.0, 2.0)
+            return plan_by_gradient(problem).actions[0]
+
+    :param cost: of a state ``(D,)`` and an action ``(A,)``; any JAX function, for
+        instance one of the decoded state, or a learnt one.
+    :param final: cost of the last state ``(D,)``.
+    :param horizon: number T of actions.
+    :param weight: samples of F, ``(S, D, D + A + E)``, or ``(S, T, D, D + A + E)`` if
+        they change with time.
+    :param start: samples of the first state, ``(S, D)``.
+    :param lower: lower bounds of actions, ``(A,)`` or a number.
+    :param upper: upper bounds of actions, likewise.
+    :param known: inputs after the actions that are known beforehand, ``(T, E)`` or
+        ``(E,)``, such as the constant of a bias.
+    :param disturbance: samples of the noise, ``(S, T, D)``.
+    :raises ValueError: if shapes do not fit.
+    """
+
+    cost: Callable[[Array, Array], Array]
+    final: Callable[[Array], Array]
+    horizon: int
+    weight: Array
+    start: Array
+    lower: Array | float = -jnp.inf
+    upper: Array | float = jnp.inf
+    known: Array | None = None
+    disturbance: Array | None = None
+
+    def __post_init__(self) -> None:
+        size = self.start.shape[-1]
+        if self.weight.ndim not in (3, 4) or self.start.ndim != 2:
+            raise ValueError(
+                f"weight, start: found shapes {self.weight.shape} and "
+                f"{self.start.shape}; accepted are (S, D, D + A + E) or "
+                "(S, T, D, D + A + E), and (S, D)."
+            )
+        extra = 0 if self.known is None else jnp.shape(self.known)[-1]
+        if self.weight.shape[-2] != size or self.weight.shape[-1] <= size + extra:
+            raise ValueError(
+                f"weight: found matrices of shape {self.weight.shape[-2:]} for states "
+                f"of dimension {size} and {extra} known inputs; accepted are "
+                f"({size}, {size} + number of actions + {extra})."
+            )
+
+    @property
+    def num_actions(self) -> int:
+        """Dimension A of an action."""
+        extra = 0 if self.known is None else jnp.shape(self.known)[-1]
+        return self.weight.shape[-1] - self.start.shape[-1] - extra
+
+    def clip(self, actions: Array) -> Array:
+        """The nearest actions within the bounds."""
+        return jnp.clip(actions, self.lower, self.upper)
+
+    def rollout(self, actions: Array) -> Array:
+        """Paths ``(S, T + 1, D)`` under actions ``(T, A)``."""
+        size = self.start.shape[-1]
+        inputs = actions
+        if self.known is not None:
+            known = jnp.broadcast_to(
+                self.known, (self.horizon, jnp.shape(self.known)[-1])
+            )
+            inputs = jnp.concatenate([actions, known], -1)
+        steps = (self.horizon, *self.weight.shape[-2:])
+
+        def path(weight: Array, start: Array, disturbance: Array) -> Array:
+            def step(x: Array, given: tuple) -> tuple[Array, Array]:
+                matrix, u, noise = given
+                x = matrix[:, :size] @ x + matrix[:, size:] @ u + noise
+                return x, x
+
+            given = jnp.broadcast_to(weight, steps), inputs, disturbance
+            _, later = lax.scan(step, start, given)
+            return jnp.concatenate([start[None], later])
+
+        noise = self.disturbance
+        if noise is None:
+            noise = jnp.zeros((len(self.weight), self.horizon, size), self.weight.dtype)
+        return jax.vmap(path)(self.weight, self.start, noise)
+
+    def expected_cost(self, actions: Array) -> Array:
+        """Mean cost of actions ``(T, A)`` over the samples."""
+
+        def total(path: Array) -> Array:
+            steps = jax.vmap(self.cost)(path[:-1], actions)
+            return jnp.sum(steps) + self.final(path[-1])
+
+        return jnp.mean(jax.vmap(total)(self.rollout(actions)))
