@@ -11,6 +11,11 @@ from numpyro_svae.distributions import (
     NormalInverseWishart,
 )
 from numpyro_svae.elbo import SVAE_ELBO
+from numpyro_svae.forecasting.filter import FilterState, filter
+from numpyro_svae.forecasting.forecast import forecast, log_score
+from numpyro_svae.forecasting.impute import impute
+from numpyro_svae.forecasting.scores import coverage, crps
+from numpyro_svae.forecasting.smooth import smooth
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.optim import svae_optimizer
@@ -23,13 +28,21 @@ __all__ = [
     "AutoSVAE",
     "CategoricalPotential",
     "DiscreteMarkovChain",
+    "FilterState",
     "FixedPoint",
     "GaussianPotential",
     "LinearGaussianChain",
     "MatrixNormalInverseWishart",
     "NormalInverseWishart",
     "__version__",
+    "coverage",
+    "crps",
+    "filter",
+    "forecast",
+    "impute",
+    "log_score",
     "sample",
+    "smooth",
     "svae_optimizer",
     "to_arviz",
 ]

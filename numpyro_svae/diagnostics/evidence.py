@@ -16,7 +16,13 @@ from numpyro.handlers import block, replay, seed, substitute, trace
 
 from numpyro_svae.guide import AutoSVAE
 
-__all__ = ["Fit", "integrated_log_likelihood", "log_prob", "sample_messages"]
+__all__ = [
+    "Fit",
+    "check_subsample",
+    "integrated_log_likelihood",
+    "log_prob",
+    "sample_messages",
+]
 
 
 class Fit(NamedTuple):
@@ -59,6 +65,19 @@ class Fit(NamedTuple):
 def sample_messages(messages: dict[str, dict]) -> dict[str, dict]:
     """The messages of sample sites."""
     return {n: m for n, m in messages.items() if m["type"] == "sample"}
+
+
+def check_subsample(messages: dict[str, dict]) -> None:
+    """All plates of a run must have all of their data.
+
+    :raises ValueError: naming the plate.
+    """
+    for name, message in messages.items():
+        if message["type"] == "plate" and len(message["value"]) < message["args"][0]:
+            raise ValueError(
+                f"Plate '{name}': found a subsample of {len(message['value'])} of "
+                f"{message['args'][0]}. Accepted: a model that runs on all of its data."
+            )
 
 
 def integrated_log_likelihood(

@@ -22,6 +22,7 @@ import xarray as xr
 from numpyro_svae.diagnostics.dims import PACKED, Dims
 from numpyro_svae.diagnostics.evidence import (
     Fit,
+    check_subsample,
     integrated_log_likelihood,
     log_prob,
     sample_messages,
@@ -93,7 +94,7 @@ def to_arviz(
     fit = Fit(model, guide, params, args, kwargs)
     draws, log_q = _draw(fit, random.split(draw_key, num_samples))
     messages = fit.trace(model, run_key, {n: value[0] for n, value in draws.items()})
-    _check_plates(messages)
+    check_subsample(messages)
     shown = _shown(fit.global_names, messages, set(local_sites), set(draws))
     free = uncondition(model)
     predict = Predictive(free, posterior_samples=draws, params=params)
@@ -185,15 +186,6 @@ def _total(sites: Iterable[dict]) -> Array:
 
 def _some(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: values[name] for name in sorted(names) if name in values}
-
-
-def _check_plates(messages: dict[str, dict]) -> None:
-    for name, message in messages.items():
-        if message["type"] == "plate" and len(message["value"]) < message["args"][0]:
-            raise ValueError(
-                f"Plate '{name}': found a subsample of {len(message['value'])} of "
-                f"{message['args'][0]}. Accepted: a model that runs on all of its data."
-            )
 
 
 def _constants(

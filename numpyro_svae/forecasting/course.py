@@ -1,0 +1,236 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A fitted guide with data, read as something that goes on in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_svae.diagnostics.evidence import Fit, check_subsample, sample_messages
+from numpyro_svae.forecasting.continuation import Continue, chain_of
+from numpyro_svae.forecasting.timeline import (
+    Arguments,
+    InTime,
+    Shapes,
+    at_last,
+    blank,
+    find_times,
+)
+from numpyro_svae.forecasting.window import Window, check_names, check_shape
+from numpyro_svae.guide import AutoSVAE
+
+__all__ = ["Course", "Messages", "draw_sites", "read_fit"]
+
+Messages = dict[str, dict]
+
+
+class Chain(NamedTuple):
+    """A chain of a program.
+
+    :param first: the site whose value begins it: its own, or that of the first state.
+    :param axis: of time in the value of its site.
+    :param lengths: of the sequences, if they are padded.
+    """
+
+    first: str
+    axis: int
+    lengths: Array | None
+
+
+def read_fit(
+    model: Callable, guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict
+) -> Fit:
+    """A fit whose guide has read its model.
+
+    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
+    """
+    if not isinstance(guide, AutoSVAE):
+        raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
+    fit = Fit(model, guide, params, args, kwargs)
+    if guide.structure is None:
+        fit.trace(guide, random.PRNGKey(0), {})
+    return fit
+
+
+def draw_sites(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
+    """Draws of the latent sites from the guide, leading."""
+
+    @jax.jit
+    def draw(key: Array) -> dict[str, Array]:
+        shape = (num_samples,)
+        return fit.guide.sample_posterior(
+            key, fit.params, *fit.args, sample_shape=shape, **fit.kwargs
+        )
+
+    return draw(key)
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """A model with its data, which can be run on from its last states.
+
+    :param fit: the fitted guide, its model and the data.
+    :param draws: of the latent sites from the guide, leading.
+    :param num_samples: number of draws.
+    """
+
+    fit: Fit
+    draws: dict[str, Array]
+    num_samples: int
+
+    @classmethod
+    def of(cls, fit: Fit, key: Array, num_samples: int) -> Course:
+        """Draw the latent sites."""
+        return cls(fit, draw_sites(fit, key, num_samples), num_samples)
+
+    # what there is
+
+    @cached_property
+    def start(self) -> dict[str, Array]:
+        """One of the draws."""
+        return {name: value[0] for name, value in self.draws.items()}
+
+    @cached_property
+    def messages(self) -> Messages:
+        """The trace of the model at that draw."""
+        messages = self.fit.trace(self.fit.model, random.PRNGKey(0), self.start)
+        check_subsample(messages)
+        return messages
+
+    @cached_property
+    def observed(self) -> dict[str, dict]:
+        """The messages of the observed sites."""
+        found = sample_messages(self.messages)
+        return {name: m for name, m in found.items() if m["is_observed"]}
+
+    @cached_property
+    def chains(self) -> dict[str, Chain]:
+        """The chains, by their sites."""
+        found = {}
+        for name, message in sample_messages(self.messages).items():
+            chain = chain_of(message["fn"])
+            if chain is not None:
+                rank = len(message["fn"].batch_shape)
+                found[name] = Chain(name, rank, chain.lengths)
+        for scan in self.fit.guide._wiring.scans:
+            found |= {c.name: Chain(c.first, 0, None) for c in scan.chains.values()}
+        if not found:
+            raise ValueError(
+                "The model: found no chain of states, so nothing goes on in time. "
+                "Accepted: a LinearGaussianChain, a DiscreteMarkovChain, or a chain "
+                "that is written with scan."
+            )
+        return found
+
+    @cached_property
+    def num_steps(self) -> int:
+        """Number of steps of the data."""
+        scanned = {n for n, chain in self.chains.items() if chain.first != n}
+        found = {
+            self._path(self.start, name).shape[chain.axis] + (name in scanned)
+            for name, chain in self.chains.items()
+        }
+        if len(found) > 1:
+            raise ValueError(
+                f"The chains {sorted(self.chains)}: found lengths {sorted(found)}. "
+                "Accepted: chains with the same number of steps."
+            )
+        return found.pop()
+
+    @property
+    def lengths(self) -> Array | None:
+        """Lengths of the sequences, if they are padded."""
+        return next(iter(self.chains.values())).lengths
+
+    def _path(self, draw: dict[str, Array], name: str) -> Array:
+        return draw[name] if name in draw else self.observed[name]["value"]
+
+    def last_states(self, draw: dict[str, Array]) -> dict[str, Array]:
+        """The last states of the chains in a draw, by the site that begins each."""
+        return {
+            chain.first: at_last(self._path(draw, name), chain.axis, chain.lengths)
+            for name, chain in self.chains.items()
+        }
+
+    # arguments and sites in time
+
+    @cached_property
+    def arguments(self) -> Arguments:
+        """The arguments of the model."""
+        return Arguments.of(self.fit.model, self.fit.args, self.fit.kwargs)
+
+    @cached_property
+    def times(self) -> tuple[tuple[InTime | None, ...], dict[str, InTime]]:
+        """Where time is in the arguments, and in the sites."""
+        rank = next(iter(self.chains.values())).axis
+        return find_times(self._shapes, self.arguments, self.num_steps, rank)
+
+    def _shapes(self, leaves: tuple) -> Shapes:
+        found: Shapes = {}
+
+        def run() -> None:
+            messages = self.run(random.PRNGKey(0), self.start, leaves)
+            found.update({n: np.shape(m["value"]) for n, m in messages.items()})
+
+        jax.eval_shape(run)
+        return found
+
+    def run(self, key: Array, draw: dict[str, Array], leaves: tuple) -> Messages:
+        """Run the model on from the last states of a draw.
+
+        :param key: random key.
+        :param draw: of the latent sites; those in time but the last states are drawn
+            anew.
+        :param leaves: of the arguments, for the last step of the data and those after.
+        :return: the messages of sample and deterministic sites.
+        """
+        states, names = self.last_states(draw), self.fit.global_names
+        if "times" in self.__dict__:  # what has no time keeps its value
+            names = set(draw) - set(self.times[1]) - set(states)
+        values = {n: v for n, v in draw.items() if n in names}
+        args, kwargs = self.arguments.join(leaves)
+        fit = self.fit._replace(args=args, kwargs=kwargs)
+        messages = fit.trace(Continue(fit.model, states), key, values)
+        shown = ("sample", "deterministic")
+        return {n: m for n, m in messages.items() if m["type"] in shown}
+
+    def window(self, horizon: int, future: Mapping[str, Any]) -> Window:
+        """The arguments for the last step of the data and those after.
+
+        :param horizon: number of steps after it.
+        :param future: by argument, its values at these steps.
+        :raises ValueError: if an argument is unknown or has another shape.
+        """
+        arguments, (times, _) = self.arguments, self.times
+        check_names(arguments, times, future)
+        leaves: list[Any] = []
+        blanks: dict[int, InTime] = {}
+        for name, leaf, time in zip(arguments.names, arguments.leaves, times):
+            if time is not None and name in future:
+                leaf = self._extended(name, leaf, time, horizon, future[name])
+            elif time is not None:
+                if time.axis is not None:
+                    blanks[len(leaves)] = time
+                leaf = blank(leaf, time, horizon + 1)
+            leaves.append(leaf)
+        return Window(arguments, tuple(leaves), blanks, horizon)
+
+    def _extended(
+        self, name: str, leaf: Any, time: InTime, horizon: int, future: Any
+    ) -> Array:
+        """The values at the last step of the data, if it has any, and after."""
+        leaf, future, axis = jnp.asarray(leaf), jnp.asarray(future), int(time.axis or 0)
+        check_shape(name, leaf, axis, horizon, future)
+        if time.lag:
+            return future
+        last = jnp.expand_dims(at_last(leaf, axis, self.lengths), axis)
+        return jnp.concatenate([last, future.astype(leaf.dtype)], axis)

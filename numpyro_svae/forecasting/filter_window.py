@@ -1,0 +1,175 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Inference on a window of two steps, of which the first has the belief so far.
+
+The window is an ordinary run of the model, shown to the guide's inference with two
+changes: chains begin with the beliefs, and nothing but the chains is at the first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from jax import Array, random
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro.handlers import block, substitute
+
+from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.forecasting.continuation import chain_of
+from numpyro_svae.forecasting.timeline import InTime, at_last
+from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.engine import local_posterior
+from numpyro_svae.program.binding import bind
+from numpyro_svae.program.factors import Source, Structure
+from numpyro_svae.program.probing import plain_run
+from numpyro_svae.program.setup import recognise
+from numpyro_svae.program.sites import Program, sample_sites
+from numpyro_svae.program.wrappers import peel
+
+__all__ = ["Belief", "Beliefs", "belief_of", "continued", "infer_window"]
+
+
+class Belief(NamedTuple):
+    """Moments of a Gaussian state: ``(..., D)`` and ``(..., D, D)``."""
+
+    mean: Array
+    covariance: Array
+
+
+Beliefs = dict[str, Belief | Array]  # an array has the probabilities of a discrete one
+
+
+def belief_of(
+    marginal: Any, batch: tuple[int, ...], lengths: Array | None = None
+) -> Belief | Array:
+    """The marginal distribution of the last state of a chain."""
+
+    def last(x: Array, event_dim: int) -> Array:
+        axis = x.ndim - event_dim - 1
+        x = jnp.broadcast_to(x, (*batch, *x.shape[axis:]))
+        return at_last(x, len(batch), lengths)
+
+    if isinstance(marginal, DiscreteMarkovChain):
+        return last(marginal.probs, 1)
+    return Belief(last(marginal.mean, 1), last(marginal.covariance, 2))
+
+
+def continued(structure: Structure) -> Structure:
+    """The wiring of a window: what begins its chains is given."""
+    factors = tuple(
+        replace(factor, source=Source()) if factor.role == "initial" else factor
+        for factor in structure.factors
+        if factor.role != "initial" or factor.site in structure.locals
+    )
+    return replace(structure, factors=factors)
+
+
+def infer_window(
+    guide: AutoSVAE,
+    structure: Structure,
+    times: dict[str, InTime],
+    params: dict[str, Any],
+    beliefs: Beliefs,
+    arguments: tuple[tuple, dict],
+    seen: bool,
+) -> Beliefs:
+    """Beliefs at the second step of a window.
+
+    :param guide: the guide.
+    :param structure: its wiring, for windows.
+    :param times: where time is in the sites of the program.
+    :param params: parameters.
+    :param beliefs: at the first step.
+    :param arguments: of the model, for two steps.
+    :param seen: whether there are data at the second step.
+    """
+    args, kwargs = arguments
+    key = random.PRNGKey(0)
+    program = _Window(
+        guide.model, args, kwargs, key, params, structure.scans, beliefs, times, seen
+    )
+    messages = plain_run(program, structure)
+    with block(), substitute(data=params):
+        spoken, _ = recognise(guide.recognition, messages, args, kwargs, key)
+    bound = bind(program, structure, sample_sites(messages))
+    potentials = {}
+    for name, potential in spoken.items():
+        timed = potential.batch_shape[-1:] == (2,)
+        potentials[name] = potential.mask(jnp.array([False, seen]) if timed else False)
+    naturals = {n: params[guide._natural_name(n)] for n in structure.priors}
+    local = local_posterior(
+        structure, guide.mean_field, guide.fixed_point, bound, naturals, potentials
+    )
+    return {
+        name: belief_of(local.marginals[name], _batch(belief))
+        for name, belief in beliefs.items()
+    }
+
+
+def _batch(belief: Belief | Array) -> tuple[int, ...]:
+    vector = belief.mean if isinstance(belief, Belief) else belief
+    return vector.shape[:-1]
+
+
+@dataclass(frozen=True)
+class _Window(Program):
+    """A program over two steps.
+
+    :param beliefs: what its chains begin with.
+    :param times: where time is in its sites.
+    :param seen: whether there are data at the second step.
+    """
+
+    beliefs: Beliefs = field(default_factory=dict)
+    times: dict[str, InTime] = field(default_factory=dict)
+    seen: bool = True
+
+    def trace(self, *args: Any, **kwargs: Any) -> dict[str, dict]:
+        """Trace of a run, with what the window changes of it."""
+        messages = super().trace(*args, **kwargs)
+        return {
+            name: {**m, "fn": self._shown(name, m)} if m["type"] == "sample" else m
+            for name, m in messages.items()
+        }
+
+    def _shown(self, name: str, message: dict) -> Any:
+        fn = message["fn"]
+        belief, chain = self.beliefs.get(name), chain_of(fn)
+        if isinstance(chain, DiscreteMarkovChain) and belief is not None:
+            steps = chain.transition_probs
+            return DiscreteMarkovChain(belief, steps, 2, validate_args=False)
+        if isinstance(chain, LinearGaussianChain) and isinstance(belief, Belief):
+            return LinearGaussianChain(
+                *belief,
+                chain.transition_matrix,
+                chain.transition_cov,
+                inputs=chain.inputs,
+                num_steps=2,
+                validate_args=False,
+            )
+        local = message["is_observed"] or name in self._latent
+        return fn if chain is not None or not local else self._masked(name, message)
+
+    @property
+    def _latent(self) -> set[str]:
+        """Latent sites of a scan; those of other programs have time."""
+        scanned: set[str] = set()
+        return scanned.union(*(scan.latent for scan in self.scans)) | set(self.times)
+
+    def _masked(self, name: str, message: dict) -> dist.Distribution:
+        """A site that does not count at the first step."""
+        fn = message["fn"]
+        base, mask, extra = peel(fn)
+        full = tuple(fn.batch_shape) + tuple(fn.event_shape[:extra])
+        counts, time = jnp.array(False), self.times.get(name)
+        if time is not None:
+            scanned = any(self.scans) and time.lag == 1
+            axis = len(fn.batch_shape) if scanned else int(time.axis or 0)
+            seen = self.seen or not message["is_observed"]
+            counts = jnp.array([False, seen])
+            counts = counts.reshape((2,) + (1,) * (len(full) - axis - 1))
+        mask = counts if mask is None else mask & counts
+        return base.expand(full).mask(jnp.broadcast_to(mask, full)).to_event(extra)

@@ -1,0 +1,200 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Forecasts of a fitted guide, and how probable they found what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+import numpy as np
+
+from numpyro_svae.forecasting.continuation import chain_of
+from numpyro_svae.forecasting.course import Course, Messages, read_fit
+from numpyro_svae.forecasting.timeline import InTime
+from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.wrappers import peel
+
+__all__ = ["forecast", "log_score"]
+
+
+def forecast(
+    model: Callable,
+    guide: AutoSVAE,
+    params: dict[str, Any],
+    rng_key: Array,
+    *args: Any,
+    horizon: int,
+    future_inputs: Mapping[str, Any] | None = None,
+    num_samples: int = 1000,
+    **kwargs: Any,
+) -> dict[str, Array]:
+    """Draw what comes after the data.
+
+    Each path is a run of the model itself, with global sites and last states that are
+    drawn from the guide: it carries the uncertainty of parameters and states, and the
+    noise of the dynamics and of the observation. A sequence that is padded goes on from
+    its own end.
+
+    The model is run with its arguments for other steps, so its number of steps must
+    come from its arguments: from the shapes of arrays, or from a whole number. Which
+    axes these are is found by trying. Data need no future, only arguments that
+    predictions depend on do.
+
+    :param model: the model.
+    :param guide: its guide.
+    :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+    :param rng_key: random key.
+    :param args: the arguments of the model, with data.
+    :param horizon: number of steps to forecast, ``H``.
+    :param future_inputs: by the name of an argument, its values at the ``H`` steps
+        after the data, in its own shape with ``H`` in the place of time. Inputs of a
+        :class:`LinearGaussianChain` begin with the one that leads from the last state
+        of the data to the next.
+    :param num_samples: number of paths.
+    :param kwargs: the keyword arguments of the model.
+    :return: by site (observed and latent ones in time, and deterministic ones), of the
+        shape that it has in the program, ``num_samples`` leading and ``H`` in the place
+        of time.
+    :raises ValueError: naming the argument, if one is missing or has a wrong shape, or
+        if the model has no chain.
+
+    **Example**
+
+    .. code-block:: python
+
+        paths = ns.forecast(
+            model, guide, params, key, y, actions,
+            horizon=20, future_inputs={"actions": planned},
+        )
+        low, high = jnp.quantile(paths["y"], jnp.array([0.05, 0.95]), axis=0)
+    """
+    fit = read_fit(model, guide, params, args, kwargs)
+    draw_key, run_key = random.split(rng_key)
+    course = Course.of(fit, draw_key, num_samples)
+
+    def show(messages: Messages, times: dict[str, InTime]) -> dict[str, Array]:
+        return {n: _after(messages[n]["value"], time) for n, time in times.items()}
+
+    return _run(course, run_key, horizon, future_inputs, show)
+
+
+def log_score(
+    model: Callable,
+    guide: AutoSVAE,
+    params: dict[str, Any],
+    rng_key: Array,
+    *args: Any,
+    future: Mapping[str, Any],
+    future_inputs: Mapping[str, Any] | None = None,
+    num_samples: int = 1000,
+    **kwargs: Any,
+) -> dict[str, Array]:
+    """Log predictive densities of what came after the data; higher is better.
+
+    The density at a step is the average over the forecasts of the density of the
+    observation given states and parameters, ``log mean_s p(y | x_s, theta_s)``.
+
+    :param future: by observed site, its values at the ``H`` steps after the data, in
+        its shape in the program with ``H`` in the place of time.
+    :return: by observed site, a number for each entry of its batch and each step.
+    :raises ValueError: naming the site, if it is not observed, has a wrong shape, or is
+        itself a chain, whose steps do not have densities of their own.
+
+    The other parameters are those of :func:`forecast`.
+    """
+    fit = read_fit(model, guide, params, args, kwargs)
+    draw_key, run_key = random.split(rng_key)
+    course = Course.of(fit, draw_key, num_samples)
+    horizon = _check_future(course, future)
+
+    def show(messages: Messages, times: dict[str, InTime]) -> dict[str, Array]:
+        return {
+            name: _log_density(messages[name], times[name], jnp.asarray(value))
+            for name, value in future.items()
+        }
+
+    found = _run(course, run_key, horizon, future_inputs, show)
+    return {n: logsumexp(v, 0) - np.log(num_samples) for n, v in found.items()}
+
+
+def _run(
+    course: Course,
+    key: Array,
+    horizon: int,
+    future_inputs: Mapping[str, Any] | None,
+    show: Callable[[Messages, dict[str, InTime]], dict[str, Array]],
+) -> dict[str, Array]:
+    """What is shown of one run of the model for each draw."""
+    if horizon < 1:
+        raise ValueError(f"horizon: found {horizon}; accepted is at least 1.")
+    window, (_, times) = course.window(horizon, future_inputs or {}), course.times
+    keys = random.split(key, course.num_samples)
+
+    @jax.jit
+    def run(given: list[Array]) -> dict[str, Array]:
+        leaves = window.with_blanks(given)
+
+        def one(key: Array, draw: dict[str, Array]) -> dict[str, Array]:
+            return show(course.run(key, draw, leaves), times)
+
+        return jax.vmap(one)(keys, course.draws)
+
+    return window.run(run)
+
+
+def _after(value: Array, time: InTime) -> Array:
+    """Values after the last step of the data."""
+    axis = int(time.axis or 0)
+    return jax.lax.slice_in_dim(value, 1 - time.lag, None, axis=axis)
+
+
+def _log_density(message: dict, time: InTime, value: Array) -> Array:
+    """Log density of future values given all else, by entry of the batch and step."""
+    axis, rank = int(time.axis or 0), len(message["fn"].batch_shape)
+    fn = peel(message["fn"])[0]
+    if not time.lag:  # the last step of the data is there too, and is not looked at
+        first = jax.lax.slice_in_dim(message["value"], 0, 1, axis=axis)
+        value = jnp.concatenate([first, value.astype(first.dtype)], axis)
+    terms = fn.log_prob(value)
+    events = tuple(range(max(axis + 1, rank), terms.ndim))
+    return _after(jnp.sum(terms, events), time)
+
+
+def _check_future(course: Course, future: Mapping[str, Any]) -> int:
+    """The horizon of values of observed sites."""
+    horizons = set()
+    _, times = course.times
+    for name, value in future.items():
+        if name not in course.observed or name not in times:
+            accepted = sorted(set(course.observed) & set(times))
+            raise ValueError(
+                f"future: found '{name}'; accepted are the observed sites in time, "
+                f"here {accepted}."
+            )
+        message, axis = course.observed[name], int(times[name].axis or 0)
+        if chain_of(message["fn"]) is not None:
+            raise ValueError(
+                f"Site '{name}': it is a chain, so that the densities of its steps "
+                "depend on each other. Accepted: observed sites whose steps are "
+                "independent given states; score the draws of `forecast` by CRPS."
+            )
+        shape, found = list(np.shape(message["value"])), np.shape(value)
+        shape[axis] = found[axis] if len(found) > axis else 0
+        if found != tuple(shape):
+            raise ValueError(
+                f"future: found shape {found} for site '{name}', whose data have shape "
+                f"{np.shape(message['value'])}. Accepted: the same but in axis {axis}."
+            )
+        horizons.add(found[axis])
+    if len(horizons) != 1:
+        raise ValueError(
+            f"future: found {len(horizons)} numbers of steps; accepted is the same "
+            "number for all sites, of which there is at least one."
+        )
+    return horizons.pop()

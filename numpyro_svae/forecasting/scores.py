@@ -1,0 +1,69 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Scores of draws against what came.
+
+**Reference:** T. Gneiting and A. Raftery, *Strictly proper scoring rules, prediction,
+and estimation*, Journal of the American Statistical Association 102 (2007).
+"""
+
+from __future__ import annotations
+
+from jax import Array
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import scoringrules
+
+__all__ = ["coverage", "crps"]
+
+
+def crps(draws: ArrayLike, observed: ArrayLike) -> Array:
+    r"""Continuous ranked probability score of each entry; lower is better.
+
+    :math:`E|Y - y| - \frac12 E|Y - Y'|` for independent draws :math:`Y, Y'` of the
+    forecast, without bias in their number. It has the unit of the data.
+
+    :param draws: of shape ``(num_samples, ...)``, as :func:`forecast` returns them.
+    :param observed: what came, ``(...)``.
+    :return: of shape ``(...)``.
+    :raises ValueError: if the shapes do not fit.
+    """
+    draws, observed = _checked(draws, observed)
+    found = scoringrules.crps_ensemble(
+        observed, draws, m_axis=0, estimator="fair", backend="jax"
+    )
+    return jnp.asarray(found)
+
+
+def coverage(draws: ArrayLike, observed: ArrayLike, probability: float) -> Array:
+    """Whether central intervals of the draws contain what came.
+
+    The share of true entries is ``probability`` where forecasts are calibrated.
+
+    :param draws: of shape ``(num_samples, ...)``.
+    :param observed: what came, ``(...)``.
+    :param probability: of the intervals, such as 0.9 for those between the quantiles
+        0.05 and 0.95.
+    :return: booleans ``(...)``; their mean is the coverage.
+    :raises ValueError: if the shapes do not fit, or it is no probability.
+    """
+    draws, observed = _checked(draws, observed)
+    if not 0 < probability < 1:
+        raise ValueError(
+            f"probability: found {probability}; accepted are numbers between 0 and 1."
+        )
+    tail = 0.5 * (1 - probability)
+    low, high = jnp.quantile(draws, jnp.array([tail, 1 - tail]), axis=0)
+    return (low <= observed) & (observed <= high)
+
+
+def _checked(draws: ArrayLike, observed: ArrayLike) -> tuple[Array, Array]:
+    draws, observed = jnp.asarray(draws), jnp.asarray(observed)
+    if draws.ndim < 1 or draws.shape[1:] != observed.shape or len(draws) < 2:
+        raise ValueError(
+            f"draws: found shape {draws.shape} for observations of shape "
+            f"{observed.shape}. Accepted: (num_samples, *observed.shape), with two "
+            "samples or more."
+        )
+    dtype = jnp.result_type(draws, observed, float)
+    return draws.astype(dtype), observed.astype(dtype)

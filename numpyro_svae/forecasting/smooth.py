@@ -1,0 +1,107 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""States of a sequence given all of it, with names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jax import Array, random
+import jax.numpy as jnp
+import numpyro.distributions as dist
+import xarray as xr
+
+from numpyro_svae.diagnostics.dims import Dims
+from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.forecasting.course import read_fit
+from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.wrappers import peel
+
+__all__ = ["covariance_of", "smooth"]
+
+_EVENTS = {
+    "mean": ("state",),
+    "covariance": ("state", "state_bis"),
+    "probs": ("component",),
+}
+
+
+def smooth(
+    model: Callable,
+    guide: AutoSVAE,
+    params: dict[str, Any],
+    *args: Any,
+    **kwargs: Any,
+) -> xr.Dataset:
+    """Local sites given all the data, at the expectations of the global ones.
+
+    These are the moments of :meth:`AutoSVAE.posterior_local`, which is for use within
+    compiled functions, as a data set with named dimensions. Missing steps have their
+    states too; those after the end of a padded sequence are NaN.
+
+    :param model: the model.
+    :param guide: its guide.
+    :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+    :param args: the arguments of the model, with data.
+    :param kwargs: the keyword arguments of the model.
+    :return: ``<site>_mean`` and ``<site>_covariance`` of Gaussian sites and chains,
+        ``<site>_probs`` of discrete ones. Dimensions are those of plates, then
+        ``time``, then ``state`` and ``state_bis``, or ``component``.
+    """
+    fit = read_fit(model, guide, params, args, kwargs)
+    marginals = guide.posterior_local(params, *args, **kwargs)
+    messages = fit.trace(model, random.PRNGKey(0), {})
+    dims, values = Dims(messages), dict[str, Array]()
+    for name, marginal in marginals.items():
+        exists = _exists(messages.get(name))
+        for part, value in _moments(marginal):
+            plates = _plates(messages.get(name), len(marginal.batch_shape))
+            event = _EVENTS[part]
+            times = ("time",) * (value.ndim - len(plates) - len(event))
+            if exists is not None:
+                shape = exists.shape + (1,) * len(event)
+                value = jnp.where(exists.reshape(shape), value, jnp.nan)
+            dims.name(f"{name}_{part}", [*plates, *times, *event])
+            values[f"{name}_{part}"] = value
+    return dims.dataset(values, False)
+
+
+def covariance_of(marginal: Any) -> Array:
+    """Covariances of a Gaussian, a chain, or a mixture of Gaussians."""
+    if isinstance(marginal, LinearGaussianChain):
+        return marginal.covariance
+    base = peel(marginal)[0]
+    if not isinstance(base, dist.MixtureSameFamily):
+        return base.covariance_matrix
+    parts, weights = base.component_distribution, base.mixing_distribution.probs
+    away = parts.loc - base.mean[..., None, :]
+    second = parts.covariance_matrix + away[..., :, None] * away[..., None, :]
+    return jnp.sum(weights[..., None, None] * second, -3)
+
+
+def _moments(marginal: Any) -> Iterator[tuple[str, Array]]:
+    base = peel(marginal)[0]
+    if base.is_discrete:
+        yield "probs", base.probs
+    else:
+        yield "mean", marginal.mean
+        yield "covariance", covariance_of(marginal)
+
+
+def _exists(message: dict | None) -> Array | None:
+    """The states of a chain that are no padding."""
+    if message is None:
+        return None
+    base = peel(message["fn"])[0]
+    if getattr(base, "lengths", None) is None:
+        return None
+    return jnp.arange(base.event_shape[0]) < base.lengths[..., None]
+
+
+def _plates(message: dict | None, rank: int) -> list[str]:
+    """Names of the dimensions of the batch of a site."""
+    frames = () if message is None else message["cond_indep_stack"]
+    names = {frame.dim: frame.name for frame in frames}
+    return [names.get(dim, f"batch_{rank + dim}") for dim in range(-rank, 0)]

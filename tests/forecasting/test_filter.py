@@ -1,0 +1,173 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Filtering step by step is what smoothing says of the last step."""
+
+import dynamax.linear_gaussian_ssm as dynamax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_svae as ns
+from tests.data import make_svi, sequences
+from tests.models import known_lds, linear_lds
+from tests.switching import (
+    INITIAL,
+    ROWS,
+    TURNS,
+    hmm,
+    hmm_svae,
+    known_hmm,
+    known_slds,
+    recognition,
+)
+
+START = 3
+
+
+def run(state, **later):
+    """Filter all later steps in one compiled loop; arguments are in order of time."""
+
+    def step(state, new):
+        state = state.update(**new)
+        return state, state.beliefs
+
+    return jax.lax.scan(step, state, later)
+
+
+def start_of(model, guide, *data):
+    """The parameters before any step of learning."""
+    svi = make_svi(model, guide)
+    return svi.get_params(svi.init(jax.random.PRNGKey(0), *data))
+
+
+def over_time(x, start):
+    return jnp.swapaxes(x, 0, 1)[start:]
+
+
+def test_an_lds_with_learnt_parameters(x64):
+    y, actions = sequences(count=2, steps=6)
+    guide = ns.AutoSVAE(linear_lds)
+    params = start_of(linear_lds, guide, y, actions)
+    state = ns.filter(linear_lds, guide, params, y[:, :START], actions[:, : START - 1])
+    later = {"y": over_time(y, START), "actions": over_time(actions, START - 1)}
+    state, _ = run(state, **later)
+    whole = guide.posterior_local(params, y, actions)["x"]
+    found = state.marginals["x"]
+    np.testing.assert_allclose(found.mean, whole.mean[:, -1], atol=1e-10)
+    covariance = whole.covariance[:, -1]
+    np.testing.assert_allclose(found.covariance_matrix, covariance, atol=1e-10)
+    with pytest.raises(ValueError, match=r"Arguments \['actions'\]: found no values"):
+        state.update(y=y[:, START])
+    with pytest.raises(ValueError, match=r"'y': found shape .* Accepted: \(2, 1, 3\)"):
+        state.update(y=y[0, START], actions=actions[:, START])
+
+
+def test_dynamax_filters_alike(x64):
+    y, _ = sequences(count=2, steps=6)
+    state = ns.filter(known_lds, ns.AutoSVAE(known_lds), {}, y[:, :2])
+    state, found = run(state, y=over_time(y, 2))
+    model = dynamax.LinearGaussianSSM(2, 3)
+    known, _ = model.initialize(
+        jax.random.PRNGKey(0),
+        initial_mean=jnp.array([0.5, -0.5]),
+        initial_covariance=1.5 * jnp.eye(2),
+        dynamics_weights=jnp.array([[0.9, -0.2], [0.3, 0.8]]),
+        dynamics_bias=jnp.zeros(2),
+        dynamics_covariance=jnp.array([[0.3, 0.1], [0.1, 0.2]]),
+        emission_weights=jnp.array([[1.0, 0.5], [0.3, -1.0], [0.7, 0.2]]),
+        emission_bias=jnp.full(3, 0.1),
+        emission_covariance=0.4 * jnp.eye(3),
+    )
+    for n in range(2):
+        expected = dynamax.lgssm_filter(known, y[n])
+        mean, covariance = found["x"].mean[:, n], found["x"].covariance[:, n]
+        np.testing.assert_allclose(mean, expected.filtered_means[2:], atol=1e-8)
+        goal = expected.filtered_covariances[2:]
+        np.testing.assert_allclose(covariance, goal, atol=1e-8)
+    blind = state.update()
+    matrix = np.array([[0.9, -0.2], [0.3, 0.8]])
+    goal = np.asarray(state.beliefs["x"].mean) @ matrix.T
+    np.testing.assert_allclose(blind.marginals["x"].mean, goal, atol=1e-10)
+
+
+@pytest.mark.parametrize("model", [hmm, hmm_svae])
+def test_hidden_markov_models(x64, model):
+    """With Gaussian observations, and with hidden vectors between states and data."""
+    y, _ = sequences(count=2, steps=6, outputs=2)
+    guide = ns.AutoSVAE(model, recognition if model is hmm_svae else None)
+    params = start_of(model, guide, y)
+    state = ns.filter(model, guide, params, y[:, :START])
+    state, _ = run(state, y=over_time(y, START))
+    goal = guide.posterior_local(params, y)["z"].probs[:, -1]
+    np.testing.assert_allclose(state.marginals["z"].probs, goal, atol=1e-10)
+
+
+def test_padded_sequences_go_on_from_their_ends(x64):
+    y, _ = sequences(count=2, steps=6, outputs=2)
+    guide = ns.AutoSVAE(known_hmm)
+    lengths = jnp.array([1, 4])
+    seen = jnp.arange(5) < lengths[:, None]
+    junk = jnp.where(seen[..., None], y[:, :5], 1e3)
+    state = ns.filter(known_hmm, guide, {}, junk, lengths=lengths, mask=seen)
+    state = state.update(y=y[:, 5], mask=jnp.ones(2, bool))
+    for n, length in enumerate(lengths):
+        alone = jnp.concatenate([y[n : n + 1, :length], y[n : n + 1, 5:]], 1)
+        goal = guide.posterior_local({}, alone)["z"].probs[0, -1]
+        np.testing.assert_allclose(state.beliefs["z"][n], goal, atol=1e-10)
+
+
+def autoregressive_hmm(x):
+    """A switching system whose states are seen."""
+    with numpyro.plate("sequences", len(x)):
+        states = ns.DiscreteMarkovChain(INITIAL, ROWS, x.shape[1])
+        z = numpyro.sample("z", states)[..., 1:]
+        noise = jnp.array([0.1, 0.3])[z][..., None, None] * jnp.eye(2)
+        weight = jnp.asarray(TURNS)[z]
+        start = jnp.zeros(2), jnp.eye(2)
+        chain = ns.LinearGaussianChain(*start, weight, noise, num_steps=x.shape[1])
+        numpyro.sample("x", chain, obs=x)
+
+
+def test_an_observed_switching_autoregression(x64):
+    x, _ = sequences(count=2, steps=6, outputs=2)
+    guide = ns.AutoSVAE(autoregressive_hmm)
+    params = start_of(autoregressive_hmm, guide, x)
+    state = ns.filter(autoregressive_hmm, guide, params, x[:, :START])
+    state, _ = run(state, x=over_time(x, START))
+    goal = guide.posterior_local(params, x)["z"].probs[:, -1]
+    np.testing.assert_allclose(state.beliefs["z"], goal, atol=1e-10)
+
+
+def one_regime(y):
+    """A switching system whose regimes are the same: there is nothing to approximate."""
+    weight = jnp.array([[0.9, -0.2], [0.3, 0.8]])
+    with numpyro.plate("sequences", len(y)):
+        rows = jnp.array([[0.8, 0.2], [0.3, 0.7]])
+        states = ns.DiscreteMarkovChain(jnp.array([0.6, 0.4]), rows, y.shape[1])
+        z = numpyro.sample("z", states)[..., 1:]
+        weight, noise = jnp.stack([weight, weight]), jnp.stack([0.2 * jnp.eye(2)] * 2)
+        chain = ns.LinearGaussianChain(
+            jnp.zeros(2), jnp.eye(2), weight[z], noise[z], num_steps=y.shape[1]
+        )
+        x = numpyro.sample("x", chain)
+        seen = dist.MultivariateNormal(x, 0.4 * jnp.eye(2)).to_event(1)
+        numpyro.sample("y", seen, obs=y)
+
+
+def test_switching_systems(x64):
+    """Exact where the guide's product is; elsewhere close to what smoothing says."""
+    y, _ = sequences(count=2, steps=6, outputs=2)
+    for model, tolerance in ((one_regime, 1e-8), (known_slds, 0.1)):
+        guide = ns.AutoSVAE(model, fixed_point=ns.FixedPoint(tolerance=1e-12))
+        state = ns.filter(model, guide, {}, y[:, :START])
+        state, _ = run(state, y=over_time(y, START))
+        whole = guide.posterior_local({}, y)
+        for found, goal in (
+            (state.beliefs["x"].mean, whole["x"].mean[:, -1]),
+            (state.beliefs["z"], whole["z"].probs[:, -1]),
+        ):
+            np.testing.assert_allclose(found, goal, atol=tolerance)
