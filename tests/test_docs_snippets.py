@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The Python programs that the README and the five-minute start show do run."""
+"""The Python programs that the README and pages of the documentation show do run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 STEPS = 2
+PAGES = ("README.md", "docs/start.md", "docs/forecasting.md")
 
 
 def program(page: str) -> str:
@@ -39,7 +40,7 @@ def few_steps(run: Callable) -> Callable:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # of a few steps' fit
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_programs_run(page, monkeypatch):
     source = program(page)
     monkeypatch.setattr(SVI, "run", few_steps(SVI.run))
@@ -50,7 +51,7 @@ def test_the_programs_run(page, monkeypatch):
     assert bool(jnp.all(jnp.isfinite(losses)))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_programs_fit_the_page(page):
     lines = program(page).splitlines()
     assert any("AutoSVAE" in line for line in lines)

@@ -89,7 +89,16 @@ def infer_window(
     args, kwargs = arguments
     key = random.PRNGKey(0)
     program = _Window(
-        guide.model, args, kwargs, key, params, structure.scans, beliefs, times, seen
+        guide.model,
+        args,
+        kwargs,
+        key,
+        params,
+        structure.scans,
+        beliefs,
+        times,
+        frozenset(structure.locals),
+        seen,
     )
     messages = plain_run(program, structure)
     with block(), substitute(data=params):
@@ -120,11 +129,13 @@ class _Window(Program):
 
     :param beliefs: what its chains begin with.
     :param times: where time is in its sites.
+    :param latent: its latent local sites.
     :param seen: whether there are data at the second step.
     """
 
     beliefs: Beliefs = field(default_factory=dict)
     times: dict[str, InTime] = field(default_factory=dict)
+    latent: frozenset[str] = frozenset()
     seen: bool = True
 
     def trace(self, *args: Any, **kwargs: Any) -> dict[str, dict]:
@@ -136,28 +147,11 @@ class _Window(Program):
         }
 
     def _shown(self, name: str, message: dict) -> Any:
-        fn = message["fn"]
-        belief, chain = self.beliefs.get(name), chain_of(fn)
-        if isinstance(chain, DiscreteMarkovChain) and belief is not None:
-            steps = chain.transition_probs
-            return DiscreteMarkovChain(belief, steps, 2, validate_args=False)
-        if isinstance(chain, LinearGaussianChain) and isinstance(belief, Belief):
-            return LinearGaussianChain(
-                *belief,
-                chain.transition_matrix,
-                chain.transition_cov,
-                inputs=chain.inputs,
-                num_steps=2,
-                validate_args=False,
-            )
-        local = message["is_observed"] or name in self._latent
-        return fn if chain is not None or not local else self._masked(name, message)
-
-    @property
-    def _latent(self) -> set[str]:
-        """Latent sites of a scan; those of other programs have time."""
-        scanned: set[str] = set()
-        return scanned.union(*(scan.latent for scan in self.scans)) | set(self.times)
+        fn, chain = message["fn"], chain_of(message["fn"])
+        if name in self.beliefs and chain is not None:
+            return _begun(chain, self.beliefs[name])
+        local = message["is_observed"] or name in self.latent
+        return self._masked(name, message) if local and chain is None else fn
 
     def _masked(self, name: str, message: dict) -> dist.Distribution:
         """A site that does not count at the first step."""
@@ -173,3 +167,18 @@ class _Window(Program):
             counts = counts.reshape((2,) + (1,) * (len(full) - axis - 1))
         mask = counts if mask is None else mask & counts
         return base.expand(full).mask(jnp.broadcast_to(mask, full)).to_event(extra)
+
+
+def _begun(chain: Any, belief: Belief | Array) -> dist.Distribution:
+    """A chain of two states that begins with a belief."""
+    if not isinstance(belief, Belief):
+        steps = chain.transition_probs
+        return DiscreteMarkovChain(belief, steps, 2, validate_args=False)
+    return LinearGaussianChain(
+        *belief,
+        chain.transition_matrix,
+        chain.transition_cov,
+        inputs=chain.inputs,
+        num_steps=2,
+        validate_args=False,
+    )

@@ -21,7 +21,8 @@ def crps(draws: ArrayLike, observed: ArrayLike) -> Array:
     r"""Continuous ranked probability score of each entry; lower is better.
 
     :math:`E|Y - y| - \frac12 E|Y - Y'|` for independent draws :math:`Y, Y'` of the
-    forecast, without bias in their number. It has the unit of the data.
+    forecast, without bias in their number (by probability-weighted moments, without
+    all pairs of draws). It has the unit of the data.
 
     :param draws: of shape ``(num_samples, ...)``, as :func:`forecast` returns them.
     :param observed: what came, ``(...)``.
@@ -30,7 +31,7 @@ def crps(draws: ArrayLike, observed: ArrayLike) -> Array:
     """
     draws, observed = _checked(draws, observed)
     found = scoringrules.crps_ensemble(
-        observed, draws, m_axis=0, estimator="fair", backend="jax"
+        observed, draws, m_axis=0, estimator="pwm", backend="jax"
     )
     return jnp.asarray(found)
 

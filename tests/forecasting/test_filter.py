@@ -143,7 +143,7 @@ def test_an_observed_switching_autoregression(x64):
 
 
 def one_regime(y):
-    """A switching system whose regimes are the same: there is nothing to approximate."""
+    """A switching system whose regimes are the same, so that its guide is exact."""
     weight = jnp.array([[0.9, -0.2], [0.3, 0.8]])
     with numpyro.plate("sequences", len(y)):
         rows = jnp.array([[0.8, 0.2], [0.3, 0.7]])

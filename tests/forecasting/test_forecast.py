@@ -9,12 +9,21 @@ import numpy as np
 import numpyro
 from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
+from numpyro.handlers import seed, trace
 import pytest
+from scipy.stats import multivariate_normal
 
 import numpyro_svae as ns
-from tests.data import make_svi, sequences, steps
+from tests.data import clusters, make_svi, sequences, steps
 from tests.forecasting.dense import dense
-from tests.models import known_lds, observed_lds
+from tests.models import (
+    known_lds,
+    known_mixture,
+    lds_recognition,
+    lds_svae,
+    linear_lds,
+    observed_lds,
+)
 from tests.switching import (
     ROWS,
     STEP_NOISE,
@@ -168,3 +177,99 @@ def test_parameters_are_uncertain(x64):
         covariance = scale * spread / (df - 2 - 1)
         assert_moments(paths["x"][:, n, 0], weight @ last[n], covariance)
     assert posterior.mean.shape == (2, 4)
+
+
+def test_a_padded_sequence_goes_on_from_its_own_end(x64):
+    """With another number of steps than the guide has read its model with."""
+    y, _ = sequences(count=2, steps=6, outputs=2)
+    guide = ns.AutoSVAE(known_hmm)
+    guide.posterior_local({}, y)
+    lengths = jnp.array([5, 2])
+    seen = jnp.arange(5) < lengths[:, None]
+    junk = jnp.where(seen[..., None], y[:, :5], 1e3)
+    padded = {"lengths": lengths, "mask": seen}
+    data = known_hmm, guide, {}, KEY, junk
+    paths = ns.forecast(*data, horizon=7, num_samples=DRAWS, **padded)
+    probs = guide.posterior_local({}, junk, **padded)["z"].probs
+    for n, length in enumerate(lengths):
+        goal = np.asarray(probs[n, length - 1]) @ np.linalg.matrix_power(ROWS, 2)
+        error = np.sqrt(goal[1] * goal[0] / DRAWS)
+        assert abs(paths["z"][:, n, 1].mean() - goal[1]) < 5 * error
+
+
+def test_a_constant_input_is_a_bias(x64):
+    """A model with a drift drifts, in any number of steps."""
+
+    def drift(y):
+        ones = jnp.ones((y.shape[0] - 1, 1))
+        weight = jnp.array([[1.0, 2.0]])
+        start = jnp.zeros(1), 1e-6 * jnp.eye(1)
+        step = weight, 1e-6 * jnp.eye(1)
+        x = numpyro.sample("x", ns.LinearGaussianChain(*start, *step, inputs=ones))
+        seen = dist.MultivariateNormal(x, 0.01 * jnp.eye(1)).to_event(1)
+        numpyro.sample("y", seen, obs=y)
+
+    y = 2.0 * jnp.arange(4)[:, None]
+    paths = ns.forecast(drift, ns.AutoSVAE(drift), {}, KEY, y, horizon=3)
+    np.testing.assert_allclose(paths["y"].mean(0)[:, 0], [8.0, 10.0, 12.0], atol=0.1)
+    future = {"y": jnp.array([[8.0], [10.0], [13.0]])}
+    score = ns.log_score(drift, ns.AutoSVAE(drift), {}, KEY, y, future=future)["y"]
+    away = np.array([0.0, 0.0, 1.0])
+    goal = -0.5 * (away**2 / 0.01 + np.log(2 * np.pi * 0.01))
+    np.testing.assert_allclose(score, goal, rtol=0.02)
+    assert score.shape == (3,)
+
+
+@pytest.mark.slow
+def test_networks_forecast_what_they_see(actions):
+    """Counts behind a network, with learnt dynamics, whatever the length."""
+    y, past = sequences(count=2, steps=5)
+    counts, options = jnp.abs(y * 3).astype(int), {"likelihood": "poisson"}
+    guide = ns.AutoSVAE(lds_svae, lds_recognition)
+    svi = make_svi(lds_svae, guide)
+    params = svi.get_params(svi.init(KEY, counts, past, **options))
+    data = lds_svae, guide, params, KEY, counts, past
+    given = {"num_samples": 50, "future_inputs": {"actions": actions}, **options}
+    paths = ns.forecast(*data, horizon=HORIZON, **given)
+    assert paths["y"].shape == (50, 2, HORIZON, 3)
+    assert paths["y"].dtype.kind == "i"
+    score = ns.log_score(*data, future={"y": counts[:, :HORIZON]}, **given)["y"]
+    assert score.shape == (2, HORIZON)
+    assert bool(jnp.all(jnp.isfinite(score)))
+    with pytest.raises(ValueError, match=r"'actions': the model depends on its future"):
+        ns.forecast(*data, horizon=2, **options)
+    with pytest.raises(ValueError, match=r"'actions': found shape .* \(2, 2, 1\)"):
+        ns.forecast(*data, horizon=2, **given)
+    with pytest.raises(ValueError, match=r"\['action'\]: .* Accepted: .*'actions'"):
+        ns.forecast(*data, horizon=2, future_inputs={"action": 0}, **options)
+
+
+def test_a_mixture_has_no_future():
+    guide, (y, _) = ns.AutoSVAE(known_mixture), clusters()
+    with pytest.raises(ValueError, match="found no chain of states"):
+        ns.forecast(known_mixture, guide, {}, KEY, y, horizon=1, num_samples=2)
+    with pytest.raises(TypeError, match="accepted is AutoSVAE"):
+        ns.forecast(known_mixture, known_mixture, {}, KEY, y, horizon=1)
+
+
+@pytest.mark.slow
+def test_intervals_cover_what_they_say():
+    """Of a learnt model, on data of a model of its kind, and on what came after."""
+    count, length, horizon = 200, 20, 5
+    simulate = trace(seed(known_lds, 0)).get_trace
+    y = simulate(shape=(count, length + horizon))["y"]["value"]
+    guide = ns.AutoSVAE(linear_lds)
+    past, future = y[:, :length], y[:, length:]
+    params, _ = steps(make_svi(linear_lds, guide), 50, past)
+    data = linear_lds, guide, params, KEY, past
+    paths = ns.forecast(*data, horizon=horizon, num_samples=500)["y"]
+    for probability in (0.5, 0.9):
+        found = ns.coverage(paths, future, probability).mean()
+        assert abs(found - probability) < 0.05
+    truth = dense_lds(np.zeros((length + horizon - 1, 1)))
+    seen = np.arange(length + horizon) < length
+    last = np.array([length + horizon - 1])
+    given = [truth.given(y[n], seen).observations(last) for n in range(count)]
+    goal = [multivariate_normal.logpdf(y[n, -1], *g) for n, g in enumerate(given)]
+    score = ns.log_score(*data, future={"y": future}, num_samples=500)["y"][:, -1]
+    np.testing.assert_allclose(score.mean(), np.mean(goal), atol=0.1)
