@@ -178,7 +178,8 @@ class Course:
         found: Shapes = {}
 
         def run() -> None:
-            messages = self.run(random.PRNGKey(0), self.start, leaves)
+            key, kept = random.PRNGKey(0), self.fit.global_names
+            messages = self._continue(key, self.start, leaves, kept)
             found.update({n: np.shape(m["value"]) for n, m in messages.items()})
 
         jax.eval_shape(run)
@@ -193,10 +194,14 @@ class Course:
         :param leaves: of the arguments, for the last step of the data and those after.
         :return: the messages of sample and deterministic sites.
         """
-        states, names = self.last_states(draw), self.fit.global_names
-        if "times" in self.__dict__:  # what has no time keeps its value
-            names = set(draw) - set(self.times[1]) - set(states)
-        values = {n: v for n, v in draw.items() if n in names}
+        return self._continue(key, draw, leaves, set(draw) - set(self.times[1]))
+
+    def _continue(
+        self, key: Array, draw: dict[str, Array], leaves: tuple, kept: set[str]
+    ) -> Messages:
+        """A run with last states, and with the values of sites that are kept."""
+        states = self.last_states(draw)
+        values = {n: v for n, v in draw.items() if n in kept - set(states)}
         args, kwargs = self.arguments.join(leaves)
         fit = self.fit._replace(args=args, kwargs=kwargs)
         messages = fit.trace(Continue(fit.model, states), key, values)

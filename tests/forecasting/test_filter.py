@@ -13,7 +13,8 @@ import pytest
 
 import numpyro_svae as ns
 from tests.data import make_svi, sequences
-from tests.models import known_lds, linear_lds
+from tests.forecasting.test_forecast import scanned_lds
+from tests.models import linear_lds
 from tests.switching import (
     INITIAL,
     ROWS,
@@ -26,6 +27,10 @@ from tests.switching import (
 )
 
 START = 3
+MATRIX = np.array([[0.9, -0.2], [0.3, 0.8]])
+
+# What NumPyro's handlers do with scan.
+pytestmark = pytest.mark.filterwarnings("ignore:shape requires ndarray")
 
 
 def run(state, **later):
@@ -67,30 +72,36 @@ def test_an_lds_with_learnt_parameters(x64):
 
 
 def test_dynamax_filters_alike(x64):
-    y, _ = sequences(count=2, steps=6)
-    state = ns.filter(known_lds, ns.AutoSVAE(known_lds), {}, y[:, :2])
-    state, found = run(state, y=over_time(y, 2))
-    model = dynamax.LinearGaussianSSM(2, 3)
+    """With a program that scans, whose arguments are in the order of time."""
+    y, actions = sequences(count=2, steps=6)
+    past = y[:, :2], actions[:, :1]
+    past = tuple(jnp.swapaxes(x, 0, 1) for x in past)
+    state = ns.filter(scanned_lds, ns.AutoSVAE(scanned_lds), {}, *past)
+    later = {"y": over_time(y, 2), "actions": over_time(actions, 1)}
+    state, found = run(state, **later)
+    model = dynamax.LinearGaussianSSM(2, 3, input_dim=1)
     known, _ = model.initialize(
         jax.random.PRNGKey(0),
         initial_mean=jnp.array([0.5, -0.5]),
         initial_covariance=1.5 * jnp.eye(2),
-        dynamics_weights=jnp.array([[0.9, -0.2], [0.3, 0.8]]),
+        dynamics_weights=MATRIX,
         dynamics_bias=jnp.zeros(2),
+        dynamics_input_weights=jnp.array([[0.5], [-0.4]]),
         dynamics_covariance=jnp.array([[0.3, 0.1], [0.1, 0.2]]),
         emission_weights=jnp.array([[1.0, 0.5], [0.3, -1.0], [0.7, 0.2]]),
         emission_bias=jnp.full(3, 0.1),
+        emission_input_weights=jnp.zeros((3, 1)),
         emission_covariance=0.4 * jnp.eye(3),
     )
     for n in range(2):
-        expected = dynamax.lgssm_filter(known, y[n])
+        inputs = jnp.concatenate([actions[n], jnp.zeros((1, 1))])
+        expected = dynamax.lgssm_filter(known, y[n], inputs)
         mean, covariance = found["x"].mean[:, n], found["x"].covariance[:, n]
         np.testing.assert_allclose(mean, expected.filtered_means[2:], atol=1e-8)
         goal = expected.filtered_covariances[2:]
         np.testing.assert_allclose(covariance, goal, atol=1e-8)
-    blind = state.update()
-    matrix = np.array([[0.9, -0.2], [0.3, 0.8]])
-    goal = np.asarray(state.beliefs["x"].mean) @ matrix.T
+    blind = state.update(actions=jnp.zeros((2, 1)))
+    goal = np.asarray(state.beliefs["x"].mean) @ MATRIX.T
     np.testing.assert_allclose(blind.marginals["x"].mean, goal, atol=1e-10)
 
 
@@ -144,7 +155,7 @@ def test_an_observed_switching_autoregression(x64):
 
 def one_regime(y):
     """A switching system whose regimes are the same, so that its guide is exact."""
-    weight = jnp.array([[0.9, -0.2], [0.3, 0.8]])
+    weight = jnp.asarray(MATRIX)
     with numpyro.plate("sequences", len(y)):
         rows = jnp.array([[0.8, 0.2], [0.3, 0.7]])
         states = ns.DiscreteMarkovChain(jnp.array([0.6, 0.4]), rows, y.shape[1])
