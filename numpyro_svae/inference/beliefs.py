@@ -104,17 +104,23 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
 
 
 def infer_state(
-    evidence: Evidence, name: str, spoken: GaussianPotential | None
+    evidence: Evidence,
+    name: str,
+    spoken: GaussianPotential | None,
+    coupled: GaussianPotential | None = None,
+    own: GaussianPotential | None = None,
 ) -> StateBelief:
     """Posterior of a Gaussian site or chain.
 
     :param evidence: the factors, averaged over the states of their selectors.
     :param spoken: what the recognition function says of it.
+    :param coupled: what factors of several sites say of it.
+    :param own: its prior, where that is such a factor.
     """
-    said = said_of(evidence, name, spoken)
+    said = said_of(evidence, name, spoken, coupled)
     place = evidence.place(name)
     if evidence.local(name).kind == "gaussian":
-        prior = evidence.gaussian_prior(name)
+        prior = evidence.gaussian_prior(name) if own is None else messages.proper(own)
         mean, covariance, tril, log_normalizer = condition(
             prior.loc, prior.covariance, said
         )
@@ -149,13 +155,23 @@ def heard(
 
 
 def said_of(
-    evidence: Evidence, name: str, spoken: GaussianPotential | None
+    evidence: Evidence,
+    name: str,
+    spoken: GaussianPotential | None,
+    coupled: GaussianPotential | None = None,
 ) -> GaussianPotential:
-    """The recognition function's potential and the messages of observations."""
-    spoken = heard(evidence, name, spoken)
-    for factor in evidence.observed(GaussianFactor, parent=name):
-        spoken = spoken + evidence.parent_message(factor, name).potential
-    return spoken
+    """The recognition function's potential and the messages of other factors.
+
+    A position that is masked is told nothing, and keeps its prior.
+    """
+    said, mask = heard(evidence, name, spoken), evidence.place(name).mask
+    others = [
+        evidence.parent_message(factor, name).potential
+        for factor in evidence.observed(GaussianFactor, parent=name)
+    ]
+    for other in [*others, *([] if coupled is None else [coupled])]:
+        said = said + (other if mask is None else other.mask(mask))
+    return said
 
 
 def scores(

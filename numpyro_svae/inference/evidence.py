@@ -22,6 +22,7 @@ from numpyro_svae.program.factors import (
     Local,
     StatisticsFactor,
     Structure,
+    TableConditional,
     TableFactor,
 )
 from numpyro_svae.program.places import (
@@ -75,7 +76,8 @@ class Evidence:
             place = place_of(self.site(factor))
             labelled = factor in self.structure.labels  # all of it counts
             return place._replace(mask=None) if labelled else place
-        if isinstance(factor, TableFactor):
+        table = isinstance(factor, TableFactor | TableConditional)
+        if table and factor.source.prior is None:
             return self.bound.tables[factor.site].place
         event_dim = getattr(factor, "event_dim", 0)
         return place_of(self.site(factor.site), factor.role, event_dim)
@@ -218,6 +220,12 @@ class Evidence:
         if self.by_state(factor):
             v, c = v[..., None, :], c[..., None, :]
         return messages.log_density(self.regression(factor), v, c)
+
+    def conditional_table(self, factor: TableConditional) -> Array:
+        """Log density of a site by states, ``(*positions, *states)`` or less."""
+        if factor.source.prior is not None:
+            return self.moments[factor.source.prior]
+        return self.bound.tables[factor.site].log_probs
 
     def _statistics(self, factor: StatisticsFactor) -> Array:
         bound = self.bound.statistics[factor.site, factor.role]

@@ -88,7 +88,7 @@ class Solution(NamedTuple):
 
 
 def solve_fixed_point(
-    sweep: Callable[[Any], Any], start: Any, options: FixedPoint
+    sweep: Callable[[Any], Any], start: Any, options: FixedPoint, tempered: Any = True
 ) -> Solution:
     """Iterate ``y <- f(y)`` until it stands still.
 
@@ -98,17 +98,22 @@ def solve_fixed_point(
     :param sweep: the function f; it may close over arrays that gradients are wanted of.
     :param start: the first y, a pytree of arrays; no gradient flows into it.
     :param options: when to stop, and how to differentiate.
+    :param tempered: a prefix of the tree y: which parts annealing tempers.
     """
     start = lax.stop_gradient(start)
     flat, unravel = ravel_pytree(start)
+    chosen = jax.tree.broadcast(tempered, start)
+    parts = jax.tree.map(lambda leaf, t: jnp.full_like(leaf, t), start, chosen)
+    coldness = ravel_pytree(parts)[0]
 
-    def step(y: Array) -> Array:
+    def step(y: Array, temper: Array) -> Array:
+        y = y * (1 - coldness * (1 - temper))
         return ravel_pytree(sweep(unravel(y)))[0]
 
     if options.gradient == "unrolled":
         value, sweeps, residual = _unrolled(step, flat, options)
         return Solution(unravel(value), sweeps, residual)
-    closed, constants = _close(step, flat)
+    closed, constants = _close(step, flat, jnp.ones((), flat.dtype))
     if options.gradient == "stopped":
         constants = lax.stop_gradient(constants)
     value, sweeps, residual = _solve(closed, options, flat, constants)
@@ -141,7 +146,7 @@ class _State(NamedTuple):
 def _advance(step: Callable, options: FixedPoint, state: _State) -> _State:
     tolerance = options.tolerance_for(state.value.dtype)
     temper = jnp.minimum(1.0, (state.sweeps + 1) / (options.anneal + 1))
-    goal = step(temper.astype(state.value.dtype) * state.value)
+    goal = step(state.value, temper.astype(state.value.dtype))
     change = goal - state.value
     size = tolerance * (1.0 + jnp.abs(goal))
     residual = jnp.max(jnp.abs(change) / size, initial=0.0)
@@ -183,7 +188,7 @@ def _unrolled(step: Callable, start: Array, options: FixedPoint) -> tuple:
 def _solve(
     step: Callable, options: FixedPoint, start: Array, constants: tuple
 ) -> tuple[Array, Array, Array]:
-    return _iterate(lambda y: step(y, *constants), start, options)
+    return _iterate(lambda y, t: step(y, t, *constants), start, options)
 
 
 def _solve_fwd(step: Callable, options: FixedPoint, start: Array, constants: tuple):
@@ -193,7 +198,8 @@ def _solve_fwd(step: Callable, options: FixedPoint, start: Array, constants: tup
 
 def _solve_bwd(step: Callable, options: FixedPoint, residuals: Any, cotangents: Any):
     value, constants = residuals
-    _, pull = jax.vjp(lambda y, a: step(y, *a), value, constants)
+    one = jnp.ones((), value.dtype)
+    _, pull = jax.vjp(lambda y, a: step(y, one, *a), value, constants)
     adjoint, _ = solve_adjoint(lambda v: pull(v)[0], cotangents[0])
     return jnp.zeros_like(value), pull(adjoint)[1]
 

@@ -22,23 +22,18 @@ from numpyro_svae.blocks.graph import (
 )
 from numpyro_svae.inference.beliefs import expected_said
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.graph_terms import (
-    gaussian_term,
-    prior_term,
-    said_term,
-    spoken_term,
-    table_term,
-)
+from numpyro_svae.inference.graph_terms import said_term, spoken_term, term_of
 from numpyro_svae.inference.joint_draw import JointDraw, plate_sizes
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.axes import Axes, axes_of
 from numpyro_svae.program.factors import (
     Factor,
     GaussianConditional,
     GaussianFactor,
     TableConditional,
 )
-from numpyro_svae.program.graphs import Axes, axes_of, variable_of
+from numpyro_svae.program.graphs import variable_of
 from numpyro_svae.program.groups import Group, scope
 
 __all__ = ["infer_graph"]
@@ -63,14 +58,14 @@ def infer_graph(
     :return: probabilities of the discrete sites, ``(*positions, K)``.
     """
     names = [n for n in evidence.structure.locals if n in group.discrete + group.states]
-    prior = [prior_term(evidence, name) for name in names]
+    prior = [term_of(evidence, evidence.own(name)) for name in names]
     alone: list[Term] = [
         said_term(evidence, name, said[name]) for name in group.discrete
     ]
     alone += [spoken_term(evidence, name, spoken.get(name)) for name in group.states]
     observed = _observed(evidence, group)
     terms = (*prior, *alone, *observed.values())
-    variables = tuple(variable_of(evidence.structure, evidence.site(n)) for n in names)
+    variables = tuple(variable_of(evidence.local(n), evidence.site(n)) for n in names)
     axes = tuple(axes_of(evidence.site(name)) for name in names)
     sizes = plate_sizes((*axes, *(_axes(evidence, f) for f in observed)))
     found = graph.infer(variables, sizes, terms)
@@ -94,10 +89,7 @@ def infer_graph(
 
 
 def _axes(evidence: Evidence, factor: Factor) -> Axes:
-    extra = None
-    if isinstance(factor, TableConditional):
-        extra = evidence.bound.tables[factor.site].extra
-    return axes_of(evidence.site(factor.site), extra)
+    return axes_of(evidence.site(factor.site), evidence.place(factor).extra)
 
 
 def _scale(evidence: Evidence, group: Group, factor: Factor) -> Array | float:
@@ -116,8 +108,7 @@ def _observed(evidence: Evidence, group: Group) -> dict[Factor, Term]:
         alone = isinstance(factor, GaussianFactor) and factor.parent is None
         if alone or not members & set(joined):
             continue
-        term = table_term if isinstance(factor, TableConditional) else gaussian_term
-        terms[factor] = term(evidence, factor, _scale(evidence, group, factor))
+        terms[factor] = term_of(evidence, factor, _scale(evidence, group, factor))
     return terms
 
 

@@ -5,36 +5,30 @@
 
 A group is inferred exactly where that is tractable: a site or a chain by itself, a
 discrete site or chain with Gaussian sites that are independent given its states, and a
-graph of sites that depend on each other in other ways. The others, and all but graphs
-if that is asked for, get the best product of their sites by coordinate ascent (Winn and
-Bishop, *Variational message passing*, JMLR 2005).
+graph of sites that depend on each other in other ways, as long as no chain is among
+them. The others, and all but graphs if that is asked for, get the best product of their
+sites by coordinate ascent.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
 from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.inference.beliefs import (
-    DiscreteBelief,
-    expected_said,
-    infer_discrete,
-    infer_state,
-    scores,
-)
+from numpyro_svae.inference.beliefs import expected_said
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.fixed_point import FixedPoint, solve_fixed_point
+from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.graph import infer_graph
 from numpyro_svae.inference.joint import JointBelief, infer_joint
 from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.inference.product import infer_product
 from numpyro_svae.potentials import CategoricalPotential
 from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.groups import Group, coupled_groups
-from numpyro_svae.program.places import clean, per_entry, pull_to
+from numpyro_svae.program.places import clean, per_entry
 
 __all__ = ["infer_locals"]
 
@@ -65,7 +59,8 @@ def infer_locals(
         elif group.kind == "mixture" and not mean_field:
             probs = _joint(evidence, group, said, potentials, posterior)
         else:
-            probs = _product(evidence, group, said, potentials, options, posterior)
+            args = evidence, group, said, potentials, options, posterior
+            probs = infer_product(*args)
         for name in group.discrete:
             _observe_scored(evidence, name, probs[name], posterior)
     return posterior
@@ -151,84 +146,3 @@ def _add_component(
         states = evidence.spread(name, belief.discrete.probs, evidence.place(factor))
         value = jnp.sum(expected_said(states, table), -1)
         posterior.expect({factor.site: per_entry(value, evidence.place(factor))})
-
-
-# products of sites
-
-
-def _product(
-    evidence: Evidence,
-    group: Group,
-    said: Logits,
-    potentials: Potentials,
-    options: FixedPoint,
-    posterior: LocalPosterior,
-) -> Logits:
-    """The best product of the sites of a group, by coordinate ascent.
-
-    A sweep takes the messages of the Gaussian to the discrete sites to their next
-    values: states are inferred from the messages, Gaussian sites given the states.
-    """
-
-    def infer(messages: Logits) -> tuple[dict[str, DiscreteBelief], Evidence]:
-        beliefs = {
-            name: infer_discrete(evidence, name, said[name] + messages[name])
-            for name in group.discrete
-        }
-        probs = {name: belief.probs for name, belief in beliefs.items()}
-        return beliefs, evidence.given(probs)
-
-    def sweep(messages: Logits) -> Logits:
-        _, given = infer(messages)
-        new = jax.tree.map(jnp.zeros_like, messages)
-        for state in group.states:
-            belief = infer_state(given, state, potentials.get(state))
-            for factor, table in scores(evidence, state, belief):
-                name = str(factor.source.selector)
-                new[name] = new[name] + evidence.to_selector(factor, table)
-        return {name: m - jnp.max(m, -1, keepdims=True) for name, m in new.items()}
-
-    messages = {name: jnp.zeros_like(said[name]) for name in group.discrete}
-    if group.discrete and group.states:
-        start = _first_messages(evidence, group, said, potentials)
-        solution = solve_fixed_point(sweep, start, options)
-        messages = solution.value
-        posterior.record(group.discrete, solution)
-    beliefs, given = infer(messages)
-    sampled = frozenset().union(*evidence.structure.likelihoods.values())
-    for name, belief in beliefs.items():
-        posterior.add(name, belief.marginal, belief.kl)
-        if name in sampled:
-            posterior.average[name] = belief.probs
-    for state in group.states:
-        _add_state(given, state, potentials, posterior)
-    return {name: belief.probs for name, belief in beliefs.items()}
-
-
-def _add_state(
-    given: Evidence, state: str, potentials: Potentials, posterior: LocalPosterior
-) -> None:
-    belief = infer_state(given, state, potentials.get(state))
-    posterior.add(state, belief.marginal, belief.kl)
-    for factor in given.observed(GaussianFactor, parent=state):
-        value = given.given_parent(factor, state, belief.mean, belief.covariance)
-        posterior.expect({factor.site: per_entry(value, given.place(factor))})
-
-
-def _first_messages(
-    evidence: Evidence, group: Group, said: Logits, potentials: Potentials
-) -> Logits:
-    """Messages to the discrete sites before any sweep.
-
-    For Gaussian sites those of their exact joint, since the average of all components
-    is no place to start from; none for chains.
-    """
-    if group.kind != "mixture":
-        return {name: jnp.zeros_like(said[name]) for name in group.discrete}
-    (name,) = group.discrete
-    belief = infer_joint(evidence, name, said[name], potentials, group.states)
-    place = evidence.place(name)
-    messages = jnp.zeros_like(said[name])
-    for state, component in belief.components.items():
-        messages = messages + pull_to(component.score, place, evidence.place(state), 1)
-    return {name: messages}

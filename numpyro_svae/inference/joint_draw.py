@@ -14,7 +14,7 @@ from jax import Array
 from numpyro_svae.blocks import graph
 from numpyro_svae.blocks.graph import GaussianTerm, TableTerm, Variable
 from numpyro_svae.blocks.graph_density import total_of_terms
-from numpyro_svae.program.graphs import Axes
+from numpyro_svae.program.axes import Axes
 
 __all__ = ["JointDraw", "plate_sizes"]
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import cho_solve, solve_triangular
 
 from numpyro_svae.blocks import switching
 from numpyro_svae.distributions import LinearGaussianChain
@@ -36,6 +36,7 @@ __all__ = [
     "expected_transitions",
     "log_density",
     "normalizer_gap",
+    "proper",
     "to_child",
     "to_parent",
     "with_states",
@@ -92,6 +93,15 @@ def with_states(regression: ExpectedRegression) -> ExpectedRegression:
 def normalizer_gap(regression: ExpectedRegression) -> Array:
     """``(log|covariance| - E log|Sigma|) / 2``: log mass of the factor."""
     return 0.5 * (_whitener(regression)[1] - regression.log_det)
+
+
+def proper(potential: GaussianPotential) -> GaussianMessage:
+    """The density that is proportional to the exponential of a potential."""
+    tril = jnp.linalg.cholesky(potential.full_precision())
+    identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
+    covariance = cho_solve((tril, True), identity)
+    loc = _apply(covariance, potential.info_vector)
+    return GaussianMessage(loc, covariance, jnp.zeros(()))
 
 
 def log_density(regression: ExpectedRegression, v: Array, u: Array) -> Array:

@@ -37,16 +37,23 @@ class Local:
     :param name: name of the site.
     :param kind: ``"categorical"``, ``"discrete_chain"``, ``"gaussian"`` or ``"chain"``.
     :param size: number of states, or dimension of the vector.
+    :param plates: names of the axes of its positions.
     """
 
     name: str
     kind: str
     size: int
+    plates: tuple[str, ...]
 
     @property
     def discrete(self) -> bool:
         """Whether its values are states rather than vectors."""
         return self.kind in ("categorical", "discrete_chain")
+
+    @property
+    def chain(self) -> bool:
+        """Whether its positions are the steps of one path."""
+        return self.kind in ("chain", "discrete_chain")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from numpyro_svae.program.factors import (
     Conditional,
     Factor,
     GaussianFactor,
+    Local,
     Structure,
 )
 
@@ -24,8 +25,9 @@ class Group:
     :param discrete: its discrete sites.
     :param states: its Gaussian sites and chains.
     :param kind: ``"mixture"`` if the states are independent of each other given the one
-        discrete site, so that the exact joint posterior is as cheap as a product;
-        ``"graph"`` if there is a :class:`Conditional`; ``"product"`` for all others.
+        discrete site, each position given one of its states, so that the exact joint
+        posterior is as cheap as a product; ``"graph"`` if there is a
+        :class:`Conditional` and no chain; ``"product"`` for all others.
     """
 
     discrete: tuple[str, ...]
@@ -61,19 +63,29 @@ def coupled_groups(structure: Structure) -> list[Group]:
 
 def _group(structure: Structure, members: set[str]) -> Group:
     names = [name for name in structure.locals if name in members]
-    kinds = {name: structure.locals[name] for name in names}
-    discrete = tuple(name for name in names if kinds[name].discrete)
-    states = tuple(name for name in names if not kinds[name].discrete)
-    vectors = all(kinds[name].kind == "gaussian" for name in states)
+    locals = [structure.locals[name] for name in names]
+    discrete = tuple(local.name for local in locals if local.discrete)
+    states = tuple(local.name for local in locals if not local.discrete)
     kind = "product"
+    if _is_mixture(locals):
+        kind = "mixture"
     if any(
         isinstance(f, Conditional) and members & set(scope(structure, f))
         for f in structure.factors
     ):
-        kind = "graph"
-    elif len(discrete) == 1 and states and vectors:
-        kind = "mixture"
+        kind = "product" if any(local.chain for local in locals) else "graph"
     return Group(discrete, states, kind)
+
+
+def _is_mixture(locals: list[Local]) -> bool:
+    discrete = [local for local in locals if local.discrete]
+    states = [local for local in locals if not local.discrete]
+    return (
+        len(discrete) == 1
+        and bool(states)
+        and not any(state.chain for state in states)
+        and all(set(discrete[0].plates) <= set(state.plates) for state in states)
+    )
 
 
 def mixtures(structure: Structure) -> dict[str, str]:

@@ -16,6 +16,7 @@ from numpyro_svae.distributions import (
     MatrixNormalInverseWishart,
     NormalInverseWishart,
 )
+from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.diagonal import find_scaled
 from numpyro_svae.program.factors import Local
 from numpyro_svae.program.observations import CATEGORICAL
@@ -151,14 +152,13 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
         if site.observed or name in of_priors:
             continue
         if isinstance(site.fn, CATEGORICAL):
-            locals[name] = Local(name, "categorical", site.fn.probs.shape[-1])
+            kind, size = "categorical", site.fn.probs.shape[-1]
         elif isinstance(site.fn, DiscreteMarkovChain):
-            size = site.fn.initial_probs.shape[-1]
-            locals[name] = Local(name, "discrete_chain", size)
+            kind, size = "discrete_chain", site.fn.initial_probs.shape[-1]
         elif isinstance(site.fn, LinearGaussianChain):
-            locals[name] = Local(name, "chain", site.fn.event_shape[-1])
+            kind, size = "chain", site.fn.event_shape[-1]
         elif gaussian_view(site) is not None:
-            locals[name] = Local(name, "gaussian", site.outer.event_shape[-1])
+            kind, size = "gaussian", site.outer.event_shape[-1]
         else:
             raise ValueError(
                 f"Site '{name}': latent {type(site.fn).__name__} is neither conjugate "
@@ -171,4 +171,5 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
                 "Hide other sites with numpyro.handlers.block and give them a guide of "
                 "their own in an AutoGuideList."
             )
+        locals[name] = Local(name, kind, size, axes_of(site).plates)
     return locals

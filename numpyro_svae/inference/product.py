@@ -1,0 +1,265 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The best product of the sites of a group, by coordinate ascent.
+
+Each site or chain is a block, inferred exactly given the others (Winn and Bishop,
+*Variational message passing*, JMLR 2005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log, pi
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.inference import coupling
+from numpyro_svae.inference.beliefs import (
+    DiscreteBelief,
+    StateBelief,
+    infer_discrete,
+    infer_state,
+    scores,
+)
+from numpyro_svae.inference.coupling import Moments, Statistics
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.fixed_point import FixedPoint, solve_fixed_point
+from numpyro_svae.inference.forms import Form, form_of
+from numpyro_svae.inference.joint import infer_joint
+from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.factors import Conditional, GaussianFactor
+from numpyro_svae.program.groups import Group, scope
+from numpyro_svae.program.places import per_entry, pull_to
+
+__all__ = ["infer_product"]
+
+Potentials = dict[str, Any]
+Logits = dict[str, Array]
+
+
+def infer_product(
+    evidence: Evidence,
+    group: Group,
+    said: Logits,
+    potentials: Potentials,
+    options: FixedPoint,
+    posterior: LocalPosterior,
+) -> Logits:
+    """Infer the sites of a group as independent, and add them to a posterior.
+
+    :param evidence: the factors, given for each state.
+    :param group: the sites.
+    :param said: all that is said of each discrete site alone, ``(*positions, K)``.
+    :param potentials: what the recognition function says.
+    :param options: how the fixed point is found.
+    :param posterior: of all local sites.
+    :return: probabilities of the discrete sites, ``(*positions, K)``.
+    """
+    product = _Product(evidence, group, said, potentials, _forms(evidence, group))
+    point = product.start()
+    if len(group.discrete) + len(group.states) > 1:
+        solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)
+        point = solution.value
+        posterior.record((*group.discrete, *group.states), solution)
+    found = product.infer(point)
+    product.add_to(posterior, found)
+    return {name: belief.probs for name, belief in found.discrete.items()}
+
+
+def _forms(evidence: Evidence, group: Group) -> tuple[Form, ...]:
+    """The factors of several sites of a group that are no simple regressions."""
+    members = {*group.discrete, *group.states}
+    found = (
+        factor
+        for factor in evidence.structure.factors
+        if isinstance(factor, Conditional)
+        and members & set(scope(evidence.structure, factor))
+        and evidence.bound.active(factor.site, evidence.structure)
+    )
+    return tuple(form_of(evidence, factor) for factor in found)
+
+
+class _Point(NamedTuple):
+    """What a sweep takes to its next value.
+
+    :param logits: messages to the discrete sites.
+    :param means: of the Gaussian sites, where those inferred before them need them.
+    """
+
+    logits: Any
+    means: Any
+
+
+_TEMPERED = _Point(True, False)
+
+
+class _Found(NamedTuple):
+    """The sites, each inferred given those before it and a point."""
+
+    discrete: dict[str, DiscreteBelief]
+    states: dict[str, StateBelief]
+    statistics: Statistics
+    given: Evidence
+
+
+@dataclass(frozen=True)
+class _Product:
+    evidence: Evidence
+    group: Group
+    said: Logits
+    potentials: Potentials
+    forms: tuple[Form, ...]
+
+    def start(self) -> _Point:
+        """Where sweeps start: with nothing said between the sites.
+
+        The Gaussian sites of a mixture start at their exact joint, since the average of
+        all components is no place to start from.
+        """
+        logits = {name: jnp.zeros_like(self.said[name]) for name in self.group.discrete}
+        if self.group.kind == "mixture":
+            logits = self._joint_messages()
+        later = self._joined()[1:]
+        means = {}
+        if later:
+            _, given = self._infer_discrete(logits)
+            for name in later:
+                spoken = self.potentials.get(name)
+                place, size = self.evidence.place(name), self.evidence.local(name).size
+                nothing = jnp.zeros((*place.positions, size))
+                if self._own(name):
+                    means[name] = nothing
+                else:
+                    means[name] = nothing + infer_state(given, name, spoken).mean
+        return _Point(logits, means)
+
+    def _joined(self) -> list[str]:
+        """Gaussian sites that a factor joins with another one."""
+        joined = [form.vectors for form in self.forms if len(form.vectors) > 1]
+        return [name for name in self.group.states if any(name in j for j in joined)]
+
+    def _joint_messages(self) -> Logits:
+        evidence, (name,) = self.evidence, self.group.discrete
+        said, states = self.said[name], self.group.states
+        belief = infer_joint(evidence, name, said, self.potentials, states)
+        place, messages = evidence.place(name), jnp.zeros_like(said)
+        for state, component in belief.components.items():
+            score = pull_to(component.score, place, evidence.place(state), 1)
+            messages = messages + score
+        return {name: messages}
+
+    # sweeps
+
+    def sweep(self, point: _Point) -> _Point:
+        """Infer each site given the others, the discrete ones last."""
+        found = self.infer(point)
+        logits, statistics = self._scored(found.states), dict(found.statistics)
+        for name in self.group.discrete:
+            message = self._to_discrete(name, statistics)
+            total = logits[name] + message
+            logits[name] = total - jnp.max(total, -1, keepdims=True)
+            belief = infer_discrete(self.evidence, name, self.said[name] + logits[name])
+            statistics[name] = belief.probs
+        means = {name: found.states[name].mean for name in point.means}
+        return _Point(logits, means)
+
+    def infer(self, point: _Point) -> _Found:
+        """The discrete sites at a point, and the Gaussian ones given them in turn."""
+        discrete, given = self._infer_discrete(point.logits)
+        statistics: Statistics = dict(given.probs)
+        for name in self.group.states:
+            place, size = self.evidence.place(name), self.evidence.local(name).size
+            mean = point.means.get(name, jnp.zeros((*place.positions, size)))
+            statistics[name] = Moments.of(mean, jnp.zeros(()))
+        states = {}
+        for name in self.group.states:
+            states[name] = self._infer_state(given, name, statistics)
+            mean, covariance = states[name].mean, states[name].covariance
+            statistics[name] = Moments.of(mean, covariance)
+        return _Found(discrete, states, statistics, given)
+
+    def _infer_discrete(
+        self, logits: Logits
+    ) -> tuple[dict[str, DiscreteBelief], Evidence]:
+        beliefs = {
+            name: infer_discrete(self.evidence, name, self.said[name] + logits[name])
+            for name in self.group.discrete
+        }
+        probs = {name: belief.probs for name, belief in beliefs.items()}
+        return beliefs, self.evidence.given(probs)
+
+    def _infer_state(
+        self, given: Evidence, name: str, statistics: Statistics
+    ) -> StateBelief:
+        spoken, own = self.potentials.get(name), self._own(name)
+        said = self._to_gaussian(name, self._others(name), statistics)
+        if not own:
+            return infer_state(given, name, spoken, said)
+        prior = self._to_gaussian(name, own, statistics)
+        belief = infer_state(given, name, spoken, said, prior)
+        # Its prior is counted with the factors of several sites.
+        return belief._replace(kl=-self._entropy(name, belief))
+
+    def _entropy(self, name: str, belief: StateBelief) -> Array:
+        tril = jnp.linalg.cholesky(belief.covariance)
+        log_dets = jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
+        value = log_dets + 0.5 * belief.mean.shape[-1] * (1 + log(2 * pi))
+        return per_entry(value, self.evidence.place(name))
+
+    # messages of the factors of several sites
+
+    def _own(self, name: str) -> list[Form]:
+        """The prior of a site, if it depends on other sites."""
+        return [form for form in self.forms if form.factor.site == name]
+
+    def _others(self, name: str) -> list[Form]:
+        """The factors of several sites that join a site but are not its prior."""
+        return [f for f in self.forms if name in f.scope and f.factor.site != name]
+
+    def _to_gaussian(
+        self, name: str, forms: list[Form], statistics: Statistics
+    ) -> GaussianPotential | None:
+        if not forms:
+            return None
+        return coupling.to_gaussian(self.evidence, name, forms, statistics)
+
+    def _to_discrete(self, name: str, statistics: Statistics) -> Array:
+        forms = [form for form in self.forms if name in form.scope]
+        return coupling.to_discrete(self.evidence, name, forms, statistics)
+
+    def _scored(self, states: dict[str, StateBelief]) -> Logits:
+        """Messages of the regressions of Gaussian sites to what picks them."""
+        logits = jax.tree.map(jnp.zeros_like, self.said)
+        for state, belief in states.items():
+            for factor, table in scores(self.evidence, state, belief):
+                name = str(factor.source.selector)
+                logits[name] = logits[name] + self.evidence.to_selector(factor, table)
+        return logits
+
+    # what was found
+
+    def add_to(self, posterior: LocalPosterior, found: _Found) -> None:
+        """Add the sites, and what observed factors are expected to be."""
+        given = found.given
+        sampled = frozenset().union(*given.structure.likelihoods.values())
+        for name, belief in found.discrete.items():
+            posterior.add(name, belief.marginal, belief.kl)
+            if name in sampled:
+                posterior.average[name] = belief.probs
+        for name, state in found.states.items():
+            posterior.add(name, state.marginal, state.kl)
+            for factor in given.observed(GaussianFactor, parent=name):
+                value = given.given_parent(factor, name, state.mean, state.covariance)
+                posterior.expect({factor.site: per_entry(value, given.place(factor))})
+        for form in self.forms:
+            value = coupling.expected(self.evidence, form, found.statistics)
+            value, site = per_entry(value, form.place), form.factor.site
+            if site in posterior.kl:
+                posterior.kl[site] = posterior.kl[site] - value
+            else:
+                posterior.expect({site: value})
