@@ -12,11 +12,14 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
+from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.probing import label_of
 from numpyro_svae.program.scans import Scan
-from numpyro_svae.program.sites import Site
+from numpyro_svae.program.sites import Site, at_positions
+from numpyro_svae.program.wrappers import peel
 
 __all__ = ["draw_graphs", "sample_global", "sample_local"]
 
@@ -64,6 +67,21 @@ def draw_graphs(local: LocalPosterior, sites: dict[str, Site]) -> dict[str, dist
     return found
 
 
+def _masked(fn: Any, site: Site) -> Any:
+    """A posterior whose density counts where that of its site does.
+
+    That of a graph is left out when it is drawn.
+    """
+    if isinstance(site.fn, LinearGaussianChain | DiscreteMarkovChain):
+        mask = peel(site.outer)[1]
+        return fn if mask is None else fn.mask(mask)
+    parts = at_positions(fn, site.extra)
+    if site.mask is None or parts is None:
+        return fn
+    mask = jnp.broadcast_to(site.mask, site.positions)
+    return parts.mask(mask).to_event(site.extra)
+
+
 def sample_local(
     name: str,
     local: LocalPosterior,
@@ -98,7 +116,11 @@ def sample_local(
     if selector is not None:
         places = place_of(sites[selector]), place_of(sites[name])
         states = read_at(values[selector], *places, 0)
-    fn = drawn.get(name, local.given(name, states))
+    fn = drawn.get(name)
+    if fn is None:
+        fn = local.given(name, states)
+        if label_of(name) not in sites:
+            fn = _masked(fn, sites[name])
     if scan is None:
         values[name] = numpyro.sample(name, fn, infer=infer)
         return {name: values[name]}

@@ -18,10 +18,12 @@ from math import log, pi
 from typing import Any, NamedTuple
 
 from jax import Array
+from jax.nn import log_softmax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
 from numpyro_svae.families import ExpectedRegression
+from numpyro_svae.inference import messages
 from numpyro_svae.inference.chains import log_probs
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.program.factors import (
@@ -64,14 +66,16 @@ class Form(NamedTuple):
         return (*self.vectors, *self.selectors)
 
 
-def form_of(evidence: Evidence, factor: Factor) -> Form:
+def form_of(evidence: Evidence, factor: Factor, proper: bool = False) -> Form:
     """The form of a conditional, or of the prior of a site or what is seen of one.
 
     :param evidence: the factors, given for each state.
     :param factor: the factor; one of an observed site is conditioned on its value.
+    :param proper: whether a prior is to be the density that is closest to it, of mass
+        one whatever the sites are that it depends on.
     """
     if isinstance(factor, GaussianFactor | GaussianConditional):
-        return _gaussian(evidence, factor)
+        return _gaussian(evidence, factor, proper)
     states: tuple[str, ...] = (factor.site,)
     if not isinstance(factor, TableConditional):
         logits = log_probs(evidence, factor.site)
@@ -79,9 +83,15 @@ def form_of(evidence: Evidence, factor: Factor) -> Form:
         logits = evidence.conditional_table(factor)
         latent = factor.site in evidence.structure.locals
         states = (*factor.selectors, *(states if latent else ()))
-    nothing = jnp.zeros(0)
-    place = evidence.place(factor)
-    return Form(factor, (), states, place, nothing, jnp.zeros((0, 0)), logits)
+    if proper:
+        logits = log_softmax(logits, -1)
+    place = _place(evidence, factor)
+    return Form(factor, (), states, place, jnp.zeros(0), jnp.zeros((0, 0)), logits)
+
+
+def _place(evidence: Evidence, factor: Factor) -> Place:
+    latent = factor.site in evidence.structure.locals
+    return evidence.place(factor.site if latent else factor)
 
 
 class _Parts(NamedTuple):
@@ -109,7 +119,9 @@ def _parts(evidence: Evidence, factor: Any, columns: int) -> _Parts:
     return _Parts((parent,), selectors, jnp.asarray(known))
 
 
-def _gaussian(evidence: Evidence, factor: GaussianFactor | GaussianConditional) -> Form:
+def _gaussian(
+    evidence: Evidence, factor: GaussianFactor | GaussianConditional, proper: bool
+) -> Form:
     r"""``E log N(v; F u, Sigma)`` with ``u = U x + c`` as a function of v and x.
 
     With :math:`A = E[\Sigma^{-1} F]` and :math:`Q = E[F^T \Sigma^{-1} F]`,
@@ -119,8 +131,10 @@ def _gaussian(evidence: Evidence, factor: GaussianFactor | GaussianConditional) 
         J = \begin{pmatrix} E[\Sigma^{-1}] & -A U \\ -U^T A^T & U^T Q U \end{pmatrix},
         \quad h = \begin{pmatrix} A c \\ -U^T Q c \end{pmatrix}.
     """
-    place = evidence.place(factor)
+    place = _place(evidence, factor)
     regression, c = evidence.regression(factor), evidence.regressor(factor)
+    if proper:
+        regression = messages.proper_regression(regression)
     parents, selectors, parent_map = _parts(evidence, factor, c.shape[-1])
     for _ in selectors:
         c, parent_map = c[..., None, :], _before(parent_map)

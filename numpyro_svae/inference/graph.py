@@ -22,7 +22,12 @@ from numpyro_svae.blocks.graph import (
 )
 from numpyro_svae.inference.beliefs import expected_said
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.graph_terms import said_term, spoken_term, term_of
+from numpyro_svae.inference.graph_terms import (
+    said_term,
+    spoken_term,
+    term_of,
+    uncounted_term,
+)
 from numpyro_svae.inference.joint_draw import JointDraw, plate_sizes
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.potentials import GaussianPotential
@@ -77,7 +82,9 @@ def infer_graph(
         value = jnp.sum(place, tuple(range(len(entries), place.ndim)))
         posterior.expect({factor.site: value / _scale(evidence, group, factor)})
     shapes = tuple(sizes.items())
-    joint = JointDraw(terms, found.log_normalizer, variables, axes, shapes)
+    masked = (uncounted_term(evidence, evidence.own(name)) for name in names)
+    uncounted = tuple(term for term in masked if term is not None)
+    joint = JointDraw(terms, uncounted, found.log_normalizer, variables, axes, shapes)
     posterior.draws.append(joint)
     probs = {}
     for name, own in zip(names, axes):

@@ -5,42 +5,65 @@
 
 from __future__ import annotations
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.blocks.graph import GaussianTerm, TableTerm
 from numpyro_svae.inference.beliefs import heard
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.forms import form_of
+from numpyro_svae.inference.forms import Form, form_of
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.places import clean
 
-__all__ = ["said_term", "spoken_term", "term_of"]
+__all__ = ["said_term", "spoken_term", "term_of", "uncounted_term"]
 
 Scale = Array | float
+Term = GaussianTerm | TableTerm
 
 
-def term_of(
-    evidence: Evidence, factor: Factor, scale: Scale = 1.0
-) -> GaussianTerm | TableTerm:
-    """A factor as a term.
+def term_of(evidence: Evidence, factor: Factor, scale: Scale = 1.0) -> Term:
+    """A factor as a term; where it is masked, a prior is the proper one closest to it.
 
     :param evidence: the factors, given for each state.
     :param factor: the prior of a site, or an observed factor.
     :param scale: factor of its log density, if its site is observed.
     """
     form = form_of(evidence, factor)
-    observed = factor.site not in evidence.structure.locals
-    axes = axes_of(evidence.site(factor.site), form.place.extra)
+    if factor.site not in evidence.structure.locals:
+        return _arranged(evidence, form, scale, form.place.mask)
+    term, uncounted = _arranged(evidence, form), uncounted_term(evidence, factor)
+    if uncounted is None:
+        return term
+    counted = _arranged(evidence, form, 1.0, form.place.mask)
+    return jax.tree.map(jnp.add, counted, uncounted)
+
+
+def uncounted_term(evidence: Evidence, factor: Factor) -> Term | None:
+    """A prior where its site is masked, proper, and zero elsewhere.
+
+    A masked position has this prior under the guide, and neither the density of the
+    program nor that of the guide counts it. None if there is no mask.
+    """
+    form = form_of(evidence, factor, proper=True)
+    mask = form.place.mask
+    return None if mask is None else _arranged(evidence, form, 1.0, ~mask)
+
+
+def _arranged(
+    evidence: Evidence, form: Form, scale: Scale = 1.0, mask: Array | None = None
+) -> Term:
+    """A form by plates, zero where it is masked."""
+    axes = axes_of(evidence.site(form.factor.site), form.place.extra)
     sizes = tuple(evidence.local(name).size for name in form.selectors)
+    place = form.place._replace(mask=mask)
 
     def arrange(value: Array, event_dim: int) -> Array:
         event = value.shape[value.ndim - event_dim :]
-        value = jnp.broadcast_to(value, (*form.place.positions, *sizes, *event))
-        if observed:
-            value = scale * clean(form.place, value, event_dim + len(sizes))
+        value = jnp.broadcast_to(value, (*place.positions, *sizes, *event))
+        value = scale * clean(place, value, event_dim + len(sizes))
         return axes.to_plates(value, event_dim + len(sizes))
 
     constant = arrange(form.constant, 0)

@@ -66,19 +66,25 @@ def infer_joint(
     :param states: the Gaussian sites.
     """
     components = {s: _component(evidence, s, spoken.get(s)) for s in states}
-    place = evidence.place(name)
     total = said
     for state, component in components.items():
-        total = total + pull_to(component.score, place, evidence.place(state), 1)
+        total = total + _at(evidence, name, state, component.score)
     belief = infer_discrete(evidence, name, total)
     # What the states were scored by is their log evidence, of which the divergence
     # from the prior has only the expectation of what was said.
     kl = belief.kl
+    everywhere = evidence.place(name)._replace(mask=None)
     for state, component in components.items():
-        gap = component.expected - component.score
-        gap = pull_to(gap, place, evidence.place(state), 1)
-        kl = kl + per_entry(jnp.sum(expected_said(belief.probs, gap), -1), place)
+        gap = _at(evidence, name, state, component.expected - component.score)
+        gap = jnp.sum(expected_said(belief.probs, gap), -1)
+        kl = kl + per_entry(gap, everywhere)
     return JointBelief(belief._replace(kl=kl), components)
+
+
+def _at(evidence: Evidence, name: str, state: str, value: Array) -> Array:
+    """Scores at the positions of a Gaussian site, at those of the discrete one."""
+    place = evidence.place(state)._replace(mask=None)
+    return pull_to(value, evidence.place(name), place, 1)
 
 
 def _component(
@@ -86,9 +92,14 @@ def _component(
 ) -> Component:
     prior = _prior(evidence, state)
     potential, constant = _said_of(evidence, state, spoken)
-    posterior = condition(prior.loc, prior.covariance, potential)
+    mask = evidence.place(state).mask
+    mask = None if mask is None else mask[..., None]
+    heeded = potential if mask is None else potential.mask(mask)
+    posterior = condition(prior.loc, prior.covariance, heeded)
     expected = potential.expected(posterior.mean, posterior.covariance) + constant
     score = posterior.log_normalizer + prior.offset + constant
+    if mask is not None:  # a masked position keeps its prior, which counts nothing
+        score = jnp.where(mask, score, expected)
     return Component(posterior, score, expected)
 
 

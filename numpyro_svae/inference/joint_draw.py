@@ -23,7 +23,7 @@ Term = GaussianTerm | TableTerm
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["terms", "log_normalizer"],
+    data_fields=["terms", "uncounted", "log_normalizer"],
     meta_fields=["variables", "axes", "sizes"],
 )
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class JointDraw:
     """The joint posterior of the sites of a graph, to draw from.
 
     :param terms: all terms of the graph.
+    :param uncounted: terms that the density of a sample leaves out.
     :param log_normalizer: of their product.
     :param variables: of the graph.
     :param axes: the positions of each of them.
@@ -38,6 +39,7 @@ class JointDraw:
     """
 
     terms: tuple[Term, ...]
+    uncounted: tuple[Term, ...]
     log_normalizer: Array
     variables: tuple[Variable, ...]
     axes: tuple[Axes, ...]
@@ -50,6 +52,7 @@ class JointDraw:
         """
         drawn = graph.draw(key, self.variables, dict(self.sizes), self.terms)
         total = total_of_terms(self.variables, self.terms, drawn) - self.log_normalizer
+        total = total - total_of_terms(self.variables, self.uncounted, drawn)
         found = {}
         for variable, axes in zip(self.variables, self.axes):
             value = axes.to_positions(drawn[variable.name])

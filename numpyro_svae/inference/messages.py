@@ -37,6 +37,7 @@ __all__ = [
     "log_density",
     "normalizer_gap",
     "proper",
+    "proper_regression",
     "to_child",
     "to_parent",
     "with_states",
@@ -93,6 +94,13 @@ def with_states(regression: ExpectedRegression) -> ExpectedRegression:
 def normalizer_gap(regression: ExpectedRegression) -> Array:
     """``(log|covariance| - E log|Sigma|) / 2``: log mass of the factor."""
     return 0.5 * (_whitener(regression)[1] - regression.log_det)
+
+
+def proper_regression(regression: ExpectedRegression) -> ExpectedRegression:
+    """The density ``N(v; weight u, covariance)``, which has no other normaliser."""
+    weight, covariance, excess, _ = regression
+    log_det = _whitener(regression)[1]
+    return ExpectedRegression(weight, covariance, jnp.zeros_like(excess), log_det)
 
 
 def proper(potential: GaussianPotential) -> GaussianMessage:

@@ -35,13 +35,6 @@ def check_graphs(structure: Structure, sites: dict[str, Site]) -> None:
 def _check_graph(structure: Structure, sites: dict[str, Site], group: Group) -> None:
     names = [*group.discrete, *group.states]
     listed = ", ".join(f"'{name}'" for name in names)
-    for name in names:
-        site = sites[name]
-        if site.mask is not None and name not in structure.labels:
-            raise ValueError(
-                f"Site '{name}': found a mask on a latent site of the graph {listed}. "
-                "Accepted: masks on observed sites and on potentials."
-            )
     _check_likelihoods(structure, group, listed)
     scales = {float(s) for s in (sites[n].scale for n in names) if _known(s)}
     if len(scales) > 1:

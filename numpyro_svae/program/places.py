@@ -53,7 +53,7 @@ def place_of(site: Site, role: str = "value", event_dim: int = 0) -> Place:
         mask = None if mask is None else mask[..., 0]
     elif role == "transition":
         positions = (*positions[:-1], positions[-1] - 1)
-        mask = None if mask is None or mask.shape[-1] == 1 else mask[..., 1:]
+        mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., 1:]
     return Place(site.batch_shape, positions, mask, site.scale)
 
 
