@@ -65,8 +65,7 @@ class AutoSVAE(AutoGuide):
         Gaussian sites that it picks components for) are independent under the guide.
         By default they are inferred jointly where that is tractable, which is exact
         given what is said of them; where all of that is conjugate, its ELBO is never
-        the lower one. States that pick the dynamics of a chain are always independent
-        of the chain.
+        the lower one. Chains are always independent of what they are coupled with.
     :param fixed_point: how the best product of independent coupled sites is found and
         differentiated; :class:`~numpyro_svae.FixedPoint` says what the default is.
     :param init: where global posteriors start, by site: a distribution of the
@@ -227,8 +226,8 @@ class AutoSVAE(AutoGuide):
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
         :param args: the arguments of the model.
         :param kwargs: the keyword arguments of the model.
-        :return: ``sweeps`` and ``residual`` by discrete site: one or less means that it
-            has converged. Empty if no sites are inferred by ascent.
+        :return: ``sweeps`` and ``residual`` by site: one or less means that it has
+            converged. Empty if no sites are inferred by ascent.
         """
         return self._infer_local(params, args, kwargs).convergence
 

@@ -65,10 +65,11 @@ def chain_and_offset(y):
         seen(y, x @ jnp.asarray(LOADING).T + lasting)
 
 
-def grouped_offsets(y):
+def grouped_offsets(y, subsample=None):
     """The same with a mean that sequences share, and a noisy path in between."""
     m = numpyro.sample("m", dist.Normal(jnp.zeros(1), 2.0).to_event(1))
-    with numpyro.plate("sequences", len(y)):
+    with numpyro.plate("sequences", len(y), subsample_size=subsample) as index:
+        y = jnp.asarray(y)[index]
         x = turning("x", y.shape[1])
         u = numpyro.sample("u", dist.Normal(m, 0.8).to_event(1))
         v = numpyro.sample("v", dist.Normal(x, 0.6).to_event(2))
@@ -127,3 +128,31 @@ def regime_and_label(y):
         x = turning("x", y.shape[1])
         level = jnp.stack([jnp.asarray(LEVELS), -2 * jnp.asarray(LEVELS)])
         seen(y, x @ jnp.asarray(LOADING).T + level[k[..., None], z])
+
+
+def learnt_sum(y):
+    """Two paths and a vector that lasts, whose effects are to be learnt."""
+    parts = [jnp.asarray(LOADING), jnp.asarray(SECOND), jnp.ones((2, 1))]
+    prior = jnp.concatenate(parts, -1), jnp.eye(4), 6.0, 2.0 * jnp.eye(2)
+    weight, noise = ns.sample("emission", ns.MatrixNormalInverseWishart(*prior))
+    with numpyro.plate("sequences", len(y)):
+        x, w = turning("x", y.shape[1]), drifting("w", y.shape[1])
+        u = numpyro.sample("u", dist.Normal(0.5 * jnp.ones(1), 0.8).to_event(1))
+        u = jnp.broadcast_to(u[..., None, :], w.shape)
+        loc = jnp.concatenate([x, w, u], -1) @ weight.T
+        fn = dist.MultivariateNormal(loc, noise)
+        numpyro.sample("y", fn.to_event(1), obs=y)
+
+
+def learnt_choice(y):
+    """States pick what is seen, at each step, of a vector that lasts."""
+    loc = jnp.stack([jnp.asarray(LOADING), -jnp.asarray(LOADING)])
+    prior = loc, jnp.eye(2), 6.0, 2.0 * jnp.eye(2)
+    with numpyro.plate("regimes", 2):
+        weight, noise = ns.sample("emission", ns.MatrixNormalInverseWishart(*prior))
+    with numpyro.plate("sequences", len(y)):
+        z = labels("z", y.shape[1])
+        u = numpyro.sample("u", dist.MultivariateNormal(jnp.ones(2), jnp.eye(2)))
+        loc = (weight[z] @ u[..., None, :, None])[..., 0]
+        fn = dist.MultivariateNormal(loc, noise[z])
+        numpyro.sample("y", fn.to_event(1), obs=y)

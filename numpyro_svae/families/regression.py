@@ -98,6 +98,41 @@ class ExpectedRegression(NamedTuple):
     excess: Array
     log_det: Array
 
+    def only(self, entries: Array) -> ExpectedRegression:
+        """The same of some entries of the response: others add nothing at value zero.
+
+        :param entries: which ones, of shape ``(..., D)``. The covariance is diagonal
+            and known, as the weight is.
+        """
+        variance = jnp.diagonal(self.covariance, axis1=-2, axis2=-1)
+        rows = ExpectedRegression(
+            self.weight[..., None, :],
+            variance[..., None, None],
+            jnp.zeros((*variance.shape, 1, 1), variance.dtype),
+            jnp.log(variance),
+        )
+        return rows.together(entries)._replace(excess=self.excess)
+
+    def together(self, entries: Array | None = None) -> ExpectedRegression:
+        """One regression of a vector from those of its entries, the last batch axis.
+
+        :param entries: which of them count, of shape ``(..., D)``; others add nothing
+            if the value of the response is zero there.
+        """
+        weight, variance = self.weight[..., 0, :], self.covariance[..., 0, 0]
+        excess, log_det = self.excess, self.log_det
+        if entries is not None:
+            weight = jnp.where(entries[..., None], weight, 0.0)
+            variance = jnp.where(entries, variance, 1.0)
+            excess = jnp.where(entries[..., None, None], excess, 0.0)
+            log_det = jnp.where(entries, log_det, -log(2 * pi))
+        return ExpectedRegression(
+            weight,
+            variance[..., None] * jnp.eye(variance.shape[-1], dtype=variance.dtype),
+            jnp.sum(excess, -3),
+            jnp.sum(log_det, -1),
+        )
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.families import NaturalParameters, natural_kl
+from numpyro_svae.families import NaturalParameters, expected, natural_kl
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.groups import infer_locals
@@ -40,8 +40,7 @@ def local_posterior(
     potentials: dict[str, Any],
 ) -> LocalPosterior:
     """Infer the local sites at the posterior expectations of the globals."""
-    priors = structure.priors
-    moments = {name: priors[name].moments(value) for name, value in naturals.items()}
+    moments = {name: expected(value) for name, value in naturals.items()}
     evidence = Evidence(structure, bound, moments)
     return infer_locals(evidence, potentials, mean_field, fixed_point)
 

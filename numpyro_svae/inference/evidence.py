@@ -33,6 +33,7 @@ from numpyro_svae.program.places import (
     pull_to,
     read_at,
 )
+from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.sites import Site
 
 __all__ = ["Evidence"]
@@ -118,6 +119,11 @@ class Evidence:
             moments = self.moments[str(source.prior)]
         if bound.members is not None:
             moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
+        prior, entries = self.structure.priors.get(str(source.prior)), bound.entries
+        if isinstance(prior, RegressionPrior):
+            if entries is not None and source.selector is not None:
+                entries = entries[..., None, :]
+            moments = prior.regression(moments, entries)
         if source.selector in self.probs:
             probs = self.spread_for(factor, self.probs[str(source.selector)])
             moments = messages.average(moments, probs)

@@ -23,6 +23,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import lineax
+import numpy as np
 
 __all__ = ["FixedPoint", "Solution", "solve_fixed_point"]
 
@@ -103,11 +104,11 @@ def solve_fixed_point(
     start = lax.stop_gradient(start)
     flat, unravel = ravel_pytree(start)
     chosen = jax.tree.broadcast(tempered, start)
-    parts = jax.tree.map(lambda leaf, t: jnp.full_like(leaf, t), start, chosen)
-    coldness = ravel_pytree(parts)[0]
+    parts = jax.tree.map(lambda leaf, t: np.full(leaf.size, t), start, chosen)
+    anneals = np.concatenate(jax.tree.leaves(parts))
 
     def step(y: Array, temper: Array) -> Array:
-        y = y * (1 - coldness * (1 - temper))
+        y = jnp.where(anneals, temper * y, y)
         return ravel_pytree(sweep(unravel(y)))[0]
 
     if options.gradient == "unrolled":

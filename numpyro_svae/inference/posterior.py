@@ -44,8 +44,7 @@ class LocalPosterior:
         averaged over.
     :param components: of the Gaussian sites that are mixtures over a discrete site.
     :param draws: of the graphs, how to draw their sites together.
-    :param convergence: of the coordinate ascent of coupled sites, by the names of
-        their discrete sites.
+    :param convergence: of the coordinate ascent of coupled sites, by site.
     """
 
     marginals: dict[str, dist.Distribution] = field(default_factory=dict)
@@ -67,9 +66,9 @@ class LocalPosterior:
             known = self.expected_log_prob.get(name)
             self.expected_log_prob[name] = value if known is None else known + value
 
-    def record(self, discrete: tuple[str, ...], solution: Solution) -> None:
-        """Add how the ascent of the group of some discrete sites ended."""
-        for name in discrete:
+    def record(self, names: tuple[str, ...], solution: Solution) -> None:
+        """Add how the ascent of a group of sites ended."""
+        for name in names:
             self.convergence[name] = Convergence(solution.sweeps, solution.residual)
 
     def given(self, name: str, states: Array | None) -> dist.Distribution:

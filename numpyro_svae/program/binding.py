@@ -51,6 +51,8 @@ class BoundRegression(NamedTuple):
         meaningless.
     :param members: which member of the prior's batch each position uses.
     :param parent_map: U, ``(*positions, M, P)``, in a graph.
+    :param entries: which entries of v count, ``(*positions, D)``; None for all of them.
+        Those that do not are zero.
     """
 
     known: ExpectedRegression | None
@@ -58,6 +60,19 @@ class BoundRegression(NamedTuple):
     regressor: Array
     members: Array | None
     parent_map: Array | None = None
+    entries: Array | None = None
+
+    def only(self, entries: Array | None, states: int) -> BoundRegression:
+        """The same of some entries of the response.
+
+        :param states: how many axes of ``known`` are states.
+        """
+        if entries is None:
+            return self
+        known, value = self.known, jnp.where(entries, self.value, 0.0)
+        if known is not None:
+            known = known.only(jnp.expand_dims(entries, tuple(range(-1 - states, -1))))
+        return self._replace(known=known, value=value, entries=entries)
 
 
 @partial(
@@ -135,11 +150,15 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
             if factor.source.prior is None:
                 bound.tables[factor.site] = _table(prober, site, factor.selectors)
         elif isinstance(factor, GaussianConditional):
-            bound.regressions[key] = _conditional(prober, site, factor)
+            regression = _conditional(prober, site, factor)
+            states = len(factor.selectors)
+            bound.regressions[key] = regression.only(site.entries, states)
         elif isinstance(factor, StatisticsFactor):
             bound.statistics[key] = bind_statistics(site, factor, structure.priors)
         elif isinstance(factor, GaussianFactor):
-            bound.regressions[key] = _regression(prober, site, factor)
+            regression = _regression(prober, site, factor)
+            states = int(factor.source.selector is not None)
+            bound.regressions[key] = regression.only(site.entries, states)
     return bound
 
 

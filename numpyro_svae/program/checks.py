@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ __all__ = [
     "Potential",
     "check_data",
     "check_hyperparameters",
+    "check_masks",
     "check_plates",
     "check_potentials",
     "check_start",
@@ -65,7 +67,9 @@ def check_data(sites: dict[str, Site]) -> None:
         if not site.observed or not _concrete(value, site.mask):
             continue
         bad = ~jnp.isfinite(jnp.asarray(value, float))
-        if site.mask is not None:
+        if site.entries is not None:
+            bad = bad & site.entries
+        elif site.mask is not None:
             mask = jnp.asarray(site.mask)
             trailing = bad.ndim - len(site.batch_shape) - site.extra
             mask = jnp.reshape(mask, mask.shape + (1,) * max(trailing, 0))
@@ -77,6 +81,21 @@ def check_data(sites: dict[str, Site]) -> None:
                 "infinite. Accepted: finite values; mark missing ones with "
                 "numpyro.handlers.mask or .mask(...) on the distribution, and on the "
                 "potential with GaussianPotential.mask."
+            )
+
+
+def check_masks(sites: dict[str, Site], names: Collection[str]) -> None:
+    """Masks of latent sites must be those of whole vectors.
+
+    :param names: the latent sites.
+    :raises ValueError: naming the site.
+    """
+    for name in names:
+        if sites[name].entries is not None:
+            raise ValueError(
+                f"Site '{name}': latent, and its mask leaves out some entries of a "
+                "vector and not others. Accepted: a mask of whole vectors, on a latent "
+                "site; of entries, on an observed Normal(...).to_event(1)."
             )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.distributions import MatrixNormalInverseWishart
-from numpyro_svae.families import ExpectedRegression, RegressionNatural, expected
+from numpyro_svae.families import ExpectedRegression, RegressionNatural
 from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.probing import same
 from numpyro_svae.program.sites import Program, Site
@@ -78,15 +78,10 @@ class DiagonalPrior(RegressionPrior):
             2 * shape,
         )
 
-    def moments(self, natural: RegressionNatural) -> ExpectedRegression:
-        rows = expected(natural)
-        covariance = rows.covariance[..., 0] * jnp.eye(self.dim)
-        return ExpectedRegression(
-            rows.weight[..., 0, :],
-            covariance,
-            jnp.sum(rows.excess, -3),
-            jnp.sum(rows.log_det, -1),
-        )
+    def regression(
+        self, moments: ExpectedRegression, entries: Array | None
+    ) -> ExpectedRegression:
+        return moments.together(entries)
 
     def posterior(self, natural: RegressionNatural) -> dist.Distribution:
         rows = MatrixNormalInverseWishart.from_natural_parameters(natural)

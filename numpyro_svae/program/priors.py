@@ -21,9 +21,9 @@ from numpyro_svae.distributions import (
 )
 from numpyro_svae.families import (
     DirichletNatural,
+    ExpectedRegression,
     NaturalParameters,
     RegressionNatural,
-    expected,
 )
 from numpyro_svae.program.sites import Site
 
@@ -52,10 +52,6 @@ class Prior(ABC):
     def features(self) -> tuple[int, ...]:
         """The event dimensions of an observation that one member covers."""
         return ()
-
-    def moments(self, natural: Any) -> Any:
-        """What factors read of the block, with its natural gradient."""
-        return expected(natural)
 
     @abstractmethod
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
@@ -164,6 +160,15 @@ class RegressionPrior(Prior):
             return value[..., : self.columns], value[..., self.columns :]
         cov, weight = (values[name] for name in self.sites)
         return (weight[..., None] if self.vector else weight), cov
+
+    def regression(
+        self, moments: ExpectedRegression, entries: Array | None
+    ) -> ExpectedRegression:
+        """The regression that a factor is, from the moments of the block.
+
+        :param entries: which entries of the response count, ``(..., D)``; None for all.
+        """
+        return moments
 
     def whole(self, natural: Any) -> RegressionNatural:
         """Natural parameters with a full covariance, to find a start with."""

@@ -21,6 +21,7 @@ from numpyro_svae.program.checks import (
     Potential,
     check_data,
     check_hyperparameters,
+    check_masks,
     check_plates,
     check_potentials,
 )
@@ -68,6 +69,7 @@ def _read_program(
         )
     check_data(sites)
     structure = read_structure(program, sites, potentials)
+    check_masks(sites, structure.locals)
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)
     check_hyperparameters(structure.priors, _read_priors(program, structure))

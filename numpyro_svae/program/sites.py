@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 
@@ -66,8 +67,24 @@ class Site:
 
     @property
     def mask(self) -> Array | None:
-        """Which positions count; None for all of them."""
+        """Which positions count, if only in part; None for all of them."""
         return unwrap(self.outer)[1]
+
+    @property
+    def entries(self) -> Array | None:
+        """Which entries of vectors of independent ones count, ``(*positions, D)``.
+
+        None if the mask of the positions says it all, as far as can be seen.
+        """
+        fn, mask, extra = peel(self.outer)
+        if mask is None or not (isinstance(fn, dist.Normal) and extra):
+            return None
+        if not isinstance(mask, jax.core.Tracer):
+            seen = np.asarray(mask)
+            if np.array_equal(seen.any(-1), seen.all(-1)):
+                return None
+        shape = self.positions + tuple(self.outer.event_shape[-1:])
+        return None if mask.shape[-1] == 1 else jnp.broadcast_to(mask, shape)
 
     @property
     def extra(self) -> int:
@@ -89,7 +106,7 @@ def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]
     """The underlying distribution, its mask at the positions, and their extra rank."""
     fn, mask, extra = peel(fn)
     if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
-        return fn, None if mask is None else jnp.all(mask, -1), extra - 1
+        return fn, None if mask is None else jnp.any(mask, -1), extra - 1
     if isinstance(fn, LinearGaussianChain | DiscreteMarkovChain):
         mask = None if mask is None else mask[..., None]
         return fn, _within_length(fn, mask), extra + 1  # the first dimension is time

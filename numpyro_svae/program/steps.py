@@ -10,6 +10,7 @@ from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.batch_util import promote_batch_shape
 
@@ -75,18 +76,19 @@ class Steps:
         if self.kind is None:
             return promote_batch_shape(arrays)
         moved = {n: self._move(v) for n, v in arrays.items()}
-        mask = moved.pop("mask", None)
+        mask: Any = moved.pop("mask", None)
         if padded:
             positions = next(iter(moved.values())).shape[: self.rank + 1]
-            counts = jnp.arange(positions[-1]) > 0
-            counts = jnp.reshape(counts, counts.shape + (1,) * self.extra)
+            counts = np.arange(positions[-1]) > 0  # known even under jit
+            counts = np.reshape(counts, counts.shape + (1,) * self.extra)
             mask = counts if mask is None else mask & counts
         if self.scalar:
             moved = {name: value[..., None] for name, value in moved.items()}
             mask = None if mask is None else mask[..., None]
         fn = self.kind(**moved, validate_args=False)
         if mask is not None:
-            fn = fn.mask(jnp.broadcast_to(mask, fn.batch_shape))
+            module = np if isinstance(mask, np.ndarray) else jnp
+            fn = fn.mask(module.broadcast_to(mask, fn.batch_shape))
         return fn.to_event(self.extra + 1 + self.scalar)
 
     def show_value(self, value: Array) -> Array:

@@ -152,6 +152,15 @@ def test_the_product_is_a_stationary_point_of_brute_force(optimum):
 
 
 @pytest.mark.slow
+def test_a_minibatch_stands_for_all_of_the_data():
+    """Two sequences that are equal, and one of them that counts twice."""
+    y = np.concatenate([Y, Y])
+    whole = loss_of(coupled.grouped_offsets, y)
+    half = partial(coupled.grouped_offsets, subsample=1)
+    np.testing.assert_allclose(loss_of(half, y), whole, rtol=1e-9)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [coupled.two_chains, coupled.regime_and_label])
 def test_no_sweep_lowers_the_elbo(model):
     losses = [loss_of(model, max_sweeps=n, anneal=0) for n in (1, 2, 3, 20)]

@@ -13,6 +13,7 @@ from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
 import pytest
 
 import numpyro_svae as ns
+from tests.coupled import learnt_choice, learnt_sum
 from tests.data import clusters, make_svi, sequences, steps
 from tests.models import (
     lds_recognition,
@@ -113,6 +114,18 @@ def test_hmm_svae_summed_over_its_states():
 def test_switching_svae():
     guide = ns.AutoSVAE(slds_svae, recognition)
     problem = (start(slds_svae, guide, Y, ACTIONS), slds_svae, guide, (Y, ACTIONS))
+    ours = estimates(ns.SVAE_ELBO(), *problem)
+    theirs = estimates(Trace_ELBO(), *problem)
+    assert_same_expectation(ours, theirs, precise=1.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [learnt_sum, learnt_choice])
+def test_products_of_paths_and_vectors_that_last(model):
+    """A vector that is seen at all steps has many labels, and is no mixture."""
+    y = Y[..., :2]
+    guide = ns.AutoSVAE(model)
+    problem = (start(model, guide, y), model, guide, (y,))
     ours = estimates(ns.SVAE_ELBO(), *problem)
     theirs = estimates(Trace_ELBO(), *problem)
     assert_same_expectation(ours, theirs, precise=1.5)
