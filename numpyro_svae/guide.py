@@ -25,7 +25,7 @@ from numpyro_svae.inference.engine import (
     start_natural,
 )
 from numpyro_svae.inference.fixed_point import FixedPoint
-from numpyro_svae.inference.initialize import natural_of
+from numpyro_svae.inference.given_start import natural_of
 from numpyro_svae.inference.posterior import Convergence, LocalPosterior
 from numpyro_svae.optim import check_enclosing_optimizer
 from numpyro_svae.program.binding import Bound, bind
@@ -151,7 +151,7 @@ class AutoSVAE(AutoGuide):
     ) -> NaturalParameters:
         def start(key: Array) -> NaturalParameters:
             if name in self.init:
-                return natural_of(self.init[name])
+                return natural_of(self._wiring.priors[name], self.init[name])
             return start_natural(key, name, self._wiring, bound, potentials)
 
         natural = numpyro.param(self._natural_name(name), start)

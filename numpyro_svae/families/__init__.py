@@ -5,6 +5,7 @@
 
 from numpyro_svae.families.dirichlet import DirichletNatural
 from numpyro_svae.families.gamma import GammaNatural
+from numpyro_svae.families.gaussian import ExpectedGaussian, GaussianNatural
 from numpyro_svae.families.natural import NaturalParameters, expected, natural_kl
 from numpyro_svae.families.regression import (
     ExpectedRegression,
@@ -14,8 +15,10 @@ from numpyro_svae.families.regression import (
 
 __all__ = [
     "DirichletNatural",
+    "ExpectedGaussian",
     "ExpectedRegression",
     "GammaNatural",
+    "GaussianNatural",
     "NaturalParameters",
     "RegressionNatural",
     "RegressionStandard",

@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The Gamma family, conjugate to the rates of counts and of waiting times."""
+"""The Gamma family: precisions, and the rates of counts and of waiting times."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 
+from numpyro_svae.families.matrices import step_to_zero
 from numpyro_svae.families.natural import NaturalParameters
 
 __all__ = ["GammaNatural"]
@@ -22,7 +23,8 @@ __all__ = ["GammaNatural"]
 class GammaNatural(NaturalParameters):
     """Natural parameters of a Gamma; its statistics are ``(log rate, -rate)``.
 
-    A count y adds ``(y, 1)``, a waiting time y adds ``(1, y)``.
+    A count y adds ``(y, 1)``, a waiting time y adds ``(1, y)``, a Gaussian residual r
+    of which it is the precision ``(1/2, r^2/2)``.
 
     :param shape: a, of shape ``(...)``.
     :param rate: b, of shape ``(...)``.
@@ -56,10 +58,7 @@ class GammaNatural(NaturalParameters):
         return shapes - other.shape * jnp.log(ratio) + self.shape * (ratio - 1.0)
 
     def largest_step(self, direction: GammaNatural) -> Array:
-        def to_zero(value: Array, slope: Array) -> Array:
-            falls = slope < 0
-            return jnp.where(falls, value / jnp.where(falls, -slope, 1.0), jnp.inf)
-
         return jnp.minimum(
-            to_zero(self.shape, direction.shape), to_zero(self.rate, direction.rate)
+            step_to_zero(self.shape, direction.shape),
+            step_to_zero(self.rate, direction.rate),
         )

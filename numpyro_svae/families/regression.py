@@ -22,25 +22,20 @@ from typing import NamedTuple
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import digamma, multigammaln
 
+from numpyro_svae.families.matrices import (
+    inverse_from_tril,
+    log_diagonal,
+    step_to_zero,
+    symmetric,
+    transpose,
+    whitened_slope,
+)
 from numpyro_svae.families.natural import NaturalParameters
 
 __all__ = ["ExpectedRegression", "RegressionNatural", "RegressionStandard"]
-
-
-def _transpose(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
-
-
-def _symmetric(x: Array) -> Array:
-    return 0.5 * (x + _transpose(x))
-
-
-def _log_diagonal(tril: Array) -> Array:
-    """Half of the log determinant of ``tril @ tril.T``."""
-    return jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
 
 
 class RegressionStandard(NamedTuple):
@@ -62,10 +57,10 @@ class RegressionStandard(NamedTuple):
         - \\nu/2 \\log|\\Psi| + DM/2 \\log 2\\pi`."""
         dim, num_columns = self.loc.shape[-2:]
         return (
-            -dim * _log_diagonal(self.column_tril)
+            -dim * log_diagonal(self.column_tril)
             + 0.5 * dim * log(2) * self.df
             + multigammaln(0.5 * self.df, dim)
-            - self.df * _log_diagonal(self.scale_tril)
+            - self.df * log_diagonal(self.scale_tril)
             + 0.5 * dim * num_columns * log(2 * pi)
         )
 
@@ -74,7 +69,7 @@ class RegressionStandard(NamedTuple):
         - \\sum_i \\psi((\\nu + 1 - i)/2)`."""
         dim = self.loc.shape[-2]
         halves = 0.5 * (self.df[..., None] - jnp.arange(dim, dtype=self.df.dtype))
-        log_det = 2 * _log_diagonal(self.scale_tril)
+        log_det = 2 * log_diagonal(self.scale_tril)
         return log_det - dim * log(2) - jnp.sum(digamma(halves), -1)
 
 
@@ -160,7 +155,7 @@ class RegressionNatural(NaturalParameters):
     ) -> RegressionNatural:
         """Natural from standard parameters (see :class:`RegressionStandard`)."""
         vu = loc @ column_precision
-        vv = scale_tril @ _transpose(scale_tril) + _symmetric(vu @ _transpose(loc))
+        vv = scale_tril @ transpose(scale_tril) + symmetric(vu @ transpose(loc))
         batch = jnp.broadcast_shapes(vv.shape[:-2], vu.shape[:-2], jnp.shape(df))
         return cls(
             jnp.broadcast_to(vv, batch + vv.shape[-2:]),
@@ -196,7 +191,7 @@ class RegressionNatural(NaturalParameters):
 
     def joint(self) -> Array:
         """The matrix ``[[uu, vu'], [vu, vv]]``, positive definite in the domain."""
-        top = jnp.concatenate([self.uu, _transpose(self.vu)], -1)
+        top = jnp.concatenate([self.uu, transpose(self.vu)], -1)
         return jnp.concatenate([top, jnp.concatenate([self.vu, self.vv], -1)], -2)
 
     def to_standard(self) -> RegressionStandard:
@@ -205,9 +200,9 @@ class RegressionNatural(NaturalParameters):
         tril = jnp.linalg.cholesky(self.joint())
         column_tril = tril[..., :num_columns, :num_columns]
         cross = tril[..., num_columns:, :num_columns]
-        loc = solve_triangular(column_tril, _transpose(cross), trans=1, lower=True)
+        loc = solve_triangular(column_tril, transpose(cross), trans=1, lower=True)
         scale_tril = tril[..., num_columns:, num_columns:]
-        return RegressionStandard(_transpose(loc), column_tril, scale_tril, self.df)
+        return RegressionStandard(transpose(loc), column_tril, scale_tril, self.df)
 
     def log_normalizer(self) -> Array:
         return self.to_standard().log_normalizer()
@@ -220,17 +215,17 @@ class RegressionNatural(NaturalParameters):
         dim = tril.shape[-1]
         return ExpectedRegression(
             standard.loc,
-            tril @ _transpose(tril) / df,
-            dim * _inverse_from_tril(standard.column_tril),
+            tril @ transpose(tril) / df,
+            dim * inverse_from_tril(standard.column_tril),
             standard.expected_log_det(),
         )
 
     def expected_statistics(self) -> RegressionNatural:
         weight, _, excess, log_det = self.moments()
         df = self.df[..., None, None]
-        precision = df * _inverse_from_tril(self.to_standard().scale_tril)
+        precision = df * inverse_from_tril(self.to_standard().scale_tril)
         cross = precision @ weight
-        quadratic = _symmetric(_transpose(weight) @ cross) + excess
+        quadratic = symmetric(transpose(weight) @ cross) + excess
         return RegressionNatural(
             -0.5 * precision, cross, -0.5 * quadratic, -0.5 * log_det
         )
@@ -243,12 +238,12 @@ class RegressionNatural(NaturalParameters):
         excess = C - G' P^-1 G.
         """
         weight, covariance, _, _ = self.moments()
-        to_excess = _symmetric(cotangent.excess)
+        to_excess = symmetric(cotangent.excess)
         to_weight = covariance @ cotangent.weight
         to_cross = to_weight - 2 * weight @ to_excess
-        to_precision = _symmetric(
-            weight @ to_excess @ _transpose(weight)
-            - to_weight @ _transpose(weight)
+        to_precision = symmetric(
+            weight @ to_excess @ transpose(weight)
+            - to_weight @ transpose(weight)
             - covariance @ cotangent.covariance @ covariance
         )
         return RegressionNatural(
@@ -275,22 +270,6 @@ class RegressionNatural(NaturalParameters):
         )
 
     def largest_step(self, direction: RegressionNatural) -> Array:
-        tril = jnp.linalg.cholesky(self.joint())
-        half = solve_triangular(tril, direction.joint(), lower=True)
-        whitened = solve_triangular(tril, _transpose(half), lower=True)
-        lowest = jnp.linalg.eigvalsh(_symmetric(whitened))[..., 0]
+        lowest = whitened_slope(self.joint(), direction.joint())
         slack = self.df - (self.vv.shape[-1] - 1)
-        return jnp.minimum(
-            _step_to_zero(1.0, lowest), _step_to_zero(slack, direction.df)
-        )
-
-
-def _step_to_zero(value: Array | float, slope: Array) -> Array:
-    """Where ``value + s * slope`` reaches zero; infinite if it never does."""
-    falls = slope < 0
-    return jnp.where(falls, value / jnp.where(falls, -slope, 1.0), jnp.inf)
-
-
-def _inverse_from_tril(tril: Array) -> Array:
-    identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
-    return _symmetric(cho_solve((tril, True), identity))
+        return jnp.minimum(step_to_zero(1.0, lowest), step_to_zero(slack, direction.df))

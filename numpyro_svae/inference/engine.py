@@ -16,7 +16,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.families import NaturalParameters, expected, natural_kl
+from numpyro_svae.families import NaturalParameters, natural_kl
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.groups import infer_locals
@@ -40,7 +40,7 @@ def local_posterior(
     potentials: dict[str, Any],
 ) -> LocalPosterior:
     """Infer the local sites at the posterior expectations of the globals."""
-    moments = {name: expected(value) for name, value in naturals.items()}
+    moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
     evidence = Evidence(structure, bound, moments)
     return infer_locals(evidence, potentials, mean_field, fixed_point)
 
@@ -51,11 +51,13 @@ def global_posteriors(
 ) -> tuple[dict[str, dist.Distribution], dict[str, Array]]:
     """Posteriors of the global blocks, and their divergences from the priors."""
     posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
+    moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
     divergences = {}
     for name, natural in naturals.items():
-        kl = natural_kl(natural, priors[name])
-        rank = len(structure.priors[name].batch_shape)
-        divergences[name] = jnp.sum(kl, tuple(range(rank, kl.ndim)))
+        block = structure.priors[name]
+        prior, gap = block.expected_prior(priors[name], moments)
+        kl, rank = natural_kl(natural, prior), len(block.batch_shape)
+        divergences[name] = jnp.sum(kl, tuple(range(rank, kl.ndim))) + gap
     return posteriors, divergences
 
 

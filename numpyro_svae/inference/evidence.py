@@ -114,16 +114,19 @@ class Evidence:
         """Moments of (F, Sigma) at the positions of a Gaussian factor."""
         bound = self._bound(factor)
         source = factor.source
-        moments = bound.known
-        if moments is None:
+        moments, entries = bound.known, bound.entries
+        if entries is not None and source.selector is not None:
+            entries = entries[..., None, :]
+        join = self.structure.joins.get(str(source.prior))
+        prior = self.structure.priors.get(str(source.prior))
+        if join is not None:
+            moments = join.moments(self.moments, moments, bound.members, entries)
+        elif moments is None:
             moments = self.moments[str(source.prior)]
-        if bound.members is not None:
-            moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
-        prior, entries = self.structure.priors.get(str(source.prior)), bound.entries
-        if isinstance(prior, RegressionPrior):
-            if entries is not None and source.selector is not None:
-                entries = entries[..., None, :]
-            moments = prior.regression(moments, entries)
+            if bound.members is not None:
+                moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
+            if isinstance(prior, RegressionPrior):
+                moments = prior.regression(moments, entries)
         if source.selector in self.probs:
             probs = self.spread_for(factor, self.probs[str(source.selector)])
             moments = messages.average(moments, probs)

@@ -18,16 +18,19 @@ from typing import Any
 import jax
 from jax import Array
 import jax.numpy as jnp
-import numpyro.distributions as dist
 
 from numpyro_svae.families import (
     DirichletNatural,
-    GammaNatural,
     NaturalParameters,
     RegressionNatural,
 )
 from numpyro_svae.inference.clustering import spread_components
 from numpyro_svae.inference.initial_dynamics import slow_dynamics, switching_dynamics
+from numpyro_svae.inference.initial_joins import (
+    of_joint,
+    scale_of_weights,
+    stand_in,
+)
 from numpyro_svae.inference.initial_loadings import loadings
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound
@@ -38,11 +41,11 @@ from numpyro_svae.program.factors import (
     StatisticsFactor,
     Structure,
 )
+from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.places import Place, place_of
-from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.sites import Site
 
-__all__ = ["initial_natural", "natural_of"]
+__all__ = ["initial_natural"]
 
 
 def initial_natural(
@@ -61,23 +64,53 @@ def initial_natural(
     :param potentials: what the recognition function says at the start.
     """
     prior: Any = bound.priors[name]
-    block = structure.priors[name]
+    block: Any = structure.priors[name]
     for factor in structure.factors:
-        if factor.source.prior != name:
+        if name not in structure.blocks_of(factor):
             continue
         place = place_of(bound.sites[factor.site], factor.role)
         if isinstance(factor, DiscreteFactor):
             return _spread_counts(prior, place)
         if isinstance(factor, StatisticsFactor) and factor.source.selector is not None:
             return _fit_statistics(key, prior, factor, structure, bound)
-        if isinstance(factor, GaussianFactor) and isinstance(block, RegressionPrior):
-            args = key, block.whole(prior), factor, place, structure, bound, potentials
-            start = _dynamics(*args)
-            if start is None:
-                start = _regressions(*args)
-            if start is not None:
-                return block.of_whole(start)
+        if isinstance(factor, GaussianFactor):
+            args = key, name, factor, place, structure, bound, potentials
+            found = _weights_and_noise(*args)
+            if found is not None:
+                return found
+    for weight in structure.priors.values():
+        scaling = getattr(weight, "scaling", None)
+        if isinstance(weight, GaussianPrior) and scaling and scaling.block == block:
+            start = initial_natural(key, weight.name, structure, bound, potentials)
+            return scale_of_weights(scaling.block, weight, start, bound.priors)
     return prior
+
+
+def _weights_and_noise(
+    key: Array,
+    name: str,
+    factor: GaussianFactor,
+    place: Place,
+    structure: Structure,
+    bound: Bound,
+    potentials: dict[str, Any],
+) -> NaturalParameters | None:
+    """Where a block of a Gaussian factor starts, alone or joined with others."""
+    block: Any = structure.priors[name]
+    join = structure.joins.get(str(factor.source.prior))
+    if join is None:
+        prior = block.whole(bound.priors[name])
+    elif join.weights:
+        known = bound.regressions[factor.site, factor.role].known
+        prior = stand_in(join, bound.priors, known)
+    else:
+        return None
+    start = _dynamics(key, prior, factor, place, structure, bound, potentials)
+    if start is None:
+        start = _regressions(key, prior, factor, place, structure, bound, potentials)
+    if start is None or join is None:
+        return None if start is None else block.of_whole(start)
+    return of_joint(block, join, bound.priors, prior, start)
 
 
 def _dynamics(
@@ -152,22 +185,6 @@ def _fit_statistics(
         return jnp.tensordot(share, leaf, (0, 0))
 
     return prior + prior.pull_back(jax.tree.map(total, leaves))
-
-
-def natural_of(given: dist.Distribution | NaturalParameters) -> NaturalParameters:
-    """Natural parameters of a distribution that a user gave as a start."""
-    if isinstance(given, NaturalParameters):
-        return given
-    while isinstance(given, dist.Independent):
-        given = given.base_dist
-    if isinstance(given, dist.Dirichlet):
-        return DirichletNatural(given.concentration)
-    if isinstance(given, dist.Beta):
-        counts = given.concentration1, given.concentration0
-        return DirichletNatural(jnp.stack(counts, -1))
-    if isinstance(given, dist.Gamma):
-        return GammaNatural(given.concentration, given.rate)
-    return given.natural_parameters
 
 
 def _spread_counts(prior: DirichletNatural, place: Place) -> DirichletNatural:

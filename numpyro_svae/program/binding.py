@@ -24,21 +24,19 @@ from numpyro_svae.program.factors import (
     TableConditional,
     TableFactor,
 )
+from numpyro_svae.program.known import PARAMETERS, known_moments, linear_map
 from numpyro_svae.program.places import Place, place_of
-from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.probing import Prober, parameters
-from numpyro_svae.program.regressions import covariance_members, scanned_inputs
+from numpyro_svae.program.regressions import (
+    covariance_members,
+    gathered_members,
+    scanned_inputs,
+)
 from numpyro_svae.program.sites import Program, Site
 from numpyro_svae.program.statistics import BoundStatistics, bind_statistics
 from numpyro_svae.program.tables import bind_table
 
 __all__ = ["Bound", "BoundRegression", "BoundTable", "bind"]
-
-_PARAMETERS = {
-    "value": ("loc", "covariance"),
-    "initial": ("initial_loc", "initial_cov"),
-    "transition": ("transition_matrix", "transition_cov"),
-}
 
 
 class BoundRegression(NamedTuple):
@@ -134,7 +132,7 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     :param sites: the sites of a run at the plain values (see :func:`plain_values`).
     :return: the program with its data.
     """
-    prober = Prober(program, sites, structure.priors, structure.locals)
+    prober = Prober(program, sites, structure.priors, structure.locals, structure.joins)
     priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
@@ -199,15 +197,19 @@ def _table(prober: Prober, site: Site, selectors: tuple[str, ...]) -> BoundTable
 
 def _regression(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegression:
     source, place = factor.source, place_of(site, factor.role)
-    if factor.parent is not None and source.prior is None:
-        return _known_with_parent(prober, site, factor.parent)
-    members = None
-    if source.gathered:
-        covariance = parameters(site)[_PARAMETERS[factor.role][1]]
+    holder, members = prober.holder(source.prior), None
+    if source.gathered and factor.role == "value":
+        members = gathered_members(prober, site, holder)
+    elif source.gathered:
+        covariance = parameters(site)[PARAMETERS[factor.role][1]]
         members = jnp.broadcast_to(covariance_members(covariance), place.positions)
+    if factor.parent is not None and (holder is None or not holder.columns):
+        known, offset = linear_map(prober, site, factor.parent)
+        nothing = jnp.zeros((*site.positions, known.weight.shape[-1]), offset.dtype)
+        return BoundRegression(known, site.value - offset, nothing, members)
     value, regressor = _data(prober, site, factor)
-    known = None if source.prior is not None else _known(prober, site, factor)
-    return BoundRegression(known, value, regressor, members)
+    given = known_moments(prober, site, factor)
+    return BoundRegression(given, value, regressor, members)
 
 
 def _conditional(
@@ -216,7 +218,7 @@ def _conditional(
     known, parent_map, regressor = bind_regression(prober, site, factor)
     members = None
     if factor.source.gathered:
-        members = covariance_members(parameters(site)["covariance"])
+        members = gathered_members(prober, site, prober.holder(factor.source.prior))
     return BoundRegression(known, site.value, regressor, members, parent_map)
 
 
@@ -230,51 +232,9 @@ def _data(prober: Prober, site: Site, factor: GaussianFactor) -> tuple[Array, Ar
         inputs: Array = site.fn.inputs
         inputs = jnp.broadcast_to(inputs, ones.shape[:-1] + inputs.shape[-1:])
         return value[..., 1:, :], jnp.concatenate([value[..., :-1, :], inputs], -1)
-    prior = prober.priors.get(str(factor.source.prior))
-    if prior is None:
+    holder = prober.holder(factor.source.prior)
+    if holder is None or not holder.columns:
         return value, ones
-    columns = prior.columns if isinstance(prior, RegressionPrior) else 1
-    if columns == 1:
+    if holder.columns == 1:
         return value, parameters(site)["loc"][..., :1]
-    return value, prober.regressor(site.name, columns, {})
-
-
-def _known(prober: Prober, site: Site, factor: GaussianFactor) -> ExpectedRegression:
-    """Parameters that are given, by state if a discrete site picks them."""
-    selector, names = factor.source.selector, _PARAMETERS[factor.role]
-    if selector is None:
-        weight, covariance = (parameters(site)[name] for name in names)
-    else:
-        weight, covariance = (prober.by_state(site.name, n, selector) for n in names)
-        if factor.role != "transition":
-            weight = jnp.moveaxis(weight, 0, -2)
-        else:
-            weight = jnp.moveaxis(weight, 0, -3)
-        covariance = jnp.moveaxis(covariance, 0, -3)
-    return _exactly(
-        weight if factor.role == "transition" else weight[..., None], covariance
-    )
-
-
-def _known_with_parent(prober: Prober, site: Site, parent: str) -> BoundRegression:
-    """A known linear map of a parent; its offset is taken off the observation."""
-
-    def loc(value: Array) -> Array:
-        return prober.read(prober.plain_but(parent, value))[site.name]["loc"]
-
-    basis = jnp.eye(prober.locals[parent].size)
-    offset = loc(jnp.zeros(()))
-    shifts = jax.vmap(lambda row: loc(row) - offset)(basis)
-    first = (slice(None),) + (0,) * (shifts.ndim - 2)
-    known = _exactly(shifts[first].T, parameters(site)["covariance"])
-    nothing = jnp.zeros((*site.positions, basis.shape[0]), offset.dtype)
-    return BoundRegression(known, site.value - offset, nothing, None)
-
-
-def _exactly(weight: Array, covariance: Array) -> ExpectedRegression:
-    """Moments of a weight and a covariance that are known."""
-    columns = weight.shape[-1]
-    tril = jnp.linalg.cholesky(covariance)
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-    excess = jnp.zeros((*weight.shape[:-2], columns, columns), weight.dtype)
-    return ExpectedRegression(weight, covariance, excess, log_det)
+    return value, prober.regressor(site.name, holder, {})

@@ -10,6 +10,7 @@ its states, and then checked at random values.
 from __future__ import annotations
 
 from functools import partial
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -26,14 +27,20 @@ from numpyro_svae.program.assignments import (
     entry_at,
 )
 from numpyro_svae.program.factors import Conditional, GaussianConditional, Source
+from numpyro_svae.program.joins import Join
+from numpyro_svae.program.known import known_noise, known_regression
 from numpyro_svae.program.places import Place, place_of, read_at
 from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.probing import Found, Prober
-from numpyro_svae.program.regressions import covariance_members
+from numpyro_svae.program.regressions import gathered_members
 from numpyro_svae.program.sites import Site
 from numpyro_svae.program.sources import sources_of
 
-__all__ = ["Regressor", "bind_regression", "find_gaussian"]
+__all__ = [
+    "Regressor",
+    "bind_regression",
+    "find_gaussian",
+]
 
 Values = dict[str, Any]
 
@@ -57,12 +64,12 @@ class Regressor(NamedTuple):
 
 def bind_regression(prober: Prober, site: Site, factor: Conditional) -> Regressor:
     """Read how a Gaussian site depends on its parents."""
-    prior = prober.priors.get(str(factor.source.prior))
-    if not isinstance(prior, RegressionPrior):
+    holder = prober.holder(factor.source.prior)
+    if holder is None or not holder.columns:
         return _known(prober, site, factor)
 
     def regressor(values: Values) -> Array:
-        return prober.regressor(site.name, prior.columns, values)
+        return prober.regressor(site.name, holder, values)
 
     constant = regressor({})
     shifts = [
@@ -71,7 +78,11 @@ def bind_regression(prober: Prober, site: Site, factor: Conditional) -> Regresso
     ]
     shape = (*constant.shape, 0)
     maps = jnp.stack(shifts, -1) if shifts else jnp.zeros(shape, constant.dtype)
-    return Regressor(None, maps, constant)
+    known = None
+    if isinstance(holder, Join) and holder.noise is None:
+        picks = factor.selectors if holder.by_state else ()
+        known = known_noise(prober, site, picks, len(factor.selectors))
+    return Regressor(known, maps, constant)
 
 
 def _basis(prober: Prober, parents: tuple[str, ...]) -> list[tuple[str, Array]]:
@@ -98,13 +109,10 @@ def _known(prober: Prober, site: Site, factor: Conditional) -> Regressor:
         return jnp.stack([*columns, origin["loc"]], -1), at_each(site, covariance, 2)
 
     weight, covariance = by_states(prober, factor.selectors, given, site.positions)
-    tril = jnp.linalg.cholesky(covariance)
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-    excess = jnp.zeros((*weight.shape[:-2], size + 1, size + 1), weight.dtype)
     maps = jnp.broadcast_to(jnp.eye(size + 1, size), (*site.positions, size + 1, size))
     last = jnp.eye(size + 1)[size]
     return Regressor(
-        ExpectedRegression(weight, covariance, excess, log_det),
+        known_regression(weight, covariance),
         maps,
         jnp.broadcast_to(last, (*site.positions, size + 1)),
     )
@@ -113,13 +121,13 @@ def _known(prober: Prober, site: Site, factor: Conditional) -> Regressor:
 def find_gaussian(
     prober: Prober,
     site: Site,
-    prior: RegressionPrior | None,
+    prior: RegressionPrior | Join | None,
     parents: tuple[str, ...],
     selectors: tuple[str, ...],
 ) -> GaussianConditional | None:
     """The Gaussian factor that the program agrees with at random points.
 
-    :param prior: the block that its parameters depend on.
+    :param prior: the block or the join that its parameters depend on.
     :param parents: the Gaussian sites that they depend on.
     :param selectors: the discrete sites that they depend on.
     """
@@ -153,22 +161,31 @@ def _agrees(
 ) -> bool:
     """Whether a run has the location and the covariance that a factor says."""
     place, known = place_of(site), bound.known
+    holder: Any = prober.holder(factor.source.prior)
     index = assignment_at(prober, place, factor.selectors, values)
-    if known is not None:
+    weight, cov = (None, None) if holder is None else holder.pair(values)
+    member = index
+    if factor.source.gathered:
+        member = np.asarray(gathered_members(prober, site, holder))
+    if factor.source.gathered or factor.source.selector is not None:
+        weight, cov = (None if p is None else p[member] for p in (weight, cov))
+    if weight is None and known is not None:
         weight = entry_at(known.weight, index, place, 2)
-        cov = entry_at(known.covariance, index, place, 2)
-    else:
-        prior: Any = prober.priors[str(factor.source.prior)]
-        weight, cov = prior.pair(values)
-        if factor.source.gathered:
-            plain = prober.read(prober.plain_values())[site.name]
-            index = np.asarray(covariance_members(plain["covariance"]))
-        if factor.source.gathered or factor.source.selector is not None:
-            weight, cov = weight[index], cov[index]
+    if cov is None and known is not None:
+        cov = _known_at(known.covariance, index, place)
     x = _parents(prober, place, factor.parents, values)
     u = bound.constant + np.squeeze(bound.parent_map @ x[..., None], -1)
     loc = np.squeeze(weight @ np.asarray(u)[..., None], -1)
     return run.agrees(site.name, loc=loc, covariance=cov)
+
+
+def _known_at(covariance: Array, index: np.ndarray, place: Place) -> np.ndarray:
+    """A known covariance in the states of what picks from it, if anything does."""
+    if covariance.ndim == 2:
+        return np.asarray(covariance)
+    states = covariance.shape[len(place.positions) : -2]
+    index = index if math.prod(states) > 1 else np.zeros_like(index)
+    return entry_at(covariance, index, place, 2)
 
 
 def _parents(

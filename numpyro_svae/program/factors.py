@@ -8,10 +8,11 @@ Everything here is static: it says how a program is wired, never what its data a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from numpyro_svae.program.joins import Join
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
 
@@ -60,7 +61,8 @@ class Local:
 class Source:
     """Where the parameters of a factor come from.
 
-    :param prior: the global block that holds them; None if they are given.
+    :param prior: the global block, or the join of blocks, that holds them; None if
+        they are given.
     :param selector: the latent discrete site that picks a member of the batch.
     :param offset: position ``t`` of the factor has the state of the selector at
         ``t + offset``.
@@ -168,6 +170,7 @@ class Structure:
     :param labels: latent discrete sites of which a part is observed, by ``obs_mask``,
         with the site of the observed part.
     :param scans: the scans of the program, whose chains are among the local sites.
+    :param joins: independent blocks that give the parameters of one factor together.
     """
 
     priors: dict[str, Prior]
@@ -176,3 +179,11 @@ class Structure:
     likelihoods: dict[str, frozenset[str]]
     labels: dict[str, str]
     scans: tuple[Scan, ...] = ()
+    joins: dict[str, Join] = field(default_factory=dict)
+
+    def blocks_of(self, factor: Factor) -> tuple[str, ...]:
+        """Names of the global blocks that a factor depends on."""
+        join = self.joins.get(str(factor.source.prior))
+        if join is not None:
+            return tuple(block.name for block in join.blocks)
+        return () if factor.source.prior is None else (factor.source.prior,)

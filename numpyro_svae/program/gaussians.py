@@ -18,6 +18,7 @@ from numpyro_svae.program.factors import (
     GaussianFactor,
     Source,
 )
+from numpyro_svae.program.joins import Join
 from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.regressions import (
     covariance_members,
@@ -98,16 +99,17 @@ def read_gaussian(
     :param parents: the local sites that it depends on.
     """
     accepted = (
-        "loc = F u and covariance = Sigma of one global block, with u affine in "
+        "loc = F u and covariance = Sigma of one global block, or of independent "
+        "ones (Normal means and weights, of which those of several blocks are added "
+        "up; a Gamma, InverseGamma or InverseWishart noise), with u affine in "
         "latent Gaussian sites, picked by at most one latent discrete site; a "
         "latent chain over time is one LinearGaussianChain, or one site for each "
         "step"
     )
     selectors = wiring.ordered(parents, True)
     states = wiring.ordered(parents, False)
-    priors = [wiring.prober.priors[name] for name in blocks]
-    prior = priors[0] if priors else None
-    if len(priors) > 1 or not isinstance(prior, RegressionPrior | None):
+    prior = wiring.holder(site, "value", blocks)
+    if blocks and prior is None:
         raise not_conjugate(site, "(loc, covariance)", blocks | parents, accepted)
     factor: GaussianFactor | GaussianConditional | None = None
     simple = len(selectors) <= 1 and len(states) <= 1
@@ -123,7 +125,7 @@ def read_gaussian(
 def _regression(
     wiring: Wiring,
     site: Site,
-    prior: RegressionPrior | None,
+    prior: RegressionPrior | Join | None,
     selectors: tuple[str, ...],
     states: tuple[str, ...],
 ) -> GaussianFactor | None:

@@ -19,6 +19,8 @@ from numpyro_svae.distributions import (
 from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.diagonal import find_scaled
 from numpyro_svae.program.factors import Local
+from numpyro_svae.program.global_gaussians import Candidates
+from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
 from numpyro_svae.program.observations import CATEGORICAL
 from numpyro_svae.program.priors import DirichletPrior, Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober, same
@@ -26,6 +28,11 @@ from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.sites import Program, Site, gaussian_view, unwrap
 
 __all__ = ["easy_value", "read_locals", "read_priors"]
+
+Needs = dict[str, frozenset[str]]
+_GAUSSIAN = (
+    dist.Normal | dist.MultivariateNormal | dist.MatrixNormal | LinearGaussianChain
+)
 
 
 def easy_value(message: dict) -> Array | None:
@@ -44,55 +51,73 @@ def easy_value(message: dict) -> Array | None:
         value = np.full((), 0.5)
     elif isinstance(base, CATEGORICAL | DiscreteMarkovChain):
         value = np.zeros((), int)
-    elif _is_gaussian(base):
+    elif isinstance(base, _GAUSSIAN):
         value = np.zeros(())
     else:
         return None
     return jnp.asarray(np.broadcast_to(value, shape))
 
 
-def _is_gaussian(fn: dist.Distribution) -> bool:
-    kinds = dist.Normal | dist.MultivariateNormal | dist.MatrixNormal
-    return isinstance(fn, kinds | LinearGaussianChain)
-
-
 def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
     """The global blocks, in program order."""
     latent = [site for site in sites.values() if not site.observed]
+    prober = Prober(program, sites, {}, {})
+    found = prober.dependencies([site.name for site in latent])
+    needs = {n: frozenset().union(*entry.values()) for n, entry in found.items()}
     priors: dict[str, Prior] = {}
-    halves = [s for s in latent if isinstance(s.fn, dist.InverseWishart)]
     for site in latent:
-        if isinstance(site.fn, NormalInverseWishart | MatrixNormalInverseWishart):
-            dim, width = site.fn.event_shape
-            vector = isinstance(site.fn, NormalInverseWishart)
-            priors[site.name] = RegressionPrior(
-                site.name, (site.name,), _batch(site), dim, width - dim, vector
-            )
-        elif isinstance(site.fn, dist.Dirichlet):
-            size = site.fn.event_shape[-1]
-            priors[site.name] = DirichletPrior(
-                site.name, (site.name,), _batch(site), size
-            )
-    for half in halves:
-        prior = _join_two_sites(program, half, latent)
-        priors[prior.name] = prior
+        own = _own_block(site)
+        if own is not None:
+            priors[site.name] = own
     for site in latent:
-        if isinstance(site.fn, dist.Beta):
-            features = site.outer.event_shape
-            priors[site.name] = BetaPrior(
-                site.name, (site.name,), _batch(site), features
-            )
+        half: Prior | None = None
+        if isinstance(site.fn, dist.InverseWishart):
+            half = _covariance(program, site, latent, needs)
         elif isinstance(site.fn, dist.Gamma | dist.InverseGamma):
-            scale = find_scaled(program, site, latent)
-            if scale is not None:
-                priors[scale.name] = scale
-            elif isinstance(site.fn, dist.Gamma):
-                features = site.outer.event_shape
-                priors[site.name] = GammaPrior(
-                    site.name, (site.name,), _batch(site), features
-                )
+            half = _scale(program, site, sites, needs)
+        if half is not None:
+            priors[half.name] = half
+    held = {name: prior for prior in priors.values() for name in prior.sites}
+    priors.update(Candidates(prober, needs, held).read())
     order = list(sites)
     return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
+
+
+def _own_block(site: Site) -> Prior | None:
+    """The block of a site that is one by itself, whatever depends on it."""
+    name, fn = site.name, site.fn
+    if isinstance(fn, NormalInverseWishart | MatrixNormalInverseWishart):
+        dim, width = fn.event_shape
+        vector = isinstance(fn, NormalInverseWishart)
+        shape = dim, width - dim
+        return RegressionPrior(name, (name,), _batch(site), *shape, vector)
+    if isinstance(fn, dist.Dirichlet):
+        return DirichletPrior(name, (name,), _batch(site), fn.event_shape[-1])
+    if isinstance(fn, dist.Beta):
+        return BetaPrior(name, (name,), _batch(site), site.outer.event_shape)
+    return None
+
+
+def _scale(
+    program: Program, half: Site, sites: dict[str, Site], needs: Needs
+) -> Prior | None:
+    """The block of a Gamma or inverse-Gamma site: a scale, alone or not, or rates."""
+    name, features = half.name, half.outer.event_shape
+    users = [n for n, used in needs.items() if name in used]
+
+    def shares_noise(partner: str) -> bool:
+        """Whether what depends on a site has the scale too, so that both are one."""
+        found = [used for used in needs.values() if partner in used]
+        return not found or any(name in used for used in found)
+
+    partners = [n for n in users if not sites[n].observed and shares_noise(n)]
+    joint = find_scaled(program, half, [sites[n] for n in partners])
+    if joint is not None:
+        return joint
+    inverse = isinstance(half.fn, dist.InverseGamma)
+    if inverse or any(isinstance(sites[n].fn, _GAUSSIAN) for n in users):
+        return PrecisionPrior(name, (name,), _batch(half), features, inverse)
+    return GammaPrior(name, (name,), _batch(half), features)
 
 
 def _batch(site: Site) -> tuple[int, ...]:
@@ -105,15 +130,14 @@ def _batch(site: Site) -> tuple[int, ...]:
     return site.batch_shape
 
 
-def _join_two_sites(program: Program, half: Site, latent: list[Site]) -> Prior:
-    """Find the location site whose covariance is the given inverse-Wishart site."""
-    names = [site.name for site in latent]
-    prober = Prober(program, {s.name: s for s in latent}, {}, {})
-    needs = prober.dependencies(names)
-    for site in latent:
-        used = frozenset().union(*needs[site.name].values())
+def _covariance(
+    program: Program, half: Site, latent: list[Site], needs: Needs
+) -> Prior:
+    """The block of an inverse-Wishart site, with the site that it scales if any."""
+    beside = [s for s in latent if half.name in needs[s.name]]
+    for site in beside:
         gaussian = isinstance(site.fn, dist.MultivariateNormal) and not site.extra
-        if used != {half.name} or not (
+        if needs[site.name] != {half.name} or not (
             gaussian or isinstance(site.fn, dist.MatrixNormal)
         ):
             continue
@@ -124,11 +148,8 @@ def _join_two_sites(program: Program, half: Site, latent: list[Site]) -> Prior:
         )
         pair = (half.name, site.name)
         return RegressionPrior(site.name, pair, _batch(site), rows, columns, gaussian)
-    raise ValueError(
-        f"Site '{half.name}': an InverseWishart needs a partner, found none. Accepted: "
-        f"MultivariateNormal(loc, {half.name} / kappa) or MatrixNormal(loc, "
-        f"cholesky({half.name}), scale_tril_column), with a loc that depends on no "
-        "latent site; or one joint site from numpyro_svae.sample."
+    return CovariancePrior(
+        half.name, (half.name,), _batch(half), half.fn.event_shape[-1]
     )
 
 
@@ -164,9 +185,9 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
                 f"Site '{name}': latent {type(site.fn).__name__} is neither conjugate "
                 "nor can it be given a potential. Accepted global sites: "
                 "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
-                "Gamma, InverseWishart with a MultivariateNormal or MatrixNormal, "
-                "Gamma or InverseGamma with a Normal of that scale. Accepted "
-                "local sites: Categorical, MultivariateNormal, "
+                "Gamma, InverseGamma, InverseWishart, and Normal, MultivariateNormal "
+                "or MatrixNormal outside of the plates of the data. Accepted local "
+                "sites: Categorical, MultivariateNormal, "
                 "Normal(...).to_event(1), LinearGaussianChain, DiscreteMarkovChain. "
                 "Hide other sites with numpyro.handlers.block and give them a guide of "
                 "their own in an AutoGuideList."

@@ -24,6 +24,7 @@ from numpyro_svae.families import (
     ExpectedRegression,
     NaturalParameters,
     RegressionNatural,
+    expected,
 )
 from numpyro_svae.program.sites import Site
 
@@ -53,6 +54,10 @@ class Prior(ABC):
         """The event dimensions of an observation that one member covers."""
         return ()
 
+    def moments(self, natural: Any) -> Any:
+        """What factors read of the block, with its natural gradient."""
+        return expected(natural)
+
     @abstractmethod
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
         """A random value of each site, for probing."""
@@ -78,6 +83,18 @@ class Prior(ABC):
     @abstractmethod
     def unpack(self, value: Array) -> dict[str, Array]:
         """Values of the sites, from one of the packed block."""
+
+    def expected_prior(
+        self, plain: Any, moments: dict[str, Any]
+    ) -> tuple[Any, Array | float]:
+        """The prior, averaged over other blocks that it depends on.
+
+        :param plain: the prior at the plain values.
+        :param moments: of all blocks.
+        :return: natural parameters, and what the divergence from them lacks of the
+            expected divergence.
+        """
+        return plain, 0.0
 
     def log_stretch(self, values: dict[str, Array]) -> Array | float:
         """Log of the volume in the packed block for a volume in the sites."""

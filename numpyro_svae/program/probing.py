@@ -22,6 +22,7 @@ from numpyro.ops.provenance import eval_provenance
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.factors import Local, Structure
+from numpyro_svae.program.joins import Join
 from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Program, Site, gaussian_view
@@ -84,6 +85,7 @@ class Prober:
     :param sites: the sites of one run.
     :param priors: global blocks.
     :param locals: local sites.
+    :param joins: joins of global blocks.
     """
 
     def __init__(
@@ -92,11 +94,13 @@ class Prober:
         sites: dict[str, Site],
         priors: dict[str, Prior],
         locals: dict[str, Local],
+        joins: dict[str, Join] | None = None,
     ) -> None:
         self.program = program
         self.sites = sites
         self.priors = priors
         self.locals = locals
+        self.joins = {} if joins is None else joins
         self.read = jax.jit(self._read)
 
     def _read(self, values: dict[str, Array]) -> dict[str, dict[str, Any]]:
@@ -164,22 +168,29 @@ class Prober:
             for name, entry in sets.items()
         }
 
-    def regressor(self, name: str, columns: int, values: dict[str, Array]) -> Array:
+    def holder(self, name: str | None) -> Any:
+        """The block or the join with a name; None without one."""
+        return self.joins.get(str(name), self.priors.get(str(name)))
+
+    def regressor(
+        self, name: str, holder: Any, values: dict[str, Array], **options: Any
+    ) -> Array:
         """The regressor u ``(*positions, M)`` of a Gaussian site.
 
         :param name: the site.
-        :param columns: M.
+        :param holder: the block or the join that has its weight, of M columns.
         :param values: values of the local sites to read it at.
+        :param options: of the plain values of a join.
         """
 
         def show(column: Array) -> Array:
-            return self.read({**self.plain_values(column), **values})[name]["loc"][
-                ..., 0
-            ]
+            shown = holder.plain_values(column, **options)
+            found = self.read({**self.plain_values(), **shown, **values})
+            return found[name]["loc"][..., 0]
 
-        if columns == 1:
+        if holder.columns == 1:
             return show(jnp.zeros((), int))[..., None]
-        return jnp.moveaxis(jax.vmap(show)(jnp.arange(columns)), 0, -1)
+        return jnp.moveaxis(jax.vmap(show)(jnp.arange(holder.columns)), 0, -1)
 
     def parent_map(self, name: str, parent: str, read: Callable[[dict], Array]) -> Any:
         """The matrix of an affine dependence on a parent site, and whether it is one.

@@ -17,11 +17,11 @@ from numpyro_svae.families import DirichletNatural, GammaNatural, NaturalParamet
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Site
 
-__all__ = ["BetaPrior", "GammaPrior"]
+__all__ = ["BetaPrior", "FeaturePrior", "GammaPrior"]
 
 
 @dataclass(frozen=True)
-class _FeaturePrior(Prior):
+class FeaturePrior(Prior):
     """A prior over one parameter of each feature of an observation.
 
     :param feature_shape: shape of the features: ``()``, or what ``to_event`` made.
@@ -48,7 +48,7 @@ class _FeaturePrior(Prior):
 
 
 @dataclass(frozen=True)
-class BetaPrior(_FeaturePrior):
+class BetaPrior(FeaturePrior):
     """A Beta prior over probabilities p: a Dirichlet over ``(p, 1 - p)``."""
 
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class BetaPrior(_FeaturePrior):
 
 
 @dataclass(frozen=True)
-class GammaPrior(_FeaturePrior):
+class GammaPrior(FeaturePrior):
     """A Gamma prior over rates."""
 
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:

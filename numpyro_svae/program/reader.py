@@ -65,15 +65,17 @@ def read_structure(
             if not found and wiring.used(name):
                 likelihoods[name] = wiring.used(name)
     structure = Structure(
-        priors, locals, tuple(factors), likelihoods, labels, program.scans
+        priors, locals, tuple(factors), likelihoods, labels, program.scans, prober.joins
     )
     check_graphs(structure, sites)
     return structure
 
 
 def _check_hyperparameters(wiring: Wiring, prior: Prior) -> None:
+    scales = getattr(prior, "scaling", None)
+    allowed = {*prior.sites, *(() if scales is None else scales.block.sites)}
     for name in prior.sites:
-        others = wiring.used(name) - set(prior.sites)
+        others = wiring.used(name) - allowed
         if others:
             raise ValueError(
                 f"Site '{name}': its hyperparameters depend on latent "

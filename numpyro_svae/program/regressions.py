@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.program.factors import GaussianFactor, Source
-from numpyro_svae.program.places import place_of, read_at
+from numpyro_svae.program.joins import Join
+from numpyro_svae.program.places import Place, place_of, read_at
 from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.sites import Site
-from numpyro_svae.program.sources import picked, sources_of
+from numpyro_svae.program.sources import of_states, picked, sources_of
 
-__all__ = ["covariance_members", "find_regression", "is_linear", "scanned_inputs"]
+__all__ = [
+    "covariance_members",
+    "find_regression",
+    "gathered_members",
+    "is_linear",
+    "known_at_states",
+    "scanned_inputs",
+]
 
 
 def covariance_members(covariance: Array) -> Array:
@@ -28,10 +37,35 @@ def covariance_members(covariance: Array) -> Array:
     return jnp.round(covariance[..., 0, 0]).astype(jnp.int32) - 1
 
 
+def gathered_members(prober: Prober, site: Site, holder: Any) -> Array:
+    """Which member of a batch data pick at each position of a Gaussian site."""
+    if not isinstance(holder, Join) or (holder.noise and holder.noise.components):
+        plain = prober.read(prober.plain_values())[site.name]
+        return jnp.broadcast_to(covariance_members(plain["covariance"]), site.positions)
+    states = {
+        name: jnp.zeros_like(prober.sites[name].value) + _distinct(local.size)
+        for name, local in prober.locals.items()
+        if not local.discrete
+    }
+    once = prober.regressor(site.name, holder, states)
+    more = prober.regressor(site.name, holder, states, marked=True)
+    batched = jnp.asarray(holder.batched_columns)
+    best = jnp.argmax(jnp.where(batched, jnp.abs(once), -1.0), -1)[..., None]
+    once, more = (jnp.take_along_axis(x, best, -1)[..., 0] for x in (once, more))
+    seen = once != 0  # where nothing is seen of a member, any will do
+    ratio = jnp.where(seen, more / jnp.where(seen, once, 1.0), 1.0)
+    return jnp.broadcast_to(jnp.round(ratio).astype(jnp.int32) - 1, site.positions)
+
+
+def _distinct(size: int) -> Array:
+    """A vector whose entries do not cancel in a map by accident."""
+    return jnp.sqrt(2.0 + jnp.arange(size))
+
+
 def find_regression(
     prober: Prober,
     site: Site,
-    prior: RegressionPrior,
+    holder: RegressionPrior | Join,
     selector: str | None,
     parent: str | None,
 ) -> GaussianFactor | None:
@@ -39,39 +73,68 @@ def find_regression(
 
     :param prober: runs the program.
     :param site: the site of v.
-    :param prior: the block that its parameters depend on.
+    :param holder: the block or the join that its parameters depend on.
     :param selector: the discrete site that they depend on.
     :param parent: the Gaussian site that they depend on.
     """
+    known = isinstance(holder, Join) and not holder.weights
 
     def regressor(values: dict[str, Array]) -> Array:
-        return prober.regressor(site.name, prior.columns, values)
+        if not known:
+            return prober.regressor(site.name, holder, values)
+        return prober.read({**prober.plain_values(), **values})[site.name]["loc"]
 
     matrix, uniform = None, True
     if parent is not None:
         matrix, uniform = prober.parent_map(site.name, parent, regressor)
     place, origin = place_of(site), np.asarray(regressor({}))
-    plain = prober.read(prober.plain_values())[site.name]
+    given = known_at_states(prober, site, selector, place)
 
     def agrees(source: Source, values: dict[str, Any], found: Found) -> bool:
         u = origin
         if parent is not None and matrix is not None:
             local = place_of(prober.sites[parent])
             u = u + read_at(values[parent] @ matrix.T, local, place, 1)
-        weight, cov = prior.pair(values)
+        weight, cov = holder.pair(values)
+        index = None
         if source.selector is not None:
             index = picked(prober, place, source, values)
-            weight, cov = weight[index], cov[index]
         elif source.gathered:
-            index = covariance_members(plain["covariance"])
-            weight, cov = weight[index], cov[index]
-        loc = np.squeeze(weight @ u[..., None], -1)
+            index = gathered_members(prober, site, holder)
+        if index is not None:
+            weight, cov = (None if x is None else x[index] for x in (weight, cov))
+        cov = given(source, values)["covariance"] if cov is None else cov
+        if weight is not None:
+            loc = np.squeeze(weight @ u[..., None], -1)
+        else:
+            loc = u if parent is not None else given(source, values)["loc"]
         return found.agrees(site.name, loc=loc, covariance=cov)
 
-    for source in sources_of(prober, place, prior, selector):
+    parent_map = None if known else matrix
+    for source in sources_of(prober, place, holder, selector):
         if uniform and prober.holds(partial(agrees, source)):
-            return GaussianFactor(site.name, source, parent=parent, parent_map=matrix)
+            return GaussianFactor(
+                site.name, source, parent=parent, parent_map=parent_map
+            )
     return None
+
+
+def known_at_states(
+    prober: Prober, site: Site, selector: str | None, place: Place
+) -> Callable[[Source, dict[str, Any]], dict[str, Any]]:
+    """What the program gives of a Gaussian site, in the states of its selector."""
+    plain = prober.read(prober.plain_values())[site.name]
+    if selector is None:
+        return lambda source, values: plain
+    names = {"loc": 1, "covariance": 2}
+    tables = {name: prober.by_state(site.name, name, selector) for name in names}
+
+    def at(source: Source, values: dict[str, Any]) -> dict[str, Any]:
+        found = picked(prober, place, source, values)
+        states = np.broadcast_to(found, place.positions)
+        return {n: of_states(tables[n], states, names[n]) for n in names}
+
+    return at
 
 
 def is_linear(prober: Prober, site: Site, parent: str) -> bool:

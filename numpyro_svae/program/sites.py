@@ -20,7 +20,7 @@ from numpyro.handlers import block, seed, substitute, trace
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.one_site import OneSite
 from numpyro_svae.program.scans import Scan
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.wrappers import as_vectors, peel
 
 __all__ = [
     "GaussianView",
@@ -28,6 +28,7 @@ __all__ = [
     "Site",
     "at_positions",
     "gaussian_view",
+    "response_dim",
     "unwrap",
 ]
 
@@ -148,10 +149,13 @@ def at_positions(fn: dist.Distribution, extra: int) -> dist.Distribution | None:
 
 def read_site(message: dict) -> Site:
     """The site that a message of a trace describes."""
+    fn, value = message["fn"], message["value"]
+    if message["is_observed"]:
+        fn, value = as_vectors(fn, value)
     return Site(
         message["name"],
-        message["fn"],
-        message["value"],
+        fn,
+        value,
         message["is_observed"],
         tuple(message["cond_indep_stack"]),
         1.0 if message["scale"] is None else message["scale"],
@@ -192,6 +196,14 @@ def _shared(variance: Array, dim: int) -> Array:
         variance = variance[0]
     batch = variance.shape[:-1]
     return jnp.broadcast_to(variance, (*batch, dim))
+
+
+def response_dim(site: Site) -> int | None:
+    """The dimension of the vectors at a Gaussian site or chain; None for others."""
+    if isinstance(site.fn, LinearGaussianChain):
+        return site.fn.event_shape[-1]
+    view = gaussian_view(site)
+    return None if view is None else view.loc.shape[-1]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.sites import Site
 
-__all__ = ["find_source", "picked", "sources_of", "split"]
+__all__ = ["find_source", "of_states", "picked", "sources_of", "split"]
 
 _MOST_OFFSETS = 8
 _EVENT_DIM = {
@@ -51,13 +51,13 @@ def split(
 
 
 def sources_of(
-    prober: Prober, place: Place, prior: Prior | None, selector: str | None
+    prober: Prober, place: Place, prior: Any, selector: str | None
 ) -> Iterator[Source]:
     """The ways in which a block and a discrete site may give parameters.
 
     :param prober: the program.
     :param place: where the factor is.
-    :param prior: the block that the parameters depend on.
+    :param prior: the block or the join that the parameters depend on.
     :param selector: the discrete site that they depend on.
     """
     name = None if prior is None else prior.name
@@ -119,7 +119,7 @@ def find_source(
         if prior is None:
             states = picked(prober, place, source, values)
             expected = [
-                _of_states(table, states, _EVENT_DIM[name])
+                of_states(table, states, _EVENT_DIM[name])
                 for name, table in zip(names, tables)
             ]
         elif source.selector is not None:
@@ -139,7 +139,7 @@ def find_source(
     return None
 
 
-def _of_states(table: Array, states: Any, event_dim: int) -> np.ndarray:
+def of_states(table: Array, states: Any, event_dim: int) -> np.ndarray:
     """Entries ``(*positions, *event)`` of a table at states.
 
     :param table: ``(K, *positions, *event)``, or with fewer positions where they share

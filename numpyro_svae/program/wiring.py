@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.gaussian_prior import GaussianPrior
+from numpyro_svae.program.joins import Join
+from numpyro_svae.program.known import PARAMETERS
+from numpyro_svae.program.noise_priors import NoisePrior
+from numpyro_svae.program.priors import Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober
-from numpyro_svae.program.sites import Site
+from numpyro_svae.program.sites import Site, response_dim
 
 __all__ = ["Wiring", "listed", "not_conjugate"]
 
@@ -36,6 +40,39 @@ class Wiring:
         """The discrete or the Gaussian ones among latent sites, in program order."""
         locals = self.prober.locals
         return tuple(n for n in locals if n in names and locals[n].discrete == discrete)
+
+    def holder(
+        self, site: Site, role: str, blocks: Collection[str]
+    ) -> RegressionPrior | Join | None:
+        """What holds the parameters of a Gaussian factor; None if nothing can.
+
+        :param site: the site of the factor.
+        :param role: the part of its density.
+        :param blocks: the global blocks that the factor depends on.
+        """
+        found = [p for p in self.prober.priors.values() if p.name in blocks]
+        if len(found) == 1 and isinstance(found[0], RegressionPrior):
+            return found[0]
+        weights = tuple(p for p in found if isinstance(p, GaussianPrior))
+        noises = [p for p in found if isinstance(p, NoisePrior)]
+        dim = response_dim(site)
+        if len(weights) + len(noises) < len(found) or len(noises) > 1:
+            return None
+        if not found or dim is None or any(w.dim != dim for w in weights):
+            return None
+        noise = noises[0] if noises else None
+        if noise is not None and not noise.covers(dim):
+            return None
+        discrete = {n for n in self.used(site.name) if self._picks(n)}
+        covariance = PARAMETERS[role][1]
+        by_state = noise is None and bool(discrete & self.needs[site.name][covariance])
+        join = Join(f"{site.name} {role}", dim, weights, noise, by_state)
+        self.prober.joins[join.name] = join
+        return join
+
+    def _picks(self, name: str) -> bool:
+        local = self.prober.locals.get(name)
+        return local is not None and local.discrete
 
 
 def listed(names: Collection[str]) -> str:

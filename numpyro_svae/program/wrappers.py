@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Takes distributions out of ``expand``, ``to_event`` and ``mask``."""
+"""Takes distributions out of ``expand``, ``to_event`` and ``mask``, and numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-__all__ = ["peel"]
+__all__ = ["as_vectors", "peel"]
 
 
 def peel(fn: Any) -> tuple[Any, Array | None, int]:
@@ -35,3 +35,14 @@ def peel(fn: Any) -> tuple[Any, Array | None, int]:
             fn = fn.base_dist
         else:
             return fn, mask, extra
+
+
+def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
+    """Numbers that are Gaussian, as vectors of one dimension."""
+    base, mask, _ = peel(fn)
+    if not isinstance(base, dist.Normal) or fn.event_shape:
+        return fn, value
+    loc, scale = (jnp.asarray(x)[..., None] for x in (base.loc, base.scale))
+    vector = dist.Normal(loc, scale).expand((*fn.batch_shape, 1)).to_event(1)
+    vector = vector if mask is None else vector.mask(mask)
+    return vector, jnp.asarray(value)[..., None]

@@ -11,6 +11,7 @@ import pytest
 from numpyro_svae.families import (
     DirichletNatural,
     GammaNatural,
+    GaussianNatural,
     RegressionNatural,
     expected,
     natural_kl,
@@ -38,7 +39,25 @@ def random_gamma(seed, batch=(2,)):
     return GammaNatural(*(0.3 + jax.random.uniform(key, batch) for key in keys))
 
 
-FAMILIES = [random_regression, random_dirichlet, random_gamma]
+def random_gaussian(seed, batch=(2,)):
+    keys = jax.random.split(jax.random.PRNGKey(seed))
+    wide = jax.random.normal(keys[0], (*batch, 3, 6))
+    precision = wide @ jnp.swapaxes(wide, -1, -2)
+    return GaussianNatural.from_mean(jax.random.normal(keys[1], (*batch, 3)), precision)
+
+
+def random_covariance(seed):
+    """An inverse-Wishart: a regression on nothing."""
+    return random_regression(seed, columns=0)
+
+
+FAMILIES = [
+    random_regression,
+    random_dirichlet,
+    random_gamma,
+    random_gaussian,
+    random_covariance,
+]
 
 
 def assert_trees_close(actual, desired, **tolerance):
@@ -51,6 +70,10 @@ def symmetric(tree):
     if isinstance(tree, RegressionNatural):
         vv, uu = (0.5 * (x + jnp.swapaxes(x, -1, -2)) for x in (tree.vv, tree.uu))
         return RegressionNatural(vv, tree.vu, uu, tree.df)
+    if isinstance(tree, GaussianNatural):
+        precision = tree.precision
+        precision = 0.5 * (precision + jnp.swapaxes(precision, -1, -2))
+        return GaussianNatural(tree.info_vector, precision)
     return tree
 
 
@@ -106,6 +129,8 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
         assert np.all(outside.concentration.min(-1) < 0)
     elif make is random_gamma:
         assert np.all(np.minimum(outside.shape, outside.rate) < 0)
+    elif make is random_gaussian:
+        assert np.all(jnp.linalg.eigvalsh(outside.precision)[..., 0] < 0)
     else:
         lowest = jnp.linalg.eigvalsh(outside.joint())[..., 0]
         assert np.all((lowest < 0) | (outside.df < outside.vv.shape[-1] - 1))

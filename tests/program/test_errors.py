@@ -66,14 +66,16 @@ def test_latent_state_left_out_by_the_recognition_function():
     assert_says(message, "'x'", "'y'", "Return a GaussianPotential")
 
 
-def test_covariance_without_its_partner():
+def test_mean_that_a_covariance_scales_in_another_way():
     def model(y):
         cov = numpyro.sample("cov", dist.InverseWishart(4.0, scale_matrix=jnp.eye(2)))
+        fn = dist.MultivariateNormal(jnp.zeros(2), cov + jnp.eye(2))
+        mu = numpyro.sample("mu", fn)
         with numpyro.plate("data", len(y)):
-            numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(2), cov), obs=y)
+            numpyro.sample("y", dist.MultivariateNormal(mu, cov), obs=y)
 
     message = error_of(model, clusters()[0])
-    assert_says(message, "'cov'", "InverseWishart", "partner", "cov / kappa")
+    assert_says(message, "'mu'", "'cov'", "Accepted", "Gamma site alpha")
 
 
 # potentials

@@ -1,0 +1,103 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Gaussian family: means and weights whose prior is independent of the noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log, pi
+from typing import NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve, solve_triangular
+
+from numpyro_svae.families.matrices import (
+    inverse_from_tril,
+    log_diagonal,
+    step_to_zero,
+    symmetric,
+    transpose,
+    whitened_slope,
+)
+from numpyro_svae.families.natural import NaturalParameters
+
+__all__ = ["ExpectedGaussian", "GaussianNatural"]
+
+
+class ExpectedGaussian(NamedTuple):
+    """Mean and covariance of a Gaussian vector.
+
+    :param mean: of shape ``(..., N)``.
+    :param covariance: of shape ``(..., N, N)``.
+    """
+
+    mean: Array
+    covariance: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GaussianNatural(NaturalParameters):
+    """Natural parameters of a Gaussian vector.
+
+    The statistics that they are paired with are :math:`(x, -\\tfrac12 x x^T)`. An
+    observation :math:`v \\sim N(U x, R)` adds :math:`(U^T R^{-1} v, U^T R^{-1} U)`.
+
+    :param info_vector: :math:`h = J \\mu`, of shape ``(..., N)``.
+    :param precision: :math:`J`, of shape ``(..., N, N)``.
+    """
+
+    info_vector: Array
+    precision: Array
+
+    @classmethod
+    def from_mean(cls, mean: Array, precision: Array) -> GaussianNatural:
+        """Natural parameters from a mean ``(..., N)`` and a precision."""
+        return cls(jnp.squeeze(precision @ mean[..., None], -1), precision)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.info_vector)[:-1]
+
+    def _mean(self, tril: Array) -> Array:
+        return cho_solve((tril, True), self.info_vector[..., None])[..., 0]
+
+    def log_normalizer(self) -> Array:
+        """:math:`A = h^T J^{-1} h / 2 - \\log|J| / 2 + N/2 \\log 2\\pi`."""
+        tril = jnp.linalg.cholesky(self.precision)
+        half = solve_triangular(tril, self.info_vector[..., None], lower=True)
+        square = jnp.sum(half**2, (-1, -2))
+        constant = self.info_vector.shape[-1] * log(2 * pi)
+        return 0.5 * (square + constant) - log_diagonal(tril)
+
+    def moments(self) -> ExpectedGaussian:
+        """The mean and the covariance."""
+        tril = jnp.linalg.cholesky(self.precision)
+        return ExpectedGaussian(self._mean(tril), inverse_from_tril(tril))
+
+    def expected_statistics(self) -> GaussianNatural:
+        mean, covariance = self.moments()
+        second = covariance + mean[..., None] * mean[..., None, :]
+        return GaussianNatural(mean, -0.5 * second)
+
+    def pull_back(self, cotangent: ExpectedGaussian) -> GaussianNatural:
+        """Chain rule from the covariance :math:`E[x x^T] - E[x] E[x]^T`."""
+        mean, _ = self.moments()
+        to_second = symmetric(cotangent.covariance)
+        shift = 2 * jnp.squeeze(to_second @ mean[..., None], -1)
+        return GaussianNatural(cotangent.mean - shift, -2 * to_second)
+
+    def kl(self, other: GaussianNatural) -> Array:
+        q, p = (jnp.linalg.cholesky(n.precision) for n in (self, other))
+        ratio = solve_triangular(q, p, lower=True)
+        shift = self._mean(q) - other._mean(p)
+        shift = jnp.squeeze(transpose(p) @ shift[..., None], -1)
+        squares = jnp.sum(ratio**2, (-1, -2)) + jnp.sum(shift**2, -1)
+        size = self.info_vector.shape[-1]
+        return 0.5 * (squares - size) + log_diagonal(q) - log_diagonal(p)
+
+    def largest_step(self, direction: GaussianNatural) -> Array:
+        return step_to_zero(1.0, whitened_slope(self.precision, direction.precision))

@@ -1,0 +1,225 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which Gaussian sites are global blocks.
+
+A Gaussian vector of a known prior is inferred exactly, jointly with the states around
+it, wherever the program is linear in all of them. It is a global block, with a
+posterior that is stored, where that cannot be, and where its observations alone depend
+on it through noise that is learnt or data that are subsampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+
+from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.program.gaussian_prior import GaussianPrior, Scaling
+from numpyro_svae.program.noise_priors import PrecisionPrior
+from numpyro_svae.program.observations import CATEGORICAL
+from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.probing import Prober, same
+from numpyro_svae.program.sites import Site, gaussian_view, response_dim
+from numpyro_svae.program.wiring import listed
+
+__all__ = ["Candidates"]
+
+_GAUSSIAN = dist.Normal | dist.MultivariateNormal | dist.MatrixNormal
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The Gaussian sites of a program that no other block holds.
+
+    :param prober: runs the program; it knows of no blocks.
+    :param needs: the latent sites that each site depends on.
+    :param blocks: the blocks that were found, by site.
+    """
+
+    prober: Prober
+    needs: dict[str, frozenset[str]]
+    blocks: dict[str, Prior]
+
+    def _site(self, name: str) -> Site:
+        return self.prober.sites[name]
+
+    def _dependents(self, name: str) -> list[Site]:
+        return [self._site(n) for n, used in self.needs.items() if name in used]
+
+    def _is_gaussian(self, name: str) -> bool:
+        site = self._site(name)
+        free = not site.observed and name not in self.blocks
+        return free and isinstance(site.fn, _GAUSSIAN)
+
+    def _is_open(self, name: str) -> bool:
+        """Whether a site is no state of data: its dependents have other plates."""
+        own = {frame.name for frame in self._site(name).frames}
+        found = self._dependents(name)
+        around = {frame.name for site in found for frame in site.frames}
+        return self._is_gaussian(name) and bool(found) and not own & around
+
+    def read(self) -> dict[str, GaussianPrior]:
+        """The Gaussian sites that are global blocks."""
+        names = [name for name in self.prober.sites if self._is_open(name)]
+        chosen = {name for name in names if self._cannot_be_local(name)}
+        chosen |= {name for name in names if self._is_learnt_apart(name, chosen)}
+        grown = True
+        while grown:
+            beside = {
+                n
+                for n in names
+                if any(self.needs[s.name] & chosen for s in self._dependents(n))
+            }
+            grown, chosen = not beside <= chosen, chosen | beside
+        return {name: self._prior(name) for name in names if name in chosen}
+
+    # the rule
+
+    def _cannot_be_local(self, name: str) -> bool:
+        """Whether no jointly Gaussian vector can have the site in it."""
+        site, found = self._site(name), self._dependents(name)
+        if not site.outer.event_shape or isinstance(site.fn, dist.MatrixNormal):
+            return True
+        if site.batch_shape and (site.frames or self._is_picked(found)):
+            return True
+        if any(isinstance(s.fn, LinearGaussianChain) for s in found):
+            return True
+        if any(s.extra < site.extra for s in found):  # rows that are no positions
+            return True
+        return any(self._multiplies(name, s) for s in found)
+
+    def _is_picked(self, found: list[Site]) -> bool:
+        kinds = CATEGORICAL | DiscreteMarkovChain
+        used = frozenset().union(*(self.needs[s.name] for s in found))
+        return any(isinstance(self._site(n).fn, kinds) for n in used)
+
+    def _is_learnt_apart(self, name: str, chosen: set[str]) -> bool:
+        """Whether only observations depend on it, with a noise or weights to learn."""
+        site, found = self._site(name), self._dependents(name)
+        if not all(s.observed and gaussian_view(s) is not None for s in found):
+            return False
+        used = frozenset().union(*(self.needs[s.name] for s in found))
+        states = {n for n in used - chosen if self._is_gaussian(n)}
+        if not all(self._is_open(n) for n in states):
+            return False
+        noise = any(isinstance(self.blocks.get(n), PrecisionPrior) for n in used)
+        noise = noise or any(
+            isinstance(self._site(n).fn, dist.InverseWishart) for n in used
+        )
+        subsampled = any(float(s.scale) != float(site.scale) for s in found)
+        scalar = any(response_dim(s) == 1 for s in found)
+        return noise or bool(self.needs[name]) or subsampled or scalar
+
+    def _multiplies(self, name: str, site: Site) -> bool:
+        """Whether a site's location has a product with another Gaussian site in it."""
+        others = [n for n in self.needs[site.name] - {name} if self._is_gaussian(n)]
+        rank = len(self._site(name).outer.event_shape)
+        for other in others:
+            beside = self._is_open(other)
+            if beside and len(self._site(other).outer.event_shape) > rank:
+                continue  # a matrix and a vector: the matrix is the weight
+            if gaussian_view(site) is not None and self._bilinear(name, other, site):
+                return True
+        return False
+
+    def _bilinear(self, first: str, second: str, site: Site) -> bool:
+        latent = {n: s.value for n, s in self.prober.sites.items() if not s.observed}
+        rng = np.random.default_rng(0)
+        drawn = {
+            n: rng.standard_normal(np.shape(latent[n])).astype(latent[n].dtype)
+            for n in (first, second)
+        }
+
+        def loc(*names: str) -> np.ndarray:
+            zero = {n: np.zeros_like(v) for n, v in drawn.items()}
+            values = {**latent, **zero, **{n: drawn[n] for n in names}}
+            return np.asarray(self.prober.read(values)[site.name]["loc"])
+
+        both = loc(first, second) + loc()
+        return not same(both, loc(first) + loc(second))
+
+    # the block
+
+    def _prior(self, name: str) -> GaussianPrior:
+        site = self._site(name)
+        event = tuple(site.outer.event_shape)
+        dims = {response_dim(s) for s in self._dependents(name)} - {None}
+        shape = _rows_and_columns(event, dims)
+        if len(site.batch_shape) > 1 or shape is None:
+            raise ValueError(
+                f"Site '{name}' ({type(site.fn).__name__}): found batch shape "
+                f"{site.batch_shape} and event shape {event}, for responses of "
+                f"dimension {sorted(d for d in dims if d is not None)}. Accepted for "
+                "a global mean or weight: at most one plate of K components, around "
+                "it alone; a mean of the dimension D of its responses, a weight (D, "
+                "M), or the weights (M,) of a response of dimension one."
+            )
+        dim, columns = shape
+        rows = len(event) == 2 or dim == 1
+        apart = isinstance(site.fn, dist.Normal) or (
+            isinstance(site.fn, dist.MultivariateNormal) and rows
+        )
+        diagonal = all(isinstance(s.fn, dist.Normal) for s in self._dependents(name))
+        by_row = apart and (diagonal or dim == 1)
+        plain = GaussianPrior(
+            name, (name,), site.batch_shape, event, dim, columns, by_row
+        )
+        return self._scaled(plain) if self.needs[name] else plain
+
+    def _scaled(self, prior: GaussianPrior) -> GaussianPrior:
+        """The block with that of its precisions."""
+        site, used = self._site(prior.name), self.needs[prior.name]
+        block = self.blocks.get(next(iter(used)))
+        if len(used) == 1 and isinstance(block, PrecisionPrior):
+            for form in ("all", "rows", "columns", "entries"):
+                scaling = Scaling(block, form)
+                if isinstance(site.fn, dist.Normal) and self._agrees(prior, scaling):
+                    return GaussianPrior(**{**vars(prior), "scaling": scaling})
+        raise ValueError(
+            f"Site '{prior.name}' ({type(site.fn).__name__}): a global mean or weight "
+            f"whose prior depends on latent {listed(used)} in a way that is not "
+            "conjugate. Accepted: a location and a covariance that are fixed or a "
+            "numpyro.param; or a Normal with a fixed location and the scale "
+            "1 / sqrt(alpha) of one Gamma site alpha (or sqrt of an InverseGamma "
+            "site), for all entries, each row, each column or each entry."
+        )
+
+    def _agrees(self, prior: GaussianPrior, scaling: Scaling) -> bool:
+        rng, found, block = np.random.default_rng(0), [], scaling.block
+        shape = prior.batch_shape + prior.event_shape
+        for _ in range(2):
+            values = block.random_values(rng)
+            fn: Any = self.prober.program.sites(values)[prior.name].fn
+            loc, scale = (
+                prior.weight(np.broadcast_to(np.asarray(x), shape))
+                for x in (fn.loc, fn.scale)
+            )
+            alpha = scaling.spread(block.precisions(values[block.name]))
+            if not _fits(alpha.shape, loc.shape):
+                return False
+            found.append((scale**2 * alpha, loc))
+        (first, loc), (second, other) = found
+        return same(first, second) and same(loc, other)
+
+
+def _rows_and_columns(event: tuple[int, ...], dims: set[Any]) -> tuple[int, int] | None:
+    """D and M of a site, from the dimensions of the responses."""
+    if not event and dims <= {1}:
+        return 1, 1
+    if len(event) == 1 and dims <= {event[0]}:
+        return event[0], 1
+    if len(event) == 1 and dims <= {1}:
+        return 1, event[0]
+    if len(event) == 2 and dims <= {event[0]}:
+        return event[0], event[1]
+    return None
+
+
+def _fits(shape: tuple[int, ...], goal: tuple[int, ...]) -> bool:
+    """Whether a shape broadcasts to a goal."""
+    pairs = zip(reversed(shape), reversed(goal))
+    return len(shape) <= len(goal) and all(n in (1, m) for n, m in pairs)
