@@ -4,10 +4,11 @@
 """Programs whose means, weights and noises have priors of their own."""
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-NOISE = jnp.array([[0.5, 0.2], [0.2, 0.8]])
+NOISE = np.array([[0.5, 0.2], [0.2, 0.8]])
 
 
 def mean_and_precision(y):
@@ -35,7 +36,9 @@ def known_noise(y, x, noise=NOISE):
     prior = dist.Normal(jnp.full((2, x.shape[1]), 0.2), 2.0).to_event(2)
     weight = numpyro.sample("weight", prior)
     with numpyro.plate("data", len(y)):
-        numpyro.sample("y", dist.MultivariateNormal(x @ weight.T, noise), obs=y)
+        numpyro.sample(
+            "y", dist.MultivariateNormal(x @ weight.T, jnp.asarray(noise)), obs=y
+        )
 
 
 def means_of_groups(y, group, count=3):
@@ -44,7 +47,9 @@ def means_of_groups(y, group, count=3):
         prior = dist.MultivariateNormal(jnp.ones(2), 4.0 * jnp.eye(2))
         mu = numpyro.sample("mu", prior)
     with numpyro.plate("data", len(y)):
-        numpyro.sample("y", dist.MultivariateNormal(mu[group], NOISE), obs=y)
+        numpyro.sample(
+            "y", dist.MultivariateNormal(mu[group], jnp.asarray(NOISE)), obs=y
+        )
 
 
 def mixture(y, noise="component", count=3):

@@ -111,8 +111,7 @@ class Candidates:
             isinstance(self._site(n).fn, dist.InverseWishart) for n in used
         )
         subsampled = any(float(s.scale) != float(site.scale) for s in found)
-        scalar = any(response_dim(s) == 1 for s in found)
-        return noise or bool(self.needs[name]) or subsampled or scalar
+        return noise or bool(self.needs[name]) or subsampled
 
     def _multiplies(self, name: str, site: Site) -> bool:
         """Whether a site's location has a product with another Gaussian site in it."""

@@ -1,12 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Mixtures and hidden Markov models of counts, beside BayesPy from the same start.
-
-BayesPy's examples of regression, PCA and factor analysis put independent priors on
-weights and precision; the guide accepts the jointly conjugate spelling, so the two
-cannot be written alike.
-"""
+"""Mixtures and hidden Markov models of counts, beside BayesPy from the same start."""
 
 import warnings
 

@@ -1,0 +1,133 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which Gaussian sites are global blocks, and which are inferred with the states."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpyro
+from numpyro import handlers
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_svae as ns
+from tests.independent import (
+    known_noise,
+    means_of_groups,
+    mixture,
+    principal_components,
+)
+from tests.program.test_errors import assert_says, error_of
+
+Y = jnp.asarray([[0.0, 1.0], [0.5, -1.0], [2.0, 0.3], [1.0, 0.1]])
+
+
+def shared_mean(y, noise="known", size=None):
+    """One mean of all data."""
+    mu = numpyro.sample("mu", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+    scale = 0.5
+    if noise == "learnt":
+        scale = numpyro.sample("tau", dist.Gamma(2.0, 1.0)) ** -0.5
+    with numpyro.plate("data", len(y), subsample_size=size) as index:
+        y = y if size is None else y[index]
+        numpyro.sample("y", dist.Normal(mu, scale).to_event(1), obs=y)
+
+
+def members(y):
+    """A mean, groups around it with a precision to learn, and their members."""
+    mu = numpyro.sample("mu", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("groups", 2, dim=-2):
+        x = numpyro.sample("x", dist.Normal(mu, tau**-0.5).to_event(1))
+        with numpyro.plate("data", 2, dim=-1):
+            fn = dist.Normal(x, 0.5).to_event(1)
+            numpyro.sample("y", fn, obs=y.reshape(2, 2, 2))
+
+
+CASES = {
+    "known noise: exact": (shared_mean, {}, [], ["mu"]),
+    "learnt noise": (partial(shared_mean, noise="learnt"), {}, ["mu", "tau"], []),
+    "subsampled": (partial(shared_mean, size=2), {}, ["mu"], []),
+    "mean of latent groups": (members, {}, ["tau"], ["mu", "x"]),
+    "picked by labels": (mixture, {}, ["weights", "mu", "tau"], ["z"]),
+    "picked by data": (means_of_groups, {"group": jnp.arange(4) % 2}, ["mu"], []),
+    "weights of data": (known_noise, {"x": Y}, ["weight"], []),
+    "weights of states": (
+        partial(principal_components, dim=1),
+        {},
+        ["alpha", "w", "b", "tau"],
+        ["x"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_global_blocks_and_local_sites(name):
+    model, arguments, globals, locals = CASES[name]
+    guide = ns.AutoSVAE(model)
+    with handlers.seed(rng_seed=0):
+        draws = guide(Y, **arguments)
+    assert list(guide.structure.priors) == globals
+    assert list(guide.structure.locals) == locals
+    assert set(draws) == {*globals, *locals}
+
+
+def test_mean_of_a_mean_of_components_is_not_conjugate():
+    def model(y):
+        top = numpyro.sample("top", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+        with numpyro.plate("components", 2):
+            mu = numpyro.sample("mu", dist.Normal(top, 1.0).to_event(1))
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.ones(2) / 2))
+            numpyro.sample("y", dist.Normal(mu[z], 1.0).to_event(1), obs=y)
+
+    assert_says(error_of(model, Y), "'mu' (Normal)", "'top'", "Accepted", "fixed")
+
+
+def test_scale_that_is_another_function_of_a_precision():
+    def model(y):
+        alpha = numpyro.sample("alpha", dist.Gamma(2.0, 1.0))
+        fn = dist.Normal(jnp.zeros(2), 1.0 + alpha).to_event(1)
+        mu = numpyro.sample("mu", fn)
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(mu, 1.0).to_event(1), obs=y)
+
+    message = error_of(model, Y)
+    assert_says(message, "'mu' (Normal)", "'alpha'", "1 / sqrt(alpha)", "Accepted")
+
+
+def test_weight_that_does_not_fit_its_responses():
+    def model(y):
+        w = numpyro.sample("w", dist.Normal(jnp.zeros((3, 2)), 1.0).to_event(2))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("data", len(y)):
+            loc = jnp.ones((len(y), 3)) @ w
+            numpyro.sample("y", dist.Normal(loc, tau**-0.5).to_event(1), obs=y)
+
+    message = error_of(model, Y)
+    assert_says(message, "'w' (Normal)", "(3, 2)", "dimension [2]", "(D, M)")
+
+
+def test_mean_behind_a_network():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("data", len(y)):
+            fn = dist.Normal(jnp.tanh(mu), tau**-0.5).to_event(1)
+            numpyro.sample("y", fn, obs=y)
+
+    message = error_of(model, Y)
+    assert_says(message, "'y' (Normal)", "'mu'", "'tau'", "independent", "Gamma")
+
+
+def test_noise_with_precisions_of_another_number():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0).expand([3]).to_event(1))
+        with numpyro.plate("data", len(y)):
+            fn = dist.Normal(mu, tau.sum() ** -0.5).to_event(1)
+            numpyro.sample("y", fn, obs=y)
+
+    message = error_of(model, Y)
+    assert_says(message, "'y' (Normal)", "'tau'", "not conjugate", "Accepted")
