@@ -8,6 +8,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
+import numpyro_svae as ns
+
 NOISE = np.array([[0.5, 0.2], [0.2, 0.8]])
 
 
@@ -80,6 +82,18 @@ def mixture(y, noise="component", count=3):
             own = tau[z] if noise == "component" else tau
             fn = dist.Normal(mu[z], own**-0.5).to_event(1)
         numpyro.sample("y", fn, obs=y)
+
+
+def relevant_dynamics(y, dim=2):
+    """Dynamics with a precision of each column, seen through known noise."""
+    columns = dist.Gamma(2.0, 1.0).expand([dim]).to_event(1)
+    alpha = numpyro.sample("alpha", columns)
+    prior = dist.Normal(jnp.zeros((dim, dim)), alpha**-0.5).to_event(2)
+    a = numpyro.sample("a", prior)
+    loc, cov = jnp.zeros(dim), jnp.eye(dim)
+    chain = ns.LinearGaussianChain(loc, cov, a, cov, num_steps=len(y))
+    x = numpyro.sample("x", chain)
+    numpyro.sample("y", dist.Normal(x, 0.5).to_event(2), obs=y)
 
 
 def principal_components(y, dim=3, ard=True, mean=True):

@@ -12,7 +12,6 @@ pseudo-observations, so that it is in the domain of its family whatever the data
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -20,11 +19,16 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import (
-    DirichletNatural,
     NaturalParameters,
     RegressionNatural,
 )
 from numpyro_svae.inference.clustering import spread_components
+from numpyro_svae.inference.initial_counts import (
+    fit_statistics,
+    known_members,
+    labels_of,
+    spread_counts,
+)
 from numpyro_svae.inference.initial_dynamics import slow_dynamics, switching_dynamics
 from numpyro_svae.inference.initial_joins import (
     of_joint,
@@ -70,9 +74,9 @@ def initial_natural(
             continue
         place = place_of(bound.sites[factor.site], factor.role)
         if isinstance(factor, DiscreteFactor):
-            return _spread_counts(prior, place)
+            return spread_counts(prior, place)
         if isinstance(factor, StatisticsFactor) and factor.source.selector is not None:
-            return _fit_statistics(key, prior, factor, structure, bound)
+            return fit_statistics(key, prior, factor, structure, bound)
         if isinstance(factor, GaussianFactor):
             args = key, name, factor, place, structure, bound, potentials
             found = _weights_and_noise(*args)
@@ -147,52 +151,8 @@ def _regressions(
     values = _values_of(factor, bound.sites[factor.site], bound, potentials)
     if values is None:
         return None
-    labels = _labels(factor, structure, bound)
+    labels = labels_of(factor, structure, bound)
     return _fit(key, prior, factor, place, bound, values, labels)
-
-
-def _labels(factor: Factor, structure: Structure, bound: Bound) -> Site | None:
-    """The site of the known labels of what picks from a block."""
-    label = structure.labels.get(str(factor.source.selector))
-    return None if label is None else bound.sites[label]
-
-
-def _fit_statistics(
-    key: Array,
-    prior: Any,
-    factor: StatisticsFactor,
-    structure: Structure,
-    bound: Bound,
-) -> NaturalParameters:
-    """The prior updated by the statistics of clusters of the observations."""
-    data = bound.statistics[factor.site, factor.role]
-    place = place_of(bound.sites[factor.site], factor.role, factor.event_dim)
-    count, rank = math.prod(place.positions), len(place.positions)
-    leaves = jax.tree.map(
-        lambda leaf: leaf.reshape(count, *leaf.shape[rank:]), data.statistics
-    )
-    weight = jnp.ones(()) if place.mask is None else 1.0 * place.mask
-    weight = jnp.broadcast_to(weight, place.positions).reshape(-1)
-    shown = [leaf.reshape(count, -1) for leaf in jax.tree.leaves(leaves)]
-    features, members = jnp.concatenate(shown, -1), prior.batch_shape[0]
-    known = _known_members(
-        _labels(factor, structure, bound), place, members, features.dtype
-    )
-    member = spread_components(key, features, weight, members, known)
-    share = member * (weight * place.scale)[:, None]
-
-    def total(leaf: Array) -> Array:
-        return jnp.tensordot(share, leaf, (0, 0))
-
-    return prior + prior.pull_back(jax.tree.map(total, leaves))
-
-
-def _spread_counts(prior: DirichletNatural, place: Place) -> DirichletNatural:
-    """Counts of all data, divided as the prior expects."""
-    rows = math.prod(prior.batch_shape)
-    count = math.prod(place.positions) * place.scale / rows
-    total = jnp.sum(prior.concentration, -1, keepdims=True)
-    return DirichletNatural(prior.concentration * (1.0 + count / total))
 
 
 def _path(
@@ -212,14 +172,30 @@ def _path(
         data = bound.regressions.get((factor.site, factor.role))
         if data is None or name is None or factor.source.selector is not None:
             continue
-        start: Any = initial_natural(key, name, structure, bound, potentials)
-        weight = start.to_standard().loc
+        if factor.parent_map is None:  # known weights
+            continue
+        weight = _weight(key, name, structure, bound, potentials)
         residual = data.value - data.regressor @ weight.T
         mask = bound.sites[factor.site].mask
         if mask is not None:
             residual = jnp.where(mask[..., None], residual, 0.0)
         return residual @ jnp.linalg.pinv(weight @ factor.parent_map).T
     return _said_mean(potentials.get(site.name))
+
+
+def _weight(
+    key: Array, name: str, structure: Structure, bound: Bound, potentials: dict
+) -> Array:
+    """The mean weight that a block or a join starts at."""
+
+    def start(block: str) -> Any:
+        return initial_natural(key, block, structure, bound, potentials)
+
+    join = structure.joins.get(name)
+    if join is None:
+        return start(name).to_standard().loc
+    means = [block.moments(start(block.name)).mean for block in join.weights]
+    return jnp.concatenate(means, -1)
 
 
 def _said_mean(potential: GaussianPotential | None) -> Array | None:
@@ -265,7 +241,7 @@ def _fit(
     if data.members is not None:
         member = jax.nn.one_hot(data.members.reshape(-1), components)
     else:
-        known = _known_members(labels, place, components, v.dtype)
+        known = known_members(labels, place, components, v.dtype)
         member = spread_components(key, v, weight, components, known)
     shares = member * (weight * place.scale)[:, None]
     seen = RegressionNatural.observe(v[:, None], u[:, None], shares)
@@ -273,14 +249,3 @@ def _fit(
     if not prior.batch_shape:
         total = jax.tree.map(lambda leaf: leaf[0], total)
     return prior + total
-
-
-def _known_members(
-    labels: Site | None, place: Place, count: int, dtype: Any
-) -> Array | None:
-    """One-hot memberships ``(N, K)`` of the positions with a label; zeros elsewhere."""
-    if labels is None or labels.mask is None:
-        return None
-    known = jax.nn.one_hot(labels.value, count, dtype=dtype)
-    known = jnp.where(labels.mask[..., None], known, 0.0)
-    return jnp.broadcast_to(known, (*place.positions, count)).reshape(-1, count)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from numpyro_svae.program.regressions import (
     scanned_inputs,
 )
 from numpyro_svae.program.sites import Site, gaussian_view
-from numpyro_svae.program.sources import find_source, split
+from numpyro_svae.program.sources import find_source
 from numpyro_svae.program.wiring import Wiring, not_conjugate
 
 __all__ = ["read_chain", "read_gaussian", "read_known_regression"]
@@ -46,36 +47,64 @@ def _chain_part(
 ) -> GaussianFactor:
     used = wiring.needs[site.name][loc] | wiring.needs[site.name][cov]
     accepted = (
-        "the weight and the covariance of one global block, or fixed values; of a "
+        "the weight and the covariance of one global block or (of one "
+        "LinearGaussianChain) of independent ones, or fixed values; of a "
         "batch of either, the member that one discrete site picks (as in "
         "F[z[..., 1:]], or F[z][..., None, :, :] for a state that lasts)"
     )
     if not used:
         return GaussianFactor(site.name, Source(), role)
-    options = split(wiring.prober, wiring.block_of, used)
-    prior = options[0] if options else None
-    if options is None or not isinstance(prior, RegressionPrior | None):
+    blocks = {wiring.block_of[n].name for n in used if n in wiring.block_of}
+    others = wiring.ordered(used, True)
+    holder = wiring.holder(site, role, blocks)
+    known = blocks and holder is None
+    if known or len(others) > 1 or len(used) > len(others) + _count(wiring, used):
         raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
+    names: tuple[str, ...] = (loc, cov)
+    if isinstance(holder, Join):
+        names = _held(holder, (loc, cov))
+        given = [n for n in (loc, cov) if n not in names]
+        picked = any(wiring.needs[site.name][n] & set(others) for n in given)
+        gathered = holder.components is not None and not others
+        if picked or gathered or _is_scanned(wiring, site):
+            raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
 
     def parts(values: dict[str, Any]) -> tuple[Any, ...]:
-        if prior is None:
+        if holder is None:
             return ()
-        weight, covariance = prior.pair(values)
-        return (weight[..., 0] if role == "initial" else weight), covariance
+        weight, covariance = holder.pair(values)
+        if weight is not None and role == "initial":
+            weight = weight[..., 0]
+        return tuple(part for part in (weight, covariance) if part is not None)
 
     source = find_source(
         wiring.prober,
         site,
         role,
-        (loc, cov),
-        options,
+        names,
+        (holder, others[0] if others else None),
         parts,
         lambda plain: covariance_members(plain[cov]),
-        partial(_with_offset, scanned_inputs(wiring.prober, site, prior, role)),
+        partial(_with_offset, scanned_inputs(wiring.prober, site, holder, role)),
     )
     if source is None:
         raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
     return GaussianFactor(site.name, source, role)
+
+
+def _count(wiring: Wiring, used: Collection[str]) -> int:
+    """How many of some latent sites are in global blocks."""
+    return sum(name in wiring.block_of for name in used)
+
+
+def _held(join: Join, names: tuple[str, str]) -> tuple[str, ...]:
+    """Which of the weight and the covariance blocks hold."""
+    held = bool(join.weights), join.noise is not None
+    return tuple(name for name, own in zip(names, held) if own)
+
+
+def _is_scanned(wiring: Wiring, site: Site) -> bool:
+    return any(site.name in scan.chains for scan in wiring.prober.program.scans)
 
 
 def _with_offset(inputs: Array | None, parts: list[Any]) -> list[Any]:

@@ -28,6 +28,11 @@ from numpyro_svae.program.wiring import listed
 
 __all__ = ["Candidates"]
 
+_FORMS: dict[int, tuple[str, ...]] = {
+    0: ("all",),
+    1: ("rows", "columns"),
+    2: ("entries",),
+}
 _GAUSSIAN = dist.Normal | dist.MultivariateNormal | dist.MatrixNormal
 
 
@@ -174,7 +179,7 @@ class Candidates:
         site, used = self._site(prior.name), self.needs[prior.name]
         block = self.blocks.get(next(iter(used)))
         if len(used) == 1 and isinstance(block, PrecisionPrior):
-            for form in ("all", "rows", "columns", "entries"):
+            for form in _FORMS.get(len(block.features), ()):
                 scaling = Scaling(block, form)
                 if isinstance(site.fn, dist.Normal) and self._agrees(prior, scaling):
                     return GaussianPrior(**{**vars(prior), "scaling": scaling})

@@ -89,7 +89,7 @@ def find_source(
     site: Site,
     role: str,
     names: tuple[str, ...],
-    options: tuple[Prior | None, str | None],
+    options: tuple[Any, str | None],
     parts: Callable[[dict[str, Any]], tuple[Any, ...]],
     members: Callable[[dict[str, Any]], Any],
     shown: Callable[[list[Any]], list[Any]] = list,
@@ -100,7 +100,7 @@ def find_source(
     :param site: the site.
     :param role: the part of its density.
     :param names: its parameters.
-    :param options: the block and the discrete site that they depend on.
+    :param options: the block or join and the discrete site that they depend on.
     :param parts: values of the parameters, with the batch of the block leading, from
         values of the latent sites.
     :param members: which member of the batch data pick, from the parameters at the

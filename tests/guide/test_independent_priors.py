@@ -78,6 +78,7 @@ def test_a_posterior_is_a_start(pca):
     )
 
 
+@pytest.mark.slow
 def test_arviz_data_have_every_site(pca):
     guide, params, y = pca
     idata = ns.to_arviz(MODEL, guide, params, y, num_samples=10, num_particles=1)

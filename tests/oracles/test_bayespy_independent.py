@@ -21,6 +21,7 @@ from tests.independent import (
     mean_and_precision,
     mixture,
     principal_components,
+    relevant_dynamics,
 )
 
 with warnings.catch_warnings():
@@ -33,6 +34,7 @@ with warnings.catch_warnings():
         Gamma,
         Gaussian,
         GaussianARD,
+        GaussianMarkovChain,
         Mixture,
         SumMultiply,
         Wishart,
@@ -108,6 +110,24 @@ def test_mixture_of_independent_means_and_precisions(x64):
     cov = posterior["cov"]
     df = np.asarray(cov.base_dist.concentration)[order]
     np.testing.assert_allclose(df, 2 * precision.phi[1][expected] * 1.0, rtol=1e-5)
+
+
+def test_dynamics_with_relevance(x64):
+    """The transition of a chain, which has no conjugate noise."""
+    time = 0.5 * np.arange(12)
+    y = 2 * np.stack([np.sin(time), np.cos(time)], -1)
+    y = y + 0.3 * np.random.default_rng(3).standard_normal((12, 2))
+    posterior, found = learnt(relevant_dynamics, y, count=150)
+    alpha = Gamma(2.0, 1.0, plates=(2,))
+    a = GaussianARD(0, alpha, shape=(2,), plates=(2,))
+    x = GaussianMarkovChain(np.zeros(2), np.eye(2), a, np.ones(2), n=12)
+    node = GaussianARD(SumMultiply("i,i", np.eye(2)[:, None], x), 4.0)
+    node.observe(y.T)
+    a.initialize_from_value(np.asarray(posterior["a"].mean))
+    bound = converged(150, node, x, a, alpha)
+    np.testing.assert_allclose(found, bound, rtol=1e-8)
+    np.testing.assert_allclose(posterior["a"].mean, a.u[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(posterior["alpha"].mean, alpha.u[0], rtol=1e-5)
 
 
 def test_principal_components_with_relevance(x64):

@@ -13,7 +13,6 @@ import pytest
 
 import numpyro_svae as ns
 from tests.independent import (
-    known_noise,
     means_of_groups,
     mixture,
     principal_components,
@@ -52,7 +51,6 @@ CASES = {
     "mean of latent groups": (members, {}, ["tau"], ["mu", "x"]),
     "picked by labels": (mixture, {}, ["weights", "mu", "tau"], ["z"]),
     "picked by data": (means_of_groups, {"group": jnp.arange(4) % 2}, ["mu"], []),
-    "weights of data": (known_noise, {"x": Y}, ["weight"], []),
     "weights of states": (
         partial(principal_components, dim=1),
         {},
