@@ -142,14 +142,13 @@ def _side_by_side(
 ) -> tuple[Any, Any]:
     """The mean ``(..., D, M)`` of all weights, and the excess ``(..., M, M)``."""
     precision = inverse_from_tril(jnp.linalg.cholesky(covariance))
+    means = [part.mean for part in parts]
     if entries is not None:
         precision = jnp.where(entries[..., None], precision, 0.0)
-        parts = [
-            p._replace(mean=jnp.where(entries[..., None], p.mean, 0.0)) for p in parts
-        ]
+        means = [jnp.where(entries[..., None], mean, 0.0) for mean in means]
     pieces = [_excess(part, precision) for part in parts]
-    batch = jnp.broadcast_shapes(*(p.mean.shape[:-2] for p in parts))
-    means = [jnp.broadcast_to(p.mean, (*batch, *p.mean.shape[-2:])) for p in parts]
+    batch = jnp.broadcast_shapes(*(mean.shape[:-2] for mean in means))
+    means = [jnp.broadcast_to(mean, (*batch, *mean.shape[-2:])) for mean in means]
     if len(pieces) == 1:
         return means[0], pieces[0]
     batch = jnp.broadcast_shapes(*(p.shape[:-2] for p in pieces))

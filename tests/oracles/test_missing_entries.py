@@ -106,6 +106,26 @@ def test_each_dimension_learns_from_the_data_that_have_it(x64):
     np.testing.assert_allclose(losses[1], apart, rtol=1e-9)
 
 
+def independent(y, seen=None):
+    """Gaussian vectors with independent means and precisions of each dimension."""
+    dim = y.shape[-1]
+    mu = numpyro.sample("mu", dist.Normal(jnp.zeros(dim), 3.0).to_event(1))
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 1.5).expand([dim]).to_event(1))
+    with numpyro.plate("data", len(y)):
+        fn = dist.Normal(mu, tau**-0.5)
+        fn = fn if seen is None else fn.mask(seen)
+        numpyro.sample("y", fn.to_event(1), obs=y)
+
+
+def test_independent_priors_learn_from_the_entries_that_there_are(x64):
+    def bound(y, *seen):
+        svi = make_svi(independent, ns.AutoSVAE(independent), natural=0.5)
+        return steps(svi, 80, y, *seen)[1][-1]
+
+    apart = sum(bound(Y[SEEN[:, d], d : d + 1]) for d in range(3))
+    np.testing.assert_allclose(bound(JUNK, SEEN), apart, rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_what_is_missing_has_no_part_in_learning_factors():
     """The guide is scored by NumPyro, and does not see what is stored there."""
