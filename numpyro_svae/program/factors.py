@@ -38,13 +38,11 @@ class Local:
     :param name: name of the site.
     :param kind: ``"categorical"``, ``"discrete_chain"``, ``"gaussian"`` or ``"chain"``.
     :param size: number of states, or dimension of the vector.
-    :param plates: names of the axes of its positions.
     """
 
     name: str
     kind: str
     size: int
-    plates: tuple[str, ...]
 
     @property
     def discrete(self) -> bool:
@@ -169,6 +167,8 @@ class Structure:
         that each depends on.
     :param labels: latent discrete sites of which a part is observed, by ``obs_mask``,
         with the site of the observed part.
+    :param axes: names of the axes of the positions of local sites, and of those that
+        have conjugate factors.
     :param scans: the scans of the program, whose chains are among the local sites.
     :param joins: independent blocks that give the parameters of one factor together.
     """
@@ -178,6 +178,7 @@ class Structure:
     factors: tuple[Factor, ...]
     likelihoods: dict[str, frozenset[str]]
     labels: dict[str, str]
+    axes: dict[str, tuple[str, ...]]
     scans: tuple[Scan, ...] = ()
     joins: dict[str, Join] = field(default_factory=dict)
 

@@ -67,7 +67,7 @@ def _group(structure: Structure, members: set[str]) -> Group:
     discrete = tuple(local.name for local in locals if local.discrete)
     states = tuple(local.name for local in locals if not local.discrete)
     kind = "product"
-    if _is_mixture(locals):
+    if _is_mixture(structure, locals):
         kind = "mixture"
     if any(
         isinstance(f, Conditional) and members & set(scope(structure, f))
@@ -77,15 +77,25 @@ def _group(structure: Structure, members: set[str]) -> Group:
     return Group(discrete, states, kind)
 
 
-def _is_mixture(locals: list[Local]) -> bool:
-    discrete = [local for local in locals if local.discrete]
+def _is_mixture(structure: Structure, locals: list[Local]) -> bool:
+    discrete = [local.name for local in locals if local.discrete]
     states = [local for local in locals if not local.discrete]
-    return (
-        len(discrete) == 1
-        and bool(states)
-        and not any(state.chain for state in states)
-        and all(set(discrete[0].plates) <= set(state.plates) for state in states)
+    if len(discrete) != 1 or not states or any(state.chain for state in states):
+        return False
+    return not any(
+        _lasts(structure, factor, discrete[0])
+        for factor in structure.factors
+        if isinstance(factor, GaussianFactor) and factor.source.selector == discrete[0]
     )
+
+
+def _lasts(structure: Structure, factor: GaussianFactor, selector: str) -> bool:
+    """Whether a position of a parent is seen with several states of the selector."""
+    if factor.parent is None:
+        return False
+    axes = structure.axes
+    seen = set(axes[selector]) & set(axes[factor.site])
+    return not seen <= set(axes[factor.parent])
 
 
 def mixtures(structure: Structure) -> dict[str, str]:

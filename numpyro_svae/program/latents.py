@@ -16,7 +16,6 @@ from numpyro_svae.distributions import (
     MatrixNormalInverseWishart,
     NormalInverseWishart,
 )
-from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.diagonal import find_scaled
 from numpyro_svae.program.factors import Local
 from numpyro_svae.program.global_gaussians import Candidates
@@ -192,5 +191,5 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
                 "Hide other sites with numpyro.handlers.block and give them a guide of "
                 "their own in an AutoGuideList."
             )
-        locals[name] = Local(name, kind, size, axes_of(site).plates)
+        locals[name] = Local(name, kind, size)
     return locals

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.factors import Factor, Structure
 from numpyro_svae.program.gaussians import (
     read_chain,
@@ -64,8 +65,17 @@ def read_structure(
             factors.extend(found)
             if not found and wiring.used(name):
                 likelihoods[name] = wiring.used(name)
+    names = [*locals, *(factor.site for factor in factors)]
+    axes = {name: axes_of(sites[name]).plates for name in names}
     structure = Structure(
-        priors, locals, tuple(factors), likelihoods, labels, program.scans, prober.joins
+        priors,
+        locals,
+        tuple(factors),
+        likelihoods,
+        labels,
+        axes,
+        program.scans,
+        prober.joins,
     )
     check_graphs(structure, sites)
     return structure
