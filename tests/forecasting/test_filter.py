@@ -19,7 +19,6 @@ from tests.switching import (
     INITIAL,
     ROWS,
     TURNS,
-    hmm,
     hmm_svae,
     known_hmm,
     known_slds,
@@ -94,7 +93,7 @@ def test_dynamax_filters_alike(x64):
         emission_covariance=0.4 * jnp.eye(3),
     )
     for n in range(2):
-        inputs = jnp.concatenate([actions[n], jnp.zeros((1, 1))])
+        inputs = jnp.concatenate([jnp.zeros((1, 1)), actions[n]])
         expected = dynamax.lgssm_filter(known, y[n], inputs)
         mean, covariance = found["x"].mean[:, n], found["x"].covariance[:, n]
         np.testing.assert_allclose(mean, expected.filtered_means[2:], atol=1e-8)
@@ -105,13 +104,12 @@ def test_dynamax_filters_alike(x64):
     np.testing.assert_allclose(blind.marginals["x"].mean, goal, atol=1e-10)
 
 
-@pytest.mark.parametrize("model", [hmm, hmm_svae])
-def test_hidden_markov_models(x64, model):
-    """With Gaussian observations, and with hidden vectors between states and data."""
+def test_a_hidden_markov_model_behind_a_network(x64):
+    """With hidden vectors between states and data, and all of it to be learnt."""
     y, _ = sequences(count=2, steps=6, outputs=2)
-    guide = ns.AutoSVAE(model, recognition if model is hmm_svae else None)
-    params = start_of(model, guide, y)
-    state = ns.filter(model, guide, params, y[:, :START])
+    guide = ns.AutoSVAE(hmm_svae, recognition)
+    params = start_of(hmm_svae, guide, y)
+    state = ns.filter(hmm_svae, guide, params, y[:, :START])
     state, _ = run(state, y=over_time(y, START))
     goal = guide.posterior_local(params, y)["z"].probs[:, -1]
     np.testing.assert_allclose(state.marginals["z"].probs, goal, atol=1e-10)
