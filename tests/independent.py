@@ -84,6 +84,21 @@ def mixture(y, noise="component", count=3):
         numpyro.sample("y", fn, obs=y)
 
 
+def mixture_of_factors(y, count=2):
+    """Lines of different directions, with a precision of the noise for each."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(count)))
+    with numpyro.plate("components", count):
+        w = numpyro.sample("w", dist.Normal(jnp.zeros((2, 1)), 1.0).to_event(2))
+        b = numpyro.sample("b", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        x = numpyro.sample("x", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        loc = (w[z] @ x[..., None])[..., 0] + b[z]
+        fn = dist.Normal(loc, tau[z][..., None] ** -0.5).to_event(1)
+        numpyro.sample("y", fn, obs=y)
+
+
 def relevant_dynamics(y, dim=2):
     """Dynamics with a precision of each column, seen through known noise."""
     columns = dist.Gamma(2.0, 1.0).expand([dim]).to_event(1)

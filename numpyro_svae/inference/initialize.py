@@ -12,6 +12,7 @@ pseudo-observations, so that it is in the domain of its family whatever the data
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -235,7 +236,7 @@ def _fit(
     weight = jnp.ones(()) if place.mask is None else 1.0 * place.mask
     weight = jnp.broadcast_to(weight, place.positions).reshape(-1)
     v = jnp.where(weight[:, None] > 0, v, 0.0)
-    if factor.parent_map is not None and factor.source.selector is None:
+    if factor.parent_map is not None and not prior.batch_shape:
         return loadings(prior, v, u, weight, factor.parent_map, place.scale)
     components = prior.batch_shape[0] if prior.batch_shape else 1
     if data.members is not None:
@@ -243,6 +244,12 @@ def _fit(
     else:
         known = known_members(labels, place, components, v.dtype)
         member = spread_components(key, v, weight, components, known)
+    if factor.parent_map is not None:
+        each = partial(
+            loadings, v=v, u=u, parent_map=factor.parent_map, scale=place.scale
+        )
+        own = (member * weight[:, None]).T
+        return jax.vmap(lambda p, w: each(prior=p, weight=w))(prior, own)
     shares = member * (weight * place.scale)[:, None]
     seen = RegressionNatural.observe(v[:, None], u[:, None], shares)
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), seen)

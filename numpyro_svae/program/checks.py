@@ -16,6 +16,7 @@ import numpy as np
 from numpyro_svae.families import (
     DirichletNatural,
     GammaNatural,
+    GaussianNatural,
     NaturalParameters,
     RegressionNatural,
 )
@@ -119,6 +120,13 @@ def check_hyperparameters(
                 )
         elif isinstance(natural, RegressionNatural):
             _check_regression(name, prior, natural)
+        elif isinstance(natural, GaussianNatural):
+            if not bool(jnp.all(jnp.isfinite(natural.log_normalizer()))):
+                raise ValueError(
+                    f"Site '{name}': its location is not finite, or its covariance is "
+                    "not positive definite. Accepted: finite locations, and positive "
+                    "and finite scales or a positive definite covariance."
+                )
         elif isinstance(natural, GammaNatural):
             lowest = float(jnp.minimum(jnp.min(natural.shape), jnp.min(natural.rate)))
             if not lowest > 0:

@@ -23,6 +23,7 @@ from tests.independent import (
     mean_and_precision,
     means_of_groups,
     mixture,
+    mixture_of_factors,
     principal_components,
 )
 
@@ -148,6 +149,20 @@ def test_bounds_of_mixtures_rise_and_components_are_found(x64, noise):
     truth = np.stack([np.asarray(y)[labels == k].mean(0) for k in range(3)])
     nearest = np.linalg.norm(truth[:, None] - centres, axis=-1).min(1)
     assert nearest.max() < 0.5
+
+
+def test_loadings_of_each_component_are_found(x64):
+    """They do not stay at zero, which is symmetric."""
+    along = np.array([[1.0, 1.0], [1.0, -1.0]])
+    group = np.arange(40) % 2
+    y = jnp.array([[0.0, 0.0], [4.0, 1.0]])[group] + 0.1 * numbers(40, 2)
+    y = y + numbers(40, 1, seed=1) * along[group]
+    guide, params, losses = fitted(mixture_of_factors, y, count=30)
+    assert np.all(np.diff(losses) < 1e-9)
+    found = np.asarray(guide.get_posterior(params)["w"].mean)[..., 0]
+    cosines = np.abs(found @ along.T) / np.sqrt(2)
+    cosines = cosines / np.linalg.norm(found, axis=-1, keepdims=True)
+    assert np.all(np.max(cosines, 1) > 0.98) and np.all(np.max(cosines, 0) > 0.98)
 
 
 @pytest.mark.slow

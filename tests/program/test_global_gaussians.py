@@ -107,6 +107,17 @@ def test_weight_that_does_not_fit_its_responses():
     assert_says(message, "'w' (Normal)", "(3, 2)", "dimension [2]", "(D, M)")
 
 
+@pytest.mark.parametrize("cov", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]])
+def test_prior_whose_covariance_is_not_positive_definite(cov):
+    def model(y):
+        mu = numpyro.sample("mu", dist.MultivariateNormal(jnp.zeros(2), jnp.array(cov)))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(mu, tau**-0.5).to_event(1), obs=y)
+
+    assert_says(error_of(model, Y), "'mu'", "not positive definite", "Accepted")
+
+
 def test_mean_behind_a_network():
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
