@@ -5,10 +5,12 @@
 
 A matrix is an array ``(I, J, *lanes)`` and a vector ``(I, *lanes)``; lanes (time,
 batch, samples) broadcast against each other. Up to ``MAX_LOOPED`` rows every
-operation is a short loop of additions and products that are vectorised over the lanes;
-above it, batched library calls do the same work. Each operation has
-its derivative rule, whose terms are again products and triangular solves.
+operation is a sum or a short loop of products that are vectorised over the lanes; above
+it, batched library calls do the same work. Each operation has its derivative rule,
+whose terms are again products and triangular solves.
 """
+
+from functools import reduce
 
 import jax
 from jax import Array, custom_vjp
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 MAX_LOOPED = 16
+MIN_LOOPED_LANES = 64  # a loop over fewer is all overhead, and not vectorised
 
 
 def transpose(a: Array) -> Array:
@@ -76,14 +79,26 @@ def batched(operation, a: Array, *others: Array) -> Array:
 
 @custom_vjp
 def matmul(a: Array, b: Array) -> Array:
-    """The matrix product of ``a (I, K, *lanes)`` and ``b (K, J, *lanes)``.
-
-    A loop over ``K``: XLA would fuse an unrolled sum into its uses, and compute it
-    again for each.
-    """
+    """The matrix product of ``a (I, K, *lanes)`` and ``b (K, J, *lanes)``."""
     if a.shape[1] > MAX_LOOPED:
         return batched(jnp.matmul, a, b)
     lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
+    few = not lanes or lanes[-1] < MIN_LOOPED_LANES
+    return _sum_of_products(a, b) if few else _loop_of_products(a, b, lanes)
+
+
+@jax.jit
+def _sum_of_products(a: Array, b: Array) -> Array:
+    """The product as one kernel, which reads and writes every entry once."""
+    return reduce(jnp.add, (a[:, k, None] * b[None, k] for k in range(a.shape[1])))
+
+
+def _loop_of_products(a: Array, b: Array, lanes: tuple[int, ...]) -> Array:
+    """The product as a loop over ``K``.
+
+    XLA would fuse a sum into its uses, and compute it again for each, which costs more
+    than a loop where lanes are many.
+    """
     start = jnp.zeros((a.shape[0], b.shape[1]) + lanes, jnp.result_type(a, b))
 
     def add(k, total):

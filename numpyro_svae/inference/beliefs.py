@@ -120,20 +120,21 @@ def infer_state(
     said = said_of(evidence, name, spoken, coupled)
     place = evidence.place(name)
     if evidence.local(name).kind == "gaussian":
-        prior = evidence.gaussian_prior(name) if own is None else messages.proper(own)
-        mean, covariance, tril, log_normalizer = condition(
-            prior.loc, prior.covariance, said
+        message = (
+            evidence.gaussian_prior(name) if own is None else messages.proper(own)
         )
-        kl = said.expected(mean, covariance) - log_normalizer - prior.offset
+        mean, covariance, tril, log_normalizer = condition(
+            message.loc, message.covariance, said
+        )
+        kl = said.expected(mean, covariance) - log_normalizer - message.offset
         marginal = dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
         kl = per_entry(kl, place)
         return StateBelief(mean, covariance, marginal.to_event(place.extra), kl)
-    chain = chain_prior(evidence, name)
-    total = said if chain.leftover is None else said + chain.leftover
-    posterior, log_normalizer = chain.chain.condition(total)
+    prior = chain_prior(evidence, name)
+    posterior, log_normalizer = prior.condition(said)
     mean, covariance = posterior.mean, posterior.covariance
     value = jnp.sum(said.expected(mean, covariance), -1)
-    kl = _if_any(value - log_normalizer - chain.offset, place)
+    kl = _if_any(value - log_normalizer, place)
     return StateBelief(mean, covariance, posterior, kl)
 
 

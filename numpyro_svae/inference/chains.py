@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
+from math import log, prod
 from typing import Any
 
 from jax import Array
@@ -30,6 +30,25 @@ class ChainPrior:
     chain: LinearGaussianChain
     leftover: GaussianPotential | None
     offset: Array
+
+    def condition(self, said: GaussianPotential) -> tuple[LinearGaussianChain, Array]:
+        """The posterior given a potential, and the log normaliser of its product.
+
+        A left-over that many sequences share conditions the chain first, once for all
+        of them, where that keeps what is said of each sequence diagonal.
+        """
+        chain, left, offset = self.chain, self.leftover, self.offset
+        if left is not None and said.is_diagonal and _shared(left, said):
+            chain, log_normalizer = chain.condition(left)
+            left, offset = None, offset + log_normalizer
+        total = said if left is None else said + left
+        posterior, log_normalizer = chain.condition(total)
+        return posterior, log_normalizer + offset
+
+
+def _shared(left: GaussianPotential, said: GaussianPotential) -> bool:
+    """Whether several sequences have the precisions ``(..., T, D, D)`` in common."""
+    return prod(left.precision.shape[:-3]) == 1 < prod(said.batch_shape[:-1])
 
 
 def chain_prior(evidence: Evidence, name: str) -> ChainPrior:

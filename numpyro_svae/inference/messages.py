@@ -238,10 +238,11 @@ def expected_transitions(
     """Expected log densities of the steps of a path, by state.
 
     :param regression: the transitions, with batch ``(K,)`` or ``(..., T - 1, K)``.
-    :param chain: the distribution of the path, one that runs backwards.
+    :param chain: the distribution of the path.
     :param inputs: of shape ``(..., T - 1, A)``.
     :return: of shape ``(..., T - 1, K)``.
     """
+    chain = chain if chain.time_reversed else chain.reverse()
     batch, (steps, dim) = chain.batch_shape, chain.event_shape
     positions = (*batch, steps - 1)
 

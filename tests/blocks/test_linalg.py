@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Lanes-last linear algebra against numpy, in both of its implementations."""
+"""Lanes-last linear algebra against numpy, in each of its implementations."""
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from numpyro_svae.blocks import elimination, linalg
 pytestmark = pytest.mark.x64
 SIZES = [1, 3, 18]  # the last is beyond MAX_LOOPED
 LANES = 4
+MANY_LANES = 70  # beyond MIN_LOOPED_LANES
 
 
 def random(seed: int, *shape: int) -> jax.Array:
@@ -31,9 +32,9 @@ def first(x: jax.Array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("lanes", [1, LANES])
+@pytest.mark.parametrize("lanes", [(1, LANES), (LANES, LANES), (1, MANY_LANES)])
 def test_products(size, lanes):
-    a, b = random(0, 2, size, lanes), random(1, size, 5, LANES)
+    a, b = random(0, 2, size, lanes[0]), random(1, size, 5, lanes[1])
     np.testing.assert_allclose(first(linalg.matmul(a, b)), first(a) @ first(b))
     check_grads(linalg.matmul, (a, b), 1, modes="rev")
     x = b[:, 0]

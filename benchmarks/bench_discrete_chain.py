@@ -1,0 +1,69 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Marginals of a discrete chain, and their gradient, beside dynamax.
+
+Marginals, sums of the probabilities of neighbours and the log normaliser, float32; and
+the value and gradient of the log normaliser with a function of the others. Writes
+``results/discrete_chain.json`` and its table.
+"""
+
+from __future__ import annotations
+
+from dynamax.hidden_markov_model.inference import hmm_two_filter_smoother
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+
+from numpyro_svae.blocks import discrete_chain
+
+SIZES = [(64, 100, 10), (1, 10000, 50)]
+
+
+def problem(batch: int, steps: int, states: int) -> tuple[jax.Array, ...]:
+    """Log probabilities of the start and the steps, and log potentials."""
+    rng = np.random.default_rng(0)
+    initial = np.log(rng.dirichlet(np.ones(states)))
+    transition = np.log(rng.dirichlet(np.ones(states), size=states))
+    potential = rng.normal(size=(batch, steps, states))
+    return tuple(jnp.asarray(x, jnp.float32) for x in (initial, transition, potential))
+
+
+def ours(initial, transition, potential):
+    found = discrete_chain.smooth(initial, transition[None], potential)
+    pairs = discrete_chain.pair_probs(found.probs, found.transition_probs)
+    return found.probs, jnp.sum(pairs, -3), found.log_normalizer
+
+
+def dynamax(initial, transition, potential):
+    def smooth(potential):
+        found = hmm_two_filter_smoother(
+            jnp.exp(initial), jnp.exp(transition), potential
+        )
+        return found.smoothed_probs, found.trans_probs, found.marginal_loglik
+
+    return jax.vmap(smooth)(potential)
+
+
+def loss(way):
+    def value(*args):
+        probs, pairs, log_normalizer = way(*args)
+        return jnp.sum(log_normalizer) + jnp.mean(probs**2) + jnp.mean(pairs**2)
+
+    return jax.value_and_grad(value, (0, 1, 2))
+
+
+def main() -> None:
+    rows = []
+    for size in SIZES:
+        args = problem(*size)
+        ways = {"numpyro_svae": (ours, args), "dynamax": (dynamax, args)}
+        rows += timing.compare(f"moments {size}", ways)
+        ways = {"numpyro_svae": (loss(ours), args), "dynamax": (loss(dynamax), args)}
+        rows += timing.compare(f"gradient {size}", ways)
+    timing.write("discrete_chain", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a step costs, in measures that do not depend on the clock.
+
+The size of the program that XLA compiles, how often it is made, and its memory.
+"""
+
+from collections.abc import Iterator
+
+import jax
+from jax import random
+from jax.extend.core import jaxprs_in_params
+import jax.numpy as jnp
+import pytest
+
+import numpyro_svae as ns
+from numpyro_svae.blocks import discrete_chain, gaussian_chain
+from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
+from tests.data import make_svi
+from tests.models import lds_recognition, lds_svae
+
+
+def equations(jaxpr) -> Iterator:
+    """All equations of a program, with those of its loops and functions."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def count(function, *args) -> int:
+    return sum(1 for _ in equations(jax.make_jaxpr(function)(*args).jaxpr))
+
+
+def temporaries(function, *args) -> int:
+    compiled = jax.jit(function).lower(*args).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def gaussian_loss(h, J, eps):
+    """Of the log normaliser and a sample of the posterior of a chain."""
+    eye, zeros = jnp.eye(len(h)), jnp.zeros((len(h), 1))
+    steps = Dynamics(0.9 * eye[..., None, None], zeros[..., None], eye[..., None, None])
+    q = gaussian_chain.smooth(Gaussian(zeros, eye[..., None]), steps, h, J)
+    path = gaussian_chain.drive(q.initial, q.dynamics, eps)
+    return jnp.sum(q.log_normalizer) + jnp.sum(jnp.sin(path))
+
+
+def gaussian_problem(steps, lanes=2, dim=3):
+    h = jnp.ones((dim, steps, lanes))
+    return h, h, h[:, None]
+
+
+def discrete_loss(potential):
+    states = potential.shape[-1]
+    uniform = jnp.zeros((1, states, states))
+    return jnp.sum(discrete_chain.smooth(uniform[0, 0], uniform, potential).probs ** 2)
+
+
+def test_the_program_does_not_grow_with_the_length_of_a_gaussian_chain():
+    """Only the sum in pairs does, by a few equations when the length doubles."""
+    step = jax.grad(gaussian_loss)
+    short, long = (count(step, *gaussian_problem(n)) for n in (8, 512))
+    assert long - short < 100
+
+
+def test_the_program_does_not_grow_with_the_states_of_a_discrete_chain():
+    step = jax.grad(discrete_loss)
+    assert count(step, jnp.ones((8, 3))) == count(step, jnp.ones((8, 12)))
+
+
+@pytest.mark.parametrize("lanes", [1, 20])
+def test_memory_is_linear_in_the_length_of_a_gaussian_chain(lanes):
+    step = jax.grad(gaussian_loss)
+    short, long = (temporaries(step, *gaussian_problem(n, lanes)) for n in (200, 400))
+    assert short < long < 2.2 * short
+
+
+def test_memory_is_linear_in_the_length_of_a_discrete_chain():
+    step = jax.grad(discrete_loss)
+    short, long = (temporaries(step, jnp.ones((n, 4))) for n in (200, 400))
+    assert short < long < 2.2 * short
+
+
+def test_a_step_is_traced_once_for_all_minibatches():
+    """The steps of a run see other data, other parameters and other subsamples."""
+    calls = []
+
+    def model(*args, **kwargs):
+        calls.append(args)
+        return lds_svae(*args, **kwargs)
+
+    svi = make_svi(model, ns.AutoSVAE(model, lds_recognition), natural=0.5)
+    data = random.normal(random.key(0), (3, 4, 5, 3))
+    state = svi.init(random.key(1), data[0], subsample=2)
+    step = jax.jit(lambda state, y: svi.update(state, y, subsample=2))
+    state, _ = step(state, data[0])
+    traced = len(calls)
+    for y in data[1:]:
+        state, _ = step(state, y)
+    assert len(calls) == traced
+    assert step._cache_size() == 1
