@@ -27,9 +27,9 @@ COLUMNS = {
     "way": "{}",
     "median_ms": "{:.2f}",
     "min_ms": "{:.2f}",
-    "ratio": "{:.1f}",
+    "ratio": "{:.2g}",
     "compile_s": "{:.1f}",
-    "temporaries_kib": "{:.0f}",
+    "temporaries_KiB": "{:.0f}",
     "difference": "{:.0e}",
 }
 
@@ -48,7 +48,7 @@ def compare(work: str, ways: dict[str, tuple[Callable, tuple]]) -> list[dict]:
         compiled[name] = lowered.compile(), args
         seconds = time.perf_counter() - start
         size = compiled[name][0].memory_analysis().temp_size_in_bytes
-        rows[name] = {"compile_s": seconds, "temporaries_kib": size / 1024}
+        rows[name] = {"compile_s": seconds, "temporaries_KiB": size / 1024}
     results = {name: step(*args) for name, (step, args) in compiled.items()}
     reference = next(iter(results.values()))
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -93,14 +93,23 @@ def hardware() -> str:
 
 
 def write(name: str, rows: list[dict]) -> None:
-    """Write ``results/<name>.json`` and the table ``results/<name>.md``."""
+    """Write ``results/<name>.json`` and the table ``results/<name>.md``.
+
+    What does not apply to a row is None there.
+    """
     found = {"hardware": hardware(), "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = table(found)
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)
+
+
+def table(found: dict) -> str:
+    """Results as Markdown."""
     lines = ["| " + " | ".join(x.replace("_", " ") for x in COLUMNS) + " |"]
     lines.append("| --- " * len(COLUMNS) + "|")
-    for row in rows:
-        cells = (form.format(row[key]) for key, form in COLUMNS.items())
+    for row in found["rows"]:
+        given = ((row[key], form) for key, form in COLUMNS.items())
+        cells = ("" if x is None else form.format(x) for x, form in given)
         lines.append("| " + " | ".join(cells) + " |")
-    table = "\n".join([f"On {found['hardware']}:", "", *lines]) + "\n"
-    (RESULTS / f"{name}.md").write_text(table)
-    print(table)
+    return "\n".join([f"On {found['hardware']}:", "", *lines]) + "\n"
