@@ -120,9 +120,7 @@ def infer_state(
     said = said_of(evidence, name, spoken, coupled)
     place = evidence.place(name)
     if evidence.local(name).kind == "gaussian":
-        message = (
-            evidence.gaussian_prior(name) if own is None else messages.proper(own)
-        )
+        message = evidence.gaussian_prior(name) if own is None else messages.proper(own)
         mean, covariance, tril, log_normalizer = condition(
             message.loc, message.covariance, said
         )
