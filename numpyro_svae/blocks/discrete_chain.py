@@ -6,19 +6,21 @@
 The chain has log weights ``log_initial (..., K)`` of the first state and
 ``log_transition (..., T - 1 or 1, K, K)`` from row to column, and a potential adds
 ``log_potential (..., T, K)``; weights need not be normalised and may be minus infinity.
-Messages run backwards in logarithms, less their largest entry at every step, and the
-posterior is a chain that runs forwards (Baum, Petrie, Soules and Weiss, 1970; Rabiner,
-*A tutorial on hidden Markov models*, 1989). No value and no gradient is NaN: where
-nothing is possible, probabilities are uniform and the log normaliser minus infinity.
+Messages run backwards, less their largest entry at every step, and the posterior is a
+chain that runs forwards (Baum, Petrie, Soules and Weiss, 1970; Rabiner, *A tutorial on
+hidden Markov models*, 1989). No value and no gradient is NaN: where nothing is
+possible, probabilities are uniform and the log normaliser minus infinity.
 """
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
+from numpyro_svae.blocks.log_product import LogMatrix, finite_max, log_product
 from numpyro_svae.blocks.loops import pairwise_sum
 
 __all__ = [
@@ -69,18 +71,28 @@ def _normalize(logits: Array) -> tuple[Array, Array]:
     return log_sum[..., 0], probs
 
 
-def _finite(x: Array) -> Array:
-    """The largest entry of the last axis, a constant to take off; zero if infinite."""
-    largest = lax.stop_gradient(jnp.max(x, -1, keepdims=True))
-    return jnp.where(jnp.isfinite(largest), largest, 0.0)
+def _by_step(transition: Any, num_steps: int) -> tuple[Any, Callable]:
+    """Transitions to scan over, time leading, and how a step takes its own.
 
-
-def _by_step(transition: Array, num_steps: int) -> tuple[Array | None, Callable]:
-    """Transitions to scan over, time leading, and how a step takes its own."""
-    if transition.shape[-3] == 1 != num_steps - 1:
-        shared = transition[..., 0, :, :]
+    :param transition: an array ``(..., T - 1 or 1, K, K)``, or a tuple of arrays with
+        the same leading axes of which it is the first.
+    """
+    first = jax.tree.leaves(transition)[0]
+    axis = first.ndim - 3
+    if first.shape[axis] == 1 != num_steps - 1:
+        shared = jax.tree.map(
+            lambda x: lax.index_in_dim(x, 0, axis, keepdims=False), transition
+        )
         return None, lambda _: shared
-    return jnp.moveaxis(transition, -3, 0), lambda step: step
+    return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), transition), lambda x: x
+
+
+def _shared_or_whole(transition: Array, batch: tuple[int, ...]) -> Array:
+    """Transitions without a batch, where it has one member, or with the whole batch."""
+    own, event = transition.shape[:-3], transition.shape[-3:]
+    if math.prod(own) == 1:
+        return jnp.reshape(transition, event)
+    return jnp.broadcast_to(transition, batch + event)
 
 
 def _batch(log_initial: Array, log_transition: Array, log_potential: Array) -> tuple:
@@ -101,29 +113,63 @@ def smooth(
     """
     num_steps, size = log_potential.shape[-2:]
     batch = _batch(log_initial, log_transition, log_potential)
-    steps, at = _by_step(log_transition, num_steps)
+    log_transition = _shared_or_whole(log_transition, batch)
+    steps, at = _by_step(LogMatrix.of(log_transition), num_steps)
     potentials = jnp.broadcast_to(log_potential, (*batch, num_steps, size))
     potentials = jnp.moveaxis(potentials, -2, 0)
 
     def backwards(message: Array, xs: tuple) -> tuple[Array, tuple[Array, Array]]:
         step, potential = xs
-        later = (potential + message)[..., None, :]
-        message, probs = _normalize(at(step) + later)
-        largest = _finite(message)
-        return message - largest, (probs, largest[..., 0])
+        later = potential + message
+        message = log_product(at(step), later)
+        return message - finite_max(message), (later, message)
 
     start = jnp.zeros((*batch, size), potentials.dtype)
-    message, (transition, largest) = lax.scan(
+    message, (later, messages) = lax.scan(
         backwards, start, (steps, potentials[1:]), num_steps - 1, reverse=True
     )
     log_sum, initial = _normalize(log_initial + potentials[0] + message)
-    transition = jnp.moveaxis(transition, 0, -3)
     return DiscretePosterior(
         initial,
-        transition,
-        marginals(initial, transition, num_steps),
-        log_sum + pairwise_sum(largest),
+        _transitions(log_transition, later, messages),
+        _marginals_between(initial, log_transition, later, messages),
+        log_sum + pairwise_sum(finite_max(messages)[..., 0]),
     )
+
+
+def _transitions(log_transition: Array, later: Array, messages: Array) -> Array:
+    """Probabilities of steps; uniform where none is possible.
+
+    :param later: log weights of where a step may end, ``(T - 1, ..., K)``.
+    :param messages: their log sums by where it begins.
+    """
+    later, message = (jnp.moveaxis(x, 0, -2) for x in (later, messages))
+    possible = jnp.isfinite(message)
+    below = jnp.where(possible, message, 0.0)[..., None]
+    probs = jnp.exp(log_transition + later[..., None, :] - below)
+    return jnp.where(possible[..., None], probs, 1.0 / probs.shape[-1])
+
+
+def _marginals_between(
+    initial: Array, log_transition: Array, later: Array, messages: Array
+) -> Array:
+    """Marginals of a chain with these transitions, which need not be written out."""
+    num_steps = len(later) + 1
+    transposed = LogMatrix.of(jnp.swapaxes(log_transition, -1, -2))
+    steps, at = _by_step(transposed, num_steps)
+
+    def forwards(probs: Array, xs: tuple) -> tuple[Array, Array]:
+        step, later, message = xs
+        possible = jnp.isfinite(message)
+        rest = jnp.where(possible, 0.0, probs / probs.shape[-1])
+        start = safe_log(probs) - jnp.where(possible, message, jnp.inf)
+        probs = jnp.exp(log_product(at(step), start) + later)
+        probs = probs + jnp.sum(rest, -1, keepdims=True)
+        probs = probs / jnp.sum(probs, -1, keepdims=True)
+        return probs, probs
+
+    _, rest = lax.scan(forwards, initial, (steps, later, messages), num_steps - 1)
+    return jnp.moveaxis(jnp.concatenate([initial[None], rest]), 0, -2)
 
 
 def marginals(initial: Array, transition: Array, num_steps: int) -> Array:
@@ -168,7 +214,7 @@ def mode(log_initial: Array, log_transition: Array, log_potential: Array) -> Arr
         step, potential = xs
         total = at(step) + (potential + best)[..., None, :]
         best = jnp.max(total, -1)
-        return best - _finite(best), jnp.argmax(total, -1)
+        return best - finite_max(best), jnp.argmax(total, -1)
 
     def forwards(state: Array, choice: Array) -> tuple[Array, Array]:
         state = jnp.take_along_axis(choice, state[..., None], -1)[..., 0]
