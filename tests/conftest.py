@@ -40,3 +40,12 @@ def precision(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def x64(precision: None) -> None:
     """Run the test in float64."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> Iterator[None]:
+    """Let go of what was compiled before a process has too many mappings (65,530)."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
