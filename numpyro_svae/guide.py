@@ -125,7 +125,7 @@ class AutoSVAE(AutoGuide):
     # inference
 
     def _infer(
-        self, args: tuple, kwargs: dict
+        self, args: tuple, kwargs: dict, examine: bool = False
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
         """Posteriors of the global and of the local sites, for these arguments."""
         if self.structure is None:
@@ -141,9 +141,8 @@ class AutoSVAE(AutoGuide):
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites)
         naturals = {n: self._natural(n, bound, potentials) for n in structure.priors}
-        local = local_posterior(
-            structure, self.mean_field, self.fixed_point, bound, naturals, potentials
-        )
+        options = structure, self.mean_field, self.fixed_point
+        local = local_posterior(*options, bound, naturals, potentials, examine=examine)
         return naturals, bound, local, messages
 
     def _natural(
@@ -226,14 +225,17 @@ class AutoSVAE(AutoGuide):
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
         :param args: the arguments of the model.
         :param kwargs: the keyword arguments of the model.
-        :return: ``sweeps`` and ``residual`` by site: one or less means that it has
-            converged. Empty if no sites are inferred by ascent.
+        :return: by site, the number of ``sweeps``, the ``residual`` (one or less means
+            that it has converged), and whether the ``adjoint`` of implicit gradients is
+            found. Empty if no sites are inferred by ascent.
         """
-        return self._infer_local(params, args, kwargs).convergence
+        return self._infer_local(params, args, kwargs, examine=True).convergence
 
-    def _infer_local(self, params: dict, args: tuple, kwargs: dict) -> LocalPosterior:
+    def _infer_local(
+        self, params: dict, args: tuple, kwargs: dict, examine: bool = False
+    ) -> LocalPosterior:
         with block(), seed(rng_seed=0), substitute(data=params):
-            return self._infer(args, kwargs)[2]
+            return self._infer(args, kwargs, examine)[2]
 
     def sample_posterior(
         self,

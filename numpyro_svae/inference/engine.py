@@ -30,7 +30,7 @@ __all__ = ["global_posteriors", "local_posterior", "start_natural"]
 Naturals = dict[str, NaturalParameters]
 
 
-@partial(jax.jit, static_argnames=("structure", "mean_field", "fixed_point"))
+@partial(jax.jit, static_argnames=("structure", "mean_field", "fixed_point", "examine"))
 def local_posterior(
     structure: Structure,
     mean_field: bool,
@@ -38,11 +38,12 @@ def local_posterior(
     bound: Bound,
     naturals: Naturals,
     potentials: dict[str, Any],
+    examine: bool = False,
 ) -> LocalPosterior:
     """Infer the local sites at the posterior expectations of the globals."""
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
     evidence = Evidence(structure, bound, moments)
-    return infer_locals(evidence, potentials, mean_field, fixed_point)
+    return infer_locals(evidence, potentials, mean_field, fixed_point, examine)
 
 
 @partial(jax.jit, static_argnames="structure")

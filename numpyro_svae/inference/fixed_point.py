@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import lineax
 import numpy as np
 
-__all__ = ["FixedPoint", "Solution", "solve_fixed_point"]
+__all__ = ["FixedPoint", "Solution", "adjoint_is_found", "solve_fixed_point"]
 
 _KRYLOV = 20
 _SHORTEST = 1 / 16
@@ -206,6 +206,19 @@ def _solve_bwd(step: Callable, options: FixedPoint, residuals: Any, cotangents: 
 
 
 _solve.defvjp(_solve_fwd, _solve_bwd)
+
+
+def adjoint_is_found(sweep: Callable[[Any], Any], value: Any) -> Array:
+    """Whether implicit gradients at a fixed point are solved for.
+
+    It is asked for a cotangent of ones; what the answer hangs on is the sweep.
+
+    :param sweep: the function f.
+    :param value: its fixed point.
+    """
+    flat, unravel = ravel_pytree(value)
+    _, pull = jax.vjp(lambda y: ravel_pytree(sweep(unravel(y)))[0], flat)
+    return solve_adjoint(lambda v: pull(v)[0], jnp.ones_like(flat))[1]
 
 
 def solve_adjoint(pull: Callable[[Array], Array], g: Array) -> tuple[Array, Array]:

@@ -41,6 +41,7 @@ def infer_locals(
     potentials: Potentials,
     mean_field: bool,
     options: FixedPoint,
+    examine: bool = False,
 ) -> LocalPosterior:
     """Infer all local sites.
 
@@ -48,6 +49,7 @@ def infer_locals(
     :param potentials: what the recognition function says, by site.
     :param mean_field: whether coupled sites are made independent under the guide.
     :param options: how the fixed point of a product of coupled sites is found.
+    :param examine: whether to find out if implicit gradients can be solved for there.
     :return: their posterior.
     """
     posterior = LocalPosterior()
@@ -60,7 +62,7 @@ def infer_locals(
             probs = _joint(evidence, group, said, potentials, posterior)
         else:
             args = evidence, group, said, potentials, options, posterior
-            probs = infer_product(*args)
+            probs = infer_product(*args, examine)
         for name in group.discrete:
             _observe_scored(evidence, name, probs[name], posterior)
     return posterior

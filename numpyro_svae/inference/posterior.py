@@ -26,10 +26,13 @@ class Convergence:
     :param sweeps: number of sweeps.
     :param residual: relative change of the last sweep in units of the tolerance:
         converged means one or less.
+    :param adjoint: whether implicit gradients are solved for there. Where they are not,
+        the gradient of one sweep takes their place. None if that was not looked at.
     """
 
     sweeps: Array
     residual: Array
+    adjoint: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -66,10 +69,12 @@ class LocalPosterior:
             known = self.expected_log_prob.get(name)
             self.expected_log_prob[name] = value if known is None else known + value
 
-    def record(self, names: tuple[str, ...], solution: Solution) -> None:
+    def record(
+        self, names: tuple[str, ...], solution: Solution, adjoint: Array | None
+    ) -> None:
         """Add how the ascent of a group of sites ended."""
-        for name in names:
-            self.convergence[name] = Convergence(solution.sweeps, solution.residual)
+        ended = Convergence(solution.sweeps, solution.residual, adjoint)
+        self.convergence |= dict.fromkeys(names, ended)
 
     def given(self, name: str, states: Array | None) -> dist.Distribution:
         """Distribution of a site given the states at its positions, if it needs them.

@@ -27,7 +27,11 @@ from numpyro_svae.inference.beliefs import (
 )
 from numpyro_svae.inference.coupling import Moments, Statistics
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.fixed_point import FixedPoint, solve_fixed_point
+from numpyro_svae.inference.fixed_point import (
+    FixedPoint,
+    adjoint_is_found,
+    solve_fixed_point,
+)
 from numpyro_svae.inference.forms import Form, form_of
 from numpyro_svae.inference.joint import infer_joint
 from numpyro_svae.inference.posterior import LocalPosterior
@@ -49,6 +53,7 @@ def infer_product(
     potentials: Potentials,
     options: FixedPoint,
     posterior: LocalPosterior,
+    examine: bool,
 ) -> Logits:
     """Infer the sites of a group as independent, and add them to a posterior.
 
@@ -58,6 +63,7 @@ def infer_product(
     :param potentials: what the recognition function says.
     :param options: how the fixed point is found.
     :param posterior: of all local sites.
+    :param examine: whether to find out if implicit gradients can be solved for.
     :return: probabilities of the discrete sites, ``(*positions, K)``.
     """
     product = _Product(evidence, group, said, potentials, _forms(evidence, group))
@@ -65,7 +71,8 @@ def infer_product(
     if len(group.discrete) + len(group.states) > 1:
         solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)
         point = solution.value
-        posterior.record((*group.discrete, *group.states), solution)
+        adjoint = adjoint_is_found(product.sweep, point) if examine else None
+        posterior.record((*group.discrete, *group.states), solution, adjoint)
     found = product.infer(point)
     product.add_to(posterior, found)
     return {name: belief.probs for name, belief in found.discrete.items()}

@@ -165,6 +165,7 @@ def test_the_guide_says_whether_sweeps_converged(x64, max_sweeps, converged):
     report = guide.convergence({}, Y, ACTIONS)["z"]
     assert (report.residual <= 1) == converged
     assert report.sweeps < 100 if converged else report.sweeps == 6
+    assert report.adjoint
 
 
 @pytest.mark.parametrize("gradient", ["implicit", "unrolled"])

@@ -1,0 +1,64 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Fixed points of maps that are known, and what happens where there is no adjoint."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_svae.inference.fixed_point import (
+    FixedPoint,
+    adjoint_is_found,
+    solve_adjoint,
+    solve_fixed_point,
+)
+
+MATRIX = np.array([[0.3, -0.6], [0.5, 0.2]])
+OPTIONS = FixedPoint(tolerance=1e-13, anneal=0, max_sweeps=500)
+
+
+def test_adjoint_of_a_linear_map(x64):
+    g = jnp.array([1.0, -2.0])
+    found, good = solve_adjoint(lambda v: MATRIX.T @ v, g)
+    assert good
+    np.testing.assert_allclose(found, np.linalg.solve(np.eye(2) - MATRIX.T, g))
+
+
+@pytest.mark.parametrize("scale", [1.0, np.nan])
+def test_one_sweep_takes_the_place_of_an_adjoint_that_is_not_found(x64, scale):
+    """``v = g + v`` has no solution, nor has a sweep with a NaN in its derivative."""
+    g = jnp.array([1.0, -2.0])
+    found, good = solve_adjoint(lambda v: scale * v, g)
+    assert not good
+    np.testing.assert_array_equal(found, g)
+
+
+def test_it_says_whether_the_adjoint_is_found(x64):
+    y = {"y": jnp.ones(2)}
+    assert adjoint_is_found(lambda y: {"y": MATRIX @ y["y"]}, y)
+    assert not adjoint_is_found(lambda y: {"y": y["y"] + 1.0}, y)
+
+
+def test_oscillations_are_damped(x64):
+    """Undamped, ``y <- 1 - 1.2 y`` runs away."""
+    solution = solve_fixed_point(lambda y: 1.0 - 1.2 * y, jnp.zeros(1), OPTIONS)
+    assert solution.residual <= 1
+    np.testing.assert_allclose(solution.value, 1 / 2.2)
+
+
+def test_gradients_reach_what_a_sweep_closes_over(x64):
+    """A mask and a whole number among it have none."""
+
+    @jax.jit
+    def value(a, mask, shift):
+        def sweep(y):
+            return jnp.where(mask, MATRIX @ y + a, shift)
+
+        return jnp.sum(solve_fixed_point(sweep, jnp.zeros(2), OPTIONS).value)
+
+    mask, shift = jnp.array([True, True]), jnp.array(2)
+    slope = jax.jit(jax.grad(value))(jnp.ones(2), mask, shift)
+    expected = np.linalg.solve(np.eye(2) - MATRIX.T, np.ones(2))
+    np.testing.assert_allclose(slope, expected, rtol=1e-8)
