@@ -100,4 +100,3 @@ def test_a_step_is_traced_once_for_all_minibatches():
     for y in data[1:]:
         state, _ = step(state, y)
     assert len(calls) == traced
-    assert step._cache_size() == 1

@@ -52,6 +52,7 @@ def over_time(x, start):
     return jnp.swapaxes(x, 0, 1)[start:]
 
 
+@pytest.mark.slow
 def test_an_lds_with_learnt_parameters(x64):
     y, actions = sequences(count=2, steps=6)
     guide = ns.AutoSVAE(linear_lds)
@@ -70,6 +71,7 @@ def test_an_lds_with_learnt_parameters(x64):
         state.update(y=y[0, START], actions=actions[:, START])
 
 
+@pytest.mark.slow
 def test_dynamax_filters_alike(x64):
     """With a program that scans, whose arguments are in the order of time."""
     y, actions = sequences(count=2, steps=6)
@@ -167,6 +169,7 @@ def one_regime(y):
         numpyro.sample("y", seen, obs=y)
 
 
+@pytest.mark.slow
 def test_switching_systems(x64):
     """Exact where the guide's product is; elsewhere close to what smoothing says."""
     y, _ = sequences(count=2, steps=6, outputs=2)

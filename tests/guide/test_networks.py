@@ -123,6 +123,7 @@ def noise_guide(y, actions=None):
     return {"noise": numpyro.sample("noise", dist.LogNormal(loc, scale))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["auto", "by hand"])
 def test_a_list_of_guides_shares_the_sites(kind):
     seeded = handlers.seed(noisy_lds, 0)

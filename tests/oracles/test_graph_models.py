@@ -92,6 +92,7 @@ def test_linear_regression_is_the_dense_gaussian(x64):
     np.testing.assert_allclose(local["w"].mean, mean, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_steps_of_a_linear_system_are_its_chain(x64):
     y, _ = sequences(count=2, steps=4, outputs=2)
     chain, _, whole = inferred(onesite_lds, y)
@@ -105,6 +106,7 @@ def test_steps_of_a_linear_system_are_its_chain(x64):
         )
 
 
+@pytest.mark.slow
 def test_steps_of_an_hmm_learn_what_its_chain_learns(x64):
     """Natural gradients through the graph are those through the chain."""
     y, _ = sequences(count=3, steps=4, outputs=2)

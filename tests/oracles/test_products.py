@@ -135,7 +135,7 @@ def optimum(request):
         guide = ns.AutoSVAE(request.param, fixed_point=EXACT)
         loss = ns.SVAE_ELBO().loss(random.PRNGKey(0), {}, request.param, guide, Y)
         local = guide.posterior_local({}, Y)
-        yield request.param, float(loss), BruteForce(request.param, local)
+        return request.param, float(loss), BruteForce(request.param, local)
 
 
 def test_the_elbo_is_that_of_brute_force(optimum):

@@ -89,6 +89,7 @@ def test_same_expectation_as_trace_mean_field_elbo(case):
     assert_same_expectation(ours, theirs, precise=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean_field", [False, True])
 def test_mixture_svae_summed_over_its_labels(mean_field):
     """Trace_ELBO draws the labels that SVAE_ELBO sums over."""
@@ -131,6 +132,7 @@ def test_products_of_paths_and_vectors_that_last(model):
     assert_same_expectation(ours, theirs, precise=1.5)
 
 
+@pytest.mark.slow
 def test_minibatch_of_a_mixture_spelled_as_two_sites():
     y, _ = clusters(12)
     model = partial(mixture, subsample=4, joint=False)

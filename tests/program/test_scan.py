@@ -288,7 +288,7 @@ SPELLINGS = {
 }
 
 
-_SLOW = ("factors", "counts")
+_SLOW = ("factors", "counts", "switching")
 _CASES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
     for name in SPELLINGS
@@ -363,6 +363,7 @@ def _losses(model: Callable, guide: Any, params: dict, y: Any) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), 900)))
 
 
+@pytest.mark.slow
 def test_hidden_vectors_in_a_scan_are_those_of_one_site() -> None:
     with jax.enable_x64(True):
         y = Y.astype(float)
