@@ -225,9 +225,8 @@ class AutoSVAE(AutoGuide):
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
         :param args: the arguments of the model.
         :param kwargs: the keyword arguments of the model.
-        :return: by site, the number of ``sweeps``, the ``residual`` (one or less means
-            that it has converged), and whether the ``adjoint`` of implicit gradients is
-            found. Empty if no sites are inferred by ascent.
+        :return: by site, ``sweeps``, ``residual`` (one or less: it has converged) and
+            whether the ``adjoint`` is found. Empty if no sites are inferred by ascent.
         """
         return self._infer_local(params, args, kwargs, examine=True).convergence
 
