@@ -20,7 +20,10 @@ from tests.conjugate import (
     multinomial_mixture,
     poisson_hmm,
 )
+from tests.coupled import learnt_choice, learnt_sum
 from tests.data import clusters, sequences
+from tests.graphs_of_sites import hierarchy_svae, members_recognised
+from tests.independent import mixture, principal_components, relevant_dynamics
 from tests.models import encoder, lds_svae, mixture_svae
 from tests.switching import autoregressive_hmm, hmm, hmm_svae, slds_svae
 
@@ -183,4 +186,24 @@ def test_states_for_long(name):
 @pytest.mark.parametrize("name", CONJUGATE)
 def test_conjugate_models_for_long(name):
     model, y = CONJUGATE[name]
+    assert_no_nan(model, None, 2000, y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [learnt_sum, learnt_choice])
+def test_products_for_long(model):
+    """Chains and vectors that meet; fewer steps, for each has many sweeps."""
+    assert_no_nan(model, None, 300, Y[..., :2])
+
+
+@pytest.mark.slow
+def test_graphs_for_long():
+    y = points(12).reshape(4, 3, 3)
+    assert_no_nan(hierarchy_svae, members_recognised, 2000, y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [mixture, principal_components, relevant_dynamics])
+def test_independent_priors_for_long(model):
+    y = Y[0, :, :2] if model is relevant_dynamics else points()
     assert_no_nan(model, None, 2000, y)
