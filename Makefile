@@ -16,6 +16,11 @@ NOTEBOOKS := $(patsubst tutorials/%.py,docs/tutorials/%.ipynb,\
 	$(shell grep -ls '^\# %%' tutorials/*.py))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
+# The default tests compile many small programs and run each a few times: without
+# these, XLA takes four times as long. The slow tests, the tutorials and the pages
+# run as a user's programs do.
+QUICK := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0
+
 export SDL_VIDEODRIVER ?= dummy
 
 .DELETE_ON_ERROR:
@@ -25,10 +30,14 @@ export SDL_VIDEODRIVER ?= dummy
 demo: $(READY)/tutorials
 	$(BIN)/python tutorials/digits_demo.py
 
-test: $(READY)/tests
-	$(PYTEST) $(PYTEST_ARGS)
+# Once for each precision, as compiled programs are not shared between them.
+test: $(READY)/tests $(READY)/quick
+	@status=0; export XLA_FLAGS="$$XLA_FLAGS $$(cat $(READY)/quick)"; \
+	for precision in "not x64" "x64"; do set -x; \
+		$(PYTEST) -m "not slow and $$precision" $(PYTEST_ARGS) || \
+		[ $$? -eq 5 ] || status=1; done; exit $$status
 
-# pytest's exit status 5 means that no test is marked as slow.
+# pytest's exit status 5 means that no test was selected.
 test-slow: $(READY)/tests
 	@$(BIN)/python -m pytest -m slow --collect-only -q >$(READY)/slow.log 2>&1; \
 	status=$$?; \
@@ -77,6 +86,11 @@ $(READY)/%: $(READY)/environment pyproject.toml numpyro_svae/version.py
 	@echo "Installing numpyro_svae[$*] in $(VENV)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[$*]"
 	@touch $@
+
+# A release of XLA that does not know one of the flags stops at it.
+$(READY)/quick: $(READY)/tests
+	@if XLA_FLAGS="$(QUICK)" $(BIN)/python -c "import jax; jax.devices()" \
+		>/dev/null 2>&1; then echo "$(QUICK)" >$@; else echo >$@; fi
 
 $(READY)/environment:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

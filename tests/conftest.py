@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What every test may rely on: one precision per test, and compiled code kept."""
+"""What every test may rely on: one precision at a time, and compiled code kept."""
 
 from collections.abc import Iterator
 import os
@@ -25,15 +25,44 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has the fixture ``x64`` has the mark, and comes last."""
+    for item in items:
+        if "x64" in getattr(item, "fixturenames", ()):
+            item.add_marker("x64")
+    items.sort(key=in_float64)
+
+
+def in_float64(item: pytest.Item) -> bool:
+    """Whether a test runs in float64."""
+    return item.get_closest_marker("x64") is not None
+
+
+_in_float64 = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let go of compiled programs when the precision changes.
+
+    A NumPy array that one of them holds as a constant keeps its precision for JAX as
+    long as the program is there.
+    """
+    global _in_float64
+    if in_float64(item) != _in_float64:
+        jax.clear_caches()
+    _in_float64 = in_float64(item)
+
+
 @pytest.fixture(autouse=True)
 def precision(request: pytest.FixtureRequest) -> Iterator[None]:
-    """float64 for a test that has the mark or the fixture ``x64``, else float32.
+    """float64 for a test that has the mark ``x64``, else float32.
 
     Only function-scoped fixtures see it: arrays made by wider ones, or at import,
     are float32 unless they use ``jax.enable_x64`` themselves.
     """
-    marked = request.node.get_closest_marker("x64") is not None
-    with jax.enable_x64(marked or "x64" in request.fixturenames):
+    with jax.enable_x64(in_float64(request.node)):
         yield
 
 

@@ -336,18 +336,21 @@ def _close(found: Any, expected: Any) -> None:
     )
 
 
+@pytest.mark.x64
 def test_both_spellings_learn_the_same(fits: Any) -> None:
     _, one, scanned = fits
     _close(scanned["losses"], one["losses"])
     _close(scanned["params"], one["params"])
 
 
+@pytest.mark.x64
 def test_both_spellings_infer_the_same_states(fits: Any) -> None:
     spelling, one, scanned = fits
     for name in spelling.states:
         _close(scanned["marginals"][name], one["marginals"][name])
 
 
+@pytest.mark.x64
 def test_sites_of_a_scan_are_drawn_as_the_program_has_them(fits: Any) -> None:
     spelling, one, scanned = fits
     for name in spelling.states:
@@ -364,24 +367,24 @@ def _losses(model: Callable, guide: Any, params: dict, y: Any) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.x64
 def test_hidden_vectors_in_a_scan_are_those_of_one_site() -> None:
-    with jax.enable_x64(True):
-        y = Y.astype(float)
-        places = jnp.array([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]])
-        start = ns.NormalInverseWishart(places, 5.0, 9.0, jnp.eye(D))
-        probs, divergence, losses = [], [], []
-        for model, says in ((_hidden, _says), (_hidden_scanned, _says_of_both)):
-            guide = ns.AutoSVAE(model, says, init={"emissions": start})
-            svi = SVI(model, guide, ns.svae_optimizer(optax.adam(0.1)), ns.SVAE_ELBO())
-            state = svi.init(jax.random.key(0), y)
-            params = svi.get_params(state)
-            probs.append(guide.posterior_local(params, y)["z"].probs)
-            run = numpyro.handlers.substitute(guide, data=params)
-            run = numpyro.handlers.seed(run, 0)
-            sites = numpyro.handlers.trace(run).get_trace(y).values()
-            kinds = [m["infer"]["kl"] for m in sites if m["name"].startswith("z")]
-            divergence.append(sum(jnp.sum(kl) for kl in kinds))
-            losses.append(_losses(model, guide, params, y))
+    y = Y.astype(float)
+    places = jnp.array([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]])
+    start = ns.NormalInverseWishart(places, 5.0, 9.0, jnp.eye(D))
+    probs, divergence, losses = [], [], []
+    for model, says in ((_hidden, _says), (_hidden_scanned, _says_of_both)):
+        guide = ns.AutoSVAE(model, says, init={"emissions": start})
+        svi = SVI(model, guide, ns.svae_optimizer(optax.adam(0.1)), ns.SVAE_ELBO())
+        state = svi.init(jax.random.key(0), y)
+        params = svi.get_params(state)
+        probs.append(guide.posterior_local(params, y)["z"].probs)
+        run = numpyro.handlers.substitute(guide, data=params)
+        run = numpyro.handlers.seed(run, 0)
+        sites = numpyro.handlers.trace(run).get_trace(y).values()
+        kinds = [m["infer"]["kl"] for m in sites if m["name"].startswith("z")]
+        divergence.append(sum(jnp.sum(kl) for kl in kinds))
+        losses.append(_losses(model, guide, params, y))
     _close(probs[1], probs[0])
     _close(divergence[1], divergence[0])
     error = np.hypot(*(np.std(loss) / np.sqrt(len(loss)) for loss in losses))
