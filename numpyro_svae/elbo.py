@@ -191,11 +191,12 @@ def _sampled_term(site: dict, guide_site: dict | None, extra: int) -> Array:
     """``log p`` of an observed site, minus the divergence of a latent one."""
     if site["is_observed"] or guide_site is None:
         return _log_prob(site, extra)
+    scale = guide_site["scale"]  # of the divergence, however it is computed
     try:
         kl = kl_divergence(guide_site["fn"], site["fn"])
-        return -scale_and_mask(kl, scale=guide_site["scale"])
+        return -scale_and_mask(kl, scale=scale)
     except NotImplementedError:
-        return _log_prob(site) - _log_prob(guide_site)
+        return _log_prob({**site, "scale": scale}) - _log_prob(guide_site)
 
 
 def _log_prob(site: dict, extra: int = 0) -> Array:

@@ -1,0 +1,21 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Functions around ``SVI``: minibatches, checkpoints, restarts, KL annealing."""
+
+from numpyro_svae.training.annealing import anneal_kl
+from numpyro_svae.training.batches import run_batches, shuffled
+from numpyro_svae.training.checkpoints import load_state, save_state
+from numpyro_svae.training.plateau import Plateau
+from numpyro_svae.training.restarts import Restarts, run_restarts
+
+__all__ = [
+    "Plateau",
+    "Restarts",
+    "anneal_kl",
+    "load_state",
+    "run_batches",
+    "run_restarts",
+    "save_state",
+    "shuffled",
+]

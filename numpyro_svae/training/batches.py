@@ -1,0 +1,154 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""SVI on minibatches from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from functools import partial
+from itertools import chain, islice
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer import SVI
+from numpyro.infer.svi import SVIRunResult, SVIState
+import tqdm
+
+from numpyro_svae.training.checkpoints import load_state, save_state
+
+__all__ = ["run_batches", "shuffled"]
+
+
+def shuffled(num_data: int, batch_size: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Indices of minibatches without end, each epoch in an order of its own.
+
+    What does not fill a batch at the end of an epoch is left out of it.
+
+    :param num_data: number of data.
+    :param batch_size: number of them in a batch.
+    :param seed: of the orders.
+    :return: an iterator over arrays of shape ``(batch_size,)``.
+    """
+    if not 0 < batch_size <= num_data:
+        raise ValueError(
+            f"batch_size: found {batch_size}; accepted are 1 to {num_data}, the number "
+            "of data."
+        )
+    rng = np.random.default_rng(seed)
+    whole = num_data // batch_size * batch_size
+    while True:
+        yield from rng.permutation(num_data)[:whole].reshape(-1, batch_size)
+
+
+def run_batches(
+    svi: SVI,
+    rng_key: Array | None,
+    batches: Iterable,
+    num_steps: int | None = None,
+    *,
+    progress_bar: bool = True,
+    stable_update: bool = False,
+    init_state: SVIState | None = None,
+    init_params: dict[str, Any] | None = None,
+    stop: Callable[[np.ndarray], bool] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    every: int = 100,
+) -> SVIRunResult:
+    """:meth:`~numpyro.infer.svi.SVI.run` with a minibatch for each step.
+
+    A batch is a tuple or list of positional arguments of the model and the guide, a
+    dictionary of keyword arguments, or one array; of NumPy, JAX or whatever NumPy can
+    read. Its plate in the model has ``subsample_size=len(batch)``, which weighs the
+    batch by the number of data. Batches of one shape are compiled once.
+
+    With a checkpoint, the same call goes on where it was killed: from the same batches
+    it gets the parameters that it would have got, bit for bit.
+
+    :param svi: the inference.
+    :param rng_key: random key; None with an ``init_state``.
+    :param batches: any iterable of batches, such as a data loader.
+    :param num_steps: the most steps to take, counted over all resumed runs; by default
+        as many as there are batches.
+    :param progress_bar: whether to show one, with the mean loss of the last steps.
+    :param stable_update: whether to leave out steps that would make NaN.
+    :param init_state: the state to start from, of an earlier run; by default a new one.
+    :param init_params: parameters to start from.
+    :param stop: a function of all losses so far that says whether to stop, such as
+        :class:`Plateau`.
+    :param checkpoint: file for :func:`save_state`. If it exists, the run goes on from
+        it, and the batches that it has seen are skipped.
+    :param every: number of steps between looks at the losses: to show them, to ask
+        ``stop``, and to write the checkpoint.
+    :return: parameters, state and losses.
+    :raises ValueError: if there is no batch.
+
+    **Example**
+
+    .. code-block:: python
+
+        batches = (y[index] for index in shuffled(len(y), 100))
+        result = run_batches(svi, random.key(0), batches, 2000, stop=Plateau())
+    """
+    source = iter(batches)
+    first = next(source, None)
+    if first is None:
+        raise ValueError("batches: found none; accepted is at least one.")
+    state, losses = init_state, np.zeros(0)
+    resumes = checkpoint is not None and Path(checkpoint).exists()
+    if state is None or resumes:
+        args, kwargs = _arguments(first)
+        key = jax.random.PRNGKey(0) if rng_key is None else rng_key
+        state = svi.init(key, *args, init_params=init_params, **kwargs)
+    if checkpoint is not None and resumes:
+        state, losses = load_state(checkpoint, state)
+    left = islice(chain([first], source), len(losses), num_steps)
+    total = num_steps or (len(batches) if isinstance(batches, Sized) else None)
+    pending: list[Array] = []
+    with tqdm.tqdm(
+        left, total=total, initial=len(losses), disable=not progress_bar
+    ) as bar:
+        ended = stop is not None and len(losses) > 0 and stop(losses)
+        for batch in () if ended else bar:
+            state, loss = _update(svi, stable_update, state, *_arguments(batch))
+            pending.append(loss)
+            if (len(losses) + len(pending)) % every:
+                continue
+            losses = np.append(losses, jax.device_get(pending))
+            bar.set_postfix_str(f"loss {np.mean(losses[-len(pending) :]):.4f}", False)
+            pending.clear()
+            if checkpoint is not None:
+                save_state(checkpoint, state, losses)
+            if stop is not None and stop(losses):
+                break
+    losses = np.append(losses, jax.device_get(pending))
+    if checkpoint is not None:
+        save_state(checkpoint, state, losses)
+    return SVIRunResult(svi.get_params(state), state, jnp.asarray(losses))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _update(
+    svi: SVI, stable: bool, state: SVIState, args: tuple, kwargs: dict
+) -> tuple[SVIState, Array]:
+    update = svi.stable_update if stable else svi.update
+    return update(state, *args, **kwargs)
+
+
+def _arguments(batch: Any) -> tuple[tuple, dict[str, Any]]:
+    """The positional and the keyword arguments that a batch stands for."""
+    batch = jax.tree.map(_array, batch)
+    if isinstance(batch, dict):
+        return (), batch
+    if isinstance(batch, tuple | list):
+        return tuple(batch), {}
+    return (batch,), {}
+
+
+def _array(leaf: Any) -> Array | np.ndarray:
+    return leaf if isinstance(leaf, Array) else np.asarray(leaf)

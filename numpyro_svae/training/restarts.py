@@ -1,0 +1,81 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Several runs at once, from different random starts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array, lax, random
+import jax.numpy as jnp
+from numpyro.infer import SVI
+from numpyro.infer.svi import SVIRunResult, SVIState
+
+__all__ = ["Restarts", "run_restarts"]
+
+
+class Restarts(NamedTuple):
+    """Runs from several starts.
+
+    :param result: of the best one, as from :meth:`~numpyro.infer.svi.SVI.run`.
+    :param losses: of all of them, ``(R, S)``.
+    :param best: which one it was.
+    """
+
+    result: SVIRunResult
+    losses: Array
+    best: int
+
+
+def run_restarts(
+    svi: SVI,
+    rng_key: Array,
+    num_restarts: int,
+    num_steps: int,
+    *args: Any,
+    init_params: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Restarts:
+    """Run SVI from several random starts, all at once, and keep the best.
+
+    The runs are one program under :func:`jax.vmap`. The best one has the lowest mean
+    loss over the last tenth of its steps; one whose losses are not finite never is.
+    What the key decides differs between starts: the centres that components begin at,
+    networks that NumPyro initialises (not those whose parameters exist already, as in
+    ``nnx_module``), and noise.
+
+    :param svi: the inference.
+    :param rng_key: random key; that of restart r is ``random.split(rng_key, R)[r]``.
+    :param num_restarts: R.
+    :param num_steps: S.
+    :param args: arguments of the model and the guide.
+    :param init_params: parameters that all of them start at.
+    :param kwargs: keyword arguments of the model and the guide.
+    :raises FloatingPointError: if none of them ends with finite losses.
+    """
+    keys = random.split(rng_key, num_restarts)
+    given = {"init_params": init_params, **kwargs}
+    svi.init(keys[0], *args, **given)  # reads the model, with concrete values
+
+    def step(state: SVIState, _: None) -> tuple[SVIState, Array]:
+        return svi.update(state, *args, **kwargs)
+
+    @jax.jit
+    @jax.vmap
+    def run(key: Array) -> tuple[SVIState, Array]:
+        return lax.scan(step, svi.init(key, *args, **given), length=num_steps)
+
+    states, losses = run(keys)
+    final = jnp.mean(losses[:, -max(1, num_steps // 10) :], -1)
+    final = jnp.where(jnp.isfinite(final), final, jnp.inf)
+    best = int(jnp.argmin(final))
+    if not jnp.isfinite(final[best]):
+        raise FloatingPointError(
+            f"run_restarts: the losses of all {num_restarts} restarts ended NaN or "
+            "infinite."
+        )
+    state = jax.tree.map(lambda leaf: leaf[best], states)
+    result = SVIRunResult(svi.get_params(state), state, losses[best])
+    return Restarts(result, losses, best)
