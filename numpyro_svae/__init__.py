@@ -3,6 +3,7 @@
 
 """Structured variational autoencoders for NumPyro."""
 
+from numpyro_svae.diagnostics.report import Report, report
 from numpyro_svae.diagnostics.to_arviz import to_arviz
 from numpyro_svae.distributions import (
     DiscreteMarkovChain,
@@ -34,6 +35,7 @@ __all__ = [
     "LinearGaussianChain",
     "MatrixNormalInverseWishart",
     "NormalInverseWishart",
+    "Report",
     "__version__",
     "coverage",
     "crps",
@@ -41,6 +43,7 @@ __all__ = [
     "forecast",
     "impute",
     "log_score",
+    "report",
     "sample",
     "smooth",
     "svae_optimizer",

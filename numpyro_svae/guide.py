@@ -215,7 +215,7 @@ class AutoSVAE(AutoGuide):
             smoothed chains with their ``mean`` (..., T, D) and ``covariance``
             (..., T, D, D), responsibilities, Gaussians or mixtures of them.
         """
-        return self._infer_local(params, args, kwargs).marginals
+        return self._infer_all(params, args, kwargs, examine=False)[2].marginals
 
     def convergence(
         self, params: dict[str, Any], *args: Any, **kwargs: Any
@@ -228,13 +228,13 @@ class AutoSVAE(AutoGuide):
         :return: by site, ``sweeps``, ``residual`` (one or less: it has converged) and
             whether the ``adjoint`` is found. Empty if no sites are inferred by ascent.
         """
-        return self._infer_local(params, args, kwargs, examine=True).convergence
+        return self._infer_all(params, args, kwargs)[2].convergence
 
-    def _infer_local(
-        self, params: dict, args: tuple, kwargs: dict, examine: bool = False
-    ) -> LocalPosterior:
+    def _infer_all(
+        self, params: dict, args: tuple, kwargs: dict, examine: bool = True
+    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior]:
         with block(), seed(rng_seed=0), substitute(data=params):
-            return self._infer(args, kwargs, examine)[2]
+            return self._infer(args, kwargs, examine)[:3]
 
     def sample_posterior(
         self,

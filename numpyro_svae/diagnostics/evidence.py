@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,13 @@ from numpyro_svae.guide import AutoSVAE
 __all__ = [
     "Fit",
     "check_subsample",
+    "global_log_joint",
+    "guide_draw",
     "integrated_log_likelihood",
     "log_prob",
+    "read_fit",
     "sample_messages",
+    "total_log_prob",
 ]
 
 
@@ -62,6 +66,21 @@ class Fit(NamedTuple):
             return trace(run).get_trace(*first, *self.args, **self.kwargs)
 
 
+def read_fit(
+    model: Callable, guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict
+) -> Fit:
+    """A fit whose guide has read its model.
+
+    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
+    """
+    if not isinstance(guide, AutoSVAE):
+        raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
+    fit = Fit(model, guide, params, args, kwargs)
+    if guide.structure is None:
+        fit.trace(guide, random.PRNGKey(0), {})  # with concrete arguments
+    return fit
+
+
 def sample_messages(messages: dict[str, dict]) -> dict[str, dict]:
     """The messages of sample sites."""
     return {n: m for n, m in messages.items() if m["type"] == "sample"}
@@ -78,6 +97,43 @@ def check_subsample(messages: dict[str, dict]) -> None:
                 f"Plate '{name}': found a subsample of {len(message['value'])} of "
                 f"{message['args'][0]}. Accepted: a model that runs on all of its data."
             )
+
+
+def guide_draw(fit: Fit) -> Callable[[Array], tuple[dict[str, dict], Array]]:
+    """A function that draws the sites of a guide, and the density of the global ones.
+
+    :param fit: a guide that has read its model.
+    :return: a function from a random key to the messages of the sample sites, and the
+        log density of the global sites.
+    """
+    guide = fit.guide
+    joints = {f"{name}_{guide.prefix}_joint" for name in guide._wiring.priors}
+    ours = fit.global_names | joints
+
+    def draw(key: Array) -> tuple[dict[str, dict], Array]:
+        sites = sample_messages(fit.trace(guide, key, {}))
+        return sites, total_log_prob(m for n, m in sites.items() if n in ours)
+
+    return draw
+
+
+def global_log_joint(
+    fit: Fit, num_particles: int
+) -> tuple[Callable[[Array, dict[str, Array]], tuple[Array, Array]], tuple[str, ...]]:
+    """A function for the log likelihood and the log prior at values of global sites.
+
+    :param fit: a guide that has read its model.
+    :param num_particles: number of importance samples of local sites.
+    :return: a function of a random key and the values, and the plates of its first
+        result; see :func:`integrated_log_likelihood`.
+    """
+    estimate, plates = integrated_log_likelihood(fit, num_particles)
+
+    def log_joint(key: Array, values: dict[str, Array]) -> tuple[Array, Array]:
+        sites = fit.trace(fit.model, key, values)
+        return estimate(key, values), total_log_prob(sites[n] for n in sorted(values))
+
+    return log_joint, plates
 
 
 def integrated_log_likelihood(
@@ -157,3 +213,8 @@ def log_prob(message: dict, plates: Collection[int] = ()) -> Array:
     value = message["fn"].log_prob(message["value"], *arguments)
     axes = [axis for axis in range(-value.ndim, 0) if axis not in plates]
     return jnp.sum(value, axis=axes)
+
+
+def total_log_prob(messages: Iterable[dict]) -> Array:
+    """Log probability of some sites."""
+    return sum((log_prob(message) for message in messages), jnp.zeros(()))

@@ -23,8 +23,9 @@ from numpyro_svae.diagnostics.dims import PACKED, Dims
 from numpyro_svae.diagnostics.evidence import (
     Fit,
     check_subsample,
-    integrated_log_likelihood,
-    log_prob,
+    global_log_joint,
+    guide_draw,
+    read_fit,
     sample_messages,
 )
 from numpyro_svae.guide import AutoSVAE
@@ -87,11 +88,9 @@ def to_arviz(
         az.summary(idata, var_names=["weights", "components_loc"])
         az.loo(idata)
     """
-    if not isinstance(guide, AutoSVAE):
-        raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
+    fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
     draw_key, predict_key, prior_key, weigh_key, run_key = random.split(key, 5)
-    fit = Fit(model, guide, params, args, kwargs)
     draws, log_q = _draw(fit, random.split(draw_key, num_samples))
     messages = fit.trace(model, run_key, {n: value[0] for n, value in draws.items()})
     check_subsample(messages)
@@ -147,41 +146,27 @@ def _weigh(
     fit: Fit, num_particles: int, draws: dict[str, Array], key: Array
 ) -> tuple[Array, Array, tuple[str, ...]]:
     """Log likelihoods and log priors of draws of the global sites."""
-    estimate, plates = integrated_log_likelihood(fit, num_particles)
-
-    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, Array]:
-        key, values = pair
-        sites = fit.trace(fit.model, key, values)
-        return estimate(*pair), _total(sites[name] for name in values)
-
+    log_joint, plates = global_log_joint(fit, num_particles)
     values = {name: draws[name] for name in sorted(fit.global_names)}
     count = len(next(iter(draws.values())))
     keys = random.split(key, count)
-    run = jax.jit(partial(lax.map, one, batch_size=min(_BATCH, count)))
+    batch = min(_BATCH, count)
+    run = jax.jit(partial(lax.map, lambda pair: log_joint(*pair), batch_size=batch))
     return *run((keys, values)), plates
 
 
 def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:
     """Samples of the guide, and the log density of their global sites."""
-    guide = fit.guide
-    if guide.structure is None:
-        fit.trace(guide, keys[0], {})  # reads the model, with concrete arguments
-    joints = {f"{name}_{guide.prefix}_joint" for name in guide._wiring.priors}
-    ours = fit.global_names | joints
+    draw = guide_draw(fit)
 
     @jax.jit
     @jax.vmap
-    def draw(key: Array) -> tuple[dict[str, Array], Array]:
-        sites = sample_messages(fit.trace(guide, key, {}))
-        log_q = _total(m for n, m in sites.items() if n in ours)
+    def values(key: Array) -> tuple[dict[str, Array], Array]:
+        sites, log_q = draw(key)
         shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
         return {n: m["value"] for n, m in shown.items()}, log_q
 
-    return draw(keys)
-
-
-def _total(sites: Iterable[dict]) -> Array:
-    return sum((log_prob(message) for message in sites), jnp.zeros(()))
+    return values(keys)
 
 
 def _some(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

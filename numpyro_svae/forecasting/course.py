@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -26,9 +26,8 @@ from numpyro_svae.forecasting.timeline import (
     find_times,
 )
 from numpyro_svae.forecasting.window import Window, check_names, check_shape
-from numpyro_svae.guide import AutoSVAE
 
-__all__ = ["Course", "Messages", "draw_sites", "read_fit"]
+__all__ = ["Course", "Messages", "draw_sites"]
 
 Messages = dict[str, dict]
 
@@ -44,21 +43,6 @@ class Chain(NamedTuple):
     first: str
     axis: int
     lengths: Array | None
-
-
-def read_fit(
-    model: Callable, guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict
-) -> Fit:
-    """A fit whose guide has read its model.
-
-    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
-    """
-    if not isinstance(guide, AutoSVAE):
-        raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
-    fit = Fit(model, guide, params, args, kwargs)
-    if guide.structure is None:
-        fit.trace(guide, random.PRNGKey(0), {})
-    return fit
 
 
 def draw_sites(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from numpyro_svae.forecasting.course import Course, read_fit
+from numpyro_svae.diagnostics.evidence import read_fit
+from numpyro_svae.forecasting.course import Course
 from numpyro_svae.forecasting.filter_window import (
     Belief,
     Beliefs,

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 import numpy as np
 
+from numpyro_svae.diagnostics.evidence import read_fit
 from numpyro_svae.forecasting.continuation import chain_of
-from numpyro_svae.forecasting.course import Course, Messages, read_fit
+from numpyro_svae.forecasting.course import Course, Messages
 from numpyro_svae.forecasting.timeline import InTime
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel

@@ -12,9 +12,9 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 
-from numpyro_svae.diagnostics.evidence import check_subsample, sample_messages
+from numpyro_svae.diagnostics.evidence import check_subsample, read_fit, sample_messages
 from numpyro_svae.forecasting.continuation import Continue
-from numpyro_svae.forecasting.course import draw_sites, read_fit
+from numpyro_svae.forecasting.course import draw_sites
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel
 

@@ -14,8 +14,8 @@ import numpyro.distributions as dist
 import xarray as xr
 
 from numpyro_svae.diagnostics.dims import Dims
+from numpyro_svae.diagnostics.evidence import read_fit
 from numpyro_svae.distributions import LinearGaussianChain
-from numpyro_svae.forecasting.course import read_fit
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel
 

@@ -1,0 +1,75 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Eigenvalues of the dynamics of chains, under their posterior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+import numpy as np
+
+from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.gaussian_prior import GaussianPrior
+from numpyro_svae.program.priors import RegressionPrior
+
+__all__ = ["eigenvalues"]
+
+
+def eigenvalues(
+    guide: AutoSVAE, params: dict[str, Any], bound: Bound, key: Array, num_samples: int
+) -> dict[str, np.ndarray]:
+    """Eigenvalues of draws of the dynamics, by chain.
+
+    :param guide: a guide that has read its model.
+    :param params: its parameters.
+    :param bound: the model with its data.
+    :param key: random key.
+    :param num_samples: number S of draws.
+    :return: complex arrays ``(S, D)``, or ``(S, K, D)`` where states or data pick one
+        of K; S is one for known dynamics. Dynamics that several weights make up
+        together are left out.
+    """
+    found = {}
+    for factor in guide._wiring.factors:
+        if factor.role != "transition" or (factor.site, factor.role) not in (
+            bound.regressions
+        ):
+            continue
+        weight = _draws(guide, params, factor, key, num_samples)
+        if weight is None:
+            weight = _known(bound, factor)
+        if weight is not None:
+            square = weight[..., : weight.shape[-2]]
+            found[factor.site] = np.linalg.eigvals(square)
+    return found
+
+
+def _draws(
+    guide: AutoSVAE, params: dict[str, Any], factor: Factor, key: Array, count: int
+) -> np.ndarray | None:
+    """Draws of the weight that a block holds, ``(S, [K], D, M)``."""
+    structure = guide._wiring
+    source = str(factor.source.prior)
+    join, prior = structure.joins.get(source), structure.priors.get(source)
+    if join is not None and len(join.weights) == 1:
+        prior = join.weights[0]
+    if not isinstance(prior, RegressionPrior | GaussianPrior):
+        return None
+    values = guide.get_posterior(params)[prior.name].sample(key, (count,))
+    if isinstance(prior, RegressionPrior):
+        return np.asarray(values[..., : prior.columns])
+    return np.asarray(prior.weight(values))
+
+
+def _known(bound: Bound, factor: Factor) -> np.ndarray | None:
+    """The different known weights of a chain, as one draw."""
+    known = bound.regressions[factor.site, factor.role].known
+    if known is None:
+        return None
+    weight = np.asarray(known.weight)
+    found = np.unique(weight.reshape(-1, *weight.shape[-2:]), axis=0)
+    return found if len(found) == 1 else found[None]
