@@ -30,6 +30,7 @@ import optax
 import track
 
 import numpyro_svae as ns
+from numpyro_svae.plots import plot_elbo, plot_segmentation, plot_vector_field
 
 plt.rcParams.update({"figure.dpi": 110, "axes.titlesize": 11, "legend.frameon": False})
 COLORS = np.array(["#4269d0", "#ff725c", "#3ca951", "#efb118"])
@@ -94,8 +95,8 @@ print(f"mutual information {track.mutual_information(laps.states, found):.3f}")
 # %%
 states = track.matched(laps.states, found)
 figure, (top, left, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-top.plot(result.losses / y.size, color="0.2")
-top.set(title="loss per observed number", xlabel="step of SVI")
+plot_elbo(result.losses, top, per=y.size)
+top.set(title="ELBO", xlabel="step of SVI", ylabel="nats per observed number")
 for ax, colours, title in (
     (left, laps.states[0], "true parts of the track"),
     (right, states[0], "states that were found"),
@@ -105,14 +106,10 @@ for ax, colours, title in (
 plt.show()
 
 # %%
-figure, axes = plt.subplots(4, 1, figsize=(9, 2.6), layout="constrained", sharex=True)
-for n, ax in enumerate(axes):
-    both = np.stack([laps.states[n], states[n]])
-    ax.imshow(
-        both, aspect="auto", cmap=plt.matplotlib.colors.ListedColormap(COLORS), vmax=3
-    )
-    ax.set(yticks=(0, 1), yticklabels=("true", "found"))
-axes[-1].set_xlabel("step")
+cars = range(4)
+bands = {"true": laps.states, "found": states}
+rows = {f"car {n}, {name}": band[n] for n in cars for name, band in bands.items()}
+plot_segmentation(rows, colors=COLORS)
 plt.show()
 
 # %% [markdown]
@@ -145,9 +142,8 @@ dynamics = guide.get_posterior(result.params)["dynamics"].mean[..., :3]
 figure, axes = plt.subplots(1, 4, figsize=(11, 2.8), layout="constrained")
 for k, ax in enumerate(axes):
     here = mean[found == k][::25]
-    after = np.c_[here, np.ones(len(here))] @ np.asarray(dynamics[k]).T
     name = int(np.bincount(states[found == k]).argmax())
-    ax.plot(*mean[0].T, color="0.85", lw=2, zorder=0)
-    ax.quiver(*here.T, *(after - here).T, angles="xy", color=COLORS[name], width=0.012)
+    turn, drift = dynamics[k, :, :2], dynamics[k, :, 2]
+    plot_vector_field(turn, ax, bias=drift, paths=mean[0], at=here, color=COLORS[name])
     ax.set(title=f"state {k}", aspect="equal", xticks=[], yticks=[])
 plt.show()

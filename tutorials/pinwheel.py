@@ -32,6 +32,7 @@ from numpyro.infer import SVI, Predictive
 import optax
 
 import numpyro_svae as ns
+from numpyro_svae.plots import plot_clusters
 
 plt.rcParams.update({"figure.dpi": 110, "axes.titlesize": 11, "legend.frameon": False})
 
@@ -187,41 +188,18 @@ print(np.stack([np.bincount(assigned[arm == a], minlength=15)[used] for a in ran
 
 
 # %%
-PALETTE = plt.get_cmap("tab20")(np.r_[0:20:2, 1:20:2])
-
-
-def ellipses(params):
-    """Outlines (radius, cluster, point, dimension) of the clusters, and weights."""
-    posterior = guide.get_posterior(params)
-    loc, cov = posterior["cluster"].unpack(posterior["cluster"].mean)
-    angle = jnp.linspace(0, 2 * jnp.pi, 100)
-    circle = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
-    shape = jnp.einsum("kij,pj->kpi", jnp.linalg.cholesky(cov), circle)
-    return loc[:, None] + jnp.array([1.0, 2.0])[:, None, None, None] * shape, posterior[
-        "weights"
-    ].mean
-
-
-def draw(ax, points, outlines, weights, colour):
-    """Points over the filled outlines of the clusters that are in use."""
-    for k in np.flatnonzero(weights > 0.01):
-        for outline in outlines[:, k]:
-            ax.fill(*outline.T, color=PALETTE[k], alpha=0.2, lw=0)
-            ax.plot(*outline.T, color=PALETTE[k], lw=1)
-    ax.scatter(*points.T, s=7, c=colour, edgecolors="0.2", linewidths=0.25, zorder=3)
-    # what is drawn of an ellipse beyond the points is cut off
-    centre, half = points.mean(0), 1.15 * np.abs(points - points.mean(0)).max()
-    ax.set(xlim=centre[0] + half * np.array([-1, 1]), xticks=[])
-    ax.set(ylim=centre[1] + half * np.array([-1, 1]), yticks=[], aspect="equal")
-
-
 def both_spaces(axes, guide, params):
-    outlines, weights = ellipses(params)
-    decoded, _ = handlers.substitute(decode, data=params)(outlines)
-    local = guide.posterior_local(params, y)
-    colour = PALETTE[np.argmax(local["z"].probs, -1)]
-    draw(axes[0], y, decoded, weights, colour)
-    draw(axes[1], local["x"].mean, outlines, weights, colour)
+    posterior, local = guide.get_posterior(params), guide.posterior_local(params, y)
+    loc, cov = posterior["cluster"].unpack(posterior["cluster"].mean)
+    style = {
+        "weights": posterior["weights"].mean,
+        "labels": np.argmax(local["z"].probs, -1),
+    }
+    decoded = handlers.substitute(lambda x: decode(x)[0], data=params)
+    plot_clusters(y, loc, cov, axes[0], transform=decoded, **style)
+    plot_clusters(local["x"].mean, loc, cov, axes[1], **style)
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
 
 
 figure, axes = plt.subplots(2, 2, figsize=(7.5, 7.5), layout="constrained")

@@ -36,6 +36,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 
 import numpyro_svae as ns
+from numpyro_svae.plots import plot_elbo, plot_segmentation
 
 plt.rcParams.update({"figure.dpi": 110, "axes.titlesize": 11, "legend.frameon": False})
 
@@ -189,8 +190,8 @@ print(f"share of the time in a state that is named after the exercise: {purity:.
 figure, (losses, confusion) = plt.subplots(
     1, 2, figsize=(9, 3), layout="constrained", width_ratios=(1, 1.6)
 )
-losses.plot(result.losses / exists.sum(), color="0.2")
-losses.set(title="loss per window", xlabel="step")
+plot_elbo(result.losses, losses, per=exists.sum())
+losses.set(title="ELBO per window", ylabel="nats")
 order = np.lexsort((-table.max(1), name_of))
 share = table[order] / np.maximum(table[order].sum(1, keepdims=True), 1)
 confusion.imshow(share.T, cmap="Blues", aspect="auto", vmin=0, vmax=1)
@@ -203,7 +204,7 @@ plt.show()
 # states say they were.
 
 # %%
-colours = plt.get_cmap("Set2")
+colours = plt.get_cmap("Set2")(range(7))
 figure, axes = plt.subplots(
     6, 1, figsize=(10, 6), layout="constrained", height_ratios=(2, 1) * 3
 )
@@ -212,19 +213,11 @@ for n, (signal, parts) in enumerate(zip(axes[::2], axes[1::2])):
     minutes = np.arange(end) * WINDOW / 50 / 60
     signal.plot(minutes, y[n, :end, :3], lw=0.6)
     signal.set(xlim=(0, minutes[-1]), yticks=[], ylabel=f"person {n}")
-    both = np.stack([truth[n, :end], name_of[found[n, :end]]])
-    parts.imshow(
-        both,
-        aspect="auto",
-        cmap=colours,
-        vmin=0,
-        vmax=7.99,
-        interpolation="nearest",
-        extent=(0, minutes[-1], 2, 0),
-    )
-    parts.set(yticks=(0.5, 1.5), yticklabels=("true", "found"))
+    rows = {"true": truth[n, :end], "found": name_of[found[n, :end]]}
+    plot_segmentation(rows, parts, colors=colours, time=(0, minutes[-1]))
+    parts.set_xlabel("")
 axes[-1].set_xlabel("minutes")
-handles = [plt.Rectangle((0, 0), 1, 1, color=colours(k)) for k in range(7)]
+handles = [plt.Rectangle((0, 0), 1, 1, color=colours[k]) for k in range(7)]
 figure.legend(handles, names, loc="outside upper center", ncols=7)
 plt.show()
 

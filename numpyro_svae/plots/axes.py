@@ -40,7 +40,7 @@ def palette(count: int, colors: Any = None) -> np.ndarray:
     from matplotlib.colors import to_rgba_array
 
     if colors is None:
-        chosen = to_rgba_array(mpl.colormaps["tab20"].colors)[np.r_[0:20:2, 1:20:2]]
+        chosen = mpl.colormaps["tab20"](np.r_[0:20:2, 1:20:2])
     elif isinstance(colors, str):
         chosen = mpl.colormaps[colors](np.linspace(0, 1, max(count, 2)))
     else:

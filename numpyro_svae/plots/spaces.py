@@ -107,27 +107,23 @@ def plot_vector_field(
     weight = np.asarray(weight, float)
     if weight.ndim != 2 or weight.shape[0] != 2:
         raise ValueError(
-            f"weight: found shape {weight.shape}; accepted is (2, M): project states of "
-            "more dimensions to two first."
+            f"weight: found shape {weight.shape}; accepted is (2, M). Project states "
+            "of more dimensions to two first."
         )
     ax = axes_of(ax, figsize=(4.5, 4.5))
-    paths = (
-        None
-        if paths is None
-        else np.asarray(paths, float).reshape(-1, *np.shape(paths)[-2:])
-    )
-    for path in () if paths is None else paths:
-        ax.plot(*path.T, color="0.75", lw=1, zorder=0)
+    low, high = np.full(2, -1.0), np.full(2, 1.0)
+    if paths is not None:
+        paths = np.asarray(paths, float)
+        paths = paths.reshape(-1, *paths.shape[-2:])
+        low, high = np.nanmin(paths, (0, 1)), np.nanmax(paths, (0, 1))
+        for path in paths:
+            ax.plot(*path.T, color="0.75", lw=1, zorder=0)
     if at is None:
-        box = np.array([[-1.0, -1.0], [1.0, 1.0]])
-        if paths is not None:
-            box = np.stack([np.nanmin(paths, (0, 1)), np.nanmax(paths, (0, 1))])
-        lines = np.linspace(*box, grid)
-        at = np.stack(np.meshgrid(*lines.T), -1).reshape(-1, 2)
+        lines = [np.linspace(low[d], high[d], grid) for d in range(2)]
+        at = np.stack(np.meshgrid(*lines), -1).reshape(-1, 2)
     at = np.asarray(at, float)
-    move = at @ (weight[:, :2] - np.eye(2)).T + (
-        0.0 if bias is None else np.asarray(bias)
-    )
-    ax.quiver(*at.T, *move.T, angles="xy", color=color, width=0.005)
+    move = at @ (weight[:, :2] - np.eye(2)).T
+    move = move if bias is None else move + np.asarray(bias)
+    ax.quiver(*at.T, *move.T, angles="xy", color=color)
     ax.set_aspect("equal")
     return ax

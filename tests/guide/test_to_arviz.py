@@ -11,7 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import multivariate_normal, nbinom, norm
 
 import numpyro_svae as ns
 from numpyro_svae.diagnostics.evidence import Fit, integrated_log_likelihood
@@ -19,6 +19,13 @@ from tests.conjugate import gaussian
 from tests.data import make_svi, steps
 
 DRAWS = 40
+IS_1 = "InferenceData" not in vars(az)
+
+
+def poisson(y):
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 1.5))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Poisson(rate), obs=y)
 
 
 def group(idata, name):
@@ -145,6 +152,55 @@ def test_arviz_works_with_it(mixture_data):
     found = loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd
     assert insample - 30 < found < insample
     assert len(az.compare({"one": mixture_data, "two": mixture_data})) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_plots_of_arviz_work_with_it(mixture_data):
+    """Draws, their pairs, and predictions; ArviZ 1 has other names for some."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    names = ["weights", "components_loc"]
+    az.plot_forest(mixture_data, var_names=names)
+    az.plot_pair(mixture_data, var_names=["weights"])
+    if IS_1:
+        az.plot_ppc_dist(mixture_data, num_samples=10)
+    else:
+        az.plot_ppc(mixture_data, num_pp_samples=10)
+    pyplot.close("all")
+
+
+def corrected_loo(idata):
+    """Leave-one-out cross-validation that allows for the guide being approximate."""
+    stats, likelihood = group(idata, "sample_stats"), group(idata, "log_likelihood")
+    if IS_1:
+        names = {"log_p": stats["lp"], "log_q": stats["log_q"]}
+        return az.loo_approximate_posterior(idata, **names, pointwise=True).elpd
+    values = likelihood["y"].values[0]
+    ratio = stats["log_weight"].values[0][:, None] - values
+    log_weights, _ = az.psislw(ratio.T)
+    return logsumexp(log_weights.T + values, axis=0).sum()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_leave_one_out_is_corrected_for_an_approximate_posterior(x64):
+    """What each count is worth given the others has a closed form, from Gammas.
+
+    The posterior that is held is not the exact one, but too wide and beside it.
+    """
+    y = jnp.asarray(np.random.default_rng(0).poisson(4.0, 12))
+    guide = ns.AutoSVAE(poisson)
+    params, _ = steps(make_svi(poisson, guide), 1, y)
+    (exact,) = params.values()
+    wrong = {name: exact.scale(0.4) for name in params}
+    shape, rate = 2.0 + y.sum() - y, 1.5 + len(y) - 1
+    expected = nbinom(shape, rate / (rate + 1)).logpmf(y).sum()
+
+    options = {"num_samples": 4000, "num_particles": 1}
+    idata = ns.to_arviz(poisson, guide, wrong, y, **options)
+    plain = az.loo(idata, pointwise=True)
+    plain = plain.elpd if IS_1 else plain.elpd_loo
+    assert abs(plain - expected) > 0.3
+    np.testing.assert_allclose(corrected_loo(idata), expected, atol=0.05)
 
 
 def test_what_is_wrong_is_said(gmm):
