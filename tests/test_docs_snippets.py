@@ -14,7 +14,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 STEPS = 2
-PAGES = ("README.md", "docs/start.md", "docs/forecasting.md")
+PAGES = (
+    "README.md",
+    "docs/start.md",
+    "docs/forecasting.md",
+    "docs/training.md",
+    "docs/diagnostics.md",
+    "docs/priors.md",
+    "docs/own_models.md",
+)
 
 
 def program(page: str) -> str:
@@ -47,7 +55,7 @@ def test_the_programs_run(page, monkeypatch):
     names = {"__name__": "program"}
     exec(compile(source, page, "exec"), names)
     losses = names["result"].losses
-    assert losses.shape == (STEPS,)
+    assert len(losses) >= STEPS
     assert bool(jnp.all(jnp.isfinite(losses)))
 
 

@@ -86,7 +86,7 @@ def run_batches(
     :param every: number of steps between looks at the losses: to show them, to ask
         ``stop``, and to write the checkpoint.
     :return: parameters, state and losses.
-    :raises ValueError: if there is no batch.
+    :raises ValueError: if there is no batch, or neither a key nor a state.
 
     **Example**
 
@@ -99,6 +99,8 @@ def run_batches(
     first = next(source, None)
     if first is None:
         raise ValueError("batches: found none; accepted is at least one.")
+    if rng_key is None and init_state is None:
+        raise ValueError("rng_key: found None; accepted only with an init_state.")
     state, losses = init_state, np.zeros(0)
     resumes = checkpoint is not None and Path(checkpoint).exists()
     if state is None or resumes:

@@ -140,6 +140,8 @@ def test_batches_come_in_any_shape(small, whole):
     np.testing.assert_allclose(times(Foreign), whole.losses[:4], rtol=1e-5)
     with pytest.raises(ValueError, match="batches: found none"):
         run(small, [])
+    with pytest.raises(ValueError, match="rng_key: found None"):
+        run_batches(small.svi, None, small.batches(), 1)
 
 
 def test_it_goes_on_from_a_state(small, whole):
