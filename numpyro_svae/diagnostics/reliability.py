@@ -41,7 +41,7 @@ def pareto_k_global(
     """
     names = fit.global_names
     if not names:
-        return -np.inf
+        return np.nan
     draw, (log_joint, _) = guide_draw(fit), global_log_joint(fit, num_particles)
 
     def log_weight(key: Array) -> Array:

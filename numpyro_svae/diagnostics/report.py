@@ -34,7 +34,8 @@ class Report:
     :param elbo: mean of the ELBO over the last tenth of the steps; None without losses.
     :param elbo_gain: that, less the mean over the tenth before.
     :param pareto_k: Pareto k-hat of the global sites, local sites integrated out. Below
-        0.7 weights repair what the guide gets wrong; minus infinity if it is exact.
+        0.7 weights repair what the guide gets wrong; minus infinity if it is exact, NaN
+        if there are none.
     :param pareto_k_joint: Pareto k-hat of all latent sites together.
     :param counts: expected number of data in each state, ``(K,)``, by discrete site.
     :param eigenvalues: of draws of the dynamics, ``(S, [K], D)``, by chain.
@@ -185,6 +186,8 @@ def _priors(guide: AutoSVAE, naturals: dict, bound: Bound) -> dict[str, PriorSha
 
 
 def _verdict(k: float) -> str:
+    if np.isnan(k):
+        return "there are none"
     if k == -np.inf:
         return "none: all weights are equal, the guide is exact"
     words = ((0.5, "good"), (0.7, "fair"), (1.0, "poor"), (np.inf, "bad"))

@@ -141,6 +141,7 @@ def test_sweeps_that_have_not_converged_are_reported(switching):
     *_, found = switching
     report = found()[1]
     assert report.converged == {"z": True, "x": True}
+    assert np.isnan(report.pareto_k) and "there are none" in str(report)
     assert "sweeps of 'z'" in str(report) and "not converged" not in str(report)
     cut = found(max_sweeps=1)[1]
     assert cut.converged == {"z": False, "x": False}
