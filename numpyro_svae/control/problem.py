@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-__all__ = ["ControlProblem", "QuadraticCost"]
+__all__ = ["ControlProblem", "PiecewiseProblem", "QuadraticCost"]
 
 
 @jax.tree_util.register_dataclass
@@ -83,13 +84,16 @@ class ControlProblem:
     known: Array | None = None
     disturbance: Array | None = None
 
+    _pieces: ClassVar[str] = ""  # what is between samples, or steps, and matrices
+
     def __post_init__(self) -> None:
-        size = self.start.shape[-1]
-        if self.weight.ndim not in (3, 4) or self.start.ndim != 2:
+        size, pieces = self.start.shape[-1], self._pieces
+        extra = self.weight.ndim - self._rank
+        if extra not in (1, 2) or self.start.ndim != 2:
             raise ValueError(
                 f"weight, start: found shapes {self.weight.shape} and "
-                f"{self.start.shape}; accepted are (S, D, D + A + E) or "
-                "(S, T, D, D + A + E), and (S, D)."
+                f"{self.start.shape}; accepted are (S, {pieces}D, D + A + E) or "
+                f"(S, T, {pieces}D, D + A + E), and (S, D)."
             )
         extra = 0 if self.known is None else jnp.shape(self.known)[-1]
         if self.weight.shape[-2] != size or self.weight.shape[-1] <= size + extra:
@@ -98,6 +102,11 @@ class ControlProblem:
                 f"of dimension {size} and {extra} known inputs; accepted are "
                 f"({size}, {size} + number of actions + {extra})."
             )
+
+    @property
+    def _rank(self) -> int:
+        """Number of axes of the weight of a sample at a step."""
+        return 3 if self._pieces else 2
 
     @property
     def num_actions(self) -> int:
@@ -109,6 +118,16 @@ class ControlProblem:
         """The nearest actions within the bounds."""
         return jnp.clip(actions, self.lower, self.upper)
 
+    def move(self, weight: Array, x: Array, inputs: Array) -> Array:
+        """Mean of the next state, for one sample; override it for other dynamics.
+
+        :param weight: the sample of F, ``(D, D + A + E)``.
+        :param x: the state, ``(D,)``.
+        :param inputs: the action and what is known, ``(A + E,)``.
+        """
+        size = x.shape[-1]
+        return weight[:, :size] @ x + weight[:, size:] @ inputs
+
     def rollout(self, actions: Array) -> Array:
         """Paths ``(S, T + 1, D)`` under actions ``(T, A)``."""
         size = self.start.shape[-1]
@@ -118,12 +137,12 @@ class ControlProblem:
                 self.known, (self.horizon, jnp.shape(self.known)[-1])
             )
             inputs = jnp.concatenate([actions, known], -1)
-        steps = (self.horizon, *self.weight.shape[-2:])
+        steps = (self.horizon, *self.weight.shape[-self._rank :])
 
         def path(weight: Array, start: Array, disturbance: Array) -> Array:
             def step(x: Array, given: tuple) -> tuple[Array, Array]:
                 matrix, u, noise = given
-                x = matrix[:, :size] @ x + matrix[:, size:] @ u + noise
+                x = self.move(matrix, x, u) + noise
                 return x, x
 
             given = jnp.broadcast_to(weight, steps), inputs, disturbance
@@ -143,3 +162,32 @@ class ControlProblem:
             return jnp.sum(steps) + self.final(path[-1])
 
         return jnp.mean(jax.vmap(total)(self.rollout(actions)))
+
+
+@dataclass(frozen=True)
+class PiecewiseProblem(ControlProblem):
+    """Dynamics that are linear in pieces of the space of states.
+
+    Which of the K pieces a state is in may be uncertain; it moves by the mean of their
+    matrices. A classifier that is learnt with the model makes it a system whose
+    regimes the state itself decides.
+
+    :param weight: samples of F, ``(S, K, D, D + A + E)``, or with steps,
+        ``(S, T, K, D, D + A + E)``.
+    :param pieces: maps a state ``(D,)`` to probabilities of the pieces, ``(K,)``.
+
+    The other parameters are those of :class:`ControlProblem`.
+    """
+
+    pieces: Callable[[Array], Array] = field(kw_only=True)
+
+    _pieces: ClassVar[str] = "K, "
+
+    def move(self, weight: Array, x: Array, inputs: Array) -> Array:
+        """Mean of the next state, for one sample.
+
+        :param weight: the sample of F, ``(K, D, D + A + E)``.
+        :param x: the state, ``(D,)``.
+        :param inputs: the action and what is known, ``(A + E,)``.
+        """
+        return super().move(jnp.tensordot(self.pieces(x), weight, 1), x, inputs)

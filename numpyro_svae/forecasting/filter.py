@@ -162,6 +162,55 @@ class FilterState:
         self.setup.check(new)
         return _update(self, {n: jnp.asarray(v) for n, v in new.items()})
 
+    def restart(self, **data: Any) -> FilterState:
+        """Begin with other sequences, without reading the model again.
+
+        It is compiled by itself, once for each number of steps.
+
+        :param data: by argument of the model, what the data so far are for as many
+            sequences as before: two steps or more. All others stay as they are.
+        :return: the state at their last step, by the same parameters.
+        :raises ValueError: if the model has no such argument, or padded sequences.
+        """
+        course = self.setup.course
+        unknown = sorted(set(data) - set(course.arguments.names))
+        if unknown or course.lengths is not None:
+            raise ValueError(
+                f"Arguments {unknown}, lengths {course.lengths}: found. Accepted: some "
+                f"of {sorted(set(course.arguments.names))}, and no padded sequences."
+            )
+        return _restart(self, {n: jnp.asarray(v) for n, v in data.items()})
+
+
+@jax.jit
+def _restart(state: FilterState, data: dict[str, Array]) -> FilterState:
+    course = state.setup.course
+    named = zip(course.arguments.names, course.arguments.leaves)
+    leaves = [data.get(name, leaf) for name, leaf in named]
+    beliefs, last = _begin(course, state.params, leaves)
+    return replace(state, beliefs=beliefs, last=last)
+
+
+def _begin(
+    course: Course, params: dict[str, Any], leaves: list[Any]
+) -> tuple[Beliefs, dict[int, Array]]:
+    """Beliefs and arguments at the last step of data."""
+    args, kwargs = course.arguments.join(leaves)
+    guide = course.fit.guide
+    states, beliefs = course.last_states(course.start), dict[str, Any]()
+    for name, marginal in guide.posterior_local(params, *args, **kwargs).items():
+        chain = course.chains.get(name)
+        if chain is not None:
+            shape = states[chain.first].shape
+            batch = shape if guide._wiring.locals[name].discrete else shape[:-1]
+            beliefs[name] = belief_of(marginal, batch, chain.lengths)
+    last = {
+        i: at_last(jnp.asarray(leaf), time.axis, course.lengths)
+        for i, (leaf, time) in enumerate(zip(leaves, course.times[0]))
+        if time is not None and time.axis is not None and not time.lag
+    }
+    return beliefs, last
+
 
 @jax.jit
 def _update(state: FilterState, new: dict[str, Array]) -> FilterState:
@@ -223,18 +272,7 @@ def filter(
     fit = read_fit(model, guide, params, args, kwargs)
     course = Course.of(fit, random.PRNGKey(0), 1)
     _check_locals(course)
-    states, beliefs = course.last_states(course.start), dict[str, Any]()
-    for name, marginal in guide.posterior_local(params, *args, **kwargs).items():
-        chain = course.chains.get(name)
-        if chain is not None:
-            shape = states[chain.first].shape
-            batch = shape if guide._wiring.locals[name].discrete else shape[:-1]
-            beliefs[name] = belief_of(marginal, batch, chain.lengths)
-    last = {
-        i: at_last(jnp.asarray(leaf), time.axis, course.lengths)
-        for i, (leaf, time) in enumerate(zip(course.arguments.leaves, course.times[0]))
-        if time is not None and time.axis is not None and not time.lag
-    }
+    beliefs, last = _begin(course, params, list(course.arguments.leaves))
     return FilterState(beliefs, last, dict(params), _Setup.of(course))
 
 

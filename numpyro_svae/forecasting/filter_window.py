@@ -163,8 +163,8 @@ class _Window(Program):
             scanned = any(self.scans) and time.lag == 1
             axis = len(fn.batch_shape) if scanned else int(time.axis or 0)
             seen = self.seen or not message["is_observed"]
-            counts = jnp.array([False, seen])
-            counts = counts.reshape((2,) + (1,) * (len(full) - axis - 1))
+            counts = jnp.array([False, seen])[0 if scanned else time.lag :]
+            counts = counts.reshape((-1,) + (1,) * (len(full) - axis - 1))
         mask = counts if mask is None else mask & counts
         return base.expand(full).mask(jnp.broadcast_to(mask, full)).to_event(extra)
 
