@@ -18,6 +18,7 @@ PAGES = (
     "README.md",
     "docs/start.md",
     "docs/forecasting.md",
+    "docs/control.md",
     "docs/training.md",
     "docs/diagnostics.md",
     "docs/priors.md",

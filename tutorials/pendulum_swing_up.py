@@ -11,14 +11,10 @@ script does it all and says how well; ``swing_up.py`` explains it step by step.
 import argparse
 from dataclasses import replace
 import json
-import os
 from pathlib import Path
 import time
 
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draw without a screen
-
 from flax import nnx
-import gymnasium
 import jax
 from jax import lax, random
 import jax.numpy as jnp
@@ -30,145 +26,26 @@ from numpyro.contrib.module import nnx_module
 import numpyro.distributions as dist
 from numpyro.infer import SVI
 import optax
-from PIL import Image
+from pendulum_camera import (
+    HORIZON,
+    NUM_STEPS,
+    PIXELS,
+    SIZE,
+    Camera,
+    NoTorque,
+    RandomTorque,
+    TrueStateAgent,
+    evaluate,
+    report,
+    search,
+)
+from pendulum_film import film_strip, imagine_all, save_gif
 
 import numpyro_svae as ns
-from numpyro_svae.control import (
-    ControlProblem,
-    PiecewiseProblem,
-    RecedingHorizon,
-    aggregate,
-    plan_by_sampling,
-    run_episode,
-)
+from numpyro_svae.control import PiecewiseProblem, RecedingHorizon, aggregate
 
-SIZE, PIXELS, NUM_STEPS = 32, 1024, 200
-MAX_TORQUE = 2.0
 DIM, POSITIONS, PIECES = 3, 2, 16  # a state: two positions and a velocity
-WINDOW, BATCH = 30, 24
-HORIZON, SAMPLES = 25, 4
-
-
-# the pendulum and its camera
-
-
-class Camera(gymnasium.Wrapper):
-    """Pendulum-v1, hanging at first, that shows nothing but pictures.
-
-    They are gymnasium's own, cut to the pendulum, grey, and averaged to 32 x 32 pixels.
-    The arrow that gymnasium draws for the torque is left out. The angle and velocity
-    are kept in ``states`` for those who judge; the agent is not shown them.
-    """
-
-    def __init__(self, seed=0):
-        super().__init__(gymnasium.make("Pendulum-v1", render_mode="rgb_array"))
-        self.unwrapped.screen_dim = 256
-        self.rng = np.random.default_rng(seed)
-        self.num_steps = 0
-
-    def reset(self, *, seed=None, options=None):
-        """Hang down, nearly at rest."""
-        _, info = self.env.reset(seed=seed, options=options)
-        self.unwrapped.state = np.array([np.pi, 0]) + self.rng.uniform(-0.05, 0.05, 2)
-        self.states = [self.unwrapped.state]
-        return self.picture(), info
-
-    def step(self, action):
-        """Push, with an action between -1 and 1 that is scaled to the torque."""
-        torque = MAX_TORQUE * np.asarray(action, np.float32)
-        _, *outcome = self.env.step(torque)
-        self.num_steps += 1
-        self.states.append(self.unwrapped.state)
-        return self.picture(), *outcome
-
-    def picture(self):
-        """A grey picture (1024,): 0 for the background and 1 for the pendulum."""
-        self.unwrapped.last_u = None  # no arrow
-        green = self.env.render()[64:192, 64:192, 1].astype(np.float32)
-        ink = np.clip((255 - green) / 178, 0, 1)
-        return ink.reshape(SIZE, 4, SIZE, 4).mean((1, 3)).reshape(-1)
-
-
-class RandomTorque:
-    """Torques at random, each held for some steps (or for one)."""
-
-    def __init__(self, seed=0, change=0.15):
-        self.rng = np.random.default_rng(seed)
-        self.change = change
-        self.reset()
-
-    def reset(self):
-        """Begin with another torque."""
-        self.action = self.rng.uniform(-1, 1, 1)
-
-    def act(self, observation):
-        """The torque of the step."""
-        if self.rng.random() < self.change:
-            self.action = self.rng.uniform(-1, 1, 1)
-        return self.action
-
-
-class NoTorque:
-    """Let it hang."""
-
-    def reset(self):
-        """Nothing to forget."""
-
-    def act(self, observation):
-        """Nothing to do."""
-        return np.zeros(1)
-
-
-# planning with the true state, for comparison
-
-
-class TrueProblem(ControlProblem):
-    """The physics of the pendulum, whose state is its angle and velocity."""
-
-    def move(self, weight, x, inputs):
-        """One step of gymnasium's Pendulum-v1."""
-        angle, velocity = x
-        push = 15 * jnp.sin(angle) + 3 * MAX_TORQUE * inputs[0]
-        velocity = jnp.clip(velocity + 0.05 * push, -8, 8)
-        return jnp.stack([angle + 0.05 * velocity, velocity])
-
-
-def true_cost(x, action=None):
-    """What gymnasium charges for a state, but for the effort."""
-    angle = jnp.mod(x[0] + jnp.pi, 2 * jnp.pi) - jnp.pi
-    return angle**2 + 0.1 * x[1] ** 2
-
-
-@jax.jit
-def plan_from_truth(key, state, last):
-    """A plan that knows the physics and sees the state."""
-    weight = jnp.zeros((1, 2, 3))  # not used
-    problem = TrueProblem(true_cost, true_cost, HORIZON, weight, state[None], -1.0, 1.0)
-    return search(key, problem, jnp.concatenate([last[1:], last[-1:]]))
-
-
-class TrueStateAgent:
-    """Plans with the physics and the state of an environment."""
-
-    def __init__(self, env, key):
-        self.env, self.key = env, key
-
-    def reset(self):
-        """Forget the last plan."""
-        self.actions = jnp.zeros((HORIZON, 1))
-
-    def act(self, observation):
-        """The first action of a new plan."""
-        self.key, key = random.split(self.key)
-        state = jnp.asarray(self.env.unwrapped.state, jnp.float32)
-        self.actions = plan_from_truth(key, state, self.actions).actions
-        return np.asarray(self.actions[0])
-
-
-def search(key, problem, start):
-    """The cross-entropy method, with a budget for real time."""
-    options = {"population": 128, "elites": 16, "num_steps": 4}
-    return plan_by_sampling(key, problem, 1.0, start, **options)
+WINDOW, BATCH, SAMPLES = 30, 24, 4
 
 
 # the model
@@ -314,12 +191,12 @@ class Learner:
 
     :param episodes: the first episodes, which make the map.
     :param first: number of steps of SVI on them.
-    :param more: number of steps for each later round.
+    :param more: number of steps in each later round.
     """
 
     def __init__(self, episodes, seed=0, first=1500, more=500):
         self.key = random.key(seed)
-        self.steps = [first, more]
+        self.first, self.more = first, more
         self.where = Map(np.concatenate([e.observations for e in episodes]))
         model, recognition = make_model(self.where)
         start = ns.MatrixNormalInverseWishart(
@@ -332,7 +209,7 @@ class Learner:
         rate = optax.exponential_decay(3e-3, 1000, 0.6, end_value=5e-4)
         optimizer = ns.svae_optimizer(optax.adam(rate), natural=0.1)
         self.svi = SVI(model, self.guide, optimizer, loss=ns.SVAE_ELBO())
-        self.state, self.belief, self.agent = None, None, None
+        self.state, self.agent = None, None
 
     def arguments(self, frames, actions):
         """Arguments of the model for one sequence of frames and actions."""
@@ -358,7 +235,10 @@ class Learner:
 
         def cut(x):
             width = WINDOW - (length - x.shape[1])
-            take = lambda e, s: lax.dynamic_slice_in_dim(x[e], s, width)  # noqa: E731
+
+            def take(episode, start):
+                return lax.dynamic_slice_in_dim(x[episode], start, width)
+
             return jax.vmap(take)(episode, start)
 
         return jax.tree.map(cut, data)
@@ -368,11 +248,10 @@ class Learner:
         data = self.data(episodes)
         size = data["frames"].shape[0] * data["frames"].shape[1] // WINDOW
         self.key, first, key = random.split(self.key, 3)
+        num_steps = self.first if self.state is None else self.more
         if self.state is None:
             windows = self.windows(first, data)
             self.state = self.svi.init(first, **windows, size=size)
-        num_steps = self.steps[0] if len(self.steps) > 1 else self.steps[-1]
-        self.steps = self.steps[1:] or self.steps
 
         @jax.jit
         def run(state, keys, data):
@@ -442,21 +321,7 @@ class Learner:
         return np.asarray(handlers.substitute(decode, data=self.params)(path))
 
 
-# how good it is
-
-
-def evaluate(env, agent, count=10):
-    """Episodes of an agent, and the true states in them (count, T + 1, 2)."""
-    episodes, states = [], []
-    for _ in range(count):
-        episodes.append(run_episode(env, agent, NUM_STEPS))
-        states.append(np.stack(env.states))
-    return episodes, np.stack(states)
-
-
-def upright(states, last=20):
-    """Which episodes end with the pendulum up: within 26 degrees for a second."""
-    return np.all(np.cos(states[:, -last:, 0]) > 0.9, -1)
+# the loop
 
 
 def velocity_r2(learner, episodes, states):
@@ -474,75 +339,6 @@ def velocity_r2(learner, episodes, states):
     )[0]
     error = velocity[1::2] - x[1::2] @ weight
     return float(1 - np.mean(error**2) / np.var(velocity[1::2]))
-
-
-def report(name, episodes, states):
-    """Print the mean return and how many are upright; return them."""
-    totals = np.array([episode.total for episode in episodes])
-    up = int(upright(states).sum())
-    print(
-        f"{name:34} {totals.mean():8.0f} ± {totals.std():4.0f}"
-        f"   upright at the end: {up} of {len(totals)}",
-        flush=True,
-    )
-    return {"returns": totals.round(1).tolist(), "upright": up}
-
-
-# pictures
-
-
-def strip_of(learner, episode, at, steps=25, every=3):
-    """What came (above) and what was imagined before (below)."""
-    imagined = learner.imagine(episode, at, steps)
-    real = episode.observations[at + 1 : at + 1 + steps]
-    figure, axes = plt.subplots(2, 1, figsize=(9, 2.3), layout="constrained")
-    for ax, row, name in zip(axes, (real, imagined), ("real", "imagined")):
-        show_row(ax, row[every - 1 :: every], name)
-    times = range(every, steps + 1, every)
-    ticks = [(SIZE + 1) * i + SIZE / 2 for i in range(len(times))]
-    axes[1].set_xticks(ticks, [f"{0.05 * t:.2f} s" for t in times])
-    axes[1].tick_params(length=0)
-    return figure
-
-
-def show_row(ax, pictures, name):
-    """Pictures side by side."""
-    tiles = np.reshape(pictures, (-1, SIZE, SIZE))
-    tiles = np.pad(tiles, [(0, 0), (0, 0), (0, 1)], constant_values=np.nan)
-    colours = plt.get_cmap("gray_r").with_extremes(bad="#c8d6e5")
-    wall = tiles.transpose(1, 0, 2).reshape(SIZE, -1)[:, :-1]
-    ax.imshow(wall, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    ax.set_ylabel(name, rotation=0, ha="right", va="center")
-    ax.spines[:].set_visible(False)
-
-
-def film_strip(episode, every=10):
-    """A whole episode in rows of ten pictures."""
-    pictures = episode.observations[::every]
-    rows = [pictures[i : i + 10] for i in range(0, 20, 10)]
-    figure, axes = plt.subplots(len(rows), 1, figsize=(9, 2.3), layout="constrained")
-    for i, (ax, row) in enumerate(zip(axes, rows)):
-        show_row(ax, row, f"{5 * i} to {5 * i + 4.5:.1f} s")
-    return figure
-
-
-def save_gif(path, learner, episode, steps=25, zoom=6):
-    """A film: the real episode, and beside it what is imagined each 1.25 s anew."""
-    parts = [
-        learner.imagine(episode, at, min(steps, NUM_STEPS - at))
-        for at in range(1, NUM_STEPS, steps)
-    ]
-    imagined = np.concatenate(parts)
-    real = episode.observations[2 : 2 + len(imagined)]
-    frames = []
-    for left, right in zip(real, imagined):
-        pair = [np.reshape(x, (SIZE, SIZE)) for x in (left, right)]
-        picture = np.pad(np.concatenate(pair, 1), 1)
-        picture[:, SIZE + 1] = 0.4
-        grey = np.uint8(255 * (1 - np.clip(picture, 0, 1)))
-        frames.append(Image.fromarray(np.kron(grey, np.ones((zoom, zoom), np.uint8))))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=50, loop=0)
 
 
 def run(rounds, episodes_per_round, seed=0, first=12):
@@ -588,7 +384,7 @@ def main():
     """Learn, compare, and save figures, a film and the figures as numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--episodes", type=int, default=4, help="in each round")
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args()
@@ -600,10 +396,9 @@ def main():
     record["velocity_r2"] = velocity_r2(learner, episodes, states)
     print(f"R² of the velocity from smoothed states: {record['velocity_r2']:.3f}")
     options.output.mkdir(parents=True, exist_ok=True)
-    best = max(episodes, key=lambda episode: episode.total)
-    film_strip(best).savefig(options.output / "swing_up.png", dpi=130)
-    strip_of(learner, best, 20).savefig(options.output / "imagined.png", dpi=130)
-    save_gif(options.output / "swing_up.gif", learner, best)
+    imagined = imagine_all(learner, episodes[0])
+    film_strip(episodes[0], imagined).savefig(options.output / "swing_up.png", dpi=130)
+    save_gif(options.output / "swing_up.gif", episodes[0], imagined)
     record["environment_steps"] = env.num_steps
     record["seconds"] = round(time.perf_counter() - began)
     path = options.output / "swing_up.json"
