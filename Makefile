@@ -1,5 +1,6 @@
 # Every target does its own set-up; all that it needs is Python 3.11 or later.
 #   make demo        cluster handwritten digits, draw new ones
+#   make swing-up    swing a pendulum up from camera pictures
 #   make test        the default tests
 #   make ci          everything that continuous integration runs
 # PYTHON=python3.12 chooses another Python, VENV=path another environment.
@@ -24,11 +25,14 @@ QUICK := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0
 export SDL_VIDEODRIVER ?= dummy
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint format types tutorials docs bench ci clean
+.PHONY: demo swing-up test test-slow lint format types tutorials docs bench ci clean
 .SECONDARY:
 
 demo: $(READY)/tutorials
 	$(BIN)/python tutorials/digits_demo.py
+
+swing-up: $(READY)/tutorials
+	$(BIN)/python tutorials/pendulum_swing_up.py
 
 # Once for each precision, as compiled programs are not shared between them.
 test: $(READY)/tests $(READY)/quick

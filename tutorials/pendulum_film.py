@@ -10,19 +10,11 @@ from PIL import Image
 SIZE = 32
 
 
-def imagine_all(learner, episode, steps=25):
-    """A whole film, imagined anew every ``steps`` pictures from those before.
-
-    It begins with the picture after the first two, which the filter starts from.
-    """
-    last = len(episode.actions)
-    starts = range(1, last, steps)
-    parts = [learner.imagine(episode, t, min(steps, last - t)) for t in starts]
-    return np.concatenate(parts)
-
-
 def film_strip(episode, imagined, every=5, columns=13):
-    """Pictures of an episode, and below each what was imagined of it."""
+    """Pictures of an episode, and below each what was imagined of it.
+
+    :param imagined: of the third picture and those after it.
+    """
     real = episode.observations[2:]
     some = np.arange(every - 1, len(imagined), every)
     rows = [some[i : i + columns] for i in range(0, len(some), columns)]

@@ -39,7 +39,7 @@ from pendulum_camera import (
     report,
     search,
 )
-from pendulum_film import film_strip, imagine_all, save_gif
+from pendulum_film import film_strip, save_gif
 
 import numpyro_svae as ns
 from numpyro_svae.control import PiecewiseProblem, RecedingHorizon, aggregate
@@ -308,17 +308,43 @@ class Learner:
             pieces=pieces,
         )
 
-    def imagine(self, episode, at, steps):
-        """Pictures of the steps after ``at``, from the pictures before and actions."""
-        past = self.arguments(episode.observations[: at + 1], episode.actions[:at])
-        belief = self.agent.belief.restart(**past)
-        dynamics = self.guide.get_posterior(belief.params)["dynamics"]
+    def follow(self, episode):
+        """Filtered states (T, D) of an episode, from its second picture on."""
+        data = self.arguments(episode.observations, episode.actions)
+        seen = {n: 2 if n == "frames" else 1 for n in data}
+        first = {n: value[:, : seen[n]] for n, value in data.items()}
+        later = {n: value[0, seen[n] :, None] for n, value in data.items()}
+
+        def step(belief, new):
+            belief = belief.update(**new)
+            return belief, belief.marginals["x"].mean[0]
+
+        belief = self.agent.belief.restart(**first)
+        _, means = lax.scan(step, belief, later)
+        return jnp.concatenate([belief.marginals["x"].mean, means])
+
+    def imagine(self, episode, steps=25):
+        """Pictures of an episode from its third one on, before they are seen.
+
+        They are imagined for a number of steps with the actions that were taken, then
+        anew from what was seen in the meantime.
+        """
+        belief = replace(self.agent.belief, params=self.params)
+        dynamics = self.guide.get_posterior(self.params)["dynamics"]
         weight, _ = dynamics.unpack(dynamics.mean)
-        start = belief.marginals["x"].mean
-        problem = self.problem_of(belief, weight[None], start, steps)
-        actions = jnp.asarray(episode.actions[at : at + steps], jnp.float32)
-        path = jax.jit(problem.rollout)(actions)[0, 1:]
-        return np.asarray(handlers.substitute(decode, data=self.params)(path))
+        count = len(episode.actions) - 1
+        starts = self.follow(episode)[:-1:steps]
+        actions = np.pad(episode.actions[1:], [(0, -count % steps), (0, 0)])
+        actions = jnp.asarray(actions, jnp.float32).reshape(len(starts), steps, -1)
+
+        @jax.jit
+        @jax.vmap
+        def path(start, actions):
+            problem = self.problem_of(belief, weight[None], start[None], steps)
+            return problem.rollout(actions)[0, 1:]
+
+        x = path(starts, actions).reshape(-1, DIM)[:count]
+        return np.asarray(handlers.substitute(decode, data=self.params)(x))
 
 
 # the loop
@@ -396,7 +422,7 @@ def main():
     record["velocity_r2"] = velocity_r2(learner, episodes, states)
     print(f"R² of the velocity from smoothed states: {record['velocity_r2']:.3f}")
     options.output.mkdir(parents=True, exist_ok=True)
-    imagined = imagine_all(learner, episodes[0])
+    imagined = learner.imagine(episodes[0])
     film_strip(episodes[0], imagined).savefig(options.output / "swing_up.png", dpi=130)
     save_gif(options.output / "swing_up.gif", episodes[0], imagined)
     record["environment_steps"] = env.num_steps

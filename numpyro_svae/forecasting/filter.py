@@ -12,107 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
 from jax import Array, random
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.diagnostics.evidence import read_fit
 from numpyro_svae.forecasting.course import Course
+from numpyro_svae.forecasting.filter_setup import FilterSetup
 from numpyro_svae.forecasting.filter_window import (
     Belief,
     Beliefs,
-    belief_of,
-    continued,
     infer_window,
 )
-from numpyro_svae.forecasting.timeline import at_last, blank
-from numpyro_svae.forecasting.window import check_names, check_shape
 from numpyro_svae.guide import AutoSVAE
 
 __all__ = ["FilterState", "filter"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Setup:
-    """What does not change from step to step.
-
-    :param course: the model with its first data.
-    :param needed: arguments that the states depend on.
-    :param data: the other ones with time.
-    """
-
-    course: Course
-    needed: frozenset[str]
-    data: frozenset[str]
-
-    @classmethod
-    def of(cls, course: Course) -> _Setup:
-        """Find out which arguments the states depend on."""
-        window = course.window(1, {})
-
-        @jax.jit
-        def run(given: list[Array]) -> list[Array]:
-            leaves = window.with_blanks(given)
-            messages = course.run(random.PRNGKey(0), course.start, leaves)
-            return [m["value"] for m in messages.values()]
-
-        found = run([window.leaves[i] for i in window.blanks])
-        names = {i: window.arguments.names[i] for i in window.blanks}
-        needed = {n for i, n in names.items() if window.depends(run, found, i)}
-        data = set(names.values()) - needed
-        if set(course.observed) & set(course.chains):  # data are states
-            needed, data = needed | data, set()
-        return cls(course, frozenset(needed), frozenset(data))
-
-    @cached_property
-    def structure(self) -> Any:
-        """The wiring of a window."""
-        return continued(self.course.fit.guide._wiring)
-
-    def check(self, new: dict[str, Any]) -> None:
-        """Values for one step must be complete and fit the arguments."""
-        arguments, (times, _) = self.course.arguments, self.course.times
-        check_names(arguments, times, new)
-        missing = self.needed - set(new)
-        absent = self.data - set(new)
-        if absent != self.data:
-            missing |= absent
-        if missing:
-            raise ValueError(
-                f"Arguments {sorted(missing)}: found no values for the next step. "
-                f"Accepted: one each of {sorted(self.needed)}, and all or none of "
-                f"{sorted(self.data)}, which are data."
-            )
-        for name, leaf, time in zip(arguments.names, arguments.leaves, times):
-            if name in new and time is not None:
-                axis = int(time.axis or 0)
-                value = jnp.expand_dims(jnp.asarray(new[name]), axis)
-                check_shape(name, jnp.asarray(leaf), axis, 1, value)
-
-    def window(self, last: dict[int, Array], new: dict[str, Array]) -> tuple:
-        """Arguments for two steps, and those of the second that the next one keeps."""
-        course, leaves, kept = self.course, list[Any](), dict[int, Array]()
-        times, lengths = course.times[0], course.lengths
-        for i, (name, leaf) in enumerate(
-            zip(course.arguments.names, course.arguments.leaves)
-        ):
-            time = times[i]
-            if time is None:
-                same = lengths is not None and np.array_equal(leaf, lengths)
-                leaves.append(jnp.full_like(leaf, 2) if same else leaf)
-            elif time.axis is None or (time.lag and name not in new):
-                leaves.append(blank(leaf, time, 2, 0))
-            elif time.lag:
-                leaves.append(jnp.expand_dims(new[name], time.axis))
-            else:
-                kept[i] = new.get(name, jnp.zeros_like(last[i])).astype(last[i].dtype)
-                leaves.append(jnp.stack([last[i], kept[i]], time.axis))
-        return course.arguments.join(leaves), kept
 
 
 @partial(
@@ -136,7 +54,7 @@ class FilterState:
     beliefs: Beliefs
     last: dict[int, Array]
     params: dict[str, Any]
-    setup: _Setup = field(repr=False)
+    setup: FilterSetup = field(repr=False)
 
     @property
     def marginals(self) -> dict[str, dist.Distribution]:
@@ -187,29 +105,8 @@ def _restart(state: FilterState, data: dict[str, Array]) -> FilterState:
     course = state.setup.course
     named = zip(course.arguments.names, course.arguments.leaves)
     leaves = [data.get(name, leaf) for name, leaf in named]
-    beliefs, last = _begin(course, state.params, leaves)
+    beliefs, last = state.setup.begin(state.params, leaves)
     return replace(state, beliefs=beliefs, last=last)
-
-
-def _begin(
-    course: Course, params: dict[str, Any], leaves: list[Any]
-) -> tuple[Beliefs, dict[int, Array]]:
-    """Beliefs and arguments at the last step of data."""
-    args, kwargs = course.arguments.join(leaves)
-    guide = course.fit.guide
-    states, beliefs = course.last_states(course.start), dict[str, Any]()
-    for name, marginal in guide.posterior_local(params, *args, **kwargs).items():
-        chain = course.chains.get(name)
-        if chain is not None:
-            shape = states[chain.first].shape
-            batch = shape if guide._wiring.locals[name].discrete else shape[:-1]
-            beliefs[name] = belief_of(marginal, batch, chain.lengths)
-    last = {
-        i: at_last(jnp.asarray(leaf), time.axis, course.lengths)
-        for i, (leaf, time) in enumerate(zip(leaves, course.times[0]))
-        if time is not None and time.axis is not None and not time.lag
-    }
-    return beliefs, last
 
 
 @jax.jit
@@ -272,8 +169,9 @@ def filter(
     fit = read_fit(model, guide, params, args, kwargs)
     course = Course.of(fit, random.PRNGKey(0), 1)
     _check_locals(course)
-    beliefs, last = _begin(course, params, list(course.arguments.leaves))
-    return FilterState(beliefs, last, dict(params), _Setup.of(course))
+    setup = FilterSetup.of(course)
+    beliefs, last = setup.begin(params, list(course.arguments.leaves))
+    return FilterState(beliefs, last, dict(params), setup)
 
 
 def _check_locals(course: Course) -> None:
