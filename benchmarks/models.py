@@ -63,18 +63,19 @@ def lds_svae(dim, hidden, num_pixels):
         weight, cov = ns.sample("dynamics", prior)
         net = GaussianNet((dim, *hidden, num_pixels), rngs=nnx.Rngs(0))
         decoder = nnx_module("decoder", net)
-        with numpyro.plate("sequences", num_sequences, batch_size) as index:
+        with numpyro.plate("sequences", num_sequences, batch_size):
             chain = ns.LinearGaussianChain(
                 mu0, cov0, weight, cov, inputs=bias, num_steps=num_steps
             )
             x = numpyro.sample("x", chain)
             y = dist.Normal(*decoder(x)).to_event(2)
-            numpyro.sample("y", y, obs=data[index])
+            numpyro.sample("y", y, obs=numpyro.subsample(data, 2))
 
     def recognition(data, batch_size=None):
         net = GaussianNet((num_pixels, *hidden[::-1], dim), rngs=nnx.Rngs(1))
         encoder = nnx_module("encoder", net)
-        with numpyro.plate("sequences", data.shape[0], batch_size) as index:
-            return {"x": ns.GaussianPotential.from_loc_scale(*encoder(data[index]))}
+        with numpyro.plate("sequences", data.shape[0], batch_size):
+            here = numpyro.subsample(data, 2)
+            return {"x": ns.GaussianPotential.from_loc_scale(*encoder(here))}
 
     return model, recognition

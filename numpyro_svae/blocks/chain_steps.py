@@ -27,6 +27,7 @@ from numpyro_svae.blocks.loops import each_step
 __all__ = [
     "Dynamics",
     "Gaussian",
+    "collect",
     "dynamics_cotangent",
     "no_steps",
     "predict",
@@ -83,9 +84,22 @@ def total(like: Array, *terms: Array) -> Array:
     return sum(others, first)
 
 
-def _matrix_cotangent(matrix: Array, state: Gaussian, g: Gaussian) -> Array:
+def collect(*terms: Array) -> tuple[Array, ...]:
+    """The sums of terms of equal shape, for :func:`total`.
+
+    Loops over time return these, and what lanes share is summed after the loop: where
+    lanes are spread over devices, every sum over lanes is a message between them.
+    """
+    sums: dict[tuple[int, ...], Array] = {}
+    for term in terms:
+        found = sums.get(term.shape)
+        sums[term.shape] = term if found is None else found + term
+    return tuple(sums.values())
+
+
+def _matrix_cotangent(matrix: Array, state: Gaussian, g: Gaussian) -> tuple:
     through_cov = 2 * matmul(g.cov, matmul(matrix, state.cov))
-    return total(matrix, outer(g.mean, state.mean), through_cov)
+    return collect(outer(g.mean, state.mean), through_cov)
 
 
 def dynamics_cotangent(states: Gaussian, steps: Dynamics, g: Gaussian) -> Dynamics:
@@ -93,7 +107,7 @@ def dynamics_cotangent(states: Gaussian, steps: Dynamics, g: Gaussian) -> Dynami
     length = states.mean.shape[-2]
     matrix = each_step(_matrix_cotangent, length, steps.matrix, states, g)
     return Dynamics(
-        total(steps.matrix, matrix),
+        total(steps.matrix, *matrix),
         total(steps.bias, g.mean),
         total(steps.cov, g.cov),
     )

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from numpyro_svae.blocks.chain_steps import (
     Dynamics,
     Gaussian,
+    collect,
     dynamics_cotangent,
     predict,
-    pull_back,
+    square,
     start,
     total,
-    zero_cotangent,
 )
 from numpyro_svae.blocks.conditioning import (
     condition,
@@ -28,7 +28,14 @@ from numpyro_svae.blocks.conditioning import (
     information,
     log_normalizer_terms,
 )
-from numpyro_svae.blocks.linalg import matmul, matvec, outer, symmetrize
+from numpyro_svae.blocks.linalg import (
+    matmul,
+    matvec,
+    outer,
+    sum_to,
+    symmetrize,
+    transpose,
+)
 from numpyro_svae.blocks.loops import (
     Sequence,
     each_step,
@@ -85,63 +92,95 @@ def _filter_fwd(initial, steps, h, J):
     return out, (initial, steps, h, J, predicted, filtered)
 
 
-def _direct_cotangent(predicted: Gaussian, h: Array, J: Array, g_log: Array):
+def _direct_cotangent(predicted, h, J, g_log, g_log_cov):
     """``W``, ``e``, and the derivatives of the log normaliser in ``m`` and ``P``.
 
-    They are ``e`` and ``(e e' - J W) / 2``.
+    They are ``e`` and ``(e e' - J W) / 2``, the latter as terms to add up.
     """
     potential = factor(h, J)
     posterior = condition(*predicted, potential)
     score = posterior.score
     added = information(predicted.cov, potential)
-    g_cov = 0.5 * g_log * outer(score, score), -0.5 * g_log * added
-    direct = Gaussian(g_log * score, total(predicted.cov, *g_cov))
-    return posterior.weight, score, direct
+    g_cov = 0.5 * g_log * outer(score, score), -0.5 * g_log_cov * added
+    return posterior.weight, score, g_log * score, collect(*g_cov)
+
+
+def _mean_adjoint(length: int, matrix, weight, direct, g_mean):
+    """Cotangents of predicted means: of the first, later and filtered ones, and those
+    that pass through the conditioning.
+    """
+    sequence = Sequence(length, (matrix, weight, direct, g_mean))
+
+    def step(g_next, xs):
+        matrix, weight, direct, g_here = sequence.at(xs)
+        g_filtered = matvec(transpose(matrix), g_next) + g_here
+        through = matvec(transpose(weight), g_filtered)
+        return direct + through, (g_next, g_filtered, through)
+
+    zero = jnp.zeros_like(direct[..., 0, :])
+    first, out = lax.scan(step, zero, sequence.xs, length, reverse=True)
+    return first, *time_inside(out)
+
+
+def _cov_adjoint(length: int, matrix, weight, direct, g_cov):
+    """Cotangents of predicted covariances: of the first, later and filtered ones."""
+    sequence = Sequence(length, (matrix, weight, direct, g_cov))
+
+    def step(g_next, xs):
+        matrix, weight, direct, g_here = sequence.at(xs)
+        g_filtered = square(matrix, g_next) + g_here
+        return direct + square(weight, g_filtered), (g_next, g_filtered)
+
+    zero = jnp.zeros_like(direct[..., 0, :])
+    first, out = lax.scan(step, zero, sequence.xs, length, reverse=True)
+    return first, *time_inside(out)
+
+
+def _cross(through: Array, score: Array) -> Array:
+    return symmetrize(outer(through, score))
 
 
 def _filter_bwd(residuals, g):
+    """Means first, as the cotangents of covariances, which lanes may share, need them.
+
+    Only sums between the loops cross the lanes.
+    """
     initial, steps, h, J, predicted, filtered = residuals
     length, g_log = h.shape[-2], g.log_normalizer[None]
-    local = each_step(_direct_cotangent, length, predicted, h, J, g_log)
-    g_moments = Gaussian(g.mean, symmetrize(g.cov))
-    sequence = Sequence(length, (steps.matrix, local, g_moments))
-
-    def step(g_next, xs):
-        matrix, (weight, score, direct), g_here = sequence.at(xs)
-        back = pull_back(matrix, g_next)
-        g_filtered = Gaussian(back.mean + g_here.mean, back.cov + g_here.cov)
-        through = pull_back(weight, g_filtered)
-        cross = symmetrize(outer(through.mean, score))
-        g_cov = total(direct.cov, direct.cov, through.cov, cross)
-        return Gaussian(direct.mean + through.mean, g_cov), (g_next, g_filtered)
-
-    g_initial, out = lax.scan(
-        step, zero_cotangent(g), sequence.xs, length, reverse=True
+    logs = g_log, sum_to(g_log, (1, predicted.cov.shape[-1]))
+    weight, score, direct, direct_cov = each_step(
+        _direct_cotangent, length, predicted, h, J, *logs
     )
-    g_predicted, g_filtered = time_inside(out)
-    g_h, g_J = each_step(
-        _potential_cotangent, length, h, J, filtered, g_filtered, g_log
+    g_first, g_next, g_mean, through = _mean_adjoint(
+        length, steps.matrix, weight, direct, g.mean
     )
+    cross = each_step(_cross, length, through, score)
+    direct_cov = total(predicted.cov, *direct_cov, cross)
+    g_first_cov, g_next_cov, g_cov = _cov_adjoint(
+        length, steps.matrix, weight, direct_cov, symmetrize(g.cov)
+    )
+    g_filtered = Gaussian(g_mean, g_cov)
+    g_h, g_J = each_step(_potential_cotangent, length, J, filtered, g_filtered, *logs)
     return (
-        Gaussian(*map(total, initial, g_initial)),
-        dynamics_cotangent(filtered, steps, g_predicted),
-        total(h, g_h),
-        total(J, g_J),
+        Gaussian(*map(total, initial, (g_first, g_first_cov))),
+        dynamics_cotangent(filtered, steps, Gaussian(g_next, g_next_cov)),
+        total(h, *g_h),
+        total(J, *g_J),
     )
 
 
 _filter.defvjp(_filter_fwd, _filter_bwd)
 
 
-def _potential_cotangent(h, J, filtered: Gaussian, g: Gaussian, g_log: Array):
-    """Cotangents of ``h`` and ``J`` from those of filtered moments and normaliser."""
+def _potential_cotangent(J, filtered: Gaussian, g: Gaussian, g_log, g_log_cov):
+    """Terms of the cotangents of ``h`` and ``J``."""
     mean, cov = filtered
     score, weighted = matvec(cov, g.mean), g_log * mean
-    g_h = total(h, score, weighted)
+    g_h = collect(score, weighted)
     through = matmul(g.cov, cov)
-    if J.ndim == h.ndim:
+    if J.ndim == mean.ndim:
         variance = jnp.stack([cov[i, i] for i in range(cov.shape[0])])
-        terms = (score + 0.5 * weighted) * mean, 0.5 * g_log * variance
-        return g_h, -total(J, jnp.sum(cov * through, 0), *terms)
+        terms = -(score + 0.5 * weighted) * mean, -0.5 * g_log_cov * variance
+        return g_h, collect(-jnp.sum(cov * through, 0), *terms)
     cross = symmetrize(outer(score + 0.5 * weighted, mean))
-    return g_h, -total(J, matmul(cov, through), cross, 0.5 * g_log * cov)
+    return g_h, collect(-matmul(cov, through), -cross, -0.5 * g_log_cov * cov)

@@ -112,14 +112,12 @@ def _paths_bwd(residuals, g):
         step, g[..., -1, :], sequence.xs, length, reverse=True
     )
     g_noise = time_inside(g_noise)
-    g_matrix = each_step(
-        _path_matrix_cotangent, length, matrix, paths[..., :-1, :], g_noise
-    )
+    g_matrix = each_step(_path_matrix_cotangent, length, paths[..., :-1, :], g_noise)
     return g_initial, total(matrix, g_matrix), g_noise
 
 
-def _path_matrix_cotangent(matrix: Array, paths: Array, g: Array) -> Array:
-    return total(matrix, matmul(g, transpose(paths)))
+def _path_matrix_cotangent(paths: Array, g: Array) -> Array:
+    return matmul(g, transpose(paths))
 
 
 sample_paths.defvjp(_paths_fwd, _paths_bwd)

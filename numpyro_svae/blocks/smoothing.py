@@ -8,10 +8,16 @@
 """
 
 import jax
-from jax import custom_vjp
+from jax import Array, custom_vjp
 
 from numpyro_svae.blocks import elimination, linalg
-from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian, square, total
+from numpyro_svae.blocks.chain_steps import (
+    Dynamics,
+    Gaussian,
+    collect,
+    square,
+    total,
+)
 from numpyro_svae.blocks.linalg import (
     matmul,
     matmul_transposed,
@@ -56,8 +62,8 @@ def _reverse_step(filtered: Gaussian, step: Dynamics) -> Dynamics:
 
 def _reverse_step_cotangent(
     filtered: Gaussian, step: Dynamics, reverse: Dynamics, g: Dynamics
-) -> tuple[Gaussian, Dynamics]:
-    """Cotangents of a step's arguments, where ``g`` are those of its results.
+) -> tuple[tuple[Array, ...], ...]:
+    """Terms of the cotangents of a step's arguments; ``g`` are those of its results.
 
     ``dV = B dP B' + G dQ G' - G dA V - V dA' G'`` with ``B = I - G A``, as ``V`` is
     stationary in ``G``, and ``dG = (B dP A' + V dA' - G dQ) S^-1 - G dA G`` with
@@ -78,15 +84,11 @@ def _reverse_step_cotangent(
     g_matrix = matmul(y - 2 * weighted, reverse.cov), outer(g_predicted, mean)
     through_gain = matmul(matmul(back, transpose(g_back)), back)
     return (
-        Gaussian(
-            total(mean, g.bias, matvec(transpose(matrix), g_predicted)),
-            total(cov, symmetrize(matmul(rest, inner))),
-        ),
-        Dynamics(
-            total(matrix, *g_matrix, -through_gain),
-            total(bias, g_predicted),
-            total(noise, g_noise),
-        ),
+        collect(g.bias, matvec(transpose(matrix), g_predicted)),
+        collect(symmetrize(matmul(rest, inner))),
+        collect(*g_matrix, -through_gain),
+        collect(g_predicted),
+        collect(g_noise),
     )
 
 
@@ -104,8 +106,9 @@ def _reverse_fwd(filtered, dynamics):
 def _reverse_bwd(residuals, g):
     filtered, dynamics, reverse = residuals
     length = filtered.mean.shape[-2]
-    out = each_step(_reverse_step_cotangent, length, filtered, dynamics, reverse, g)
-    return jax.tree.map(total, (filtered, dynamics), out)
+    terms = each_step(_reverse_step_cotangent, length, filtered, dynamics, reverse, g)
+    leaves, structure = jax.tree.flatten((filtered, dynamics))
+    return structure.unflatten(total(x, *t) for x, t in zip(leaves, terms, strict=True))
 
 
 _reverse.defvjp(_reverse_fwd, _reverse_bwd)
