@@ -98,7 +98,7 @@ def _direct_cotangent(predicted, h, J, g_log, g_log_cov):
     They are ``e`` and ``(e e' - J W) / 2``, the latter as terms to add up.
     """
     potential = factor(h, J)
-    posterior = condition(*predicted, potential)
+    posterior = condition(predicted.mean, predicted.cov, potential)
     score = posterior.score
     added = information(predicted.cov, potential)
     g_cov = 0.5 * g_log * outer(score, score), -0.5 * g_log_cov * added

@@ -7,7 +7,6 @@
 (2023), chapter 12.
 """
 
-import jax
 from jax import Array, custom_vjp
 
 from numpyro_svae.blocks import elimination, linalg
@@ -107,8 +106,9 @@ def _reverse_bwd(residuals, g):
     filtered, dynamics, reverse = residuals
     length = filtered.mean.shape[-2]
     terms = each_step(_reverse_step_cotangent, length, filtered, dynamics, reverse, g)
-    leaves, structure = jax.tree.flatten((filtered, dynamics))
-    return structure.unflatten(total(x, *t) for x, t in zip(leaves, terms, strict=True))
+    arguments = *filtered, *dynamics
+    mean, cov, *rest = (total(x, *t) for x, t in zip(arguments, terms, strict=True))
+    return Gaussian(mean, cov), Dynamics(*rest)
 
 
 _reverse.defvjp(_reverse_fwd, _reverse_bwd)

@@ -1,0 +1,56 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sequences spread over several devices: the same steps, and what devices send."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tests import on_devices
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """What the same steps give on one, two and eight devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    cache = jax.config.jax_compilation_cache_dir
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
+        **({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {}),
+    }
+    command = [sys.executable, "-m", on_devices.__name__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("what", ["losses", "params"])
+@pytest.mark.parametrize("count", ["2", "8"])
+def test_devices_change_a_step_by_rounding_only(runs, count, what):
+    np.testing.assert_allclose(runs[count][what], runs["1"][what], 1e-10, 1e-12)
+
+
+def test_devices_send_nothing_in_loops_over_time(runs):
+    assert runs["8"]["loops"] == []
+
+
+def test_devices_add_up_statistics_and_send_no_sequence(runs):
+    sent = runs["8"]["entry"]
+    assert {kind for _, kind in sent} == {"all-reduce"}
+    own = on_devices.SEQUENCES // 8, on_devices.SEQUENCES
+    sizes = {
+        int(n)
+        for shape, _ in sent
+        for n in re.findall(r"(?<=[\[,])\d+(?=[\],])", shape)
+    }
+    assert sizes.isdisjoint(own)
