@@ -15,6 +15,8 @@ import pytest
 
 from tests import on_devices
 
+DEVICES = "--xla_force_host_platform_device_count=8"
+
 pytestmark = pytest.mark.slow
 
 
@@ -25,7 +27,7 @@ def runs():
     cache = jax.config.jax_compilation_cache_dir
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{flags} {DEVICES} --xla_backend_optimization_level=0",
         **({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {}),
     }
     command = [sys.executable, "-m", on_devices.__name__]
