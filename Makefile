@@ -74,6 +74,9 @@ docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials
 docs: $(READY)/docs $(NOTEBOOKS)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
+# Memory that glibc hands back to the system after every step is paid for in the next.
+bench: export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+bench: export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 bench: $(READY)/bench
 	@for script in $(BENCHMARKS); do \
 		echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -33,7 +33,7 @@ import timing
 import numpyro_svae as ns
 
 SEQUENCES, STEPS, DIM, OUTPUTS = 100_000, 100, 2, 4
-BATCH, EPOCHS, SEED, EVERY = 500, 2, 0, 20
+BATCH, EPOCHS, SEED, EVERY = 500, 10, 0, 50
 TURN = 0.97 * np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
 NOISE, SEEN_NOISE = 0.1, 0.2
 
@@ -103,7 +103,8 @@ def truth() -> np.ndarray:
 def errors(posteriors: dict) -> dict[str, float]:
     """Relative error of covariances, and the largest of the eigenvalues."""
     (turn, noise), (loading, seen) = (
-        map(np.asarray, posteriors[site].mean) for site in ("dynamics", "emission")
+        map(np.asarray, q.unpack(q.mean))
+        for q in (posteriors["dynamics"], posteriors["emission"])
     )
     true, found = truth(), implied(turn, noise, loading, seen)
     values = np.sort_complex(np.linalg.eigvals(turn))
@@ -120,11 +121,15 @@ def resident() -> float:
     return next(int(x.split()[1]) for x in lines if x.startswith("RssAnon")) / 1024
 
 
+def step_size(step: jax.Array) -> jax.Array:
+    return (1.0 + step / 50.0) ** -0.85
+
+
 def learn(data: np.ndarray) -> list[dict]:
-    """Steps of size ``(10 + t)^-0.7``, and what is seen of them on the way."""
+    """Natural-gradient steps, and what is seen of them on the way."""
     guide = ns.AutoSVAE(model)
-    rate = lambda t: (10.0 + t) ** -0.7  # noqa: E731
-    svi = SVI(model, guide, ns.svae_optimizer(optax.sgd(0.0), rate), ns.SVAE_ELBO())
+    optimizer = ns.svae_optimizer(optax.sgd(0.0), step_size)
+    svi = SVI(model, guide, optimizer, ns.SVAE_ELBO())
     state = svi.init(jax.random.key(SEED), jnp.asarray(data[:BATCH]))
     update, start, seen = jax.jit(svi.update, donate_argnums=0), time.perf_counter(), []
     for index, batch in enumerate(minibatches(data)):

@@ -101,8 +101,8 @@ def _label(params: Any) -> Any:
 
 def _natural_step(rate: Any, fraction: float) -> optax.GradientTransformation:
     def init(params: Any) -> NaturalStepState:
-        zero = jnp.zeros((), jnp.int32)
-        return NaturalStepState(zero, zero)
+        # Two arrays, as a step that donates its state cannot give one away twice.
+        return NaturalStepState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def update(gradients: Any, state: NaturalStepState, params: Any = None) -> Any:
         rho = rate(state.steps) if callable(rate) else rate

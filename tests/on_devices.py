@@ -1,9 +1,11 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Run as a program: SVI steps with sequences spread over 1, 2 and 8 devices, as JSON.
+"""Run as a program: what 1, 2 and 8 devices do with the same work, as JSON.
 
-The devices are forced on the host, which has to be asked for before JAX starts.
+SVI steps with sequences spread over the devices, and the gradient of one long chain
+with its steps spread over them. The devices are forced on the host, which has to be
+asked for before JAX starts.
 """
 
 import json
@@ -51,23 +53,47 @@ def messages(program):
     return [[list(found) for found in COLLECTIVE.findall(x)] for x in (entry, loops)]
 
 
-def run(svi, state, y, count):
-    """Losses and parameters of a few steps on some devices, and what they send."""
-    mesh = Mesh(np.array(jax.devices()[:count]), ("sequences",))
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    y = jax.device_put(y, NamedSharding(mesh, PartitionSpec("sequences")))
+def place(mesh, tree, *axes):
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def numbers(tree):
+    return [x for leaf in jax.tree.leaves(tree) for x in np.ravel(leaf).tolist()]
+
+
+def learn(svi, state, y, mesh):
+    """Losses and parameters of a few steps, and what is sent in a step."""
+    state, y = place(mesh, state), place(mesh, y, "devices")
     step = jax.jit(svi.update).lower(state, y).compile()
     losses = []
     for _ in range(4):
         state, loss = step(state, y)
         losses.append(float(loss))
-    params = jax.tree.leaves(svi.get_params(state))
     entry, loops = messages(step.as_text())
+    params = numbers(svi.get_params(state))
+    return {"losses": losses, "params": params, "entry": entry, "loops": loops}
+
+
+def long_chain(matrix, loc):
+    """A function of the posterior of one chain."""
+    eye = jnp.eye(len(matrix))
+    chain = ns.LinearGaussianChain(
+        jnp.zeros(len(matrix)), eye, matrix, 0.1 * eye, num_steps=len(loc)
+    )
+    said = ns.GaussianPotential.from_loc_scale(loc, 1.0 + 0.1 * jnp.cos(loc))
+    posterior, log_normalizer = chain.condition(said)
+    return log_normalizer + jnp.sum(jnp.sin(posterior.sample(random.key(0))))
+
+
+def follow(mesh):
+    """Value and gradient for a long chain, and what is sent on the way."""
+    loc = place(mesh, random.normal(random.key(2), (512, 2)), "devices")
+    matrix = place(mesh, jnp.array([[0.9, 0.3], [-0.3, 0.9]]))
+    gradient = jax.jit(jax.value_and_grad(long_chain, (0, 1)))
+    step = gradient.lower(matrix, loc).compile()
     return {
-        "losses": losses,
-        "params": [x for leaf in params for x in np.ravel(leaf).tolist()],
-        "entry": entry,
-        "loops": loops,
+        "gradient": numbers(step(matrix, loc)),
+        "loops": messages(step.as_text())[1],
     }
 
 
@@ -77,7 +103,12 @@ def main():
     svi = SVI(model, ns.AutoSVAE(model, recognition), optimizer, ns.SVAE_ELBO())
     y = random.normal(random.key(1), (SEQUENCES, STEPS, 3))
     state = svi.init(random.key(0), y)
-    json.dump({count: run(svi, state, y, count) for count in COUNTS}, sys.stdout)
+    found = {"sequences": {}, "steps": {}}
+    for count in COUNTS:
+        mesh = Mesh(np.array(jax.devices()[:count]), ("devices",))
+        found["sequences"][count] = learn(svi, state, y, mesh)
+        found["steps"][count] = follow(mesh)
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":

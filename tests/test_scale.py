@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sequences spread over several devices: the same steps, and what devices send."""
+"""Sequences, or steps, spread over devices: the same results, and what is sent."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def runs():
-    """What the same steps give on one, two and eight devices."""
+    """What the same work gives on one, two and eight devices."""
     flags = os.environ.get("XLA_FLAGS", "")
     cache = jax.config.jax_compilation_cache_dir
     environment = os.environ | {
@@ -36,18 +36,23 @@ def runs():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("what", ["losses", "params"])
+@pytest.mark.parametrize(
+    ("work", "what"),
+    [("sequences", "losses"), ("sequences", "params"), ("steps", "gradient")],
+)
 @pytest.mark.parametrize("count", ["2", "8"])
-def test_devices_change_a_step_by_rounding_only(runs, count, what):
-    np.testing.assert_allclose(runs[count][what], runs["1"][what], 1e-10, 1e-12)
+def test_devices_change_results_by_rounding_only(runs, count, work, what):
+    found, expected = runs[work][count][what], runs[work]["1"][what]
+    np.testing.assert_allclose(found, expected, 1e-10, 1e-12)
 
 
-def test_devices_send_nothing_in_loops_over_time(runs):
-    assert runs["8"]["loops"] == []
+@pytest.mark.parametrize("work", ["sequences", "steps"])
+def test_devices_send_nothing_in_loops_over_time(runs, work):
+    assert runs[work]["8"]["loops"] == []
 
 
 def test_devices_add_up_statistics_and_send_no_sequence(runs):
-    sent = runs["8"]["entry"]
+    sent = runs["sequences"]["8"]["entry"]
     assert {kind for _, kind in sent} == {"all-reduce"}
     own = on_devices.SEQUENCES // 8, on_devices.SEQUENCES
     sizes = {

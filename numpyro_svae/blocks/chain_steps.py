@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from numpyro_svae.blocks.linalg import (
     matmul,
-    matmul_transposed,
     matvec,
     outer,
+    square,
     sum_to,
     symmetrize,
     transpose,
@@ -31,8 +31,6 @@ __all__ = [
     "dynamics_cotangent",
     "no_steps",
     "predict",
-    "pull_back",
-    "square",
     "start",
     "total",
     "zero_cotangent",
@@ -60,22 +58,12 @@ def no_steps(size: int, dtype) -> Dynamics:
     return Dynamics(zeros, zeros[0], zeros)
 
 
-def square(a: Array, b: Array) -> Array:
-    """``a' b a`` for symmetric ``b``."""
-    return matmul_transposed(a, matmul(b, a))
-
-
 def predict(state: Gaussian, step: Dynamics) -> Gaussian:
     """``N(A m + b, A P A' + Q)``."""
     return Gaussian(
         matvec(step.matrix, state.mean) + step.bias,
         symmetrize(square(transpose(step.matrix), state.cov) + step.cov),
     )
-
-
-def pull_back(matrix: Array, g: Gaussian) -> Gaussian:
-    """Cotangents of ``(m, P)`` from those of ``(A m + b, A P A' + Q)``."""
-    return Gaussian(matvec(transpose(matrix), g.mean), square(matrix, g.cov))
 
 
 def total(like: Array, *terms: Array) -> Array:

@@ -7,8 +7,10 @@
 (2023), chapter 6; the form of the covariance is that of Bucy and Joseph (1968).
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 from jax import Array, custom_vjp, lax
 import jax.numpy as jnp
 
@@ -18,20 +20,24 @@ from numpyro_svae.blocks.chain_steps import (
     collect,
     dynamics_cotangent,
     predict,
-    square,
     start,
     total,
 )
+from numpyro_svae.blocks.chunks import chunk_count, join, linear_scan, split
 from numpyro_svae.blocks.conditioning import (
+    Potential,
     condition,
     factor,
     information,
     log_normalizer_terms,
 )
+from numpyro_svae.blocks.filter_chunks import chunk_starts
 from numpyro_svae.blocks.linalg import (
     matmul,
+    matmul_transposed,
     matvec,
     outer,
+    square,
     sum_to,
     symmetrize,
     transpose,
@@ -76,6 +82,30 @@ def _filter(initial: Gaussian, steps: Dynamics, h: Array, J: Array) -> Filtered:
 def _filter_fwd(initial, steps, h, J):
     length = h.shape[-2]
     potential = each_step(factor, length, h, J)
+    state = start(initial, (steps.matrix, steps.cov, J), (steps.bias, h))
+    predicted, filtered, terms = _filter_steps(state, steps, potential, length)
+    out = Filtered(filtered.mean, filtered.cov, pairwise_sum(terms))
+    return out, (initial, steps, h, J, predicted, filtered)
+
+
+def _filter_steps(state: Gaussian, steps: Dynamics, potential: Potential, length: int):
+    """Predicted and filtered moments, and the terms of the log normaliser."""
+    size, lanes = state.mean.shape
+    chunks = chunk_count(length, lanes, size)
+    if chunks == 1:
+        return _in_order(state, steps, potential, length)
+    matrix, *shifts = steps
+    cut = partial(split, chunks=chunks, lanes=lanes)
+    steps = Dynamics(cut(matrix, identity=True), *map(cut, shifts))
+    potential = Potential(*map(cut, potential))
+    own = -(-length // chunks)
+    state = Gaussian(*(jnp.broadcast_to(x, (*x.shape[:-1], lanes)) for x in state))
+    begin = chunk_starts(state, steps, potential, own, chunks)
+    out = _in_order(begin, steps, potential, own)
+    return jax.tree.map(lambda x: join(x, chunks, length), out)
+
+
+def _in_order(state: Gaussian, steps: Dynamics, potential: Potential, length: int):
     sequence = Sequence(length, (steps, potential))
 
     def step(state, xs):
@@ -85,11 +115,7 @@ def _filter_fwd(initial, steps, h, J):
         out = state, filtered, log_normalizer_terms(local, posterior)
         return predict(filtered, step), out
 
-    state = start(initial, (steps.matrix, steps.cov, J), (steps.bias, h))
-    _, (predicted, filtered, terms) = lax.scan(step, state, sequence.xs, length)
-    predicted, filtered = time_inside((predicted, filtered))
-    out = Filtered(filtered.mean, filtered.cov, pairwise_sum(terms))
-    return out, (initial, steps, h, J, predicted, filtered)
+    return time_inside(lax.scan(step, state, sequence.xs, length)[1])
 
 
 def _direct_cotangent(predicted, h, J, g_log, g_log_cov):
@@ -109,31 +135,38 @@ def _mean_adjoint(length: int, matrix, weight, direct, g_mean):
     """Cotangents of predicted means: of the first, later and filtered ones, and those
     that pass through the conditioning.
     """
-    sequence = Sequence(length, (matrix, weight, direct, g_mean))
 
-    def step(g_next, xs):
-        matrix, weight, direct, g_here = sequence.at(xs)
+    def step(g_next, matrices, shifts):
+        (matrix, weight), (direct, g_here) = matrices, shifts
         g_filtered = matvec(transpose(matrix), g_next) + g_here
         through = matvec(transpose(weight), g_filtered)
         return direct + through, (g_next, g_filtered, through)
 
     zero = jnp.zeros_like(direct[..., 0, :])
-    first, out = lax.scan(step, zero, sequence.xs, length, reverse=True)
-    return first, *time_inside(out)
+    spans = (matrix, weight), (direct, g_mean)
+    first, out = linear_scan(step, _push_back, zero, *spans, length, reverse=True)
+    return first, *out
 
 
 def _cov_adjoint(length: int, matrix, weight, direct, g_cov):
     """Cotangents of predicted covariances: of the first, later and filtered ones."""
-    sequence = Sequence(length, (matrix, weight, direct, g_cov))
 
-    def step(g_next, xs):
-        matrix, weight, direct, g_here = sequence.at(xs)
+    def step(g_next, matrices, shifts):
+        (matrix, weight), (direct, g_here) = matrices, shifts
         g_filtered = square(matrix, g_next) + g_here
         return direct + square(weight, g_filtered), (g_next, g_filtered)
 
     zero = jnp.zeros_like(direct[..., 0, :])
-    first, out = lax.scan(step, zero, sequence.xs, length, reverse=True)
-    return first, *time_inside(out)
+    spans = (matrix, weight), (direct, g_cov)
+    first, out = linear_scan(
+        step, _push_back, zero, *spans, length, reverse=True, squares=True
+    )
+    return first, *out
+
+
+def _push_back(matrices, columns):
+    matrix, weight = matrices
+    return matmul_transposed(weight, matmul_transposed(matrix, columns))
 
 
 def _cross(through: Array, score: Array) -> Array:

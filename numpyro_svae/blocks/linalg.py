@@ -25,6 +25,7 @@ __all__ = [
     "matmul_transposed",
     "matvec",
     "outer",
+    "square",
     "sum_to",
     "symmetrize",
     "transpose",
@@ -116,6 +117,11 @@ def matvec(a: Array, x: Array) -> Array:
 def matmul_transposed(a: Array, b: Array) -> Array:
     """``a' b`` for ``a (K, I, *lanes)`` and ``b (K, J, *lanes)``."""
     return matmul(transpose(a), b)
+
+
+def square(a: Array, b: Array) -> Array:
+    """``a' b a`` for symmetric ``b``."""
+    return matmul_transposed(a, matmul(b, a))
 
 
 def _matmul_fwd(a, b):

@@ -6,21 +6,27 @@
 from functools import partial
 
 import jax
-from jax import Array, custom_vjp, lax
+from jax import Array, custom_vjp
 import jax.numpy as jnp
 
 from numpyro_svae.blocks.chain_steps import (
     Dynamics,
     Gaussian,
     dynamics_cotangent,
-    predict,
-    pull_back,
     start,
     total,
     zero_cotangent,
 )
-from numpyro_svae.blocks.linalg import matmul, matmul_transposed, symmetrize, transpose
-from numpyro_svae.blocks.loops import Sequence, each_step, pad, time_inside
+from numpyro_svae.blocks.chunks import linear_scan
+from numpyro_svae.blocks.linalg import (
+    matmul,
+    matmul_transposed,
+    matvec,
+    square,
+    symmetrize,
+    transpose,
+)
+from numpyro_svae.blocks.loops import each_step, pad
 
 __all__ = ["marginals", "sample_paths"]
 
@@ -41,32 +47,40 @@ def _marginals(num_steps: int, initial: Gaussian, steps: Dynamics) -> Gaussian:
 
 
 def _marginals_fwd(num_steps, initial, steps):
-    sequence = Sequence(num_steps, steps)
-
-    def step(state, xs):
-        return predict(state, sequence.at(xs)), state
-
     state = start(initial, (steps.matrix, steps.cov), (steps.bias,))
-    states = time_inside(lax.scan(step, state, sequence.xs, num_steps)[1])
+    spans = steps.matrix, (steps.bias,), num_steps
+
+    def mean_step(mean, matrix, shifts):
+        return matvec(matrix, mean) + shifts[0], mean
+
+    def cov_step(cov, matrix, shifts):
+        return symmetrize(square(transpose(matrix), cov) + shifts[0]), cov
+
+    _, mean = linear_scan(mean_step, matmul, state.mean, *spans)
+    spans = steps.matrix, (steps.cov,), num_steps
+    _, cov = linear_scan(cov_step, matmul, state.cov, *spans, squares=True)
+    states = Gaussian(mean, cov)
     return states, (initial, steps, states)
 
 
 def _marginals_bwd(num_steps, residuals, g):
     initial, steps, states = residuals
-    g_moments = Gaussian(g.mean, symmetrize(g.cov))
-    sequence = Sequence(num_steps, (steps.matrix, g_moments))
+    zero = zero_cotangent(g)
 
-    def step(g_next, xs):
-        matrix, g_here = sequence.at(xs)
-        back = pull_back(matrix, g_next)
-        return Gaussian(back.mean + g_here.mean, back.cov + g_here.cov), g_next
+    def mean_step(g_next, matrix, shifts):
+        return matvec(transpose(matrix), g_next) + shifts[0], g_next
 
-    g_initial, out = lax.scan(
-        step, zero_cotangent(g), sequence.xs, num_steps, reverse=True
-    )
+    def cov_step(g_next, matrix, shifts):
+        return square(matrix, g_next) + shifts[0], g_next
+
+    back = partial(linear_scan, length=num_steps, reverse=True)
+    spans = steps.matrix, (g.mean,)
+    first, mean = back(mean_step, matmul_transposed, zero.mean, *spans)
+    spans = steps.matrix, (symmetrize(g.cov),)
+    first_cov, cov = back(cov_step, matmul_transposed, zero.cov, *spans, squares=True)
     return (
-        Gaussian(*map(total, initial, g_initial)),
-        dynamics_cotangent(states, steps, time_inside(out)),
+        Gaussian(*map(total, initial, (first, first_cov))),
+        dynamics_cotangent(states, steps, Gaussian(mean, cov)),
     )
 
 
@@ -86,15 +100,11 @@ def sample_paths(initial: Array, matrix: Array, noise: Array) -> Array:
 
 
 def _paths_fwd(initial, matrix, noise):
-    length = noise.shape[-2]
-    sequence = Sequence(length, (matrix, noise))
-
-    def step(x, xs):
-        matrix, u = sequence.at(xs)
-        x = matmul(matrix, x) + u
+    def step(x, matrix, noise):
+        x = matmul(matrix, x) + noise
         return x, x
 
-    paths = time_inside(lax.scan(step, initial, sequence.xs, length)[1])
+    _, paths = linear_scan(step, matmul, initial, matrix, noise, noise.shape[-2])
     paths = jnp.concatenate([initial[..., None, :], paths], -2)
     return paths, (matrix, paths)
 
@@ -102,16 +112,15 @@ def _paths_fwd(initial, matrix, noise):
 def _paths_bwd(residuals, g):
     matrix, paths = residuals
     length = g.shape[-2] - 1
-    sequence = Sequence(length, (matrix, g[..., :-1, :]))
 
-    def step(g_next, xs):
-        matrix, g_here = sequence.at(xs)
+    def step(g_next, matrix, g_here):
         return g_here + matmul_transposed(matrix, g_next), g_next
 
-    g_initial, g_noise = lax.scan(
-        step, g[..., -1, :], sequence.xs, length, reverse=True
+    spans = matrix, g[..., :-1, :], length
+    last = g[..., -1, :]
+    g_initial, g_noise = linear_scan(
+        step, matmul_transposed, last, *spans, reverse=True
     )
-    g_noise = time_inside(g_noise)
     g_matrix = each_step(_path_matrix_cotangent, length, paths[..., :-1, :], g_noise)
     return g_initial, total(matrix, g_matrix), g_noise
 

@@ -14,7 +14,6 @@ from numpyro_svae.blocks.chain_steps import (
     Dynamics,
     Gaussian,
     collect,
-    square,
     total,
 )
 from numpyro_svae.blocks.linalg import (
@@ -22,6 +21,7 @@ from numpyro_svae.blocks.linalg import (
     matmul_transposed,
     matvec,
     outer,
+    square,
     symmetrize,
     transpose,
 )

@@ -1,0 +1,168 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Linear recursions over time, with time cut into chunks where lanes are few.
+
+Chunks run as lanes, first from zero, which gives what each adds and the matrix that it
+multiplies its start by. A short loop over the chunks then finds their true starts, and
+they run once more from these (the two passes of Blelloch, *Prefix sums and their
+applications*, 1990, with a loop between them). Layout as in
+:mod:`numpyro_svae.blocks.chain_steps`; lanes of chunks are ``(C, N)``, flattened.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array, lax
+import jax.numpy as jnp
+
+from numpyro_svae.blocks import linalg
+from numpyro_svae.blocks.linalg import matmul, matvec, square, transpose
+from numpyro_svae.blocks.loops import Sequence, time_inside
+
+__all__ = [
+    "by_chunk",
+    "chunk_count",
+    "join",
+    "linear_scan",
+    "split",
+    "spread",
+    "starts",
+]
+
+MAX_CHUNKED_LANES = 4
+MAX_CHUNKED_SIZE = 4  # above it, a processor loses more by passing twice than it gains
+MIN_CHUNKED_STEPS = 256
+CHUNK_LANES = 128
+
+
+def chunk_count(length: int, lanes: int, size: int) -> int:
+    """How many chunks to cut time into; one means that steps are taken in order.
+
+    :param length: number of steps.
+    :param lanes: number of chains.
+    :param size: of a state.
+    """
+    few = lanes <= MAX_CHUNKED_LANES and length >= MIN_CHUNKED_STEPS
+    worth_it = size <= MAX_CHUNKED_SIZE or jax.default_backend() != "cpu"
+    return CHUNK_LANES // lanes if few and worth_it else 1
+
+
+def spread(x: Array, chunks: int, lanes: int) -> Array:
+    """What all chunks have in common, ``(..., N or 1)``, as ``(..., C N)``."""
+    x = jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], chunks, lanes))
+    return x.reshape(*x.shape[:-2], chunks * lanes)
+
+
+def split(x: Array, chunks: int, lanes: int, identity: bool = False) -> Array:
+    """``(..., T or 1, N or 1)`` to ``(..., T / C or 1, C N)``.
+
+    Times past the end are zero, or the identity.
+    """
+    length = x.shape[-2]
+    if length == 1:
+        return spread(x, chunks, lanes)
+    own = -(-length // chunks)
+    x = jnp.broadcast_to(x, (*x.shape[:-1], lanes))
+    past = jnp.zeros((*x.shape[:-2], chunks * own - length, lanes), x.dtype)
+    if identity:
+        past = past + linalg.eye(x)
+    x = jnp.concatenate([x, past], -2).reshape(*x.shape[:-2], chunks, own, lanes)
+    return jnp.swapaxes(x, -3, -2).reshape(*x.shape[:-3], own, chunks * lanes)
+
+
+def join(x: Array, chunks: int, length: int) -> Array:
+    """The inverse of :func:`split`."""
+    *entries, own, lanes = x.shape
+    x = x.reshape(*entries, own, chunks, lanes // chunks)
+    x = jnp.swapaxes(x, -3, -2).reshape(*entries, chunks * own, lanes // chunks)
+    return x[..., :length, :]
+
+
+def by_chunk(tree: Any, chunks: int) -> Any:
+    """``(..., C N)`` to ``(C, ..., N)``, to loop over chunks."""
+
+    def leading(x: Array) -> Array:
+        x = x.reshape(*x.shape[:-1], chunks, x.shape[-1] // chunks)
+        return jnp.moveaxis(x, -2, 0)
+
+    return jax.tree.map(leading, tree)
+
+
+def _as_lanes(x: Array) -> Array:
+    """The inverse of :func:`by_chunk` for an array."""
+    x = jnp.moveaxis(x, 0, -2)
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def starts(hop: Callable, start: Any, chunk: Any, chunks: int, reverse: bool) -> Any:
+    """States where chunks start, as lanes, and the state after the last of them."""
+
+    def step(state, of_chunk):
+        return hop(of_chunk, state), state
+
+    last, found = lax.scan(step, start, by_chunk(chunk, chunks), chunks, reverse)
+    return last, jax.tree.map(_as_lanes, found)
+
+
+def _times(matrix: Array, x: Array) -> Array:
+    return matvec(matrix, x) if x.ndim < matrix.ndim else matmul(matrix, x)
+
+
+def linear_scan(
+    step: Callable,
+    push: Callable,
+    start: Any,
+    matrices: Any,
+    shifts: Any,
+    length: int,
+    reverse: bool = False,
+    squares: bool = False,
+) -> tuple[Any, Any]:
+    """A recursion ``x <- M_t x + u_t``, or ``X <- M_t X M_t' + U_t``.
+
+    :param step: from a state, matrices and shifts to the next state and an output.
+    :param push: from matrices and ``F`` to ``M_t F``.
+    :param start: states ``(D, ..., N)``.
+    :param matrices: a pytree of arrays ``(D, D, T or 1, N or 1)``.
+    :param shifts: a pytree of arrays ``(D, ..., T or 1, N or 1)``.
+    :param squares: whether the recursion is the second one.
+    :return: the last state, and outputs with an axis of time.
+    """
+    leaves = jax.tree.leaves((start, matrices, shifts))
+    lanes = max(x.shape[-1] for x in leaves)
+    chunks = chunk_count(length, lanes, len(leaves[0]))
+
+    def run(start, matrices, shifts, length, output):
+        sequence = Sequence(length, (matrices, shifts))
+
+        def turn(state, xs):
+            return output(state, *sequence.at(xs))
+
+        return lax.scan(turn, start, sequence.xs, length, reverse)
+
+    if chunks == 1:
+        last, out = run(start, matrices, shifts, length, step)
+        return last, time_inside(out)
+
+    def both(state, matrices, shifts):
+        x, total = state
+        return (step(x, matrices, shifts)[0], push(matrices, total)), None
+
+    def hop(chunk, x):
+        total, shift = chunk
+        moved = square(transpose(total), x) if squares else _times(total, x)
+        return moved + shift
+
+    matrices = jax.tree.map(lambda x: split(x, chunks, lanes, True), matrices)
+    shifts = jax.tree.map(lambda x: split(x, chunks, lanes), shifts)
+    own = -(-length // chunks)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(spread(x, chunks, lanes)), start)
+    first = jax.tree.leaves(matrices)[0]
+    identity = jnp.zeros_like(first[..., 0, :]) + linalg.eye(first[..., 0, :])
+    (shift, total), _ = run((zeros, identity), matrices, shifts, own, both)
+    whole = jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-1], lanes)), start)
+    last, begin = starts(hop, whole, (total, shift), chunks, reverse)
+    _, out = run(begin, matrices, shifts, own, step)
+    return last, jax.tree.map(lambda x: join(x, chunks, length), time_inside(out))

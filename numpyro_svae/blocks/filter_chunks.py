@@ -1,0 +1,100 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where a filter is at the start of each chunk of time, without filtering in order.
+
+Given the state ``x`` that it starts from, a chunk ends in ``N(F x + b, V)``, and its
+potentials say ``exp(r' x - x' L x / 2)`` of ``x``. Filtering from ``x = 0`` without
+variance gives ``b`` and ``V``, and the rest follows from its steps. A loop over the
+chunks conditions each start on what its chunk says and moves it to the next.
+
+**Reference:** S. Särkkä and Á. F. García-Fernández, *Temporal parallelization of
+Bayesian smoothers* (IEEE Transactions on Automatic Control, 2021), whose elements
+these are; here moments stay moments.
+"""
+
+from typing import NamedTuple
+
+from jax import Array, lax
+import jax.numpy as jnp
+
+from numpyro_svae.blocks import linalg
+from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian, predict
+from numpyro_svae.blocks.chunks import starts
+from numpyro_svae.blocks.conditioning import (
+    Potential,
+    condition,
+    factor,
+    information,
+)
+from numpyro_svae.blocks.linalg import (
+    matmul,
+    matvec,
+    square,
+    symmetrize,
+    transpose,
+)
+from numpyro_svae.blocks.loops import Sequence
+
+__all__ = ["chunk_starts"]
+
+
+class _Chunk(NamedTuple):
+    """``F``, ``N(b, V)``, ``r`` and ``L`` of what has been seen of a chunk."""
+
+    matrix: Array
+    end: Gaussian
+    info: Array
+    precision: Array
+
+
+def _see(chunk: _Chunk, step: Dynamics, potential: Potential) -> _Chunk:
+    """One more state of a chunk."""
+    mean, cov = chunk.end
+    posterior = condition(mean, cov, potential)
+    pull = information(cov, potential)
+    filtered = Gaussian(posterior.mean, symmetrize(posterior.cov))
+    return _Chunk(
+        matmul(step.matrix, matmul(posterior.weight, chunk.matrix)),
+        predict(filtered, step),
+        chunk.info + matvec(transpose(chunk.matrix), posterior.score),
+        chunk.precision + square(chunk.matrix, pull),
+    )
+
+
+def _move(chunk: _Chunk, start: Gaussian) -> Gaussian:
+    """From what is predicted of the start of a chunk to the same of its end."""
+    said = factor(chunk.info, symmetrize(chunk.precision))
+    posterior = condition(start.mean, start.cov, said)
+    spread = square(transpose(chunk.matrix), posterior.cov)
+    return Gaussian(
+        matvec(chunk.matrix, posterior.mean) + chunk.end.mean,
+        symmetrize(spread + chunk.end.cov),
+    )
+
+
+def chunk_starts(
+    start: Gaussian, steps: Dynamics, potential: Potential, length: int, chunks: int
+) -> Gaussian:
+    """Predicted moments at the starts of chunks, as lanes.
+
+    :param start: predicted moments of the first chunk.
+    :param steps: of all chunks, as lanes.
+    :param potential: of all chunks, as lanes.
+    :param length: of a chunk.
+    """
+    sequence = Sequence(length, (steps, potential))
+
+    def see(chunk, xs):
+        return _see(chunk, *sequence.at(xs)), None
+
+    white = potential.white[..., 0, :]
+    square_zeros = jnp.zeros_like(white[:, None] * white)
+    nothing = _Chunk(
+        square_zeros + linalg.eye(square_zeros),
+        Gaussian(jnp.zeros_like(white), square_zeros),
+        jnp.zeros_like(white),
+        square_zeros,
+    )
+    seen, _ = lax.scan(see, nothing, sequence.xs, length)
+    return starts(_move, start, seen, chunks, False)[1]

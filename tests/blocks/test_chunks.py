@@ -1,0 +1,90 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Time in chunks gives what steps in order give."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_svae.blocks import chunks, filtering, gaussian_chain
+from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
+from tests.blocks.test_gaussian_chain import (
+    PRECISIONS,
+    hard_case,
+    outputs,
+    problem,
+)
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Evaluate a function with time cut into a number of chunks."""
+
+    def with_chunks(count, function, *args):
+        for module in (chunks, filtering):
+            monkeypatch.setattr(module, "chunk_count", lambda *sizes: count)
+        jax.clear_caches()
+        return function(*args)
+
+    yield with_chunks
+    jax.clear_caches()
+
+
+def test_few_long_chains_of_small_states_are_cut():
+    assert chunks.chunk_count(10_000, 1, 4) == 128
+    assert chunks.chunk_count(1_000, 4, 4) == 32
+    assert {chunks.chunk_count(*s) for s in [(100, 64, 4), (100, 1, 4)]} == {1}
+    assert chunks.chunk_count(10_000, 1, 8) == (
+        1 if jax.default_backend() == "cpu" else 128
+    )
+
+
+@pytest.mark.x64
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lanes", "diagonal", "shared"), [(1, True, True), (3, False, False)]
+)
+def test_chunks_change_values_and_gradients_by_rounding_only(
+    cut, lanes, diagonal, shared
+):
+    args = problem(0, 37, lanes, diagonal, shared)
+
+    def both(*args):
+        out, pull = jax.vjp(outputs, *args)
+        return out, pull(jax.tree.map(jnp.cos, out))
+
+    whole = cut(1, jax.jit(both), *args)
+    chunked = cut(4, jax.jit(both), *args)
+    for x, y in zip(jax.tree.leaves(chunked), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(x, y, 1e-10, 1e-10)
+
+
+def smoothed(matrix, noise, h, J, dtype):
+    """Posterior moments and deviations in a given precision."""
+    arrays = matrix, noise * np.eye(len(matrix)), h, J
+
+    @jax.jit
+    def smooth(matrix, noise, h, J):
+        zeros, eye = jnp.zeros((len(matrix), 1), dtype), jnp.eye(len(matrix))
+        steps = Dynamics(*(x[..., None, None] for x in (matrix, zeros[:, 0], noise)))
+        first = Gaussian(zeros, eye[..., None].astype(dtype))
+        return gaussian_chain.smooth(first, steps, h, J).marginals
+
+    mean, cov = smooth(*(jnp.asarray(x, dtype) for x in arrays))
+    return mean, jnp.sqrt(jnp.einsum("iitn->itn", cov))
+
+
+@pytest.mark.x64
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["small", "mixed", "large"])
+def test_chunks_are_safe_in_single_precision(cut, kind):
+    """Nearly deterministic dynamics, and potentials of 1e-6 to 1e6."""
+    case = hard_case(600, 1e-5, PRECISIONS[kind], size=4)
+    case = [np.asarray(x, np.float32) for x in case]  # the same numbers for both
+    exact, deviation = cut(1, smoothed, *case, jnp.float64)
+    mean, spread = cut(16, smoothed, *case, jnp.float32)
+    assert mean.dtype == jnp.float32
+    assert np.mean(np.abs(mean - exact) / deviation) < 5e-4
+    assert np.max(np.abs(spread / deviation - 1)) < 1e-3
