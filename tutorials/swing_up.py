@@ -61,7 +61,7 @@ def show(*functions):
 # %%
 env = Camera(seed=0)
 episodes, states = evaluate(env, RandomTorque(0), 12)
-report("random torques", episodes, states)
+record = report("random torques", episodes, states)
 
 # %% [markdown]
 # ## A map of pictures
@@ -74,7 +74,7 @@ report("random torques", episodes, states)
 # the nearest.
 
 # %%
-learner = Learner(episodes, first=800)
+learner = Learner(episodes, first=600)
 where = learner.where
 pictures = np.concatenate([e.observations[::5] for e in episodes])
 places, pieces = where.positions(pictures), np.asarray(where.pieces(pictures))
@@ -117,18 +117,12 @@ show(demo.make_model, demo.decode, demo.reward_of, demo.piece_logits)
 
 # %%
 agent = learner.fit(episodes)
-print(f"ELBO per picture: {learner.losses[:50].mean():.1f} (negative, first 50 steps)")
-print(f"ELBO per picture: {learner.losses[-50:].mean():.1f} (negative, last 50 steps)")
+first, last = learner.losses[:50].mean(), learner.losses[-50:].mean()
+print(
+    f"loss per picture, in the first and in the last 50 steps: {first:.1f}, {last:.1f}"
+)
 r2 = demo.velocity_r2(learner, episodes, states)
 print(f"R² of the velocity, linearly read from the smoothed state: {r2:.3f}")
-
-# %% [markdown]
-# The model can now imagine: from what the filter knows at one time, with the torques
-# that followed, the pictures of the next 1.25 seconds, and then anew.
-
-# %%
-film = demo.film_strip(episodes[0], learner.imagine(episodes[0]))
-plt.show()
 
 # %% [markdown]
 # ## Planning
@@ -142,12 +136,13 @@ plt.show()
 show(Learner.problem, Learner.problem_of, demo.search)
 
 # %% [markdown]
-# This is its first attempt, after less than three minutes of pendulum in all. The model
-# has hardly seen the upright position yet.
+# This is its first attempt, after two minutes of random torques, in which the upright
+# position was hardly seen. Below each picture is what the model imagined: from what the
+# filter knew, with the torques that followed, for up to 1.25 seconds and then anew.
 
 # %%
 first, first_states = evaluate(env, agent, 1)
-report("first attempt", first, first_states)
+record = report("first attempt", first, first_states)
 film = demo.film_strip(first[0], learner.imagine(first[0]))
 plt.show()
 
