@@ -116,7 +116,12 @@ def save(found: dict[str, dict]) -> None:
 def figure(found: dict[str, dict]) -> None:
     fig, axes = plt.subplots(1, len(found), figsize=(10, 2.8), layout="constrained")
     for ax, (name, series) in zip(axes, found.items()):
-        ax.loglog(series["sizes"], series["ms"], "o-")
+        sizes, ms = np.asarray(series["sizes"]), series["ms"]
+        power = 3 if name == "dimensions" else 1
+        ax.loglog(sizes, ms[-1] * (sizes / sizes[-1]) ** power, "0.6", ls="--")
+        ax.loglog(sizes, ms, "o-")
+        ax.set_xticks(sizes, labels=sizes)
+        ax.minorticks_off()
         ax.set(xlabel=name, title=f"exponent {series['exponent']:.2f}")
     axes[0].set_ylabel("processor time, ms")
     fig.savefig(timing.RESULTS / "scaling.png", dpi=120)

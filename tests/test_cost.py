@@ -16,6 +16,7 @@ import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.blocks import discrete_chain, gaussian_chain
+from numpyro_svae.blocks.chunks import chunk_count
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
 from tests.data import make_svi
 from tests.models import lds_recognition, lds_svae
@@ -58,11 +59,13 @@ def discrete_loss(potential):
     return jnp.sum(discrete_chain.smooth(uniform[0, 0], uniform, potential).probs ** 2)
 
 
-def test_the_program_does_not_grow_with_the_length_of_a_gaussian_chain():
+@pytest.mark.parametrize("lengths", [(8, 128), (1024, 16384)], ids=["steps", "chunks"])
+def test_the_program_does_not_grow_with_the_length_of_a_gaussian_chain(lengths):
     """Only the sum in pairs does, by a few equations when the length doubles."""
+    assert chunk_count(lengths[0], 2, 3) == chunk_count(lengths[1], 2, 3)
     step = jax.grad(gaussian_loss)
-    short, long = (count(step, *gaussian_problem(n)) for n in (8, 512))
-    assert long - short < 100
+    short, long = (count(step, *gaussian_problem(n)) for n in lengths)
+    assert long - short < 20
 
 
 def test_the_program_does_not_grow_with_the_states_of_a_discrete_chain():
@@ -70,10 +73,10 @@ def test_the_program_does_not_grow_with_the_states_of_a_discrete_chain():
     assert count(step, jnp.ones((8, 3))) == count(step, jnp.ones((8, 12)))
 
 
-@pytest.mark.parametrize("lanes", [1, 20])
-def test_memory_is_linear_in_the_length_of_a_gaussian_chain(lanes):
-    step = jax.grad(gaussian_loss)
-    short, long = (temporaries(step, *gaussian_problem(n, lanes)) for n in (200, 400))
+@pytest.mark.parametrize("lanes, length", [(1, 100), (1, 2000), (20, 200)])
+def test_memory_is_linear_in_the_length_of_a_gaussian_chain(lanes, length):
+    step, lengths = jax.grad(gaussian_loss), (length, 2 * length)
+    short, long = (temporaries(step, *gaussian_problem(n, lanes)) for n in lengths)
     assert short < long < 2.2 * short
 
 
