@@ -24,6 +24,10 @@ QUICK := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0
 
 export SDL_VIDEODRIVER ?= dummy
 
+# JAX's batched triangular solves wait for threads of the pool that they run in: with
+# few threads, two at once can wait for each other for ever. One thread never waits.
+test test-slow demo swing-up tutorials docs: export NPROC ?= 1
+
 .DELETE_ON_ERROR:
 .PHONY: demo swing-up test test-slow lint format types tutorials docs bench ci clean
 .SECONDARY:
