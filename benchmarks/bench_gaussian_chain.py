@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Smoothing in a Gaussian chain, and its gradient, beside dynamax.
+"""Smoothing in a Gaussian chain, and its gradient, beside dynamax and cuthbert.
 
 Diagonal potentials that vary by step and sequence, float32. Smoothed means,
 covariances, covariances of neighbours and the log normaliser; and the value and
@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 import sys
 
+from cuthbert import filter as cuthbert_filter, smoother as cuthbert_smoother
+from cuthbert.gaussian import kalman
 from dynamax.linear_gaussian_ssm.inference import (
     lgssm_posterior_sample,
     lgssm_smoother,
@@ -96,6 +98,63 @@ def dynamax_value(matrix, loc, scale):
     return value + jnp.mean(jnp.sin(path))
 
 
+def cuthbert(matrix, loc, scale):
+    """Filtered and smoothed states; its steps in order, which is faster on a CPU."""
+    eye, zeros = jnp.eye(len(matrix)), jnp.zeros(len(matrix))
+    # Its initial state is not observed: the step from it forgets it.
+    first = jnp.arange(len(loc)) == 0
+    inputs = loc, scale, first
+
+    def dynamics(inputs):
+        first = inputs[2]
+        noise = jnp.where(first, 1.0, math.sqrt(0.1)) * eye
+        return jnp.where(first, 0.0, matrix), zeros, noise
+
+    def observation(inputs):
+        y, scale, _ = inputs
+        return eye, zeros, jnp.diag(scale), y
+
+    forward = kalman.build_filter(zeros, eye, dynamics, observation)
+    backward = kalman.build_smoother(
+        dynamics, store_gain=True, store_chol_cov_given_next=True
+    )
+    filtered = cuthbert_filter(forward, inputs, forward.init_prepare())
+    return filtered, cuthbert_smoother(backward, filtered)
+
+
+def cuthbert_moments(matrix, loc, scale):
+    def smooth(y, scale):
+        filtered, smoothed = cuthbert(matrix, y, scale)
+        cov = smoothed.chol_cov @ smoothed.chol_cov.mT
+        cross = smoothed.gain[1:-1] @ cov[2:]
+        return smoothed.mean[1:], cov[1:], cross, filtered.log_normalizing_constant[-1]
+
+    *moments, value = jax.vmap(smooth)(loc, scale)
+    return *moments, value + log_constant(loc, scale)
+
+
+def cuthbert_value(matrix, loc, scale):
+    def draw(key, y, scale):
+        filtered, smoothed = cuthbert(matrix, y, scale)
+        noise = jax.random.normal(key, y.shape)
+
+        def step(x, given):
+            mean, gain, spread, noise = given
+            x = mean + gain @ (x - matrix @ mean) + spread @ noise
+            return x, x
+
+        last = filtered.mean[-1] + filtered.chol_cov[-1] @ noise[-1]
+        given = filtered.mean, smoothed.gain, smoothed.chol_cov_given_next
+        given = *(x[1:-1] for x in given), noise[:-1]
+        _, path = jax.lax.scan(step, last, given, reverse=True)
+        path = jnp.concatenate([path, last[None]])
+        return path, filtered.log_normalizing_constant[-1]
+
+    keys = jax.random.split(jax.random.key(0), len(loc))
+    path, value = jax.vmap(draw)(keys, loc, scale)
+    return jnp.sum(value + log_constant(loc, scale)) + jnp.mean(jnp.sin(path))
+
+
 def gradient(value):
     return jax.value_and_grad(value, (0, 1, 2))
 
@@ -104,14 +163,19 @@ def main(sizes: list[tuple[int, int, int]]) -> None:
     rows = []
     for size in sizes:
         args = problem(*size)
-        ways = {"numpyro_svae": (our_moments, args), "dynamax": (dynamax_moments, args)}
+        ways = {
+            "numpyro_svae": (our_moments, args),
+            "dynamax": (dynamax_moments, args),
+            "cuthbert": (cuthbert_moments, args),
+        }
         rows += timing.compare(f"moments {size}", ways)
         ways = {
             "numpyro_svae": (gradient(our_value), args),
             "dynamax": (gradient(dynamax_value), args),
+            "cuthbert": (gradient(cuthbert_value), args),
         }
         rows += timing.compare(f"gradient {size}", ways)
-        print(*rows[-4:], sep="\n", flush=True)
+        print(*rows[-6:], sep="\n", flush=True)
     timing.write("gaussian_chain", rows)
 
 
