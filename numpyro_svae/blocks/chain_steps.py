@@ -22,7 +22,7 @@ from numpyro_svae.blocks.linalg import (
     symmetrize,
     transpose,
 )
-from numpyro_svae.blocks.loops import each_step
+from numpyro_svae.blocks.loops import each_step, first_steps
 
 __all__ = [
     "Dynamics",
@@ -91,8 +91,9 @@ def _matrix_cotangent(matrix: Array, state: Gaussian, g: Gaussian) -> tuple:
 
 
 def dynamics_cotangent(states: Gaussian, steps: Dynamics, g: Gaussian) -> Dynamics:
-    """Cotangents of the steps where ``g`` are those of the predicted moments."""
-    length = states.mean.shape[-2]
+    """Cotangents of the ``T - 1`` steps, where ``g`` are those of what they predict."""
+    length = max(states.mean.shape[-2] - 1, 1)
+    states, g = first_steps((states, g), length)
     matrix = each_step(_matrix_cotangent, length, steps.matrix, states, g)
     return Dynamics(
         total(steps.matrix, *matrix),

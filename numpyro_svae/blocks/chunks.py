@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.blocks import linalg
 from numpyro_svae.blocks.linalg import matmul, matvec, square, transpose
-from numpyro_svae.blocks.loops import Sequence, time_inside
+from numpyro_svae.blocks.loops import over_time
 
 __all__ = [
     "by_chunk",
@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 MAX_CHUNKED_LANES = 4
-MAX_CHUNKED_SIZE = 4  # above it, a processor loses more by passing twice than it gains
-MIN_CHUNKED_STEPS = 256
+MAX_CHUNKED_SIZE = 8  # above it, a processor loses more by passing twice than it gains
+MIN_CHUNKED_STEPS = 32  # times the square of the size of a state
 CHUNK_LANES = 128
 
 
@@ -44,7 +44,8 @@ def chunk_count(length: int, lanes: int, size: int) -> int:
     :param lanes: number of chains.
     :param size: of a state.
     """
-    few = lanes <= MAX_CHUNKED_LANES and length >= MIN_CHUNKED_STEPS
+    enough = length >= MIN_CHUNKED_STEPS * size**2
+    few = lanes <= MAX_CHUNKED_LANES and enough
     worth_it = size <= MAX_CHUNKED_SIZE or jax.default_backend() != "cpu"
     return CHUNK_LANES // lanes if few and worth_it else 1
 
@@ -55,17 +56,20 @@ def spread(x: Array, chunks: int, lanes: int) -> Array:
     return x.reshape(*x.shape[:-2], chunks * lanes)
 
 
-def split(x: Array, chunks: int, lanes: int, identity: bool = False) -> Array:
-    """``(..., T or 1, N or 1)`` to ``(..., T / C or 1, C N)``.
+def split(
+    x: Array, length: int, chunks: int, lanes: int, identity: bool = False
+) -> Array:
+    """Arrays of at most ``length`` steps, ``(..., T or 1, N or 1)``, as chunks.
 
     Times past the end are zero, or the identity.
+
+    :return: shape ``(..., length / C or 1, C N)``.
     """
-    length = x.shape[-2]
-    if length == 1:
+    if x.shape[-2] == 1:
         return spread(x, chunks, lanes)
     own = -(-length // chunks)
     x = jnp.broadcast_to(x, (*x.shape[:-1], lanes))
-    past = jnp.zeros((*x.shape[:-2], chunks * own - length, lanes), x.dtype)
+    past = jnp.zeros((*x.shape[:-2], chunks * own - x.shape[-2], lanes), x.dtype)
     if identity:
         past = past + linalg.eye(x)
     x = jnp.concatenate([x, past], -2).reshape(*x.shape[:-2], chunks, own, lanes)
@@ -134,17 +138,8 @@ def linear_scan(
     lanes = max(x.shape[-1] for x in leaves)
     chunks = chunk_count(length, lanes, len(leaves[0]))
 
-    def run(start, matrices, shifts, length, output):
-        sequence = Sequence(length, (matrices, shifts))
-
-        def turn(state, xs):
-            return output(state, *sequence.at(xs))
-
-        return lax.scan(turn, start, sequence.xs, length, reverse)
-
     if chunks == 1:
-        last, out = run(start, matrices, shifts, length, step)
-        return last, time_inside(out)
+        return over_time(step, start, length, matrices, shifts, reverse=reverse)
 
     def both(state, matrices, shifts):
         x, total = state
@@ -155,14 +150,16 @@ def linear_scan(
         moved = square(transpose(total), x) if squares else _times(total, x)
         return moved + shift
 
-    matrices = jax.tree.map(lambda x: split(x, chunks, lanes, True), matrices)
-    shifts = jax.tree.map(lambda x: split(x, chunks, lanes), shifts)
+    matrices = jax.tree.map(lambda x: split(x, length, chunks, lanes, True), matrices)
+    shifts = jax.tree.map(lambda x: split(x, length, chunks, lanes), shifts)
     own = -(-length // chunks)
     zeros = jax.tree.map(lambda x: jnp.zeros_like(spread(x, chunks, lanes)), start)
     first = jax.tree.leaves(matrices)[0]
     identity = jnp.zeros_like(first[..., 0, :]) + linalg.eye(first[..., 0, :])
-    (shift, total), _ = run((zeros, identity), matrices, shifts, own, both)
+    (shift, total), _ = over_time(
+        both, (zeros, identity), own, matrices, shifts, reverse=reverse
+    )
     whole = jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-1], lanes)), start)
     last, begin = starts(hop, whole, (total, shift), chunks, reverse)
-    _, out = run(begin, matrices, shifts, own, step)
-    return last, jax.tree.map(lambda x: join(x, chunks, length), time_inside(out))
+    _, out = over_time(step, begin, own, matrices, shifts, reverse=reverse)
+    return last, jax.tree.map(lambda x: join(x, chunks, length), out)

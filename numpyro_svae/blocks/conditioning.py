@@ -3,137 +3,165 @@
 
 """One Gaussian conditioned on one Gaussian potential, for many lanes at once.
 
-With ``psi(x) = h' x - x' J x / 2``, ``J = U U'`` and ``h = U w + rest``, the posterior
-of ``x ~ N(m, P)`` has
+With ``psi(x) = h' x - x' J x / 2`` the posterior of ``x ~ N(m, P)`` has
 
-    S   = I + U' P U,   G = P U S^-1,   W = I - G U'            (W = (I + P J)^-1)
-    e   = U S^-1 (w - U' m) + W' rest                           (e = h - J m_f)
-    m_f = m + P e,      P_f = W P W' + G G'.
+    W   = (I + P J)^-1,     P_f = W P,      e_0 = h - J m,
+    m_f = m + P_f e_0,      e   = W' e_0    (which is h - J m_f),
+    log Z = (h' m + e_0' m_f - log det(I + P J)) / 2.
 
-Only ``S``, whose eigenvalues are at least one, is factorised, so ``P`` and ``J`` may be
-singular; a zero potential changes nothing, exactly. The covariance is a sum of two
-squares, so that it stays positive whatever the precisions.
+``P`` and ``J`` may be singular; a zero potential changes nothing, exactly. A diagonal
+``J`` is taken one entry after the other, as in a sequential update (Bierman,
+*Factorization methods for discrete sequential estimation*, 1977, chapter 2), with no
+difference where one would cancel. A full ``J = U U'`` with ``h = U w + rest`` needs one
+factorisation, of
+
+    S = I + U' P U,     G = P U S^-1,   W = I - G U',   P_f = W P W' + G G',
+    e = U S^-1 (w - U' m) + W' rest,    m_f = m + P e,
+
+whose eigenvalues are at least one; the covariance is a sum of two squares, which stays
+positive whatever the precisions.
 """
 
+from functools import partial
 from typing import NamedTuple
 
-from jax import Array
+from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.blocks import elimination, linalg
-from numpyro_svae.blocks.linalg import matmul, matmul_transposed, matvec, transpose
+from numpyro_svae.blocks.chain_steps import Gaussian
+from numpyro_svae.blocks.linalg import (
+    MAX_LOOPED,
+    dot,
+    matmul,
+    matmul_transposed,
+    matvec,
+    outer,
+    square,
+    symmetrize,
+    transpose,
+)
 
-__all__ = [
-    "Conditioned",
-    "Potential",
-    "condition",
-    "factor",
-    "information",
-    "log_normalizer_terms",
-]
+__all__ = ["Diagonal", "Full", "Potential", "Pull", "factor"]
 
 
-class Potential(NamedTuple):
-    """A factored potential; a diagonal ``J`` keeps the diagonal of ``U`` only."""
+_at = partial(lax.dynamic_index_in_dim, keepdims=False)
+_put = lax.dynamic_update_index_in_dim
 
+
+class Pull(NamedTuple):
+    """How a potential pulls on its prior: ``W``, ``e`` and ``J W``."""
+
+    weight: Array
+    score: Array
+    information: Array
+
+
+def _one_by_one(J: Array, table: Array) -> tuple[Array, Array]:
+    """``W`` times ``[P, ...]`` and ``log det(I + P J)`` for a diagonal ``J``.
+
+    Entry ``i`` subtracts ``P_i (J_i / s) P_i'`` from ``P``, with ``s = 1 + J_i P_ii``.
+    Row and column ``i`` are divided by ``s`` instead, which is the same and does not
+    cancel.
+
+    :param J: ``(D, *lanes)``.
+    :param table: ``P`` and what else to multiply, ``(D, D + K, *lanes)``.
+    """
+    size = J.shape[0]
+
+    def entry(i, state):
+        table, log_det = state
+        row, column, precision = _at(table, i, 0), _at(table, i, 1), _at(J, i, 0)
+        spread = 1.0 + precision * _at(row, i, 0)
+        inverse = 1.0 / spread
+        others = table - outer(column, row * (precision * inverse))
+        others = _put(others, row * inverse, i, 0)
+        return _put(others, column * inverse, i, 1), log_det + jnp.log(spread)
+
+    state = table, jnp.zeros(table.shape[2:], table.dtype)
+    return lax.fori_loop(0, size, entry, state, unroll=size <= MAX_LOOPED)
+
+
+class Diagonal(NamedTuple):
+    """A potential with diagonal ``J``: ``h`` and ``J`` are ``(D, *lanes)``."""
+
+    h: Array
+    J: Array
+
+    def condition(self, mean: Array, cov: Array) -> tuple[Gaussian, Array]:
+        """The posterior and ``log Z``."""
+        cov, log_det = _one_by_one(self.J, cov)
+        cov, pull = symmetrize(cov), self.h - self.J * mean
+        posterior = Gaussian(mean + matvec(cov, pull), cov)
+        terms = dot(self.h, mean) + dot(pull, posterior.mean)
+        return posterior, 0.5 * (terms - log_det)
+
+    def pull(self, mean: Array, cov: Array) -> Pull:
+        """``W``, ``e`` and ``J W``."""
+        identity = jnp.broadcast_to(linalg.eye(cov), cov.shape)
+        table, _ = _one_by_one(self.J, jnp.concatenate([cov, identity], 1))
+        weight = table[:, cov.shape[0] :]
+        score = matvec(transpose(weight), self.h - self.J * mean)
+        return Pull(weight, score, symmetrize(self.J[:, None] * weight))
+
+
+class Full(NamedTuple):
+    """A potential with ``J = U U'`` and ``h = U w + rest``."""
+
+    h: Array
     root: Array
     white: Array
     rest: Array
 
-    def times_root(self, a: Array) -> Array:
-        """``a U`` for ``a (I, D, *lanes)``."""
-        if self.root.ndim < a.ndim:
-            return a * self.root[None]
-        return matmul(a, self.root)
+    def condition(self, mean: Array, cov: Array) -> tuple[Gaussian, Array]:
+        """The posterior and ``log Z``."""
+        residual = self.white - matvec(transpose(self.root), mean)
+        gain, solved, log_det = self._solve(cov, residual)
+        weight = linalg.eye(cov) - matmul(self.root, gain)  # W'
+        score = matvec(self.root, solved) + matvec(weight, self.rest)
+        squares = square(weight, cov) + matmul_transposed(gain, gain)
+        posterior = Gaussian(mean + matvec(cov, score), symmetrize(squares))
+        pull = matvec(self.root, residual) + self.rest
+        terms = dot(self.h, mean) + dot(pull, posterior.mean)
+        return posterior, 0.5 * (terms - log_det)
 
-    def root_times_matrix(self, a: Array) -> Array:
-        """``U a`` for ``a (D, J, *lanes)``."""
-        if self.root.ndim < a.ndim:
-            return self.root[:, None] * a
-        return matmul(self.root, a)
+    def pull(self, mean: Array, cov: Array) -> Pull:
+        """``W``, ``e`` and ``J W``."""
+        residual = self.white - matvec(transpose(self.root), mean)
+        gain, solved, _ = self._solve(cov, residual)
+        weight = linalg.eye(cov) - matmul(self.root, gain)
+        score = matvec(self.root, solved) + matvec(weight, self.rest)
+        spread, _ = self._spread(cov)
+        identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
+        inverse, _ = elimination.solve_posdef(spread, identity)
+        half = transpose(matmul(self.root, inverse))
+        return Pull(transpose(weight), score, matmul(self.root, half))
 
-    def root_times(self, x: Array) -> Array:
-        """``U x`` for ``x (D, *lanes)``."""
-        if self.root.ndim == x.ndim:
-            return self.root * x
-        return matvec(self.root, x)
+    def _spread(self, cov: Array) -> tuple[Array, Array]:
+        """``S`` and ``U' P``."""
+        cross = transpose(matmul(cov, self.root))
+        return linalg.eye(cov) + matmul(cross, self.root), cross
 
-    def root_transposed_times(self, x: Array) -> Array:
-        """``U' x`` for ``x (D, *lanes)``."""
-        if self.root.ndim == x.ndim:
-            return self.root * x
-        return matvec(transpose(self.root), x)
+    def _solve(self, cov: Array, residual: Array) -> tuple[Array, Array, Array]:
+        """``G'``, ``S^-1 r`` and ``log det S``; ``r`` may have more lanes."""
+        spread, cross = self._spread(cov)
+        if residual.shape[1:] == spread.shape[2:]:
+            right = jnp.concatenate([cross, residual[:, None]], 1)
+            solved, log_det = elimination.solve_posdef(spread, right)
+            return solved[:, :-1], solved[:, -1], log_det
+        identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
+        right = jnp.concatenate([cross, identity], 1)
+        solved, log_det = elimination.solve_posdef(spread, right)
+        size = spread.shape[0]
+        return solved[:, :size], matvec(solved[:, size:], residual), log_det
 
 
-class Conditioned(NamedTuple):
-    """The posterior and what its derivative needs."""
-
-    mean: Array
-    cov: Array
-    weight: Array  # W
-    score: Array  # e
-    deviance: Array  # (w - U' m)' S^-1 (w - U' m) + log det S
+Potential = Diagonal | Full
 
 
 def factor(h: Array, J: Array) -> Potential:
-    """Factor ``h (D, ...)`` and ``J (D, ...)``, diagonal, or ``J (D, D, ...)``."""
+    """Of ``h (D, ...)`` and ``J (D, ...)``, diagonal, or ``J (D, D, ...)``."""
     if J.ndim > h.ndim:
         root, white = elimination.semidefinite_factor(J, h)
-        return Potential(root, white, h - matvec(root, white))
-    positive = J > 0
-    root = jnp.sqrt(jnp.where(positive, J, 1.0))
-    white = jnp.where(positive, h / root, 0.0)
-    return Potential(jnp.where(positive, root, 0.0), white, jnp.where(positive, 0.0, h))
-
-
-def _spread(cov: Array, potential: Potential) -> tuple[Array, Array]:
-    """``S = I + U' P U`` and ``U' P``."""
-    cross = transpose(potential.times_root(cov))
-    return linalg.eye(cov) + potential.times_root(cross), cross
-
-
-def condition(mean: Array, cov: Array, potential: Potential) -> Conditioned:
-    """Condition ``N(mean, cov)`` on a factored potential."""
-    spread, cross = _spread(cov, potential)
-    residual = potential.white - potential.root_transposed_times(mean)
-    gain, solved, log_det = _solve(spread, cross, residual)
-    pull = linalg.eye(cov) - potential.root_times_matrix(gain)
-    score = potential.root_times(solved) + matvec(pull, potential.rest)
-    return Conditioned(
-        mean=mean + matvec(cov, score),
-        cov=matmul_transposed(pull, matmul(cov, pull)) + matmul_transposed(gain, gain),
-        weight=transpose(pull),
-        score=score,
-        deviance=jnp.sum(residual * solved, 0) + log_det,
-    )
-
-
-def _solve(spread: Array, cross: Array, residual: Array):
-    """``G' = S^-1 U' P``, ``S^-1 r`` and ``log det S``; ``r`` may have more lanes."""
-    if residual.shape[1:] == spread.shape[2:]:
-        right = jnp.concatenate([cross, residual[:, None]], 1)
-        solved, log_det = elimination.solve_posdef(spread, right)
-        return solved[:, :-1], solved[:, -1], log_det
-    identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
-    right = jnp.concatenate([cross, identity], 1)
-    solved, log_det = elimination.solve_posdef(spread, right)
-    size = spread.shape[0]
-    return solved[:, :size], matvec(solved[:, size:], residual), log_det
-
-
-def log_normalizer_terms(potential: Potential, posterior: Conditioned) -> Array:
-    """``log int N(x; m, P) exp(psi(x)) dx``, from the posterior.
-
-    It is ``|w|^2 / 2 - deviance / 2 + rest' m_f - rest' P_f rest / 2``.
-    """
-    rest = potential.rest
-    linear = rest * (posterior.mean - 0.5 * matvec(posterior.cov, rest))
-    return jnp.sum(0.5 * potential.white**2 + linear, 0) - 0.5 * posterior.deviance
-
-
-def information(cov: Array, potential: Potential) -> Array:
-    """``J W = U S^-1 U'``, by which the potential pulls on its prior mean."""
-    spread, _ = _spread(cov, potential)
-    identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
-    inverse, _ = elimination.solve_posdef(spread, identity)
-    return potential.root_times_matrix(transpose(potential.root_times_matrix(inverse)))
+        return Full(h, root, white, h - matvec(root, white))
+    return Diagonal(h, jnp.maximum(J, 0.0))

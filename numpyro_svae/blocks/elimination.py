@@ -28,6 +28,7 @@ from numpyro_svae.blocks.linalg import (
 
 __all__ = [
     "cholesky",
+    "cholesky_cotangent",
     "semidefinite_factor",
     "solve_lower",
     "solve_lower_transposed",
@@ -35,18 +36,7 @@ __all__ = [
 ]
 
 
-def _at(a: Array, k: Array, axis: int) -> Array:
-    return lax.dynamic_index_in_dim(a, k, axis, keepdims=False)
-
-
-def _is(k: Array, a: Array, axis: int) -> Array:
-    """Where the index of ``a`` along an axis is ``k``, in a shape that broadcasts."""
-    shape = [1] * a.ndim
-    shape[axis] = a.shape[axis]
-    return (jnp.arange(a.shape[axis]) == k).reshape(shape)
-
-
-def _from(k: Array, a: Array) -> Array:
+def _from(k: int, a: Array) -> Array:
     """Where the first index of a vector of the matrices ``a`` is at least ``k``."""
     return (jnp.arange(a.shape[0]) >= k).reshape((-1,) + (1,) * (a.ndim - 2))
 
@@ -68,16 +58,14 @@ def solve_posdef(a: Array, b: Array) -> tuple[Array, Array]:
         half = solve_lower(tril, b)
         return solve_lower_transposed(tril, half), 2 * log_diagonal(tril)
 
-    def eliminate(k, state):
-        rows, log_det = state
-        pivot = _floor(_at(_at(rows, k, 0), k, 0), _at(_at(a, k, 0), k, 0))
-        row = _at(rows, k, 0) / pivot
-        others = rows - _at(rows, k, 1)[:, None] * row
-        return jnp.where(_is(k, rows, 0), row, others), log_det + jnp.log(pivot)
-
-    state = jnp.concatenate([a, b], 1), jnp.zeros(a.shape[2:], a.dtype)
-    rows, log_det = lax.fori_loop(0, size, eliminate, state)
-    return rows[:, size:], log_det
+    rows, log_det = jnp.concatenate([a, b], 1), jnp.zeros(a.shape[2:], a.dtype)
+    for k in range(size):  # column k of what is left of a is its first
+        pivot = _floor(rows[k, 0], a[k, k])
+        row = rows[k, 1:] / pivot
+        others = rows[:, 1:] - outer(rows[:, 0], row)
+        rows = lax.dynamic_update_index_in_dim(others, row, k, 0)
+        log_det = log_det + jnp.log(pivot)
+    return rows, log_det
 
 
 def _floor(pivot: Array, diagonal: Array) -> Array:
@@ -94,15 +82,14 @@ def _factor(a: Array, usable: Callable[[Array, Array], Array]) -> Array:
 
     ``usable(pivot, diagonal)`` is the pivot to divide by; infinity drops its column.
     """
-    size = a.shape[0]
-
-    def eliminate(k, rest):
-        column = jnp.where(_from(k, a), _at(rest, k, 1), 0.0)
-        pivot = usable(_at(column, k, 0), _at(_at(a, k, 0), k, 0))
+    rest = a
+    for k in range(a.shape[0]):
+        column = jnp.where(_from(k, a), rest[:, k], 0.0)
+        pivot = usable(column[k], a[k, k])
         others = rest - outer(column, column / pivot)
-        return jnp.where(_is(k, rest, 1), (column * lax.rsqrt(pivot))[:, None], others)
-
-    return lax.fori_loop(0, size, eliminate, a)
+        root = column * lax.rsqrt(pivot)
+        rest = lax.dynamic_update_index_in_dim(others, root, k, 1)
+    return rest
 
 
 def _dropped(tolerance: float, pivot: Array, diagonal: Array) -> Array:
@@ -141,16 +128,17 @@ def _cholesky_fwd(a):
     return factor, factor
 
 
-def _cholesky_bwd(factor, g):
+def cholesky_cotangent(factor: Array, g: Array) -> Array:
+    """Of a matrix, where ``g`` is that of its Cholesky factor (Murray, 2016)."""
     size = factor.shape[0]
     inner = matmul(transpose(factor), g)
     weight = jnp.tril(jnp.ones((size, size), g.dtype)) - 0.5 * jnp.eye(size)
     inner = inner * weight.reshape((size, size) + (1,) * (g.ndim - 2)).astype(g.dtype)
     half = solve_lower_transposed(factor, inner)
-    return (symmetrize(solve_lower_transposed(factor, transpose(half))),)
+    return symmetrize(solve_lower_transposed(factor, transpose(half)))
 
 
-cholesky.defvjp(_cholesky_fwd, _cholesky_bwd)
+cholesky.defvjp(_cholesky_fwd, lambda factor, g: (cholesky_cotangent(factor, g),))
 
 
 def semidefinite_factor(a: Array, b: Array) -> tuple[Array, Array]:
@@ -186,15 +174,13 @@ def _substitute(factor: Array, b: Array, transposed: bool) -> Array:
     size = factor.shape[0]
     lanes = jnp.broadcast_shapes(factor.shape[2:], b.shape[2:])
     columns = transpose(factor) if transposed else factor
-
-    def substitute(i, rows):
-        k = size - 1 - i if transposed else i
-        column = _at(columns, k, 1)
-        solved = _at(rows, k, 0) * _reciprocal(_at(column, k, 0))
-        return jnp.where(_is(k, rows, 0), solved, rows - outer(column, solved))
-
     rows = jnp.broadcast_to(b, b.shape[:2] + lanes)
-    return lax.fori_loop(0, size, substitute, rows)
+    for k in reversed(range(size)) if transposed else range(size):
+        column = columns[:, k]
+        solved = rows[k] * _reciprocal(column[k])
+        others = rows - outer(column, solved)
+        rows = lax.dynamic_update_index_in_dim(others, solved, k, 0)
+    return rows
 
 
 @custom_vjp

@@ -15,26 +15,22 @@ these are; here moments stay moments.
 
 from typing import NamedTuple
 
-from jax import Array, lax
+from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.blocks import linalg
 from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian, predict
 from numpyro_svae.blocks.chunks import starts
-from numpyro_svae.blocks.conditioning import (
-    Potential,
-    condition,
-    factor,
-    information,
-)
+from numpyro_svae.blocks.conditioning import Potential, factor
 from numpyro_svae.blocks.linalg import (
     matmul,
     matvec,
+    outer,
     square,
     symmetrize,
     transpose,
 )
-from numpyro_svae.blocks.loops import Sequence
+from numpyro_svae.blocks.loops import over_time
 
 __all__ = ["chunk_starts"]
 
@@ -50,22 +46,20 @@ class _Chunk(NamedTuple):
 
 def _see(chunk: _Chunk, step: Dynamics, potential: Potential) -> _Chunk:
     """One more state of a chunk."""
-    mean, cov = chunk.end
-    posterior = condition(mean, cov, potential)
-    pull = information(cov, potential)
-    filtered = Gaussian(posterior.mean, symmetrize(posterior.cov))
+    filtered, _ = potential.condition(*chunk.end)
+    weight, score, information = potential.pull(*chunk.end)
     return _Chunk(
-        matmul(step.matrix, matmul(posterior.weight, chunk.matrix)),
+        matmul(step.matrix, matmul(weight, chunk.matrix)),
         predict(filtered, step),
-        chunk.info + matvec(transpose(chunk.matrix), posterior.score),
-        chunk.precision + square(chunk.matrix, pull),
+        chunk.info + matvec(transpose(chunk.matrix), score),
+        chunk.precision + square(chunk.matrix, information),
     )
 
 
 def _move(chunk: _Chunk, start: Gaussian) -> Gaussian:
     """From what is predicted of the start of a chunk to the same of its end."""
     said = factor(chunk.info, symmetrize(chunk.precision))
-    posterior = condition(start.mean, start.cov, said)
+    posterior, _ = said.condition(*start)
     spread = square(transpose(chunk.matrix), posterior.cov)
     return Gaussian(
         matvec(chunk.matrix, posterior.mean) + chunk.end.mean,
@@ -83,18 +77,17 @@ def chunk_starts(
     :param potential: of all chunks, as lanes.
     :param length: of a chunk.
     """
-    sequence = Sequence(length, (steps, potential))
 
-    def see(chunk, xs):
-        return _see(chunk, *sequence.at(xs)), None
+    def see(chunk, step, local):
+        return _see(chunk, step, local), None
 
-    white = potential.white[..., 0, :]
-    square_zeros = jnp.zeros_like(white[:, None] * white)
+    zeros = jnp.zeros_like(potential.h[..., 0, :])
+    square_zeros = outer(zeros, zeros)
     nothing = _Chunk(
         square_zeros + linalg.eye(square_zeros),
-        Gaussian(jnp.zeros_like(white), square_zeros),
-        jnp.zeros_like(white),
+        Gaussian(zeros, square_zeros),
+        zeros,
         square_zeros,
     )
-    seen, _ = lax.scan(see, nothing, sequence.xs, length)
+    seen, _ = over_time(see, nothing, length, steps, potential)
     return starts(_move, start, seen, chunks, False)[1]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-from jax import Array, custom_vjp, lax
+from jax import Array, custom_vjp
 import jax.numpy as jnp
 
 from numpyro_svae.blocks.chain_steps import (
@@ -24,15 +24,10 @@ from numpyro_svae.blocks.chain_steps import (
     total,
 )
 from numpyro_svae.blocks.chunks import chunk_count, join, linear_scan, split
-from numpyro_svae.blocks.conditioning import (
-    Potential,
-    condition,
-    factor,
-    information,
-    log_normalizer_terms,
-)
+from numpyro_svae.blocks.conditioning import Potential, factor
 from numpyro_svae.blocks.filter_chunks import chunk_starts
 from numpyro_svae.blocks.linalg import (
+    dot,
     matmul,
     matmul_transposed,
     matvec,
@@ -42,13 +37,7 @@ from numpyro_svae.blocks.linalg import (
     symmetrize,
     transpose,
 )
-from numpyro_svae.blocks.loops import (
-    Sequence,
-    each_step,
-    pad,
-    pairwise_sum,
-    time_inside,
-)
+from numpyro_svae.blocks.loops import each_step, over_time, pairwise_sum, some_steps
 
 __all__ = ["Filtered", "filter_chain"]
 
@@ -71,7 +60,7 @@ def filter_chain(initial: Gaussian, dynamics: Dynamics, h: Array, J: Array) -> F
         covariances nor ``J`` have lanes, covariances are computed once for all lanes.
     :return: the filtered moments, and ``log E[exp(sum_t psi_t(x_t))]`` under the chain.
     """
-    return _filter(initial, Dynamics(*map(pad, dynamics)), h, J)
+    return _filter(initial, some_steps(dynamics), h, J)
 
 
 @custom_vjp
@@ -95,9 +84,9 @@ def _filter_steps(state: Gaussian, steps: Dynamics, potential: Potential, length
     if chunks == 1:
         return _in_order(state, steps, potential, length)
     matrix, *shifts = steps
-    cut = partial(split, chunks=chunks, lanes=lanes)
+    cut = partial(split, length=length, chunks=chunks, lanes=lanes)
     steps = Dynamics(cut(matrix, identity=True), *map(cut, shifts))
-    potential = Potential(*map(cut, potential))
+    potential = jax.tree.map(cut, potential)
     own = -(-length // chunks)
     state = Gaussian(*(jnp.broadcast_to(x, (*x.shape[:-1], lanes)) for x in state))
     begin = chunk_starts(state, steps, potential, own, chunks)
@@ -106,16 +95,11 @@ def _filter_steps(state: Gaussian, steps: Dynamics, potential: Potential, length
 
 
 def _in_order(state: Gaussian, steps: Dynamics, potential: Potential, length: int):
-    sequence = Sequence(length, (steps, potential))
+    def move(state, step, local):
+        filtered, term = local.condition(*state)
+        return predict(filtered, step), (state, filtered, term)
 
-    def step(state, xs):
-        step, local = sequence.at(xs)
-        posterior = condition(state.mean, state.cov, local)
-        filtered = Gaussian(posterior.mean, symmetrize(posterior.cov))
-        out = state, filtered, log_normalizer_terms(local, posterior)
-        return predict(filtered, step), out
-
-    return time_inside(lax.scan(step, state, sequence.xs, length)[1])
+    return over_time(move, state, length, steps, potential)[1]
 
 
 def _direct_cotangent(predicted, h, J, g_log, g_log_cov):
@@ -123,12 +107,9 @@ def _direct_cotangent(predicted, h, J, g_log, g_log_cov):
 
     They are ``e`` and ``(e e' - J W) / 2``, the latter as terms to add up.
     """
-    potential = factor(h, J)
-    posterior = condition(predicted.mean, predicted.cov, potential)
-    score = posterior.score
-    added = information(predicted.cov, potential)
-    g_cov = 0.5 * g_log * outer(score, score), -0.5 * g_log_cov * added
-    return posterior.weight, score, g_log * score, collect(*g_cov)
+    weight, score, information = factor(h, J).pull(*predicted)
+    g_cov = 0.5 * g_log * outer(score, score), -0.5 * g_log_cov * information
+    return weight, score, g_log * score, collect(*g_cov)
 
 
 def _mean_adjoint(length: int, matrix, weight, direct, g_mean):
@@ -214,6 +195,6 @@ def _potential_cotangent(J, filtered: Gaussian, g: Gaussian, g_log, g_log_cov):
     if J.ndim == mean.ndim:
         variance = jnp.stack([cov[i, i] for i in range(cov.shape[0])])
         terms = -(score + 0.5 * weighted) * mean, -0.5 * g_log_cov * variance
-        return g_h, collect(-jnp.sum(cov * through, 0), *terms)
+        return g_h, collect(-dot(cov, through), *terms)
     cross = symmetrize(outer(score + 0.5 * weighted, mean))
     return g_h, collect(-matmul(cov, through), -cross, -0.5 * g_log_cov * cov)

@@ -24,13 +24,24 @@ import math
 from typing import NamedTuple
 
 import jax
-from jax import Array
+from jax import Array, custom_vjp
 import jax.numpy as jnp
 
 from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian
-from numpyro_svae.blocks.elimination import cholesky, solve_lower
+from numpyro_svae.blocks.elimination import (
+    cholesky,
+    cholesky_cotangent,
+    solve_lower,
+)
 from numpyro_svae.blocks.filtering import filter_chain
-from numpyro_svae.blocks.linalg import log_diagonal, matmul, matvec, outer, transpose
+from numpyro_svae.blocks.linalg import (
+    dot,
+    log_diagonal,
+    matmul,
+    matvec,
+    outer,
+    transpose,
+)
 from numpyro_svae.blocks.loops import each_step, pairwise_sum
 from numpyro_svae.blocks.propagation import marginals, sample_paths
 from numpyro_svae.blocks.smoothing import reverse_conditionals
@@ -89,8 +100,22 @@ def smooth(initial: Gaussian, dynamics: Dynamics, h: Array, J: Array) -> Posteri
     return Posterior(last, backwards, moments, filtered.log_normalizer)
 
 
+@custom_vjp
 def _factors(cov: Array) -> Array:
+    """Cholesky factors of all steps."""
     return each_step(cholesky, cov.shape[-2], cov)
+
+
+def _factors_fwd(cov):
+    factors = _factors(cov)
+    return factors, factors
+
+
+def _factors_bwd(factors, g):
+    return (each_step(cholesky_cotangent, g.shape[-2], factors, g),)
+
+
+_factors.defvjp(_factors_fwd, _factors_bwd)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -116,8 +141,8 @@ def log_density(initial: Gaussian, dynamics: Dynamics, path: Array) -> Array:
     first = solve_lower(tril, path[..., 0, :] - initial.mean[:, None])
     steps = path[..., 1:, :] - matmul(dynamics.matrix, path[..., :-1, :])
     steps = solve_lower(noise_tril, steps - dynamics.bias[:, None])
-    first_term = -0.5 * jnp.sum(first**2, 0) - log_diagonal(tril)
-    terms = -0.5 * jnp.sum(steps**2, 0) - log_diagonal(noise_tril)
+    first_term = -0.5 * dot(first, first) - log_diagonal(tril)
+    terms = -0.5 * dot(steps, steps) - log_diagonal(noise_tril)
     constant = 0.5 * path.shape[0] * path.shape[2] * math.log(2 * math.pi)
     return first_term + pairwise_sum(jnp.moveaxis(terms, -2, 0)) - constant
 

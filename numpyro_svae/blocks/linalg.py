@@ -5,12 +5,13 @@
 
 A matrix is an array ``(I, J, *lanes)`` and a vector ``(I, *lanes)``; lanes (time,
 batch, samples) broadcast against each other. Up to ``MAX_LOOPED`` rows every
-operation is a sum or a short loop of products that are vectorised over the lanes; above
+operation is made of products that are vectorised over the lanes; above
 it, batched library calls do the same work. Each operation has its derivative rule,
 whose terms are again products and triangular solves.
 """
 
 from functools import reduce
+import math
 
 import jax
 from jax import Array, custom_vjp
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 __all__ = [
     "MAX_LOOPED",
     "batched",
+    "dot",
     "eye",
     "log_diagonal",
     "matmul",
@@ -32,7 +34,7 @@ __all__ = [
 ]
 
 MAX_LOOPED = 16
-MIN_LOOPED_LANES = 64  # a loop over fewer is all overhead, and not vectorised
+MIN_SPLIT_LANES = 16  # a product for fewer is cheaper than a second kernel
 
 
 def transpose(a: Array) -> Array:
@@ -48,6 +50,11 @@ def symmetrize(a: Array) -> Array:
 def outer(x: Array, y: Array) -> Array:
     """The products ``x_i y_j`` of ``(I, *lanes)`` and ``(J, *lanes)``."""
     return x[:, None] * y[None]
+
+
+def dot(x: Array, y: Array) -> Array:
+    """The sum over the first axis of ``x y``, which XLA need not reduce over."""
+    return reduce(jnp.add, (x[i] * y[i] for i in range(x.shape[0])))
 
 
 def eye(a: Array) -> Array:
@@ -84,8 +91,8 @@ def matmul(a: Array, b: Array) -> Array:
     if a.shape[1] > MAX_LOOPED:
         return batched(jnp.matmul, a, b)
     lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
-    few = not lanes or lanes[-1] < MIN_LOOPED_LANES
-    return _sum_of_products(a, b) if few else _loop_of_products(a, b, lanes)
+    few = math.prod(lanes) < MIN_SPLIT_LANES
+    return _sum_of_products(a, b) if few else _product_by_rows(a, b, lanes)
 
 
 @jax.jit
@@ -94,19 +101,19 @@ def _sum_of_products(a: Array, b: Array) -> Array:
     return reduce(jnp.add, (a[:, k, None] * b[None, k] for k in range(a.shape[1])))
 
 
-def _loop_of_products(a: Array, b: Array, lanes: tuple[int, ...]) -> Array:
-    """The product as a loop over ``K``.
+def _product_by_rows(a: Array, b: Array, lanes: tuple[int, ...]) -> Array:
+    """The product as two kernels, for half of the rows each, written in place.
 
-    XLA would fuse a sum into its uses, and compute it again for each, which costs more
-    than a loop where lanes are many.
+    XLA would fuse a whole sum into its uses, and compute it again for each. It would
+    also hand a kernel with more products than numbers to read to several threads, which
+    costs more than such a small kernel takes; not so what writes into a larger array.
     """
-    start = jnp.zeros((a.shape[0], b.shape[1]) + lanes, jnp.result_type(a, b))
-
-    def add(k, total):
-        column = jax.lax.dynamic_slice_in_dim(a, k, 1, 1)
-        return total + column * jax.lax.dynamic_slice_in_dim(b, k, 1, 0)
-
-    return jax.lax.fori_loop(0, a.shape[1], add, start)
+    product = jnp.zeros((a.shape[0], b.shape[1]) + lanes, jnp.result_type(a, b))
+    rows = -(-a.shape[0] // 2)
+    for i in range(0, a.shape[0], rows):
+        some = _sum_of_products(a[i : i + rows], b)
+        product = jax.lax.dynamic_update_slice_in_dim(product, some, i, 0)
+    return product
 
 
 def matvec(a: Array, x: Array) -> Array:

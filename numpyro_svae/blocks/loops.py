@@ -4,69 +4,145 @@
 """Loops over an axis of time, the last but one, that may be shared; sums over it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-__all__ = ["Sequence", "each_step", "pad", "pairwise_sum", "time_inside"]
+__all__ = ["each_step", "first_steps", "over_time", "pairwise_sum", "some_steps"]
 
-MIN_LANES = 16  # with fewer, time is a better axis to vectorise than lanes
+MIN_COPIED_LANES = 16  # what fewer lanes read is not vectorised anyway
+BLOCK_LANES = 64
 
 
-class Sequence:
-    """A pytree of arrays ``(..., T or 1, lanes)``, split into those to scan over time
-    and those shared by all steps.
+def over_time(
+    step: Callable, state: Any, length: int, *args: Any, reverse: bool = False
+) -> tuple[Any, Any]:
+    """A loop over the axis of time, like ``lax.scan``, without moving it to the front.
+
+    :param step: from a state and the arguments at a time to the next state and outputs.
+    :param args: pytrees of arrays ``(..., T, lanes)``. What has one step is shared by
+        all, and the last step stands for those that are missing.
+    :return: the last state, and outputs ``(..., length, lanes)``.
     """
 
-    def __init__(self, length: int, tree: Any):
-        leaves, self.structure = jax.tree.flatten(tree)
-        self.stepped = [x.shape[-2] == length != 1 for x in leaves]
-        pairs = list(zip(self.stepped, leaves, strict=True))
-        self.shared = [None if stepped else x[..., 0, :] for stepped, x in pairs]
-        self.xs = [jnp.moveaxis(x, -2, 0) for stepped, x in pairs if stepped]
+    taken = _copied if _lanes(state, args) >= MIN_COPIED_LANES else lambda x: x
 
-    def at(self, xs: list[Array]) -> Any:
-        """The tree at the step whose scanned slices are ``xs``."""
-        scanned = iter(xs)
-        pairs = zip(self.stepped, self.shared, strict=True)
-        leaves = [next(scanned) if stepped else x for stepped, x in pairs]
-        return jax.tree.unflatten(self.structure, leaves)
+    def at(time: Array) -> Any:
+        def take(x: Array) -> Array:
+            if x.shape[-2] < 2:
+                return jnp.sum(x, -2)
+            return taken(lax.dynamic_slice_in_dim(x, time, 1, x.ndim - 2))[..., 0, :]
+
+        return jax.tree.map(take, args)
+
+    def turn(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        time = length - 1 - i if reverse else i
+        state, found = carry
+        state, out = step(state, *at(time))
+        return state, jax.tree.map(partial(_write, time), found, out)
+
+    def room(x: Any) -> Array:
+        return jnp.zeros((*x.shape[:-1], length, x.shape[-1]), x.dtype)
+
+    _, out = jax.eval_shape(lambda state: step(state, *at(jnp.zeros((), int))), state)
+    found = jax.tree.map(room, out)
+    return lax.fori_loop(0, length, turn, (state, found)) if length else (state, found)
 
 
-def time_inside(tree: Any) -> Any:
-    """Move the leading axis of a loop's output to the axis of time."""
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2), tree)
+def _lanes(*trees: Any) -> int:
+    return max(x.shape[-1] for x in jax.tree.leaves(trees))
+
+
+def _write(time: Array, found: Array, x: Array) -> Array:
+    return lax.dynamic_update_index_in_dim(found, x, time, found.ndim - 2)
+
+
+def _copied(x: Array) -> Array:
+    """A copy of a slice, written in two parts so that it is one.
+
+    XLA would fuse the slice into all that reads it, and what reads through the index of
+    a loop is not vectorised on a CPU.
+    """
+    half = x.shape[0] // 2
+    if half == 0:
+        return x
+    first = lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), x[:half], 0, 0)
+    return lax.dynamic_update_slice_in_dim(first, x[half:], half, 0)
+
+
+def steps_at_once(length: int, lanes: int) -> int:
+    """How many independent steps to take at once.
+
+    On a single processor, as many as keep intermediate results in cache. Where steps
+    may be spread over devices, a loop over blocks of them would send them about.
+
+    :param length: number of steps.
+    :param lanes: number of chains.
+    """
+    if jax.default_backend() != "cpu":
+        return length
+    if jax.device_count() > 1:
+        return length if lanes < MIN_COPIED_LANES else 1
+    return min(-(-BLOCK_LANES // max(lanes, 1)), length)
 
 
 def each_step(function: Callable, length: int, *args: Any) -> Any:
-    """Apply a function of independent steps to arrays ``(..., T or 1, lanes)``.
+    """Apply a function of independent steps to arrays ``(..., T or 1, N or 1)``.
 
-    Many lanes are taken step by step, so that intermediate results stay in cache; with
-    few, all steps become lanes at once.
+    Blocks of steps are taken at once, of which the last may overlap with the one
+    before. Their steps are more lanes, unless lanes share what differs between steps.
     """
-    if max(x.shape[-1] for x in jax.tree.leaves(args)) < MIN_LANES:
+    lanes = _lanes(args)
+    own = steps_at_once(length, lanes)
+    if own == length:
         return function(*args)
-    sequence = Sequence(length, args)
-    _, out = lax.scan(
-        lambda _, xs: (None, function(*sequence.at(xs))), None, sequence.xs, length
-    )
-    return time_inside(out)
+    leaves = jax.tree.leaves(args)
+    flat = all(x.shape[-2] == 1 or x.shape[-1] == lanes for x in leaves)
 
-
-def pad(x: Array) -> Array:
-    """Repeat the last of ``T - 1`` steps, so that a loop takes ``T`` identical turns.
-
-    A time axis of size one stays: it is shared by all steps. With no step at all the
-    result is one step of zeros.
-    """
-    size = x.shape[-2]
-    if size == 0:
-        return jnp.zeros(x.shape[:-2] + (1,) + x.shape[-1:], x.dtype)
-    if size == 1:
+    def block(start: Array, x: Array) -> Array:
+        if x.shape[-2] > 1:
+            x = _copied(lax.dynamic_slice_in_dim(x, start, own, x.ndim - 2))
+        if flat and x.shape[-1] == lanes:
+            x = jnp.broadcast_to(x, (*x.shape[:-2], own, lanes))
+            return x.reshape(*x.shape[:-2], 1, own * lanes)
         return x
-    return jnp.concatenate([x, x[..., -1:, :]], -2)
+
+    def steps(start: Array) -> Any:
+        def unblock(x: Array) -> Array:
+            several = flat and x.shape[-1] == own * lanes
+            return x.reshape(*x.shape[:-2], own, lanes) if several else x
+
+        out = function(*jax.tree.map(partial(block, start), args))
+        return jax.tree.map(unblock, out)
+
+    def turn(i: Array, found: Any) -> Any:
+        write = partial(lax.dynamic_update_slice_in_dim, start_index=i * own)
+        pairs = found, steps(i * own)
+        return jax.tree.map(lambda x, y: write(x, y, axis=x.ndim - 2), *pairs)
+
+    def room(x: Any) -> Array:
+        time = length if x.shape[-2] == own else 1
+        return jnp.zeros((*x.shape[:-2], time, x.shape[-1]), x.dtype)
+
+    found = jax.tree.map(room, jax.eval_shape(steps, 0))
+    return lax.fori_loop(0, -(-length // own), turn, found)
+
+
+def first_steps(tree: Any, length: int) -> Any:
+    """Of arrays ``(..., T, lanes)``, the first ``length >= 1`` steps."""
+    return jax.tree.map(lambda x: x[..., :length, :], tree)
+
+
+def some_steps(tree: Any) -> Any:
+    """Of arrays ``(..., T, lanes)`` without any step, one of zeros."""
+
+    def some(x: Array) -> Array:
+        return x if x.shape[-2] else jnp.sum(x, -2, keepdims=True)
+
+    return jax.tree.map(some, tree)
 
 
 def pairwise_sum(x: Array) -> Array:

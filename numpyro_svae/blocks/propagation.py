@@ -26,7 +26,7 @@ from numpyro_svae.blocks.linalg import (
     symmetrize,
     transpose,
 )
-from numpyro_svae.blocks.loops import each_step, pad
+from numpyro_svae.blocks.loops import each_step, some_steps
 
 __all__ = ["marginals", "sample_paths"]
 
@@ -38,7 +38,7 @@ def marginals(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Gaussian
     :return: means ``(D, T, N)`` and covariances ``(D, D, T, N)``; the covariance of
         neighbours ``Cov(x_{t+1}, x_t)`` is ``A_t P_t``.
     """
-    return _marginals(num_steps, initial, Dynamics(*map(pad, dynamics)))
+    return _marginals(num_steps, initial, some_steps(dynamics))
 
 
 @partial(custom_vjp, nondiff_argnums=(0,))

@@ -35,8 +35,10 @@ def cut(monkeypatch):
 def test_few_long_chains_of_small_states_are_cut():
     assert chunks.chunk_count(10_000, 1, 4) == 128
     assert chunks.chunk_count(1_000, 4, 4) == 32
-    assert {chunks.chunk_count(*s) for s in [(100, 64, 4), (100, 1, 4)]} == {1}
-    assert chunks.chunk_count(10_000, 1, 8) == (
+    assert {
+        chunks.chunk_count(*s) for s in [(100, 64, 4), (100, 1, 4), (1000, 1, 8)]
+    } == {1}
+    assert chunks.chunk_count(10_000, 1, 16) == (
         1 if jax.default_backend() == "cpu" else 128
     )
 
