@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The program and the data that the benchmarks share: an LDS SVAE on images."""
+"""Programs and data that the benchmarks share: SVAEs of a mixture and of dynamics."""
 
 from __future__ import annotations
 
@@ -48,34 +48,112 @@ def bouncing_dots(key, num_sequences=512, num_steps=50, num_pixels=10):
     return clean + 0.06 * jax.random.normal(key, clean.shape)
 
 
+def pinwheel(key, arms=5, per_arm=100):
+    """Points ``(N, 2)`` of five bent arms (Johnson et al., NIPS 2016, section 6)."""
+    noise = jax.random.normal(key, (2, arms, per_arm))
+    radius, across = 1 + 0.3 * noise[0], 0.05 * noise[1]
+    angle = 2 * jnp.pi * jnp.arange(arms)[:, None] / arms + 0.25 * jnp.exp(radius)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    points = [cos * radius - sin * across, sin * radius + cos * across]
+    return jnp.stack(points, -1).reshape(-1, 2)
+
+
+def network(name, sizes, seed):
+    """A perceptron whose parameters are those of the program that calls this."""
+    return nnx_module(name, GaussianNet(sizes, rngs=nnx.Rngs(seed)))
+
+
+def recognition_of(dim, hidden, num_pixels, event_dim):
+    """A recognition function of states ``x`` of ``dim`` dimensions.
+
+    :param event_dim: axes of a datum: 1 for vectors, 2 for sequences of them.
+    """
+
+    def recognition(data, batch_size=None):
+        encoder = network("encoder", (num_pixels, *hidden[::-1], dim), 1)
+        with numpyro.plate("data", data.shape[0], batch_size):
+            here = numpyro.subsample(data, event_dim)
+            return {"x": ns.GaussianPotential.from_loc_scale(*encoder(here))}
+
+    return recognition
+
+
+def observe(decoder, x, data, event_dim):
+    y = dist.Normal(*decoder(x)).to_event(event_dim)
+    numpyro.sample("y", y, obs=numpyro.subsample(data, event_dim))
+
+
+def initial_prior(dim):
+    """The Gaussian that sequences start from."""
+    prior = ns.NormalInverseWishart(jnp.zeros(dim), 1.0, dim + 2.0, jnp.eye(dim))
+    return ns.sample("init", prior)
+
+
+def dynamics_prior(dim):
+    """Transitions with a bias."""
+    prior = ns.MatrixNormalInverseWishart(
+        jnp.eye(dim, dim + 1), jnp.eye(dim + 1), dim + 2.0, 1e-2 * jnp.eye(dim)
+    )
+    return ns.sample("dynamics", prior)
+
+
+def mixture_svae(components, dim, hidden, num_pixels):
+    """Model and recognition function of a mixture SVAE."""
+
+    def model(data, batch_size=None):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(components)))
+        with numpyro.plate("components", components):
+            prior = ns.NormalInverseWishart(
+                jnp.zeros(dim), 0.1, dim + 2.0, 0.5 * jnp.eye(dim)
+            )
+            loc, cov = ns.sample("component", prior)
+        decoder = network("decoder", (dim, *hidden, num_pixels), 0)
+        with numpyro.plate("data", data.shape[0], batch_size):
+            z = numpyro.sample("z", dist.Categorical(weights))
+            x = numpyro.sample("x", dist.MultivariateNormal(loc[z], cov[z]))
+            observe(decoder, x, data, 1)
+
+    return model, recognition_of(dim, hidden, num_pixels, 1)
+
+
 def lds_svae(dim, hidden, num_pixels):
     """Model and recognition function of an LDS SVAE with a bias in its dynamics."""
 
     def model(data, batch_size=None):
         num_sequences, num_steps, _ = data.shape
-        eye, bias = jnp.eye(dim), jnp.ones((num_steps - 1, 1))
-        mu0, cov0 = ns.sample(
-            "init", ns.NormalInverseWishart(jnp.zeros(dim), 1.0, dim + 2.0, eye)
-        )
-        prior = ns.MatrixNormalInverseWishart(
-            jnp.eye(dim, dim + 1), jnp.eye(dim + 1), dim + 2.0, 1e-2 * eye
-        )
-        weight, cov = ns.sample("dynamics", prior)
-        net = GaussianNet((dim, *hidden, num_pixels), rngs=nnx.Rngs(0))
-        decoder = nnx_module("decoder", net)
-        with numpyro.plate("sequences", num_sequences, batch_size):
+        start, step = initial_prior(dim), dynamics_prior(dim)
+        decoder = network("decoder", (dim, *hidden, num_pixels), 0)
+        with numpyro.plate("data", num_sequences, batch_size):
+            bias = jnp.ones((num_steps - 1, 1))
             chain = ns.LinearGaussianChain(
-                mu0, cov0, weight, cov, inputs=bias, num_steps=num_steps
+                *start, *step, inputs=bias, num_steps=num_steps
             )
-            x = numpyro.sample("x", chain)
-            y = dist.Normal(*decoder(x)).to_event(2)
-            numpyro.sample("y", y, obs=numpyro.subsample(data, 2))
+            observe(decoder, numpyro.sample("x", chain), data, 2)
 
-    def recognition(data, batch_size=None):
-        net = GaussianNet((num_pixels, *hidden[::-1], dim), rngs=nnx.Rngs(1))
-        encoder = nnx_module("encoder", net)
-        with numpyro.plate("sequences", data.shape[0], batch_size):
-            here = numpyro.subsample(data, 2)
-            return {"x": ns.GaussianPotential.from_loc_scale(*encoder(here))}
+    return model, recognition_of(dim, hidden, num_pixels, 2)
 
-    return model, recognition
+
+def switching_svae(states, dim, hidden, num_pixels):
+    """The same with dynamics that a chain of discrete states picks."""
+
+    def model(data, batch_size=None):
+        num_sequences, num_steps, _ = data.shape
+        initial = numpyro.sample("initial", dist.Dirichlet(jnp.ones(states)))
+        start = initial_prior(dim)
+        with numpyro.plate("states", states):
+            sticky = jnp.ones(states) + 10 * jnp.eye(states)
+            rows = numpyro.sample("rows", dist.Dirichlet(sticky))
+            weight, noise = dynamics_prior(dim)
+        decoder = network("decoder", (dim, *hidden, num_pixels), 0)
+        with numpyro.plate("data", num_sequences, batch_size):
+            z = numpyro.sample("z", ns.DiscreteMarkovChain(initial, rows, num_steps))
+            chain = ns.LinearGaussianChain(
+                *start,
+                weight[z[..., 1:]],
+                noise[z[..., 1:]],
+                inputs=jnp.ones((num_steps - 1, 1)),
+                num_steps=num_steps,
+            )
+            observe(decoder, numpyro.sample("x", chain), data, 2)
+
+    return model, recognition_of(dim, hidden, num_pixels, 2)

@@ -92,24 +92,26 @@ def hardware() -> str:
     return f"{where}, {os.cpu_count()} cores, jax {jax.__version__}"
 
 
-def write(name: str, rows: list[dict]) -> None:
+def write(name: str, rows: list[dict], columns: dict[str, str] = COLUMNS) -> None:
     """Write ``results/<name>.json`` and the table ``results/<name>.md``.
 
     What does not apply to a row is None there.
+
+    :param columns: how the entries of the table are formatted, by their names in rows.
     """
     found = {"hardware": hardware(), "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    text = table(found)
+    text = table(found, columns)
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
 
 
-def table(found: dict) -> str:
+def table(found: dict, columns: dict[str, str]) -> str:
     """Results as Markdown."""
-    lines = ["| " + " | ".join(x.replace("_", " ") for x in COLUMNS) + " |"]
-    lines.append("| --- " * len(COLUMNS) + "|")
+    lines = ["| " + " | ".join(x.replace("_", " ") for x in columns) + " |"]
+    lines.append("| --- " * len(columns) + "|")
     for row in found["rows"]:
-        given = ((row[key], form) for key, form in COLUMNS.items())
+        given = ((row[key], form) for key, form in columns.items())
         cells = ("" if x is None else form.format(x) for x, form in given)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([f"On {found['hardware']}:", "", *lines]) + "\n"
