@@ -22,12 +22,10 @@ from numpyro_svae.blocks.linalg import matmul, matvec, square, transpose
 from numpyro_svae.blocks.loops import over_time
 
 __all__ = [
-    "by_chunk",
     "chunk_count",
     "join",
     "linear_scan",
     "split",
-    "spread",
     "starts",
 ]
 
@@ -50,7 +48,7 @@ def chunk_count(length: int, lanes: int, size: int) -> int:
     return CHUNK_LANES // lanes if few and worth_it else 1
 
 
-def spread(x: Array, chunks: int, lanes: int) -> Array:
+def _spread(x: Array, chunks: int, lanes: int) -> Array:
     """What all chunks have in common, ``(..., N or 1)``, as ``(..., C N)``."""
     x = jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], chunks, lanes))
     return x.reshape(*x.shape[:-2], chunks * lanes)
@@ -66,7 +64,7 @@ def split(
     :return: shape ``(..., length / C or 1, C N)``.
     """
     if x.shape[-2] == 1:
-        return spread(x, chunks, lanes)
+        return _spread(x, chunks, lanes)
     own = -(-length // chunks)
     x = jnp.broadcast_to(x, (*x.shape[:-1], lanes))
     past = jnp.zeros((*x.shape[:-2], chunks * own - x.shape[-2], lanes), x.dtype)
@@ -84,7 +82,7 @@ def join(x: Array, chunks: int, length: int) -> Array:
     return x[..., :length, :]
 
 
-def by_chunk(tree: Any, chunks: int) -> Any:
+def _by_chunk(tree: Any, chunks: int) -> Any:
     """``(..., C N)`` to ``(C, ..., N)``, to loop over chunks."""
 
     def leading(x: Array) -> Array:
@@ -95,7 +93,7 @@ def by_chunk(tree: Any, chunks: int) -> Any:
 
 
 def _as_lanes(x: Array) -> Array:
-    """The inverse of :func:`by_chunk` for an array."""
+    """The inverse of :func:`_by_chunk` for an array."""
     x = jnp.moveaxis(x, 0, -2)
     return x.reshape(*x.shape[:-2], -1)
 
@@ -106,7 +104,7 @@ def starts(hop: Callable, start: Any, chunk: Any, chunks: int, reverse: bool) ->
     def step(state, of_chunk):
         return hop(of_chunk, state), state
 
-    last, found = lax.scan(step, start, by_chunk(chunk, chunks), chunks, reverse)
+    last, found = lax.scan(step, start, _by_chunk(chunk, chunks), chunks, reverse)
     return last, jax.tree.map(_as_lanes, found)
 
 
@@ -153,7 +151,7 @@ def linear_scan(
     matrices = jax.tree.map(lambda x: split(x, length, chunks, lanes, True), matrices)
     shifts = jax.tree.map(lambda x: split(x, length, chunks, lanes), shifts)
     own = -(-length // chunks)
-    zeros = jax.tree.map(lambda x: jnp.zeros_like(spread(x, chunks, lanes)), start)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(_spread(x, chunks, lanes)), start)
     first = jax.tree.leaves(matrices)[0]
     identity = jnp.zeros_like(first[..., 0, :]) + linalg.eye(first[..., 0, :])
     (shift, total), _ = over_time(
