@@ -80,8 +80,11 @@ docs: $(READY)/docs $(NOTEBOOKS)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 # Memory that glibc hands back to the system after every step is paid for in the next.
+# LAPACK starts threads for a matrix of 32 rows, which wait for each other more than
+# they work, and slow all packages.
 bench: export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 bench: export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
+bench: export OPENBLAS_NUM_THREADS ?= 1
 bench: $(READY)/bench
 	@for script in $(BENCHMARKS); do \
 		echo "== $$script"; $(BIN)/python $$script || exit 1; done
