@@ -8,14 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_svae.blocks import chunks, filtering, gaussian_chain
-from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
-from tests.blocks.test_gaussian_chain import (
-    PRECISIONS,
-    hard_case,
-    outputs,
-    problem,
-)
+from numpyro_svae.blocks import chunks, filtering
+from tests.blocks.hard_chains import PRECISIONS, hard_case, smoothed
+from tests.blocks.test_gaussian_chain import outputs, problem
 
 
 @pytest.fixture
@@ -61,21 +56,6 @@ def test_chunks_change_values_and_gradients_by_rounding_only(
     chunked = cut(4, jax.jit(both), *args)
     for x, y in zip(jax.tree.leaves(chunked), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(x, y, 1e-10, 1e-10)
-
-
-def smoothed(matrix, noise, h, J, dtype):
-    """Posterior moments and deviations in a given precision."""
-    arrays = matrix, noise * np.eye(len(matrix)), h, J
-
-    @jax.jit
-    def smooth(matrix, noise, h, J):
-        zeros, eye = jnp.zeros((len(matrix), 1), dtype), jnp.eye(len(matrix))
-        steps = Dynamics(*(x[..., None, None] for x in (matrix, zeros[:, 0], noise)))
-        first = Gaussian(zeros, eye[..., None].astype(dtype))
-        return gaussian_chain.smooth(first, steps, h, J).marginals
-
-    mean, cov = smooth(*(jnp.asarray(x, dtype) for x in arrays))
-    return mean, jnp.sqrt(jnp.einsum("iitn->itn", cov))
 
 
 @pytest.mark.x64

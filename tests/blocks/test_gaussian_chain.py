@@ -15,6 +15,7 @@ import pytest
 
 from numpyro_svae.blocks import gaussian_chain
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
+from tests.blocks.hard_chains import PRECISIONS, hard_case
 
 SIZE = 3
 
@@ -112,21 +113,6 @@ def test_what_is_shared_is_the_same_as_copied(diagonal):
         np.testing.assert_allclose(g, g_copied.sum(axes, keepdims=True), rtol=1e-8)
 
 
-def hard_case(steps, noise, precision, seed=0, size=8):
-    """Nearly orthogonal dynamics; arguments of :func:`moments` as numpy arrays."""
-    rng = np.random.default_rng(seed)
-    matrix = 0.999 * np.linalg.qr(rng.normal(size=(size, size)))[0]
-    states = [rng.normal(size=size)]
-    for _ in range(steps - 1):
-        states.append(matrix @ states[-1] + np.sqrt(noise) * rng.normal(size=size))
-    x = np.stack(states, -1)[..., None]
-    J = precision(rng, (size, steps, 1))
-    error = rng.normal(size=x.shape) / np.sqrt(np.maximum(J, 1e-2))
-    if J.ndim == 4:
-        return matrix, noise, np.einsum("ijtn,jtn->itn", J, x), J
-    return matrix, noise, J * (x + error), J
-
-
 def moments(matrix, noise, h, J, eps, dtype):
     """Value, gradient and posterior moments in a given precision."""
     size = matrix.shape[0]
@@ -164,27 +150,6 @@ def test_single_precision(noise, scale, allowed):
     spread = np.sqrt(np.einsum("iitn->itn", single.marginals.cov)) / deviation
     assert np.abs(spread - 1).mean() < allowed
     np.testing.assert_allclose(single.log_normalizer, exact.log_normalizer, rtol=1e-5)
-
-
-def spectrum(low, high):
-    return lambda rng, shape: 10.0 ** rng.uniform(low, high, size=shape)
-
-
-def rotated(rng, shape):
-    """Full precisions with eigenvalues from 1e-6 to 1e6."""
-    size, steps, _ = shape
-    axes = np.linalg.qr(rng.normal(size=(steps, size, size)))[0]
-    values = spectrum(-6, 6)(rng, (steps, size))
-    return np.einsum("tik,tk,tjk->ijt", axes, values, axes)[..., None]
-
-
-PRECISIONS = {
-    "small": spectrum(-6, -6),
-    "large": spectrum(6, 6),
-    "mixed": spectrum(-6, 6),
-    "zero": lambda rng, shape: np.zeros(shape),
-    "full": rotated,
-}
 
 
 @pytest.mark.parametrize("steps", [1, 2, 2000])
