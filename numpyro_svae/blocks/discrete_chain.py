@@ -6,13 +6,11 @@
 The chain has log weights ``log_initial (..., K)`` of the first state and
 ``log_transition (..., T - 1 or 1, K, K)`` from row to column, and a potential adds
 ``log_potential (..., T, K)``; weights need not be normalised and may be minus infinity.
-Messages run backwards, less their largest entry at every step, and the posterior is a
-chain that runs forwards (Baum, Petrie, Soules and Weiss, 1970; Rabiner, *A tutorial on
-hidden Markov models*, 1989). No value and no gradient is NaN: where nothing is
-possible, probabilities are uniform and the log normaliser minus infinity.
+Messages run backwards, and the posterior is a chain that runs forwards:
+:mod:`numpyro_svae.blocks.discrete_messages`. No value and no gradient is NaN: where
+nothing is possible, probabilities are uniform and the log normaliser minus infinity.
 """
 
-from collections.abc import Callable
 import math
 from typing import Any, NamedTuple
 
@@ -20,7 +18,14 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-from numpyro_svae.blocks.log_product import LogMatrix, finite_max, log_product
+from numpyro_svae.blocks.discrete_messages import carried, messages
+from numpyro_svae.blocks.discrete_steps import (
+    Factors,
+    Steps,
+    by_step,
+    finite_max,
+    transition_probs,
+)
 from numpyro_svae.blocks.loops import pairwise_sum
 
 __all__ = [
@@ -71,22 +76,6 @@ def _normalize(logits: Array) -> tuple[Array, Array]:
     return log_sum[..., 0], probs
 
 
-def _by_step(transition: Any, num_steps: int) -> tuple[Any, Callable]:
-    """Transitions to scan over, time leading, and how a step takes its own.
-
-    :param transition: an array ``(..., T - 1 or 1, K, K)``, or a tuple of arrays with
-        the same leading axes of which it is the first.
-    """
-    first = jax.tree.leaves(transition)[0]
-    axis = first.ndim - 3
-    if first.shape[axis] == 1 != num_steps - 1:
-        shared = jax.tree.map(
-            lambda x: lax.index_in_dim(x, 0, axis, keepdims=False), transition
-        )
-        return None, lambda _: shared
-    return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), transition), lambda x: x
-
-
 def _shared_or_whole(transition: Array, batch: tuple[int, ...]) -> Array:
     """Transitions without a batch, where it has one member, or with the whole batch."""
     own, event = transition.shape[:-3], transition.shape[-3:]
@@ -101,6 +90,37 @@ def _batch(log_initial: Array, log_transition: Array, log_potential: Array) -> t
     )
 
 
+class _Layout(NamedTuple):
+    """How sequences are laid out for messages.
+
+    :param batch: the shape of the batch, of N sequences.
+    :param shared: whether all have the same transitions, and are the columns of one
+        matrix; each is the one column of a matrix of its own otherwise.
+    """
+
+    batch: tuple[int, ...]
+    shared: bool
+
+    def columns(self, x: Array) -> Array:
+        """``(..., T, K)`` as ``(T, K, N)`` or ``(T, N, K, 1)``."""
+        x = jnp.broadcast_to(x, self.batch + x.shape[-2:])
+        x = jnp.reshape(x, (-1, *x.shape[-2:]))
+        if self.shared:
+            return jnp.moveaxis(x, 0, -1)
+        return jnp.swapaxes(x, 0, 1)[..., None]
+
+    def rows(self, x: Array) -> Array:
+        """Back from columns to ``(..., T, K)``."""
+        x = jnp.moveaxis(x, -1, 0) if self.shared else jnp.swapaxes(x[..., 0], 0, 1)
+        return jnp.reshape(x, self.batch + x.shape[-2:])
+
+    def matrices(self, x: Array) -> Array:
+        """Those of the steps, with time leading."""
+        if self.shared:
+            return x
+        return jnp.swapaxes(jnp.reshape(x, (-1, *x.shape[-3:])), 0, 1)
+
+
 @jax.jit
 def smooth(
     log_initial: Array, log_transition: Array, log_potential: Array
@@ -111,65 +131,28 @@ def smooth(
     :param log_transition: of shape ``(..., T - 1 or 1, K, K)``.
     :param log_potential: of shape ``(..., T, K)``.
     """
-    num_steps, size = log_potential.shape[-2:]
     batch = _batch(log_initial, log_transition, log_potential)
     log_transition = _shared_or_whole(log_transition, batch)
-    steps, at = _by_step(LogMatrix.of(log_transition), num_steps)
-    potentials = jnp.broadcast_to(log_potential, (*batch, num_steps, size))
-    potentials = jnp.moveaxis(potentials, -2, 0)
-
-    def backwards(message: Array, xs: tuple) -> tuple[Array, tuple[Array, Array]]:
-        step, potential = xs
-        later = potential + message
-        message = log_product(at(step), later)
-        return message - finite_max(message), (later, message)
-
-    start = jnp.zeros((*batch, size), potentials.dtype)
-    message, (later, messages) = lax.scan(
-        backwards, start, (steps, potentials[1:]), num_steps - 1, reverse=True
-    )
-    log_sum, initial = _normalize(log_initial + potentials[0] + message)
+    layout = _Layout(batch, log_transition.ndim == 3)
+    logs, potential = layout.matrices(log_transition), layout.columns(log_potential)
+    later, message, offset, factors = messages(logs, potential)
+    nothing = jnp.zeros_like(potential[:1])
+    first = potential[:1] + jnp.concatenate([message, nothing])[:1]
+    log_sum, initial = _normalize(log_initial + layout.rows(first)[..., 0, :])
+    start = layout.columns(initial[..., None, :])
+    sources = jnp.concatenate([start, jnp.zeros_like(message)])[:-1]
+    probs = carried(True, Steps(logs, later, message, factors), sources)
+    probs = jnp.concatenate([start, probs])
+    probs = probs / jnp.sum(probs, -2, keepdims=True)
+    offset = jnp.moveaxis(layout.rows(lax.stop_gradient(offset)), -2, 0)
+    factors = Factors(*factors[:1], *map(layout.rows, factors[1:]))
+    steps = Steps(log_transition, layout.rows(later), layout.rows(message), factors)
     return DiscretePosterior(
         initial,
-        _transitions(log_transition, later, messages),
-        _marginals_between(initial, log_transition, later, messages),
-        log_sum + pairwise_sum(finite_max(messages)[..., 0]),
+        transition_probs(steps),
+        layout.rows(probs),
+        log_sum + pairwise_sum(offset)[..., 0],
     )
-
-
-def _transitions(log_transition: Array, later: Array, messages: Array) -> Array:
-    """Probabilities of steps; uniform where none is possible.
-
-    :param later: log weights of where a step may end, ``(T - 1, ..., K)``.
-    :param messages: their log sums by where it begins.
-    """
-    later, message = (jnp.moveaxis(x, 0, -2) for x in (later, messages))
-    possible = jnp.isfinite(message)
-    below = jnp.where(possible, message, 0.0)[..., None]
-    probs = jnp.exp(log_transition + later[..., None, :] - below)
-    return jnp.where(possible[..., None], probs, 1.0 / probs.shape[-1])
-
-
-def _marginals_between(
-    initial: Array, log_transition: Array, later: Array, messages: Array
-) -> Array:
-    """Marginals of a chain with these transitions, which need not be written out."""
-    num_steps = len(later) + 1
-    transposed = LogMatrix.of(jnp.swapaxes(log_transition, -1, -2))
-    steps, at = _by_step(transposed, num_steps)
-
-    def forwards(probs: Array, xs: tuple) -> tuple[Array, Array]:
-        step, later, message = xs
-        possible = jnp.isfinite(message)
-        rest = jnp.where(possible, 0.0, probs / probs.shape[-1])
-        start = safe_log(probs) - jnp.where(possible, message, jnp.inf)
-        probs = jnp.exp(log_product(at(step), start) + later)
-        probs = probs + jnp.sum(rest, -1, keepdims=True)
-        probs = probs / jnp.sum(probs, -1, keepdims=True)
-        return probs, probs
-
-    _, rest = lax.scan(forwards, initial, (steps, later, messages), num_steps - 1)
-    return jnp.moveaxis(jnp.concatenate([initial[None], rest]), 0, -2)
 
 
 def marginals(initial: Array, transition: Array, num_steps: int) -> Array:
@@ -180,11 +163,10 @@ def marginals(initial: Array, transition: Array, num_steps: int) -> Array:
     """
     batch = jnp.broadcast_shapes(initial.shape[:-1], transition.shape[:-3])
     initial = jnp.broadcast_to(initial, (*batch, initial.shape[-1]))
-    steps, at = _by_step(transition, num_steps)
+    steps, at = by_step(jnp.moveaxis(transition, -3, 0), num_steps - 1)
 
     def forwards(probs: Array, step: Any) -> tuple[Array, Array]:
-        step = at(step)
-        probs = jnp.sum(probs[..., :, None] * step, -2)
+        probs = (probs[..., None, :] @ at(step))[..., 0, :]
         probs = probs / jnp.sum(probs, -1, keepdims=True)
         return probs, probs
 
@@ -206,7 +188,7 @@ def mode(log_initial: Array, log_transition: Array, log_potential: Array) -> Arr
     """The most probable path ``(..., T)`` (Viterbi, 1967); arguments as for smooth."""
     num_steps, size = log_potential.shape[-2:]
     batch = _batch(log_initial, log_transition, log_potential)
-    steps, at = _by_step(log_transition, num_steps)
+    steps, at = by_step(jnp.moveaxis(log_transition, -3, 0), num_steps - 1)
     potentials = jnp.broadcast_to(log_potential, (*batch, num_steps, size))
     potentials = jnp.moveaxis(potentials, -2, 0)
 
@@ -236,7 +218,7 @@ def sample_paths(initial: Array, transition: Array, uniforms: Array) -> Array:
     :param transition: of shape ``(..., T - 1 or 1, K, K)``.
     :param uniforms: between 0 and 1, of shape ``(*sample, *batch, T)``.
     """
-    steps, at = _by_step(transition, uniforms.shape[-1])
+    steps, at = by_step(jnp.moveaxis(transition, -3, 0), uniforms.shape[-1] - 1)
 
     def draw(probs: Array, uniform: Array) -> Array:
         below = jnp.cumsum(probs, -1)[..., :-1]
