@@ -149,22 +149,23 @@ def carried(forwards: bool, steps: Steps, source: Array) -> Array:
         total = at(step) @ (source + ratio * total)
         return total, total
 
-    def in_logarithms(total: Array, xs: tuple) -> tuple[Array, Array]:
-        step, later, message, source = xs
-        probs = step_probs(logs_at(step), later, message, 1 / source.shape[-2])
-        total = summed(probs, source + total, forwards)
-        return total, total
-
     def loop(step: Callable, *xs: Any) -> Array:
         return lax.scan(step, nothing, xs, len(source), reverse=not forwards)[1]
 
+    def slow(steps: Steps, source: Array) -> Array:
+        logs, at = by_step(steps.logs, len(source))
+
+        def step(total: Array, xs: tuple) -> tuple[Array, Array]:
+            own, later, message, source = xs
+            probs = step_probs(at(own), later, message, 1 / source.shape[-2])
+            total = summed(probs, source + total, forwards)
+            return total, total
+
+        return loop(step, logs, steps.later, steps.message, source)
+
     own, at = by_step(weight, len(source))
-    logs, logs_at = by_step(steps.logs, len(source))
-    return repaired(
-        safe,
-        start * loop(scaled, own, end * source, end * passed),
-        lambda: loop(in_logarithms, logs, steps.later, steps.message, source),
-    )
+    fast = start * loop(scaled, own, end * source, end * passed)
+    return repaired(safe, fast, slow, steps, source)
 
 
 def _carried_forward(

@@ -97,17 +97,18 @@ def by_step(transition: Any, length: int) -> tuple[Any, Callable]:
     return transition, lambda own: own
 
 
-def repaired(safe: Array, fast: Any, slow: Callable[[], Any]) -> Any:
-    """What was found fast if that was safe, else what is found slowly.
+def repaired(safe: Array, fast: Any, slow: Callable, *args: Any) -> Any:
+    """What was found fast if that was safe, else what is found slowly from arguments.
 
-    A loop of at most one turn: under vmap, ``lax.cond`` would always do both.
+    A loop of at most one turn: under vmap, ``lax.cond`` would always do both. The
+    barrier keeps XLA from doing the slow work ahead of the loop, as a constant of it.
     """
-    found, _ = lax.while_loop(
-        lambda state: ~state[1],
-        lambda state: (slow(), jnp.ones_like(state[1])),
-        (fast, safe),
-    )
-    return found
+
+    def repair(state: tuple) -> tuple:
+        now, given = lax.optimization_barrier((state[1], args))
+        return slow(*given), jnp.ones_like(now)
+
+    return lax.while_loop(lambda state: ~state[1], repair, (fast, safe))[0]
 
 
 def step_probs(logs: Array, later: Array, message: Array, rest: float) -> Array:
@@ -150,7 +151,7 @@ def tilted(forwards: bool, steps: Steps, tilt: Array, values: Array) -> Array:
     else:
         fast = weight @ (end * values)
 
-    def slow() -> Array:
+    def slow(steps: Steps, tilt: Array, values: Array) -> Array:
         own, at = by_step((steps.logs, tilt), len(values))
 
         def step(_: None, xs: tuple) -> tuple[None, Array]:
@@ -162,7 +163,7 @@ def tilted(forwards: bool, steps: Steps, tilt: Array, values: Array) -> Array:
         xs = own, steps.later, steps.message, values
         return lax.scan(step, None, xs, len(values))[1]
 
-    return repaired(safe, start * fast, slow)
+    return repaired(safe, start * fast, slow, steps, tilt, values)
 
 
 def _tilted_forward(
@@ -196,7 +197,7 @@ def pairs(steps: Steps, starts: Array, ends: Array) -> Array:
     shared = len(weight) == 1
     fast = weight * _outer(start * starts, end * ends, shared)
 
-    def slow() -> Array:
+    def slow(steps: Steps, starts: Array, ends: Array) -> Array:
         own, at = by_step(steps.logs, len(starts))
 
         def step(total: Array, xs: tuple) -> tuple[Array, Array | None]:
@@ -211,7 +212,7 @@ def pairs(steps: Steps, starts: Array, ends: Array) -> Array:
         total, each = lax.scan(step, nothing, xs, len(starts))
         return each if each is not None else total[None]
 
-    return repaired(safe, fast, slow)
+    return repaired(safe, fast, slow, steps, starts, ends)
 
 
 def _outer(starts: Array, ends: Array, shared: bool) -> Array:
@@ -243,13 +244,14 @@ def transition_probs(steps: Steps) -> Array:
         sequences or each, and the rest ``(..., T - 1, K)``.
     :return: of shape ``(..., T - 1, K, K)``.
     """
-    logs, later, message, (safe, start, end) = steps
-    weight, rest = scaled_weights(logs)[0], 1 / later.shape[-1]
-    return repaired(
-        safe,
-        start[..., :, None] * weight * end[..., None, :],
-        lambda: step_probs(logs, later[..., None], message[..., None], rest)[..., 0],
-    )
+    (safe, start, end), weight = steps.factors, scaled_weights(steps.logs)[0]
+
+    def slow(logs: Array, later: Array, message: Array) -> Array:
+        rest = 1 / later.shape[-1]
+        return step_probs(logs, later[..., None], message[..., None], rest)[..., 0]
+
+    fast = start[..., :, None] * weight * end[..., None, :]
+    return repaired(safe, fast, slow, *steps[:3])
 
 
 def _transition_probs_forward(steps: Steps) -> tuple[Array, tuple]:

@@ -127,12 +127,12 @@ def test_a_batch_is_what_vmap_makes_of_one(spread):
 def test_the_slow_way_is_taken_only_where_it_is_needed():
     calls = []
 
-    def slow():
+    def slow(x):
         jax.debug.callback(lambda: calls.append(1))
-        return jnp.array(2.0)
+        return 2 * x
 
     def run(safe):
-        found = jax.vmap(lambda safe: repaired(safe, 1.0, slow))(jnp.array(safe))
+        found = jax.vmap(lambda safe: repaired(safe, 1.0, slow, 1.0))(jnp.array(safe))
         jax.effects_barrier()
         return found
 
