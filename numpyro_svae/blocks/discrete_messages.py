@@ -50,7 +50,7 @@ def messages(logs: Array, potential: Array) -> tuple[Array, Array, Array, Factor
         and l and m in ordinary numbers. No gradient flows through the last two.
     """
     *found, factors = _scaled_messages(logs, potential)
-    found = repaired(factors.safe, tuple(found), lambda: _log_messages(logs, potential))
+    found = repaired(factors.safe, tuple(found), _log_messages, logs, potential)
     return *found, factors
 
 
