@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax import Array, lax, random
+from jax import Array, random
 import jax.numpy as jnp
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
@@ -18,7 +18,8 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
 
-from numpyro_svae.program.scans import is_scanned
+from numpyro_svae.inference.declared import sums_of_terms
+from numpyro_svae.inference.weights import Weight, weighted
 from numpyro_svae.program.sites import at_positions
 
 __all__ = ["SVAE_ELBO"]
@@ -33,6 +34,8 @@ class SVAE_ELBO(ELBO):
       its prior, averaged over everything else in the guide, per entry of the batch;
     - ``"expected_log_prob"``: a dictionary from observed sites to their expected log
       probability, which are then not sampled;
+    - ``"total"``: the sum of such terms in a form of its own, which takes their place
+      where only the sum over all sites is wanted and no handler has changed a scale;
     - ``"average"``: the probabilities ``(..., K)`` of a discrete site that the
       remaining terms are averaged over exactly instead of sampled. For a chain they are
       ``(..., T, K)``, and the remaining terms must be independent over time.
@@ -80,7 +83,8 @@ class SVAE_ELBO(ELBO):
         """
 
         def particle(key: Array) -> tuple[dict[str, Array], dict[str, Any]]:
-            return _particle(key, param_map, model, guide, args, kwargs)
+            options = args, kwargs, self.sum_sites
+            return _particle(key, param_map, model, guide, *options)
 
         if self.num_particles == 1:
             terms, mutable = particle(rng_key)
@@ -96,9 +100,18 @@ class SVAE_ELBO(ELBO):
 
 
 def _particle(
-    key: Array, params: dict, model: Callable, guide: Callable, args: Any, kwargs: Any
+    key: Array,
+    params: dict,
+    model: Callable,
+    guide: Callable,
+    args: Any,
+    kwargs: Any,
+    summed: bool,
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    """ELBO terms by site, and mutable state, of one sample of the guide."""
+    """ELBO terms by site, and mutable state, of one sample of the guide.
+
+    :param summed: whether only the sum of the terms counts.
+    """
     model_key, guide_key = random.split(key)
 
     def run(assigned: dict[str, Array]) -> tuple[dict, dict]:
@@ -119,7 +132,7 @@ def _particle(
         if site["type"] == "sample" and "average" in site["infer"]
     ]
     if not averaged:
-        return _terms(guide_trace, model_trace, []), {
+        return _terms(guide_trace, model_trace, [], summed), {
             **_mutable(guide_trace),
             **_mutable(model_trace),
         }
@@ -134,7 +147,7 @@ def _particle(
             Weight.of(site, table, state)
             for site, table, state in zip(averaged, tables, states)
         ]
-        terms = _terms(guide_trace, model_trace, weights)
+        terms = _terms(guide_trace, model_trace, weights, summed)
         return terms, {**_mutable(guide_trace), **_mutable(model_trace)}
 
     tables = [site["infer"]["average"] for site in averaged]
@@ -166,24 +179,29 @@ def _declared(guide_trace: dict) -> set[str]:
     return names
 
 
-def _terms(guide_trace: dict, model_trace: dict, weights: list) -> dict[str, Array]:
+def _terms(
+    guide_trace: dict, model_trace: dict, weights: list, summed: bool
+) -> dict[str, Array]:
     """ELBO terms by site; those that are not declared are weighted."""
     guide_sites = {n: s for n, s in guide_trace.items() if s["type"] == "sample"}
     model_sites = {n: s for n, s in model_trace.items() if s["type"] == "sample"}
-    terms = {}
+    terms = sums_of_terms(guide_sites, model_sites) if summed else {}
     for name, site in guide_sites.items():
         for target, value in site["infer"].get("expected_log_prob", {}).items():
-            scale = model_sites[target]["scale"]
-            terms[target] = jnp.sum(scale_and_mask(value, scale=scale))
+            if target not in terms:
+                scale = model_sites[target]["scale"]
+                terms[target] = jnp.sum(scale_and_mask(value, scale=scale))
+        if name in terms:
+            continue
         if "kl" in site["infer"]:
             kl = scale_and_mask(site["infer"]["kl"], scale=site["scale"])
             terms[name] = -jnp.sum(kl)
         elif name not in model_sites:
-            terms[name] = -_weighted(site, weights, partial(_log_prob, site))
+            terms[name] = -weighted(site, weights, partial(_log_prob, site))
     for name, site in model_sites.items():
         if name not in terms:
             term = partial(_sampled_term, site, guide_sites.get(name))
-            terms[name] = _weighted(site, weights, term)
+            terms[name] = weighted(site, weights, term)
     return terms
 
 
@@ -213,74 +231,3 @@ def _log_prob(site: dict, extra: int = 0) -> Array:
         )
     log_prob = fn.log_prob(site["value"], *arguments)
     return scale_and_mask(log_prob, site["scale"])
-
-
-class Weight(NamedTuple):
-    """The probability of the state of a discrete site that a term was computed under.
-
-    :param frames: the plates of the site.
-    :param probs: of the state, with the positions of the site.
-    :param extra: how many of these are event dimensions.
-    :param uniform: one over the number of states.
-    :param scanned: whether the model has the site in a scan.
-    """
-
-    frames: frozenset
-    probs: Array
-    extra: int
-    uniform: float
-    scanned: bool
-
-    @classmethod
-    def of(cls, site: dict, table: Array, state: Array) -> Weight:
-        """The weight of one state of a guide site.
-
-        :param site: the site.
-        :param table: the probabilities of all of its states.
-        :param state: the state.
-        """
-        extra = table.ndim - 1 - len(site["fn"].batch_shape)
-        frames = frozenset(site["cond_indep_stack"])
-        scanned = site["infer"].get("scanned", False)
-        return cls(frames, table[..., state], extra, 1 / table.shape[-1], scanned)
-
-    def placed(self, site: dict) -> Weight:
-        """The weight with the positions that it has at a site.
-
-        The sites of a scan have time in front, at the steps after the first state. A
-        site outside of it is at the first state, unless it is over all of time.
-        """
-        if not self.scanned:
-            return self
-        axis = self.probs.ndim - self.extra
-        if is_scanned(site):
-            steps = site["fn"].batch_shape[0]
-            probs = lax.slice_in_dim(self.probs, -steps, None, axis=axis)
-            return self._replace(probs=jnp.moveaxis(probs, axis, 0), extra=0)
-        over = at_positions(site["fn"], self.extra)
-        if over is not None and over.batch_shape == self.probs.shape:
-            return self
-        return self._replace(probs=jnp.take(self.probs, 0, axis), extra=0)
-
-    def covers(self, site: dict) -> bool:
-        """Whether a site is in all of its plates.
-
-        A term outside of them is the same for each of its states.
-        """
-        return self.frames <= frozenset(site["cond_indep_stack"])
-
-
-def _weighted(site: dict, weights: list[Weight], term: Callable) -> Array:
-    """The sum of a term, weighted by the probability of its assignment.
-
-    :param term: the term with a number of event dimensions not summed over.
-    """
-    own = [weight.placed(site) for weight in weights if weight.covers(site)]
-    extra = max((weight.extra for weight in own), default=0)
-    value = term(extra)
-    for weight in own:
-        missing = tuple(range(-(extra - weight.extra), 0))
-        value = value * jnp.expand_dims(weight.probs, missing)
-    for weight in weights:
-        value = value if weight.covers(site) else value * weight.uniform
-    return jnp.sum(value)

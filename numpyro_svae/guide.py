@@ -18,7 +18,7 @@ from numpyro.handlers import block, seed, substitute
 from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.emission import draw_graphs, sample_global, sample_local
+from numpyro_svae.inference import emission
 from numpyro_svae.inference.engine import (
     global_posteriors,
     local_posterior,
@@ -172,20 +172,20 @@ class AutoSVAE(AutoGuide):
             check_enclosing_optimizer(next(iter(naturals)))
         structure, plates = self._wiring, Plates(messages)
         posteriors, divergences = global_posteriors(structure, naturals, bound.priors)
-        closed = {"expected_log_prob": local.expected_log_prob}
+        closed = emission.closed_forms(local, bound.sites, structure.scans, self.prefix)
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():
             infer = {"kl": divergences[name], **closed}
             with plates.around(bound.sites[name].frames):
-                values |= sample_global(prior, posteriors[name], self.prefix, infer)
+                args = prior, posteriors[name], self.prefix, infer
+                values |= emission.sample_global(*args)
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)
-        drawn, paths = draw_graphs(local, bound.sites), dict[str, Array]()
+        drawn, paths = emission.draw_graphs(local, bound.sites), dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
-            scan = next((s for s in structure.scans if name in s), None)
             with plates.around(bound.sites[name].frames):
                 args = name, local, bound.sites, picks, drawn, paths, closed
-                values |= sample_local(*args, scan, self.prefix)
+                values |= emission.sample_local(*args, structure.scans, self.prefix)
             closed = {}
         return values
 

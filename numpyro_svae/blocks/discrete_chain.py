@@ -35,6 +35,7 @@ __all__ = [
     "log_density",
     "marginals",
     "mode",
+    "normalize",
     "pair_probs",
     "safe_log",
     "sample_paths",
@@ -63,7 +64,7 @@ def safe_log(probs: Array) -> Array:
     return jnp.where(possible, jnp.log(jnp.where(possible, probs, 1.0)), -jnp.inf)
 
 
-def _normalize(logits: Array) -> tuple[Array, Array]:
+def normalize(logits: Array) -> tuple[Array, Array]:
     """Log sum and probabilities over the last axis; uniform where none is possible."""
     largest = lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
@@ -138,7 +139,7 @@ def smooth(
     later, message, offset, factors = messages(logs, potential)
     nothing = jnp.zeros_like(potential[:1])
     first = potential[:1] + jnp.concatenate([message, nothing])[:1]
-    log_sum, initial = _normalize(log_initial + layout.rows(first)[..., 0, :])
+    log_sum, initial = normalize(log_initial + layout.rows(first)[..., 0, :])
     start = layout.columns(initial[..., None, :])
     sources = jnp.concatenate([start, jnp.zeros_like(message)])[:-1]
     probs = carried(True, Steps(logs, later, message, factors), sources)

@@ -16,9 +16,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from jax import Array
-from jax.nn import log_softmax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 import numpyro.distributions as dist
 
 from numpyro_svae.blocks import discrete_chain
@@ -49,11 +47,13 @@ class DiscreteBelief(NamedTuple):
     :param probs: of the states, ``(*positions, K)``.
     :param marginal: the distribution.
     :param kl: divergence from the expected prior, per entry of the batch.
+    :param log_normalizer: of the prior times all that is said, per entry of the batch.
     """
 
     probs: Array
     marginal: Any
     kl: Array
+    log_normalizer: Array
 
 
 class StateBelief(NamedTuple):
@@ -63,12 +63,14 @@ class StateBelief(NamedTuple):
     :param covariance: ``(*positions, D, D)``.
     :param marginal: the distribution.
     :param kl: divergence from the expected prior, per entry of the batch.
+    :param log_normalizer: of the prior times all that is said, per entry of the batch.
     """
 
     mean: Array
     covariance: Array
     marginal: Any
     kl: Array
+    log_normalizer: Array
 
 
 def expected_said(probs: Array, said: Array) -> Array:
@@ -85,13 +87,12 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
     said = clean(place, said)
     if evidence.local(name).kind == "categorical":
         logits = log_probs(evidence, name) + said
-        normal = log_softmax(logits, -1)
-        probs = jnp.exp(normal)
-        kl = jnp.sum(expected_said(probs, said), -1) - logsumexp(logits, -1)
+        log_sum, probs = discrete_chain.normalize(logits)
+        normal = logits - log_sum[..., None]
         marginal = dist.Categorical(logits=normal, validate_args=False)
-        return DiscreteBelief(
-            probs, marginal.to_event(place.extra), per_entry(kl, place)
-        )
+        kl = per_entry(jnp.sum(expected_said(probs, said), -1) - log_sum, place)
+        marginal = marginal.to_event(place.extra)
+        return DiscreteBelief(probs, marginal, kl, per_entry(log_sum, place))
     found = discrete_chain.smooth(*discrete_prior(evidence, name), said)
     chain = DiscreteMarkovChain(
         found.initial_probs,
@@ -99,8 +100,9 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
         place.positions[-1],
         validate_args=False,
     )
-    kl = jnp.sum(expected_said(found.probs, said), (-2, -1)) - found.log_normalizer
-    return DiscreteBelief(found.probs, chain, _if_any(kl, place))
+    log_sum = _if_any(found.log_normalizer, place)
+    kl = _if_any(jnp.sum(expected_said(found.probs, said), (-2, -1)), place) - log_sum
+    return DiscreteBelief(found.probs, chain, kl, log_sum)
 
 
 def infer_state(
@@ -124,16 +126,19 @@ def infer_state(
         mean, covariance, tril, log_normalizer = condition(
             message.loc, message.covariance, said
         )
-        kl = said.expected(mean, covariance) - log_normalizer - message.offset
+        log_normalizer = log_normalizer + message.offset
+        kl = per_entry(said.expected(mean, covariance) - log_normalizer, place)
+        log_normalizer = per_entry(log_normalizer, place)
         marginal = dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
-        kl = per_entry(kl, place)
-        return StateBelief(mean, covariance, marginal.to_event(place.extra), kl)
+        marginal = marginal.to_event(place.extra)
+        return StateBelief(mean, covariance, marginal, kl, log_normalizer)
     prior = chain_prior(evidence, name)
     posterior, log_normalizer = prior.condition(said)
     mean, covariance = posterior.mean, posterior.covariance
-    value = jnp.sum(said.expected(mean, covariance), -1)
-    kl = _if_any(value - log_normalizer, place)
-    return StateBelief(mean, covariance, posterior, kl)
+    value = _if_any(jnp.sum(said.expected(mean, covariance), -1), place)
+    log_normalizer = _if_any(log_normalizer, place)
+    kl = value - log_normalizer
+    return StateBelief(mean, covariance, posterior, kl, log_normalizer)
 
 
 def _if_any(value: Array, place: Place) -> Array:

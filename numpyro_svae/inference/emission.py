@@ -13,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.inference.declared import Total
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.priors import Prior
@@ -21,7 +22,30 @@ from numpyro_svae.program.scans import Scan
 from numpyro_svae.program.sites import Site, at_positions
 from numpyro_svae.program.wrappers import peel
 
-__all__ = ["draw_graphs", "sample_global", "sample_local"]
+__all__ = ["closed_forms", "draw_graphs", "sample_global", "sample_local"]
+
+
+def closed_forms(
+    local: LocalPosterior, sites: dict[str, Site], scans: tuple[Scan, ...], prefix: str
+) -> dict[str, Any]:
+    """What is declared of several sites together.
+
+    :param local: the posterior of the local sites.
+    :param sites: the sites of the model.
+    :param scans: the scans whose bodies have sites.
+    :param prefix: prefix of the names of auxiliary sites.
+    """
+    scales = {name: sites[name].scale for name in local.expected_log_prob}
+    for name in local.kl:
+        scanned = any(name in scan for scan in scans)
+        scales[_path(name, prefix) if scanned else name] = sites[name].scale
+    total = Total(local.total, scales)
+    return {"expected_log_prob": local.expected_log_prob, "total": total}
+
+
+def _path(name: str, prefix: str) -> str:
+    """Name of the auxiliary site of a chain that a scan spells."""
+    return f"{name}_{prefix}_path"
 
 
 def sample_global(
@@ -90,7 +114,7 @@ def sample_local(
     drawn: dict[str, dist.Delta],
     values: dict[str, Array],
     infer: dict[str, Any],
-    scan: Scan | None,
+    scans: tuple[Scan, ...],
     prefix: str,
 ) -> dict[str, Array]:
     """Sample a local site, given the state of the discrete site that picks from it.
@@ -105,7 +129,7 @@ def sample_local(
     :param drawn: the sites that were drawn jointly.
     :param values: of the sites before it; this one is added.
     :param infer: the closed forms that are declared.
-    :param scan: the scan whose body has the site, if any does.
+    :param scans: the scans whose bodies have sites.
     :param prefix: prefix of the names of auxiliary sites.
     :return: the value under the name of the site, and those of the sites of a scan.
     """
@@ -121,11 +145,12 @@ def sample_local(
         fn = local.given(name, states)
         if label_of(name) not in sites:
             fn = _masked(fn, sites[name])
+    scan = next((s for s in scans if name in s), None)
     if scan is None:
         values[name] = numpyro.sample(name, fn, infer=infer)
         return {name: values[name]}
     infer = {**infer, "is_auxiliary": True, "scanned": True}
-    path = numpyro.sample(f"{name}_{prefix}_path", fn, infer=infer)
+    path = numpyro.sample(_path(name, prefix), fn, infer=infer)
     values[name] = path
     rank, found = len(fn.batch_shape), {}
     unused = random.PRNGKey(0)  # so that both spellings draw alike

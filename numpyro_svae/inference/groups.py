@@ -25,6 +25,7 @@ from numpyro_svae.inference.graph import infer_graph
 from numpyro_svae.inference.joint import JointBelief, infer_joint
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.inference.product import infer_product
+from numpyro_svae.inference.totals import sum_of_terms, total_of_joint
 from numpyro_svae.potentials import CategoricalPotential
 from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.groups import Group, coupled_groups
@@ -54,17 +55,20 @@ def infer_locals(
     """
     posterior = LocalPosterior()
     posterior.expect(evidence.data_log_probs())
+    posterior.total = sum_of_terms(evidence, posterior)
     for group in coupled_groups(evidence.structure):
+        own = LocalPosterior()
         said = {name: _said(evidence, name, potentials) for name in group.discrete}
         if group.kind == "graph":
-            probs = infer_graph(evidence, group, said, potentials, posterior)
+            probs, total = infer_graph(evidence, group, said, potentials, own), None
         elif group.kind == "mixture" and not mean_field:
-            probs = _joint(evidence, group, said, potentials, posterior)
+            probs, total = _joint(evidence, group, said, potentials, own)
         else:
-            args = evidence, group, said, potentials, options, posterior
-            probs = infer_product(*args, examine)
+            args = evidence, group, said, potentials, options, own
+            probs, total = infer_product(*args, examine)
         for name in group.discrete:
-            _observe_scored(evidence, name, probs[name], posterior)
+            _observe_scored(evidence, name, probs[name], own)
+        posterior.include(own, sum_of_terms(evidence, own) if total is None else total)
     return posterior
 
 
@@ -111,7 +115,7 @@ def _joint(
     said: Logits,
     potentials: Potentials,
     posterior: LocalPosterior,
-) -> Logits:
+) -> tuple[Logits, Array | None]:
     (name,) = group.discrete
     belief = infer_joint(evidence, name, said[name], potentials, group.states)
     probs = belief.discrete.probs
@@ -121,7 +125,7 @@ def _joint(
     sampled = frozenset().union(*evidence.structure.likelihoods.values())
     if sampled & {name, *group.states}:
         posterior.average[name] = probs
-    return {name: probs}
+    return {name: probs}, total_of_joint(evidence, name, belief, potentials)
 
 
 def _add_component(

@@ -36,11 +36,15 @@ class Component(NamedTuple):
     :param posterior: with batch ``(*positions, K)``.
     :param score: log evidence of each state, ``(*positions, K)``.
     :param expected: of all that is said of the site, ``(*positions, K)``.
+    :param spoken: of what the recognition function says of it, if it does.
+    :param constant: of messages to the site, where all states share it.
     """
 
     posterior: GaussianPosterior
     score: Array
     expected: Array
+    spoken: Array | None
+    constant: Array
 
 
 class JointBelief(NamedTuple):
@@ -91,7 +95,7 @@ def _component(
     evidence: Evidence, state: str, spoken: GaussianPotential | None
 ) -> Component:
     prior = _prior(evidence, state)
-    potential, constant = _said_of(evidence, state, spoken)
+    potential, constant, shared = _said_of(evidence, state, spoken)
     mask = evidence.place(state).mask
     mask = None if mask is None else mask[..., None]
     heeded = potential if mask is None else potential.mask(mask)
@@ -100,7 +104,11 @@ def _component(
     score = posterior.log_normalizer + prior.offset + constant
     if mask is not None:  # a masked position keeps its prior, which counts nothing
         score = jnp.where(mask, score, expected)
-    return Component(posterior, score, expected)
+    own = None
+    if spoken is not None:
+        heard_alone = _with_states(heard(evidence, state, spoken))
+        own = heard_alone.expected(posterior.mean, posterior.covariance)
+    return Component(posterior, score, expected, own, shared)
 
 
 def _prior(evidence: Evidence, state: str) -> GaussianMessage:
@@ -116,17 +124,18 @@ def _prior(evidence: Evidence, state: str) -> GaussianMessage:
 
 def _said_of(
     evidence: Evidence, state: str, spoken: GaussianPotential | None
-) -> tuple[GaussianPotential, Array]:
-    """Potential by state of the discrete site, and its constant."""
+) -> tuple[GaussianPotential, Array, Array]:
+    """Potential by state of the discrete site, its constant, and that of all states."""
     total = _with_states(heard(evidence, state, spoken))
-    constant = jnp.zeros(())
+    constant = shared = jnp.zeros(())
     for factor in evidence.observed(GaussianFactor, parent=state):
         message = evidence.parent_message(factor, state)
         if evidence.by_state(factor):
             total, constant = total + message.potential, constant + message.constant
         else:
             total = total + _with_states(message.potential)
-    return total, constant
+            shared = shared + message.constant
+    return total, constant, shared
 
 
 def _with_states(potential: GaussianPotential) -> GaussianPotential:

@@ -35,6 +35,7 @@ from numpyro_svae.inference.fixed_point import (
 from numpyro_svae.inference.forms import Form, form_of
 from numpyro_svae.inference.joint import infer_joint
 from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.inference.totals import total_of_one
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import Conditional, GaussianFactor
 from numpyro_svae.program.groups import Group, scope
@@ -54,7 +55,7 @@ def infer_product(
     options: FixedPoint,
     posterior: LocalPosterior,
     examine: bool,
-) -> Logits:
+) -> tuple[Logits, Array | None]:
     """Infer the sites of a group as independent, and add them to a posterior.
 
     :param evidence: the factors, given for each state.
@@ -64,7 +65,8 @@ def infer_product(
     :param options: how the fixed point is found.
     :param posterior: of all local sites.
     :param examine: whether to find out if implicit gradients can be solved for.
-    :return: probabilities of the discrete sites, ``(*positions, K)``.
+    :return: probabilities of the discrete sites, ``(*positions, K)``, and the total of
+        all, where it is known in a better form than that of its terms.
     """
     product = _Product(evidence, group, said, potentials, _forms(evidence, group))
     point = product.start()
@@ -75,7 +77,8 @@ def infer_product(
         posterior.record((*group.discrete, *group.states), solution, adjoint)
     found = product.infer(point)
     product.add_to(posterior, found)
-    return {name: belief.probs for name, belief in found.discrete.items()}
+    probs = {name: belief.probs for name, belief in found.discrete.items()}
+    return probs, product.total(found)
 
 
 def _forms(evidence: Evidence, group: Group) -> tuple[Form, ...]:
@@ -249,6 +252,15 @@ class _Product:
         return logits
 
     # what was found
+
+    def total(self, found: _Found) -> Array | None:
+        """The total of a site that nothing is coupled with."""
+        beliefs: dict[str, DiscreteBelief | StateBelief] = {**found.discrete}
+        beliefs |= found.states
+        if len(beliefs) > 1 or self.forms:
+            return None
+        ((name, belief),) = beliefs.items()
+        return total_of_one(self.evidence, name, belief, self.potentials)
 
     def add_to(self, posterior: LocalPosterior, found: _Found) -> None:
         """Add the sites, and what observed factors are expected to be."""
