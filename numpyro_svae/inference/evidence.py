@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
+from numpyro_svae.inference.densities import log_density
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound, BoundRegression
 from numpyro_svae.program.factors import (
@@ -228,7 +229,7 @@ class Evidence:
         v, c, _ = self._regression_data(factor)
         if self.by_state(factor):
             v, c = v[..., None, :], c[..., None, :]
-        return messages.log_density(self.regression(factor), v, c)
+        return log_density(self.regression(factor), v, c)
 
     def conditional_table(self, factor: TableConditional) -> Array:
         """Log density of a site by states, ``(*positions, *states)`` or less."""

@@ -20,11 +20,12 @@ from typing import NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import cho_solve
 
 from numpyro_svae.blocks import switching
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.families import ExpectedRegression
+from numpyro_svae.inference.densities import log_density, whitener_of
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "expected_log_density",
     "expected_response",
     "expected_transitions",
-    "log_density",
     "normalizer_gap",
     "proper",
     "proper_regression",
@@ -67,18 +67,6 @@ def _apply(matrix: Array, x: Array) -> Array:
     return jnp.einsum("...ij,...j->...i", matrix, x)
 
 
-def _whitener(regression: ExpectedRegression) -> tuple[Array, Array]:
-    """``L^-1`` with ``L L' = covariance``, and ``log|covariance|``.
-
-    Factors are few and vectors many, so the triangular solve is done once on the
-    identity and whitening is one product.
-    """
-    tril = jnp.linalg.cholesky(regression.covariance)
-    identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-    return solve_triangular(tril, identity, lower=True), log_det
-
-
 def with_states(regression: ExpectedRegression) -> ExpectedRegression:
     """The same factor for each state: an axis of size one after the positions."""
 
@@ -93,13 +81,13 @@ def with_states(regression: ExpectedRegression) -> ExpectedRegression:
 
 def normalizer_gap(regression: ExpectedRegression) -> Array:
     """``(log|covariance| - E log|Sigma|) / 2``: log mass of the factor."""
-    return 0.5 * (_whitener(regression)[1] - regression.log_det)
+    return 0.5 * (whitener_of(regression)[1] - regression.log_det)
 
 
 def proper_regression(regression: ExpectedRegression) -> ExpectedRegression:
     """The density ``N(v; weight u, covariance)``, which has no other normaliser."""
     weight, covariance, excess, _ = regression
-    log_det = _whitener(regression)[1]
+    log_det = whitener_of(regression)[1]
     return ExpectedRegression(weight, covariance, jnp.zeros_like(excess), log_det)
 
 
@@ -112,15 +100,6 @@ def proper(potential: GaussianPotential) -> GaussianMessage:
     return GaussianMessage(loc, covariance, jnp.zeros(()))
 
 
-def log_density(regression: ExpectedRegression, v: Array, u: Array) -> Array:
-    """The factor at a known response ``(..., D)`` and regressor ``(..., M)``."""
-    whitener, _ = _whitener(regression)
-    whitened = _apply(whitener, v - _apply(regression.weight, u))
-    quadratic = jnp.sum(whitened**2, -1) + _quadratic(regression.excess, u)
-    constant = regression.log_det + v.shape[-1] * log(2 * pi)
-    return -0.5 * (quadratic + constant)
-
-
 def to_child(regression: ExpectedRegression, u: Array) -> GaussianMessage:
     """Message to the response at a known regressor ``(..., M)``."""
     offset = normalizer_gap(regression) - 0.5 * _quadratic(regression.excess, u)
@@ -130,7 +109,7 @@ def to_child(regression: ExpectedRegression, u: Array) -> GaussianMessage:
 
 def _state_precision(regression: ExpectedRegression, parent_map: Array) -> Array:
     """``U' E[F' Sigma^-1 F] U``."""
-    half = _whitener(regression)[0] @ regression.weight @ parent_map
+    half = whitener_of(regression)[0] @ regression.weight @ parent_map
     precision = jnp.swapaxes(half, -1, -2) @ half
     return precision + parent_map.T @ regression.excess @ parent_map
 
@@ -145,7 +124,7 @@ def to_parent(
     :param c: the known part of the regressor, of shape ``(..., M)``.
     :param parent_map: U, of shape ``(M, dimension of x)``.
     """
-    whitener, _ = _whitener(regression)
+    whitener, _ = whitener_of(regression)
     residual = _apply(whitener, v - _apply(regression.weight, c))
     whitened_weight = whitener @ regression.weight
     pull = jnp.einsum("...im,...i->...m", whitened_weight, residual)
@@ -180,7 +159,7 @@ def expected_log_density(
 
 def _states(regression: ExpectedRegression) -> switching.States:
     """Regressions ``(..., K)`` in the layout of the blocks."""
-    whitener, _ = _whitener(regression)
+    whitener, _ = whitener_of(regression)
 
     def to_lanes(x: Array) -> Array:
         x = x.reshape(-1, *x.shape[-3:])
@@ -278,7 +257,7 @@ def expected_response(
     :param mean: of the response, ``(..., D)``.
     :param covariance: of the response, ``(..., D, D)``.
     """
-    whitener, _ = _whitener(regression)
+    whitener, _ = whitener_of(regression)
     precision = jnp.swapaxes(whitener, -1, -2) @ whitener
     spread = jnp.einsum("...ij,...ij->...", precision, covariance)
     return log_density(regression, mean, u) - 0.5 * spread

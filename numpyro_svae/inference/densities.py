@@ -1,0 +1,65 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Expected log density of a Gaussian factor at known points."""
+
+from __future__ import annotations
+
+from math import log, pi, prod
+
+from jax import Array
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from numpyro_svae.families import ExpectedRegression
+
+__all__ = ["log_density", "whitener_of"]
+
+
+def whitener_of(regression: ExpectedRegression) -> tuple[Array, Array]:
+    """``L^-1`` with ``L L' = covariance``, and ``log|covariance|``.
+
+    Factors are few and vectors many, so the triangular solve is done once on the
+    identity and whitening is one product.
+    """
+    tril = jnp.linalg.cholesky(regression.covariance)
+    identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
+    return solve_triangular(tril, identity, lower=True), log_det
+
+
+def log_density(regression: ExpectedRegression, v: Array, u: Array) -> Array:
+    """The factor at a known response ``(..., D)`` and regressor ``(..., M)``.
+
+    Positions that share the regressions are lanes, the last axis, so that their sums
+    in the gradient are products of matrices, and no array is transposed on the way.
+    """
+    whitener, _ = whitener_of(regression)
+    weight, _, excess, log_det = regression
+    own = max(weight.ndim - 2, whitener.ndim - 2, excess.ndim - 2, log_det.ndim)
+    batch = jnp.broadcast_shapes(v.shape[:-1], u.shape[:-1])
+    shared = batch[: max(len(batch) - own, 0)]
+    v, u = (_to_lanes(x, len(batch), shared) for x in (v, u))
+    whitened = _product(whitener, v - _product(weight, u))
+    quadratic = jnp.sum(whitened**2, -2) + jnp.sum(u * _product(excess, u), -2)
+    constant = log_det + v.shape[-2] * log(2 * pi)
+    value = jnp.moveaxis(-0.5 * (quadratic + constant[..., None]), -1, 0)
+    return value.reshape(*shared, *value.shape[1:])
+
+
+def _to_lanes(x: Array, rank: int, shared: tuple[int, ...]) -> Array:
+    """Vectors ``(*shared, ..., D)``, or less, as ``(..., D, lanes)``.
+
+    :param rank: number of all axes but the last.
+    """
+    x = jnp.expand_dims(x, tuple(range(rank + 1 - x.ndim)))
+    x = jnp.broadcast_to(x, shared + x.shape[len(shared) :])
+    return jnp.moveaxis(x.reshape(prod(shared), *x.shape[len(shared) :]), 0, -1)
+
+
+def _product(matrix: Array, x: Array) -> Array:
+    """Matrices ``(..., I, J)`` times ``(..., J, lanes)``.
+
+    Without copies of lanes that all of the matrices are multiplied with.
+    """
+    return jnp.einsum("...ij,...jn->...in", matrix, x)
