@@ -123,7 +123,9 @@ def _safe_move(
     """Each member of the batch goes as far as its domain (and its gradient) allows."""
     usable = _finite(gradient, block.batch_shape)
     direction = _keep(usable, gradient.scale(-rho))
-    length = jnp.minimum(1.0, fraction * block.largest_step(direction))
+    enough = 1 / fraction  # for the whole of the step
+    largest = block.largest_step(direction, enough)
+    length = jnp.where(largest >= enough, 1.0, fraction * largest)
     move = _keep(usable & jnp.isfinite(length), direction.scale(length))
     landed = _finite((block + move).expected_statistics(), block.batch_shape)
     shortened = jnp.sum(~(usable & landed & (length >= 1.0)), dtype=jnp.int32)

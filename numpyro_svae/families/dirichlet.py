@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import jax
 from jax import Array
@@ -50,7 +51,7 @@ class DirichletNatural(NaturalParameters):
         difference = (self - other).inner(self.expected_statistics())
         return difference - self.log_normalizer() + other.log_normalizer()
 
-    def largest_step(self, direction: DirichletNatural) -> Array:
+    def largest_step(self, direction: DirichletNatural, enough: float = inf) -> Array:
         falls = direction.concentration < 0
         slope = jnp.where(falls, -direction.concentration, 1.0)
         steps = jnp.where(falls, self.concentration / slope, jnp.inf)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import jax
 from jax import Array
@@ -57,7 +58,7 @@ class GammaNatural(NaturalParameters):
         shapes = more * digamma(self.shape) + normalizers
         return shapes - other.shape * jnp.log(ratio) + self.shape * (ratio - 1.0)
 
-    def largest_step(self, direction: GammaNatural) -> Array:
+    def largest_step(self, direction: GammaNatural, enough: float = inf) -> Array:
         return jnp.minimum(
             step_to_zero(self.shape, direction.shape),
             step_to_zero(self.rate, direction.rate),

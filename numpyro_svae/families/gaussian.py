@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, pi
+from math import inf, log, pi
 from typing import NamedTuple
 
 import jax
@@ -17,10 +17,9 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from numpyro_svae.families.matrices import (
     inverse_from_tril,
     log_diagonal,
-    step_to_zero,
+    step_to_singular,
     symmetric,
     transpose,
-    whitened_slope,
 )
 from numpyro_svae.families.natural import NaturalParameters
 
@@ -99,5 +98,5 @@ class GaussianNatural(NaturalParameters):
         size = self.info_vector.shape[-1]
         return 0.5 * (squares - size) + log_diagonal(q) - log_diagonal(p)
 
-    def largest_step(self, direction: GaussianNatural) -> Array:
-        return step_to_zero(1.0, whitened_slope(self.precision, direction.precision))
+    def largest_step(self, direction: GaussianNatural, enough: float = inf) -> Array:
+        return step_to_singular(self.precision, direction.precision, enough)

@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-from jax import Array
+from math import isfinite
+
+from jax import Array, lax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 
 __all__ = [
     "inverse_from_tril",
     "log_diagonal",
+    "step_to_singular",
     "step_to_zero",
     "symmetric",
     "transpose",
-    "whitened_slope",
 ]
 
 
@@ -40,15 +42,27 @@ def inverse_from_tril(tril: Array) -> Array:
     return symmetric(cho_solve((tril, True), identity))
 
 
-def whitened_slope(matrix: Array, direction: Array) -> Array:
-    """The lowest eigenvalue of a direction in units of a positive definite matrix.
+def step_to_singular(matrix: Array, direction: Array, enough: float) -> Array:
+    """Where ``matrix + s * direction`` is no longer positive definite.
 
-    ``matrix + s * direction`` is positive definite while ``1 + s * slope > 0``.
+    :param matrix: positive definite, ``(..., D, D)``.
+    :param direction: symmetric, ``(..., D, D)``.
+    :param enough: where all of the batch are positive definite as far as this, so much
+        is returned: that takes one Cholesky factorisation, and no eigenvalues.
     """
-    tril = jnp.linalg.cholesky(matrix)
-    half = solve_triangular(tril, direction, lower=True)
-    whitened = solve_triangular(tril, transpose(half), lower=True)
-    return jnp.linalg.eigvalsh(symmetric(whitened))[..., 0]
+
+    def exact() -> Array:
+        tril = jnp.linalg.cholesky(matrix)
+        half = solve_triangular(tril, direction, lower=True)
+        whitened = solve_triangular(tril, transpose(half), lower=True)
+        lowest = jnp.linalg.eigvalsh(symmetric(whitened))[..., 0]
+        return step_to_zero(1.0, lowest)
+
+    if not isfinite(enough):
+        return exact()
+    inside = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix + enough * direction)))
+    far = jnp.full(matrix.shape[:-2], enough, matrix.dtype)
+    return lax.cond(inside, lambda: far, exact)
 
 
 def step_to_zero(value: Array | float, slope: Array) -> Array:

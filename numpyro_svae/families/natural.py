@@ -12,6 +12,7 @@ with them) live in the same container, so conjugacy is ordinary vector arithmeti
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import inf
 from typing import Any, Self
 
 import jax
@@ -54,10 +55,12 @@ class NaturalParameters(ABC):
         """:math:`KL(q_\\eta \\| q_{other})`, of shape ``batch_shape``."""
 
     @abstractmethod
-    def largest_step(self, direction: Self) -> Array:
+    def largest_step(self, direction: Self, enough: float = inf) -> Array:
         """The largest :math:`s` for which ``self + s * direction`` is in the domain.
 
         :param direction: a container like this one.
+        :param enough: a step beyond which it does not matter: at least this is
+            returned where it is in the domain, which is cheaper to find out.
         :return: positive, possibly infinite, of shape ``batch_shape``.
         """
 

@@ -16,7 +16,7 @@ A normal-inverse-Wishart is the case M = 1 with :math:`u = 1`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, pi
+from math import inf, log, pi
 from typing import NamedTuple
 
 import jax
@@ -28,10 +28,10 @@ from jax.scipy.special import digamma, multigammaln
 from numpyro_svae.families.matrices import (
     inverse_from_tril,
     log_diagonal,
+    step_to_singular,
     step_to_zero,
     symmetric,
     transpose,
-    whitened_slope,
 )
 from numpyro_svae.families.natural import NaturalParameters
 
@@ -269,7 +269,7 @@ class RegressionNatural(NaturalParameters):
             + 0.5 * (p.df - q.df) * q.expected_log_det()
         )
 
-    def largest_step(self, direction: RegressionNatural) -> Array:
-        lowest = whitened_slope(self.joint(), direction.joint())
+    def largest_step(self, direction: RegressionNatural, enough: float = inf) -> Array:
+        to_singular = step_to_singular(self.joint(), direction.joint(), enough)
         slack = self.df - (self.vv.shape[-1] - 1)
-        return jnp.minimum(step_to_zero(1.0, lowest), step_to_zero(slack, direction.df))
+        return jnp.minimum(to_singular, step_to_zero(slack, direction.df))

@@ -135,6 +135,9 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
         lowest = jnp.linalg.eigvalsh(outside.joint())[..., 0]
         assert np.all((lowest < 0) | (outside.df < outside.vv.shape[-1] - 1))
     assert np.all(np.isinf(eta.largest_step(eta)))
+    nearer, further = 0.9 * float(step.min()), 1.1 * float(step.max())
+    assert np.all(eta.largest_step(direction, nearer) >= nearer)
+    np.testing.assert_allclose(eta.largest_step(direction, further), step, rtol=1e-9)
 
 
 def test_standard_round_trip_and_one_observation(x64):
