@@ -9,6 +9,8 @@ plate; expected statistics are the gradient of its log normaliser.
 
 from __future__ import annotations
 
+from typing import Any
+
 from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -30,7 +32,7 @@ from numpyro_svae.inference.graph_terms import (
 )
 from numpyro_svae.inference.joint_draw import JointDraw, plate_sizes
 from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.inference.totals import total_of_graph
 from numpyro_svae.program.axes import Axes, axes_of
 from numpyro_svae.program.factors import (
     Factor,
@@ -50,17 +52,18 @@ def infer_graph(
     evidence: Evidence,
     group: Group,
     said: dict[str, Array],
-    spoken: dict[str, GaussianPotential],
+    spoken: dict[str, Any],
     posterior: LocalPosterior,
-) -> dict[str, Array]:
+) -> tuple[dict[str, Array], Array | None]:
     """Infer the sites of a graph jointly, and add them to a posterior.
 
     :param evidence: the factors, given for each state.
     :param group: the sites.
     :param said: all that is said of each discrete site alone, ``(*positions, K)``.
-    :param spoken: what the recognition function says of the Gaussian sites.
+    :param spoken: what the recognition function says.
     :param posterior: of all local sites.
-    :return: probabilities of the discrete sites, ``(*positions, K)``.
+    :return: probabilities of the discrete sites, ``(*positions, K)``, and the total of
+        all, where it is known in a better form than that of its terms.
     """
     names = [n for n in evidence.structure.locals if n in group.discrete + group.states]
     prior = [term_of(evidence, evidence.own(name)) for name in names]
@@ -86,13 +89,17 @@ def infer_graph(
     uncounted = tuple(term for term in masked if term is not None)
     joint = JointDraw(terms, uncounted, found.log_normalizer, variables, axes, shapes)
     posterior.draws.append(joint)
-    probs = {}
+    probs: dict[str, Array] = {}
     for name, own in zip(names, axes):
         marginal, table = _marginal(own, found.variables[name])
         posterior.add(name, marginal, own.share(kl / len(names)))
         if table is not None:
             probs[name] = table
-    return probs
+    of_states = dict(zip(group.states, values[len(group.discrete) :]))
+    heard = {name: value for name, value in of_states.items() if name in spoken}
+    for name in spoken.keys() & probs.keys():
+        heard[name] = expected_said(probs[name], spoken[name].logits)
+    return probs, total_of_graph(evidence, names, found.log_normalizer, heard)
 
 
 def _axes(evidence: Evidence, factor: Factor) -> Axes:

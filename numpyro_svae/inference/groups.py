@@ -60,7 +60,7 @@ def infer_locals(
         own = LocalPosterior()
         said = {name: _said(evidence, name, potentials) for name in group.discrete}
         if group.kind == "graph":
-            probs, total = infer_graph(evidence, group, said, potentials, own), None
+            probs, total = infer_graph(evidence, group, said, potentials, own)
         elif group.kind == "mixture" and not mean_field:
             probs, total = _joint(evidence, group, said, potentials, own)
         else:

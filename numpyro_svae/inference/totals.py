@@ -26,7 +26,7 @@ from numpyro_svae.inference.joint import JointBelief
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.factors import GaussianFactor
 
-__all__ = ["sum_of_terms", "total_of_joint", "total_of_one"]
+__all__ = ["sum_of_terms", "total_of_graph", "total_of_joint", "total_of_one"]
 
 
 def sum_of_terms(evidence: Evidence, posterior: LocalPosterior) -> Array:
@@ -100,3 +100,20 @@ def total_of_joint(
             value = value - jnp.sum(expected_said(states, component.spoken))
         total = total + own.scale * value
     return total
+
+
+def total_of_graph(
+    evidence: Evidence, names: list[str], log_normalizer: Array, heard: dict[str, Array]
+) -> Array | None:
+    """The total of the sites of a graph.
+
+    :param evidence: the factors.
+    :param names: the sites, which have the same scale.
+    :param log_normalizer: of all that is said of them.
+    :param heard: expectations of what the recognition function says, by site.
+    :return: None if that is not known in this form.
+    """
+    if _masked(evidence, names):
+        return None
+    value = log_normalizer - sum(map(jnp.sum, heard.values()), jnp.zeros(()))
+    return evidence.place(names[0]).scale * value

@@ -16,6 +16,12 @@ import numpyro_svae as ns
 from tests.conjugate import diagonal_mixture, gaussian, poisson_hmm
 from tests.coupled import two_chains
 from tests.data import clusters, make_svi, sequences
+from tests.graphs_of_sites import (
+    hierarchy,
+    hierarchy_svae,
+    members_recognised,
+    nested_labels,
+)
 from tests.masked import masked_hmm
 from tests.models import (
     known_lds,
@@ -47,6 +53,9 @@ CASES = {
     "hmm": (poisson_hmm, None, (COUNTS[..., 0],)),
     "hmm-svae": (hmm_svae, recognition, (Y,)),
     "slds-svae": (slds_svae, recognition, (Y, ACTIONS)),
+    "hierarchy": (hierarchy, None, (Y,)),
+    "hierarchy-svae": (hierarchy_svae, members_recognised, (Y[:, :3],)),
+    "nested-labels": (nested_labels, None, (Y[..., 0],)),
     "two-chains": (two_chains, None, (PLANE,)),
     "masked": (masked_hmm, None, (PLANE, SOME, np.stack([SOME] * 5, 1))),
 }
