@@ -43,12 +43,14 @@ def test_potentials_of_one_scale(size, noise, scale):
 def test_nearly_deterministic_dynamics(size, noise, kind):
     """Potentials of 1e-6 to 1e6, by step and dimension.
 
-    Where a mean is thousands of its deviations, the largest errors are more: there, to
-    round the answer alone costs 5e-4.
+    Single entries are further off than the mean, with the least noise by up to 0.02.
+    To round what is given costs 3e-3 of that, and to round the answer, where a mean is
+    thousands of its deviations, 5e-4; the rest is rounding that adds up (dynamax and
+    cuthbert are off by 0.3 there).
     """
     found, _ = errors(hard_case(STEPS, noise, PRECISIONS[kind], size=size))
     assert jnp.mean(found) < 0.1 * ALLOWED
-    assert jnp.max(found) < (ALLOWED if kind == "small" else 40 * ALLOWED)
+    assert jnp.max(found) < (ALLOWED if kind == "small" else 80 * ALLOWED)
 
 
 @pytest.mark.parametrize("size", [4, 8])
