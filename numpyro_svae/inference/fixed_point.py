@@ -234,11 +234,42 @@ def solve_adjoint(pull: Callable[[Array], Array], g: Array) -> tuple[Array, Arra
     operator = lineax.FunctionLinearOperator(
         lambda v: v - pull(v), jax.ShapeDtypeStruct(g.shape, g.dtype)
     )
-    solver = lineax.GMRES(
+    solver = _SeriesOrGMRES(
         tolerance, tolerance, restart=_KRYLOV, stagnation_iters=_KRYLOV
     )
     found = lineax.linear_solve(operator, g, solver, throw=False).value
     left = found - pull(found) - g
-    size = jnp.max(jnp.abs(g), initial=0.0)
-    good = jnp.max(jnp.abs(left), initial=0.0) <= 100 * tolerance * size
+    good = _largest(left) <= 100 * tolerance * _largest(g)
     return jnp.where(good & jnp.all(jnp.isfinite(found)), found, g), good
+
+
+def _largest(x: Array) -> Array:
+    return jnp.max(jnp.abs(x), initial=0.0)
+
+
+class _SeriesOrGMRES(lineax.GMRES):
+    """The series ``v <- v + (g - A v)``, and GMRES where that does not converge fast.
+
+    It goes on for as long as what is left halves each time.
+    """
+
+    def compute(self, state: Any, vector: Array, options: dict) -> tuple:
+        def goes_on(carry: tuple) -> Array:
+            _, left, before, _ = carry
+            size = _largest(left)
+            return (size > enough) & (size <= 0.5 * before)
+
+        def add(carry: tuple) -> tuple:
+            v, left, _, count = carry
+            v = v + left
+            return v, vector - state.mv(v), _largest(left), count + 1
+
+        enough = self.rtol * _largest(vector)
+        begin = vector, vector - state.mv(vector), _largest(vector), 0
+        found, left, _, count = lax.while_loop(goes_on, add, begin)
+        stats = {"num_steps": count, "max_steps": self.max_steps}
+        return lax.cond(
+            _largest(left) <= enough,
+            lambda: (found, lineax.RESULTS.successful, stats),
+            lambda: super(_SeriesOrGMRES, self).compute(state, vector, options),
+        )

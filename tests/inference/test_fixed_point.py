@@ -19,11 +19,40 @@ MATRIX = np.array([[0.3, -0.6], [0.5, 0.2]])
 OPTIONS = FixedPoint(tolerance=1e-13, anneal=0, max_sweeps=500)
 
 
-def test_adjoint_of_a_linear_map(x64):
-    g = jnp.array([1.0, -2.0])
-    found, good = solve_adjoint(lambda v: MATRIX.T @ v, g)
+@pytest.mark.parametrize("scale", [0.2, 1.0, -3.0], ids=["near", "slow", "diverges"])
+def test_adjoint_of_a_linear_map(x64, scale):
+    """The series of the first converges at once, and that of the last not at all."""
+    matrix, g = scale * MATRIX.T, jnp.array([1.0, -2.0])
+    found, good = solve_adjoint(lambda v: matrix @ v, g)
     assert good
-    np.testing.assert_allclose(found, np.linalg.solve(np.eye(2) - MATRIX.T, g))
+    np.testing.assert_allclose(found, np.linalg.solve(np.eye(2) - matrix, g))
+
+
+def test_an_adjoint_whose_series_converges_takes_few_products(x64):
+    count = 0
+
+    def pull(v):
+        nonlocal count
+        count += 1
+        return 1e-3 * v
+
+    with jax.disable_jit():
+        solve_adjoint(pull, jnp.ones(3))
+    assert count < 8
+
+
+def test_gradients_of_gradients(x64):
+    def value(a):
+        solution = solve_fixed_point(
+            lambda y: jnp.tanh(0.2 * MATRIX @ y) + a, jnp.zeros(2), OPTIONS
+        )
+        return jnp.sum(jnp.sin(solution.value))
+
+    slope, at, step = jax.grad(value), jnp.array([0.3, 0.5]), 1e-5
+    pairs = [
+        (slope(at + step * e) - slope(at - step * e)) / (2 * step) for e in np.eye(2)
+    ]
+    np.testing.assert_allclose(jax.jacrev(slope)(at), np.stack(pairs, -1), atol=1e-8)
 
 
 @pytest.mark.parametrize("scale", [1.0, np.nan])
