@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from numpyro_svae.blocks import elimination, linalg
 from numpyro_svae.blocks.chain_steps import Gaussian
 from numpyro_svae.blocks.linalg import (
-    MAX_LOOPED,
+    MAX_UNROLLED,
     dot,
     matmul,
     matmul_transposed,
@@ -79,7 +79,7 @@ def _one_by_one(J: Array, table: Array) -> tuple[Array, Array]:
         return _put(others, column * inverse, i, 1), log_det + jnp.log(spread)
 
     state = table, jnp.zeros(table.shape[2:], table.dtype)
-    return lax.fori_loop(0, size, entry, state, unroll=size <= MAX_LOOPED)
+    return lax.fori_loop(0, size, entry, state, unroll=size <= MAX_UNROLLED)
 
 
 class Diagonal(NamedTuple):
@@ -115,27 +115,32 @@ class Full(NamedTuple):
 
     def condition(self, mean: Array, cov: Array) -> tuple[Gaussian, Array]:
         """The posterior and ``log Z``."""
-        residual = self.white - matvec(transpose(self.root), mean)
-        gain, solved, log_det = self._solve(cov, residual)
-        weight = linalg.eye(cov) - matmul(self.root, gain)  # W'
-        score = matvec(self.root, solved) + matvec(weight, self.rest)
+        gain, weight, score, log_det = self._weigh(mean, cov)
         squares = square(weight, cov) + matmul_transposed(gain, gain)
         posterior = Gaussian(mean + matvec(cov, score), symmetrize(squares))
-        pull = matvec(self.root, residual) + self.rest
+        pull = matvec(self.root, self._residual(mean)) + self.rest
         terms = dot(self.h, mean) + dot(pull, posterior.mean)
         return posterior, 0.5 * (terms - log_det)
 
     def pull(self, mean: Array, cov: Array) -> Pull:
         """``W``, ``e`` and ``J W``."""
-        residual = self.white - matvec(transpose(self.root), mean)
-        gain, solved, _ = self._solve(cov, residual)
-        weight = linalg.eye(cov) - matmul(self.root, gain)
-        score = matvec(self.root, solved) + matvec(weight, self.rest)
+        _, weight, score, _ = self._weigh(mean, cov)
         spread, _ = self._spread(cov)
         identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
         inverse, _ = elimination.solve_posdef(spread, identity)
         half = transpose(matmul(self.root, inverse))
         return Pull(transpose(weight), score, matmul(self.root, half))
+
+    def _residual(self, mean: Array) -> Array:
+        """``w - U' m``."""
+        return self.white - matvec(transpose(self.root), mean)
+
+    def _weigh(self, mean: Array, cov: Array) -> tuple[Array, Array, Array, Array]:
+        """``G'``, ``W'``, ``e`` and ``log det S``."""
+        gain, solved, log_det = self._solve(cov, self._residual(mean))
+        weight = linalg.eye(cov) - matmul(self.root, gain)
+        score = matvec(self.root, solved) + matvec(weight, self.rest)
+        return gain, weight, score, log_det
 
     def _spread(self, cov: Array) -> tuple[Array, Array]:
         """``S`` and ``U' P``."""

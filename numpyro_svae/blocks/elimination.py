@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from numpyro_svae.blocks.linalg import (
-    MAX_LOOPED,
+    MAX_UNROLLED,
     batched,
     eye,
     log_diagonal,
@@ -53,7 +53,7 @@ def solve_posdef(a: Array, b: Array) -> tuple[Array, Array]:
     carries no derivative rule.
     """
     size = a.shape[0]
-    if size > MAX_LOOPED:
+    if size > MAX_UNROLLED:
         tril = _scaled_cholesky(a)
         half = solve_lower(tril, b)
         return solve_lower_transposed(tril, half), 2 * log_diagonal(tril)
@@ -109,7 +109,7 @@ def cholesky(a: Array) -> Array:
 
 
 def _cholesky(a: Array) -> Array:
-    if a.shape[0] > MAX_LOOPED:
+    if a.shape[0] > MAX_UNROLLED:
         return _scaled_cholesky(a)
     return _factor(a, _floor)
 
@@ -149,7 +149,7 @@ def semidefinite_factor(a: Array, b: Array) -> tuple[Array, Array]:
     no derivative rule: rules that need the factor differentiate ``a``.
     """
     size = a.shape[0]
-    if size <= MAX_LOOPED:
+    if size <= MAX_UNROLLED:
         u = _factor(a, partial(_dropped, 4.0 * size))
         return u, solve_lower(u, b[:, None])[:, 0]
     values, vectors = jnp.linalg.eigh(jnp.moveaxis(a, (0, 1), (-2, -1)))
@@ -189,7 +189,7 @@ def solve_lower(factor: Array, b: Array) -> Array:
 
     ``b (D, J, *lanes)``. A zero on the diagonal gives a zero in the solution.
     """
-    if factor.shape[0] > MAX_LOOPED:
+    if factor.shape[0] > MAX_UNROLLED:
         return batched(partial(solve_triangular, lower=True), factor, b)
     return _substitute(factor, b, transposed=False)
 
@@ -197,7 +197,7 @@ def solve_lower(factor: Array, b: Array) -> Array:
 @custom_vjp
 def solve_lower_transposed(factor: Array, b: Array) -> Array:
     """Solve ``factor' x = b`` for lower triangular ``factor (D, D, *lanes)``."""
-    if factor.shape[0] > MAX_LOOPED:
+    if factor.shape[0] > MAX_UNROLLED:
         return batched(partial(solve_triangular, lower=True, trans=1), factor, b)
     return _substitute(factor, b, transposed=True)
 

@@ -4,7 +4,7 @@
 """Linear algebra on many small matrices, entries first and lanes last.
 
 A matrix is an array ``(I, J, *lanes)`` and a vector ``(I, *lanes)``; lanes (time,
-batch, samples) broadcast against each other. Up to ``MAX_LOOPED`` rows every
+batch, samples) broadcast against each other. Up to ``MAX_UNROLLED`` rows every
 operation is made of products that are vectorised over the lanes; above
 it, batched library calls do the same work. Each operation has its derivative rule,
 whose terms are again products and triangular solves.
@@ -18,7 +18,7 @@ from jax import Array, custom_vjp
 import jax.numpy as jnp
 
 __all__ = [
-    "MAX_LOOPED",
+    "MAX_UNROLLED",
     "batched",
     "dot",
     "eye",
@@ -33,7 +33,7 @@ __all__ = [
     "transpose",
 ]
 
-MAX_LOOPED = 16
+MAX_UNROLLED = 16
 MIN_SPLIT_LANES = 16  # a product for fewer is cheaper than a second kernel
 
 
@@ -88,7 +88,7 @@ def batched(operation, a: Array, *others: Array) -> Array:
 @custom_vjp
 def matmul(a: Array, b: Array) -> Array:
     """The matrix product of ``a (I, K, *lanes)`` and ``b (K, J, *lanes)``."""
-    if a.shape[1] > MAX_LOOPED:
+    if a.shape[1] > MAX_UNROLLED:
         return batched(jnp.matmul, a, b)
     lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
     few = math.prod(lanes) < MIN_SPLIT_LANES

@@ -11,7 +11,14 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-__all__ = ["each_step", "first_steps", "over_time", "pairwise_sum", "some_steps"]
+__all__ = [
+    "each_step",
+    "first_steps",
+    "over_time",
+    "pairwise_sum",
+    "some_steps",
+    "steps_at_once",
+]
 
 MIN_COPIED_LANES = 16  # what fewer lanes read is not vectorised anyway
 BLOCK_LANES = 64
@@ -27,7 +34,6 @@ def over_time(
         all, and the last step stands for those that are missing.
     :return: the last state, and outputs ``(..., length, lanes)``.
     """
-
     taken = _copied if _lanes(state, args) >= MIN_COPIED_LANES else lambda x: x
 
     def at(time: Array) -> Any:

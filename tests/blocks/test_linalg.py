@@ -12,7 +12,7 @@ import pytest
 from numpyro_svae.blocks import elimination, linalg
 
 pytestmark = pytest.mark.x64
-SIZES = [1, 3, 18]  # the last is beyond MAX_LOOPED
+SIZES = [1, 3, 18]  # the last is beyond MAX_UNROLLED
 LANES = 4
 MANY_LANES = 70  # beyond MIN_LOOPED_LANES
 
