@@ -23,6 +23,7 @@ from numpyro_svae.blocks.linalg import (
     transpose,
 )
 from numpyro_svae.blocks.loops import each_step, first_steps
+from numpyro_svae.blocks.terms import collect
 
 __all__ = [
     "Dynamics",
@@ -70,19 +71,6 @@ def total(like: Array, *terms: Array) -> Array:
     """Cotangent for ``like``: every term, summed over what ``like`` shares."""
     first, *others = (sum_to(term, like.shape) for term in terms)
     return sum(others, first)
-
-
-def collect(*terms: Array) -> tuple[Array, ...]:
-    """The sums of terms of equal shape, for :func:`total`.
-
-    Loops over time return these, and what lanes share is summed after the loop: where
-    lanes are spread over devices, every sum over lanes is a message between them.
-    """
-    sums: dict[tuple[int, ...], Array] = {}
-    for term in terms:
-        found = sums.get(term.shape)
-        sums[term.shape] = term if found is None else found + term
-    return tuple(sums.values())
 
 
 def _matrix_cotangent(matrix: Array, state: Gaussian, g: Gaussian) -> tuple:

@@ -12,11 +12,11 @@ With ``psi(x) = h' x - x' J x / 2`` the posterior of ``x ~ N(m, P)`` has
 ``P`` and ``J`` may be singular; a zero potential changes nothing, exactly. A diagonal
 ``J`` is taken one entry after the other, as in a sequential update (Bierman,
 *Factorization methods for discrete sequential estimation*, 1977, chapter 2), with no
-difference where one would cancel. A full ``J = U U'`` with ``h = U w + rest`` needs one
-factorisation, of
+difference where one would cancel. A full ``J = U U'`` with ``h = U w + rest``, or a
+large one, needs one factorisation, of
 
     S = I + U' P U,     G = P U S^-1,   W = I - G U',   P_f = W P W' + G G',
-    e = U S^-1 (w - U' m) + W' rest,    m_f = m + P e,
+    e = U S^-1 (w - U' m) + W' rest,    m_f = m + G (w - U' m) + P_f rest,
 
 whose eigenvalues are at least one; the covariance is a sum of two squares, which stays
 positive whatever the precisions.
@@ -79,7 +79,7 @@ def _one_by_one(J: Array, table: Array) -> tuple[Array, Array]:
         return _put(others, column * inverse, i, 1), log_det + jnp.log(spread)
 
     state = table, jnp.zeros(table.shape[2:], table.dtype)
-    return lax.fori_loop(0, size, entry, state, unroll=size <= MAX_UNROLLED)
+    return lax.fori_loop(0, size, entry, state, unroll=True)
 
 
 class Diagonal(NamedTuple):
@@ -115,58 +115,57 @@ class Full(NamedTuple):
 
     def condition(self, mean: Array, cov: Array) -> tuple[Gaussian, Array]:
         """The posterior and ``log Z``."""
-        gain, weight, score, log_det = self._weigh(mean, cov)
+        spread, cross = self._spread(cov)
+        gain, log_det = elimination.solve_posdef(spread, cross)  # G'
+        weight, residual = self._weight(gain), self._residual(mean)
         squares = square(weight, cov) + matmul_transposed(gain, gain)
-        posterior = Gaussian(mean + matvec(cov, score), symmetrize(squares))
-        pull = matvec(self.root, self._residual(mean)) + self.rest
+        cov = symmetrize(squares)
+        shift = matvec(transpose(gain), residual) + matvec(cov, self.rest)
+        posterior = Gaussian(mean + shift, cov)
+        pull = matvec(self.root, residual) + self.rest
         terms = dot(self.h, mean) + dot(pull, posterior.mean)
         return posterior, 0.5 * (terms - log_det)
 
     def pull(self, mean: Array, cov: Array) -> Pull:
         """``W``, ``e`` and ``J W``."""
-        _, weight, score, _ = self._weigh(mean, cov)
-        spread, _ = self._spread(cov)
+        spread, cross = self._spread(cov)
         identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
         inverse, _ = elimination.solve_posdef(spread, identity)
-        half = transpose(matmul(self.root, inverse))
-        return Pull(transpose(weight), score, matmul(self.root, half))
+        half = matmul(self.root, inverse)  # U S^-1
+        weight = self._weight(matmul(inverse, cross))
+        score = matvec(half, self._residual(mean)) + matvec(weight, self.rest)
+        information = matmul(self.root, transpose(half))
+        return Pull(transpose(weight), score, information)
 
     def _residual(self, mean: Array) -> Array:
         """``w - U' m``."""
         return self.white - matvec(transpose(self.root), mean)
 
-    def _weigh(self, mean: Array, cov: Array) -> tuple[Array, Array, Array, Array]:
-        """``G'``, ``W'``, ``e`` and ``log det S``."""
-        gain, solved, log_det = self._solve(cov, self._residual(mean))
-        weight = linalg.eye(cov) - matmul(self.root, gain)
-        score = matvec(self.root, solved) + matvec(weight, self.rest)
-        return gain, weight, score, log_det
-
     def _spread(self, cov: Array) -> tuple[Array, Array]:
         """``S`` and ``U' P``."""
-        cross = transpose(matmul(cov, self.root))
+        cross = matmul_transposed(self.root, cov)
         return linalg.eye(cov) + matmul(cross, self.root), cross
 
-    def _solve(self, cov: Array, residual: Array) -> tuple[Array, Array, Array]:
-        """``G'``, ``S^-1 r`` and ``log det S``; ``r`` may have more lanes."""
-        spread, cross = self._spread(cov)
-        if residual.shape[1:] == spread.shape[2:]:
-            right = jnp.concatenate([cross, residual[:, None]], 1)
-            solved, log_det = elimination.solve_posdef(spread, right)
-            return solved[:, :-1], solved[:, -1], log_det
-        identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
-        right = jnp.concatenate([cross, identity], 1)
-        solved, log_det = elimination.solve_posdef(spread, right)
-        size = spread.shape[0]
-        return solved[:, :size], matvec(solved[:, size:], residual), log_det
+    def _weight(self, gain: Array) -> Array:
+        """``W'`` from ``G'``."""
+        return linalg.eye(gain) - matmul(self.root, gain)
 
 
 Potential = Diagonal | Full
 
 
 def factor(h: Array, J: Array) -> Potential:
-    """Of ``h (D, ...)`` and ``J (D, ...)``, diagonal, or ``J (D, D, ...)``."""
+    """Of ``h (D, ...)`` and ``J (D, ...)``, diagonal, or ``J (D, D, ...)``.
+
+    A large diagonal is taken at once, as one entry after the other takes many passes.
+    """
     if J.ndim > h.ndim:
         root, white = elimination.semidefinite_factor(J, h)
         return Full(h, root, white, h - matvec(root, white))
-    return Diagonal(h, jnp.maximum(J, 0.0))
+    J = jnp.maximum(J, 0.0)
+    if J.shape[0] <= MAX_UNROLLED:
+        return Diagonal(h, J)
+    roots = jnp.sqrt(J)
+    white = jnp.where(roots > 0, h / jnp.where(roots > 0, roots, 1.0), 0.0)
+    root = roots[:, None] * linalg.eye(roots[:, None])
+    return Full(h, root, white, jnp.where(roots > 0, 0.0, h))

@@ -119,8 +119,9 @@ def _scaled_cholesky(a: Array) -> Array:
     info = jnp.finfo(a.dtype)
     diagonal = _diagonal(a)
     scale = jnp.sqrt(jnp.maximum(diagonal, info.tiny))
-    unit = a / outer(scale, scale) + a.shape[0] * info.eps * eye(a)
-    return batched(jnp.linalg.cholesky, unit) * scale[:, None]
+    unit = a * outer(1 / scale, 1 / scale) + a.shape[0] * info.eps * eye(a)
+    factor = partial(jnp.linalg.cholesky, symmetrize_input=False)
+    return batched(factor, unit) * scale[:, None]
 
 
 def _cholesky_fwd(a):

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from numpyro_svae.blocks.chain_steps import (
     Dynamics,
     Gaussian,
-    collect,
     dynamics_cotangent,
     predict,
     start,
@@ -38,6 +37,7 @@ from numpyro_svae.blocks.linalg import (
     transpose,
 )
 from numpyro_svae.blocks.loops import each_step, over_time, pairwise_sum, some_steps
+from numpyro_svae.blocks.terms import collect
 
 __all__ = ["Filtered", "filter_chain"]
 

@@ -42,7 +42,13 @@ from numpyro_svae.blocks.linalg import (
     outer,
     transpose,
 )
-from numpyro_svae.blocks.loops import each_step, pairwise_sum
+from numpyro_svae.blocks.loops import (
+    each_step,
+    first_steps,
+    flip_steps,
+    last_steps,
+    pairwise_sum,
+)
 from numpyro_svae.blocks.propagation import marginals, sample_paths
 from numpyro_svae.blocks.smoothing import reverse_conditionals
 
@@ -52,7 +58,6 @@ __all__ = [
     "Posterior",
     "drive",
     "entropy",
-    "flip",
     "kl_divergence",
     "log_density",
     "marginals",
@@ -71,11 +76,6 @@ class Posterior(NamedTuple):
     log_normalizer: Array
 
 
-def flip(moments: Gaussian) -> Gaussian:
-    """Moments in the other direction of time."""
-    return Gaussian(jnp.flip(moments.mean, 1), jnp.flip(moments.cov, 2))
-
-
 @jax.jit
 def reverse(moments: Gaussian, dynamics: Dynamics) -> tuple[Gaussian, Dynamics]:
     """The chain from the last state to the first.
@@ -83,12 +83,10 @@ def reverse(moments: Gaussian, dynamics: Dynamics) -> tuple[Gaussian, Dynamics]:
     :param moments: of ``x_t`` given all that its past and ``dynamics`` do not tell:
         marginal moments give the same chain, filtered ones the posterior.
     """
-    past = Gaussian(moments.mean[:, :-1], moments.cov[:, :, :-1])
+    past = first_steps(moments, moments.mean.shape[-2] - 1)
     steps = reverse_conditionals(past, dynamics)
-    backwards = Dynamics(
-        jnp.flip(steps.matrix, 2), jnp.flip(steps.bias, 1), jnp.flip(steps.cov, 2)
-    )
-    return Gaussian(moments.mean[:, -1], moments.cov[:, :, -1]), backwards
+    last = jax.tree.map(lambda x: x[..., 0, :], last_steps(moments, 1))
+    return last, flip_steps(steps)
 
 
 @jax.jit
@@ -148,9 +146,9 @@ def log_density(initial: Gaussian, dynamics: Dynamics, path: Array) -> Array:
 
 
 @jax.jit
-def neighbor_covariance(dynamics: Dynamics, cov: Array) -> Array:
-    """``Cov(x_{t+1}, x_t) = A_t P_t``."""
-    return matmul(dynamics.matrix, cov[:, :, :-1])
+def neighbor_covariance(matrix: Array, cov: Array) -> Array:
+    """``A_t P_t``, of what follows a state with covariance ``P_t`` and that state."""
+    return matmul(matrix, cov)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -188,7 +186,7 @@ def kl_divergence(
         cholesky(other.cov),
     )
     matrix = steps.matrix - other_steps.matrix
-    past = Gaussian(moments.mean[:, :-1], moments.cov[:, :, :-1])
+    past = first_steps(moments, moments.mean.shape[-2] - 1)
     shift = matvec(matrix, past.mean) + steps.bias - other_steps.bias
     spread = matmul(matmul(matrix, past.cov), transpose(matrix)) + outer(shift, shift)
     terms = _divergence(

@@ -11,9 +11,14 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
+from numpyro_svae.blocks import batch_first
+from numpyro_svae.blocks.terms import collected
+
 __all__ = [
     "each_step",
     "first_steps",
+    "flip_steps",
+    "last_steps",
     "over_time",
     "pairwise_sum",
     "some_steps",
@@ -34,6 +39,8 @@ def over_time(
         all, and the last step stands for those that are missing.
     :return: the last state, and outputs ``(..., length, lanes)``.
     """
+    if length and batch_first.suits(state, args):
+        return batch_first.over_time(step, state, length, args, reverse)
     taken = _copied if _lanes(state, args) >= MIN_COPIED_LANES else lambda x: x
 
     def at(time: Array) -> Any:
@@ -100,11 +107,23 @@ def each_step(function: Callable, length: int, *args: Any) -> Any:
 
     Blocks of steps are taken at once, of which the last may overlap with the one
     before. Their steps are more lanes, unless lanes share what differs between steps.
+
+    :param function: what it collects (see :func:`collect`) is added up.
     """
+    own = steps_at_once(length, _lanes(args))
+    if own < length and batch_first.suits(args):
+        return batch_first.each_step(function, length, own, args)
+
+    def summed(*args: Any) -> Any:
+        out = function(*args)
+        return collected(out, out)
+
+    return summed(*args) if own == length else _by_blocks(summed, length, own, args)
+
+
+def _by_blocks(function: Callable, length: int, own: int, args: tuple) -> Any:
+    """A loop over blocks of ``own`` steps."""
     lanes = _lanes(args)
-    own = steps_at_once(length, lanes)
-    if own == length:
-        return function(*args)
     leaves = jax.tree.leaves(args)
     flat = all(x.shape[-2] == 1 or x.shape[-1] == lanes for x in leaves)
 
@@ -137,9 +156,44 @@ def each_step(function: Callable, length: int, *args: Any) -> Any:
     return lax.fori_loop(0, -(-length // own), turn, found)
 
 
+def _on_time(function: Callable, tree: Any) -> Any:
+    """Apply a function of arrays and their axis of time to arrays ``(..., T, lanes)``.
+
+    The function keeps the axis.
+    """
+
+    def apply(x: Array) -> Array:
+        if not batch_first.suits(x):
+            return function(x, x.ndim - 2)
+        x = function(jnp.moveaxis(x, (-2, -1), (0, 1)), 0)
+        return jnp.moveaxis(x, (0, 1), (-2, -1))
+
+    return jax.tree.map(apply, tree)
+
+
 def first_steps(tree: Any, length: int) -> Any:
-    """Of arrays ``(..., T, lanes)``, the first ``length >= 1`` steps."""
-    return jax.tree.map(lambda x: x[..., :length, :], tree)
+    """Of arrays ``(..., T, lanes)``, the first ``length`` steps."""
+    return _on_time(partial(_some, 0, length), tree)
+
+
+def last_steps(tree: Any, length: int) -> Any:
+    """Of arrays ``(..., T, lanes)``, the last ``length`` steps."""
+    return _on_time(partial(_some, -1, length), tree)
+
+
+def _some(end: int, length: int, x: Array, axis: int) -> Array:
+    own = x.shape[axis]
+    start = max(own - length, 0) if end else 0
+    return lax.slice_in_dim(x, start, start + min(length, own), axis=axis)
+
+
+def flip_steps(tree: Any) -> Any:
+    """Arrays ``(..., T, lanes)`` in the other direction of time.
+
+    Before a move of axes, not after it: XLA fuses both into one kernel that takes ten
+    times as long.
+    """
+    return _on_time(jnp.flip, tree)
 
 
 def some_steps(tree: Any) -> Any:

@@ -13,7 +13,6 @@ from numpyro_svae.blocks import elimination, linalg
 from numpyro_svae.blocks.chain_steps import (
     Dynamics,
     Gaussian,
-    collect,
     total,
 )
 from numpyro_svae.blocks.linalg import (
@@ -26,6 +25,7 @@ from numpyro_svae.blocks.linalg import (
     transpose,
 )
 from numpyro_svae.blocks.loops import each_step
+from numpyro_svae.blocks.terms import Terms, collect
 
 __all__ = ["reverse_conditionals"]
 
@@ -59,35 +59,41 @@ def _reverse_step(filtered: Gaussian, step: Dynamics) -> Dynamics:
     )
 
 
-def _reverse_step_cotangent(
-    filtered: Gaussian, step: Dynamics, reverse: Dynamics, g: Dynamics
-) -> tuple[tuple[Array, ...], ...]:
-    """Terms of the cotangents of a step's arguments; ``g`` are those of its results.
+def _mean_cotangent(
+    filtered: Gaussian, step: Dynamics, reverse: Dynamics, g_bias: Array
+) -> tuple[Terms, ...]:
+    """Terms of the cotangents of ``m``, ``A``, ``b`` and ``G'`` through ``c``."""
+    predicted = matvec(step.matrix, filtered.mean) + step.bias
+    g_predicted = -matvec(transpose(reverse.matrix), g_bias)
+    return (
+        collect(g_bias, matvec(transpose(step.matrix), g_predicted)),
+        collect(outer(g_predicted, filtered.mean)),
+        collect(g_predicted),
+        collect(-outer(predicted, g_bias)),
+    )
+
+
+def _cov_cotangent(
+    cov: Array, step: Dynamics, reverse: Dynamics, g_back: Array, g_cov: Array
+) -> tuple[Terms, ...]:
+    """Terms of the cotangents of ``P``, ``A`` and ``Q``; ``g`` are of ``G'`` and ``V``.
 
     ``dV = B dP B' + G dQ G' - G dA V - V dA' G'`` with ``B = I - G A``, as ``V`` is
     stationary in ``G``, and ``dG = (B dP A' + V dA' - G dQ) S^-1 - G dA G`` with
     ``S = A P A' + Q``.
     """
-    mean, cov = filtered
-    matrix, bias, noise = step
-    back, g_cov = transpose(reverse.matrix), symmetrize(g.cov)
-    predicted_mean = matvec(matrix, mean) + bias
-    g_back = total(back, transpose(g.matrix), -outer(predicted_mean, g.bias))
-    g_predicted = -matvec(back, g.bias)
+    matrix, _, noise = step
+    back, g_cov = transpose(reverse.matrix), symmetrize(g_cov)
     predicted = symmetrize(square(transpose(matrix), cov) + noise)
     y, _ = elimination.solve_posdef(predicted, g_back)
     rest = linalg.eye(cov) - matmul_transposed(matrix, back)
     weighted = matmul(back, g_cov)
-    g_noise = symmetrize(matmul(back, transpose(weighted - y)))
     inner = matmul_transposed(y, matrix) + matmul(g_cov, transpose(rest))
-    g_matrix = matmul(y - 2 * weighted, reverse.cov), outer(g_predicted, mean)
     through_gain = matmul(matmul(back, transpose(g_back)), back)
     return (
-        collect(g.bias, matvec(transpose(matrix), g_predicted)),
         collect(symmetrize(matmul(rest, inner))),
-        collect(*g_matrix, -through_gain),
-        collect(g_predicted),
-        collect(g_noise),
+        collect(matmul(y - 2 * weighted, reverse.cov), -through_gain),
+        collect(symmetrize(matmul(back, transpose(weighted - y)))),
     )
 
 
@@ -103,12 +109,28 @@ def _reverse_fwd(filtered, dynamics):
 
 
 def _reverse_bwd(residuals, g):
+    """Means first, as the cotangents of covariances, which lanes may share, need them.
+
+    Only sums between the loops cross the lanes.
+    """
     filtered, dynamics, reverse = residuals
     length = filtered.mean.shape[-2]
-    terms = each_step(_reverse_step_cotangent, length, filtered, dynamics, reverse, g)
-    arguments = *filtered, *dynamics
-    mean, cov, *rest = (total(x, *t) for x, t in zip(arguments, terms, strict=True))
-    return Gaussian(mean, cov), Dynamics(*rest)
+    mean, matrix, bias, through_back = each_step(
+        _mean_cotangent, length, filtered, dynamics, reverse, g.bias
+    )
+    back = transpose(reverse.matrix)
+    g_back = total(back, transpose(g.matrix), *through_back)
+    cov, through_cov, noise = each_step(
+        _cov_cotangent, length, filtered.cov, dynamics, reverse, g_back, g.cov
+    )
+    return (
+        Gaussian(total(filtered.mean, *mean), total(filtered.cov, *cov)),
+        Dynamics(
+            total(dynamics.matrix, *matrix, *through_cov),
+            total(dynamics.bias, *bias),
+            total(dynamics.cov, *noise),
+        ),
+    )
 
 
 _reverse.defvjp(_reverse_fwd, _reverse_bwd)

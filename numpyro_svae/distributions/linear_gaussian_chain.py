@@ -22,6 +22,7 @@ from numpyro_svae.blocks.layout import (
     from_lanes,
     to_lanes,
 )
+from numpyro_svae.blocks.loops import first_steps, flip_steps, last_steps
 from numpyro_svae.distributions.chain_arguments import (
     batch_of,
     canonical_arguments,
@@ -136,9 +137,9 @@ class LinearGaussianChain(dist.Distribution):
         chain._lanes = initial, dynamics
         return chain
 
-    def _in_time(self, x: Array, axis: int) -> Array:
-        """Between the order of drawing and the order of time."""
-        return jnp.flip(x, axis) if self.time_reversed else x
+    def _in_time(self, x: Array) -> Array:
+        """Between the order of drawing and the order of time, in lanes."""
+        return flip_steps(x) if self.time_reversed else x
 
     # Sampling and density
 
@@ -148,7 +149,7 @@ class LinearGaussianChain(dist.Distribution):
         initial, dynamics = self._chain(batch)
         eps = events_to_lanes(eps, batch)
         path = gaussian_chain.drive(initial, dynamics, eps, located)
-        return self._in_time(events_from_lanes(path, batch), -2)
+        return events_from_lanes(self._in_time(path), batch)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw paths, differentiable in all arguments.
@@ -168,10 +169,9 @@ class LinearGaussianChain(dist.Distribution):
         shape = jnp.broadcast_shapes(jnp.shape(value)[:-2], batch)
         flat = (math.prod(shape[: len(shape) - len(batch)]),) + batch
         value = jnp.broadcast_to(value, shape + self.event_shape)
-        value = self._in_time(value.reshape(flat + self.event_shape), -2)
+        value = events_to_lanes(value.reshape(flat + self.event_shape), batch)
         initial, dynamics = self._chain(batch)
-        value = events_to_lanes(value, batch)
-        terms = gaussian_chain.log_density(initial, dynamics, value)
+        terms = gaussian_chain.log_density(initial, dynamics, self._in_time(value))
         return terms.reshape(shape)
 
     # Moments
@@ -190,14 +190,12 @@ class LinearGaussianChain(dist.Distribution):
     @property
     def mean(self) -> Array:
         """Marginal means, shape ``(..., T, D)``: ``m' = A m + b``."""
-        mean = from_lanes(self._moments().mean, 1, batch_of(self))
-        return self._in_time(mean, -2)
+        return from_lanes(self._in_time(self._moments().mean), 1, batch_of(self))
 
     @property
     def covariance(self) -> Array:
         """Marginal covariances, shape ``(..., T, D, D)``: ``P' = A P A' + Q``."""
-        covariance = from_lanes(self._moments().cov, 2, batch_of(self))
-        return self._in_time(covariance, -3)
+        return from_lanes(self._in_time(self._moments().cov), 2, batch_of(self))
 
     @property
     def variance(self) -> Array:
@@ -208,9 +206,11 @@ class LinearGaussianChain(dist.Distribution):
     def neighbor_covariance(self) -> Array:
         """``Cov(x_{t+1}, x_t)``, shape ``(..., T - 1, D, D)``: ``A_t P_t``."""
         batch = batch_of(self)
-        _, dynamics = self._chain(batch)
-        cross = gaussian_chain.neighbor_covariance(dynamics, self._moments().cov)
-        cross = self._in_time(from_lanes(cross, 2, batch), -3)
+        matrix = self._in_time(self._chain(batch)[1].matrix)
+        cov = self._in_time(self._moments().cov)
+        drawn = last_steps if self.time_reversed else first_steps
+        cov = drawn(cov, self.num_steps - 1)
+        cross = from_lanes(gaussian_chain.neighbor_covariance(matrix, cov), 2, batch)
         return jnp.swapaxes(cross, -1, -2) if self.time_reversed else cross
 
     def entropy(self) -> Array:
@@ -261,10 +261,10 @@ class LinearGaussianChain(dist.Distribution):
         check_potential(potential, self.event_shape)
         batch = jnp.broadcast_shapes(batch_of(self), potential.batch_shape[:-1])
         rank = 1 if potential.is_diagonal else 2
-        h = self._in_time(potential.info_vector, -2)
-        J = self._in_time(potential.precision, -1 - rank)
+        h = potential.info_vector
         h = jnp.broadcast_to(h, h.shape[:-2] + self.event_shape)
-        return to_lanes(h, 1, batch), to_lanes(J, rank, batch), batch
+        h, J = to_lanes(h, 1, batch), to_lanes(potential.precision, rank, batch)
+        return self._in_time(h), self._in_time(J), batch
 
     def reverse(self) -> "LinearGaussianChain":
         """The same distribution as a chain that runs in the other direction."""
@@ -273,7 +273,7 @@ class LinearGaussianChain(dist.Distribution):
         marginals = self._moments()
         first, steps = gaussian_chain.reverse(marginals, dynamics)
         chain = self._from_lanes(first, steps, batch, not self.time_reversed)
-        chain._marginals = gaussian_chain.flip(marginals)
+        chain._marginals = flip_steps(marginals)
         return chain
 
 
