@@ -29,7 +29,8 @@ export SDL_VIDEODRIVER ?= dummy
 test test-slow demo swing-up tutorials docs: export NPROC ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo swing-up test test-slow lint format types tutorials docs bench ci clean
+.PHONY: demo swing-up test test-slow lint format types tutorials docs bench \
+	bench-compiled ci clean
 .SECONDARY:
 
 demo: $(READY)/tutorials
@@ -82,12 +83,17 @@ docs: $(READY)/docs $(NOTEBOOKS)
 # Memory that glibc hands back to the system after every step is paid for in the next.
 # LAPACK starts threads for a matrix of 32 rows, which wait for each other more than
 # they work, and slow all packages.
-bench: export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
-bench: export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
-bench: export OPENBLAS_NUM_THREADS ?= 1
+bench bench-compiled: export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+bench bench-compiled: export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
+bench bench-compiled: export OPENBLAS_NUM_THREADS ?= 1
 bench: $(READY)/bench
 	@for script in $(BENCHMARKS); do \
 		echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# The kernel that it compiles has one thread, and so have the others then.
+bench-compiled: export NPROC ?= 1
+bench-compiled: $(READY)/bench
+	$(BIN)/python benchmarks/bench_compiled.py
 
 ci:
 	bash .ci/run
