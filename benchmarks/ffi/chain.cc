@@ -17,12 +17,10 @@ using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Array>;
 
 template <int D>
-ffi::Error Smooth(const chain::Problem& problem, ffi::AnyBuffer::Dimensions kept) {
+ffi::Error Smooth(const chain::Problem& problem, bool as_lanes, int64_t kept) {
   using Rows = chain::RowsSmoother<D>;
   using Lanes = chain::LanesSmoother<D>;
-  const bool as_lanes = kept.back() == chain::kLanes;
-  const int64_t size = as_lanes ? Lanes::kKept : Rows::kKept;
-  if (kept.size() != 4 || kept[2] != size) {
+  if (kept != (as_lanes ? Lanes::kKept : Rows::kKept)) {
     return ffi::Error::InvalidArgument("what is kept has another shape");
   }
   for (int64_t b = 0; b < problem.batch; b += as_lanes ? chain::kLanes : 1) {
@@ -37,7 +35,7 @@ ffi::Error Smooth(const chain::Problem& problem, ffi::AnyBuffer::Dimensions kept
 
 ffi::Error SmoothAny(Array initial_mean, Array initial_cov, Array matrix, Array noise,
                      Array h, Array J, Result mean, Result cov, Result cross,
-                     Result log_normalizer, Result kept) {
+                     Result log_normalizer, Result kept, bool as_lanes) {
   const auto shape = h.dimensions();
   const chain::Problem problem = {shape[0],
                                   shape[1],
@@ -52,17 +50,21 @@ ffi::Error SmoothAny(Array initial_mean, Array initial_cov, Array matrix, Array 
                                   cross->typed_data(),
                                   log_normalizer->typed_data(),
                                   kept->typed_data()};
+  const int64_t size = kept->dimensions()[2];
   switch (shape[2]) {
-    case 2: return Smooth<2>(problem, kept->dimensions());
-    case 3: return Smooth<3>(problem, kept->dimensions());
-    case 4: return Smooth<4>(problem, kept->dimensions());
-    case 6: return Smooth<6>(problem, kept->dimensions());
-    case 8: return Smooth<8>(problem, kept->dimensions());
+    case 2: return Smooth<2>(problem, as_lanes, size);
+    case 3: return Smooth<3>(problem, as_lanes, size);
+    case 4: return Smooth<4>(problem, as_lanes, size);
+    case 6: return Smooth<6>(problem, as_lanes, size);
+    case 8: return Smooth<8>(problem, as_lanes, size);
   }
   return ffi::Error::InvalidArgument("states of 2, 3, 4, 6 or 8 dimensions only");
 }
 
 }  // namespace
+
+// How many chains are taken at once.
+extern "C" int64_t ChainLanes() { return chain::kLanes; }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(SmoothChain, SmoothAny,
                               ffi::Ffi::Bind()
@@ -76,4 +78,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(SmoothChain, SmoothAny,
                                   .Ret<Array>()
                                   .Ret<Array>()
                                   .Ret<Array>()
-                                  .Ret<Array>());
+                                  .Ret<Array>()
+                                  .Attr<bool>("as_lanes"));

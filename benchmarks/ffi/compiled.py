@@ -23,9 +23,7 @@ import peers
 HERE = Path(__file__).parent
 LIBRARY = HERE / "build" / "chain.so"
 TARGET = "numpyro_svae_smooth_chain"
-DIMENSIONS = 2, 3, 4, 6, 8
-LANES = 16
-FEW = 4  # chains that take less time one by one than as lanes
+FEW = 5  # chains that take less time one by one than as lanes
 
 
 def compiler() -> str | None:
@@ -35,14 +33,19 @@ def compiler() -> str | None:
 
 
 @cache
-def load() -> None:
-    """Build the kernel, unless it is up to date, and register it with JAX."""
+def load() -> int:
+    """Build the kernel, unless it is up to date, and register it with JAX.
+
+    :return: how many chains it takes at once.
+    """
     sources = [*HERE.glob("*.h"), *HERE.glob("*.cc")]
     newest = max(x.stat().st_mtime for x in sources)
     if not LIBRARY.exists() or LIBRARY.stat().st_mtime < newest:
         build()
-    handler = ctypes.CDLL(str(LIBRARY)).SmoothChain
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform="cpu")
+    library = ctypes.CDLL(str(LIBRARY))
+    handler = jax.ffi.pycapsule(library.SmoothChain)
+    jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
+    return library.ChainLanes()
 
 
 def build() -> None:
@@ -60,22 +63,26 @@ def build() -> None:
 def smooth(mean, cov, matrix, noise, h, J):
     """Smoothed moments of ``x_0 ~ N(mean, cov)``, ``x_{t+1} ~ N(matrix x_t, noise)``.
 
+    States have 2, 3, 4, 6 or 8 dimensions, and everything is float32.
+
     :param h: linear coefficients of the potentials, ``(B, T, D)``.
     :param J: diagonals of their precisions, ``(B, T, D)``.
     :return: means ``(B, T, D)``, covariances ``(B, T, D, D)``, log normalisers ``(B,)``
         and ``Cov(x_t, x_{t+1})``, ``(B, T - 1, D, D)``.
     """
-    load()
+    lanes = load()
     batch, steps, dim = h.shape
-    if batch > FEW:
-        kept = -(-batch // LANES), steps, dim * (dim + 3) // 2, LANES
+    as_lanes = batch > FEW
+    if as_lanes:
+        kept = -(-batch // lanes), steps, dim * (dim + 3) // 2, lanes
     else:
         kept = batch, steps, dim + 1, 4 if dim <= 4 else 8
     square = dim, dim
     shapes = h.shape, (*h.shape, dim), (batch, steps - 1, *square), (batch,), kept
     results = [jax.ShapeDtypeStruct(x, jnp.float32) for x in shapes]
     arguments = mean, cov, matrix, noise, h, J
-    mean, cov, cross, log_normalizer, _ = jax.ffi.ffi_call(TARGET, results)(*arguments)
+    call = jax.ffi.ffi_call(TARGET, results)
+    mean, cov, cross, log_normalizer, _ = call(*arguments, as_lanes=as_lanes)
     return mean, cov, log_normalizer, cross
 
 

@@ -1,7 +1,7 @@
 // Copyright Contributors to the numpyro_svae project.
 // SPDX-License-Identifier: Apache-2.0
 
-// Sixteen chains at once: every number is a vector of sixteen, one for each chain.
+// Sixteen chains at once, or eight: every number is a vector, an entry for each chain.
 //
 // Loops over time keep their matrices in the first-level cache. Only filtered moments
 // are written down in between; what the way back needs is computed from them again,
@@ -9,6 +9,7 @@
 
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -17,23 +18,44 @@
 
 namespace chain {
 
-constexpr int kLanes = 16;
+#ifdef __AVX512F__
+constexpr int kLanes = 16, kColumns = 4;
+#else
+constexpr int kLanes = 8, kColumns = 2;  // half as many registers, of half the size
+#endif
+
 typedef float Lanes __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 typedef double Wide __attribute__((vector_size(8 * kLanes)));
 
-// Transposes a square of kLanes vectors: a perfect shuffle of its rows, four times.
+// Entries of a and b in turn: their first halves, and their second ones.
+inline Lanes First(Lanes a, Lanes b) {
+#ifdef __AVX512F__
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22,
+                                 7, 23);
+#else
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#endif
+}
+
+inline Lanes Second(Lanes a, Lanes b) {
+#ifdef __AVX512F__
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
+                                 30, 15, 31);
+#else
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#endif
+}
+
+// Transposes a square of kLanes vectors: a perfect shuffle of its rows, log2 times.
 inline void Transpose(Lanes* x) {
   Lanes y[kLanes];
 #pragma GCC unroll 4
   for (int stage = 1; stage < kLanes; stage *= 2) {
 #pragma GCC unroll 8
     for (int i = 0; i < kLanes / 2; ++i) {
-      const Lanes a = x[i], b = x[i + kLanes / 2];
-      y[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5,
-                                         21, 6, 22, 7, 23);
-      y[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12,
-                                             28, 13, 29, 14, 30, 15, 31);
+      y[2 * i] = First(x[i], x[i + kLanes / 2]);
+      y[2 * i + 1] = Second(x[i], x[i + kLanes / 2]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) x[i] = y[i];
@@ -42,7 +64,9 @@ inline void Transpose(Lanes* x) {
 
 template <int D>
 class LanesSmoother {
-  static constexpr int kBlock = D % 4 == 0 ? 4 : D % 3 == 0 ? 3 : D % 2 == 0 ? 2 : 1;
+  // Rows and columns of a block of a product, which stays in registers.
+  static constexpr int kI = D % 4 == 0 ? 4 : D % 3 == 0 ? 3 : 2;
+  static constexpr int kJ = D % kColumns == 0 ? kColumns : kI;
   static constexpr int kTriangle = D * (D + 1) / 2;
 
   using Matrix = Lanes[D][D];
@@ -67,22 +91,22 @@ class LanesSmoother {
   template <bool lower, class A, class B, class Out>
   static inline __attribute__((always_inline)) void Product(A a, B b, Out out) {
 #pragma GCC unroll 1
-    for (int i0 = 0; i0 < D; i0 += kBlock) {
+    for (int i0 = 0; i0 < D; i0 += kI) {
 #pragma GCC unroll 1
-      for (int j0 = 0; j0 < (lower ? i0 + kBlock : D); j0 += kBlock) {
-        Lanes sum[kBlock][kBlock] = {};
+      for (int j0 = 0; j0 < (lower ? i0 + kI : D); j0 += kJ) {
+        Lanes sum[kI][kJ] = {};
 #pragma GCC unroll 1
         for (int k = 0; k < D; ++k) {
 #pragma GCC unroll 4
-          for (int i = 0; i < kBlock; ++i) {
+          for (int i = 0; i < kI; ++i) {
 #pragma GCC unroll 4
-            for (int j = 0; j < kBlock; ++j) sum[i][j] += a(i0 + i, k) * b(k, j0 + j);
+            for (int j = 0; j < kJ; ++j) sum[i][j] += a(i0 + i, k) * b(k, j0 + j);
           }
         }
 #pragma GCC unroll 4
-        for (int i = 0; i < kBlock; ++i) {
+        for (int i = 0; i < kI; ++i) {
 #pragma GCC unroll 4
-          for (int j = 0; j < kBlock; ++j) out(i0 + i, j0 + j, sum[i][j]);
+          for (int j = 0; j < kJ; ++j) out(i0 + i, j0 + j, sum[i][j]);
         }
       }
     }
@@ -235,7 +259,7 @@ class LanesSmoother {
 #pragma GCC unroll 1
     for (int k = 0; k < D; ++k) {
       Lanes pivot = next_[k][k];
-      const Lanes floor = diagonal_[k] * 1.1920929e-7f + 1.1754944e-38f;
+      const Lanes floor = diagonal_[k] * FLT_EPSILON + FLT_MIN;
       pivot = pivot > floor ? pivot : floor;
       inverse[k] = 1.0f / pivot;
 #pragma GCC unroll 1
@@ -268,7 +292,9 @@ class LanesSmoother {
     Matrix rest, inner, back;  // rest = B'; cross_ = G' from here on
     Product<false>([&](int i, int k) { return A[k * D + i]; },
                    [&](int k, int j) { return cross_[k][j]; },
-                   [&](int i, int j, Lanes x) { rest[i][j] = (i == j ? 1.0f : 0.0f) - x; });
+                   [&](int i, int j, Lanes x) {
+                     rest[i][j] = i == j ? 1.0f - x : -x;
+                   });
     Product<false>([&](int i, int k) { return cov_[i][k]; },
                    [&](int k, int j) { return rest[k][j]; },
                    [&](int i, int j, Lanes x) { inner[i][j] = x; });

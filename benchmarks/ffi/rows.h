@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -35,10 +36,15 @@ class RowsSmoother {
   using Mask = typename Vectors<kRow>::Mask;
 
   struct Matrix {
-    Row row[kRow];  // rows past the end are read by Transpose only
+    Row row[kRow];  // rows past the end are zero too
 
     Row& operator[](int i) { return row[i]; }
     const Row& operator[](int i) const { return row[i]; }
+  };
+
+  struct Moments {
+    Row mean;
+    Matrix cov;
   };
 
  public:
@@ -126,114 +132,121 @@ class RowsSmoother {
   }
 
   // See LanesSmoother::Condition.
-  void Condition(Row h, Row J) {
-    const Row pull = h - J * mean_;
-    Row terms = h * mean_;
+  Moments Condition(const Moments& prior, Row h, Row J) {
+    const Row pull = h - J * prior.mean, unit = Row{} + 1.0f;
     double determinant = 1.0;
+    Matrix cov = prior.cov;
+#pragma GCC unroll 8
     for (int i = 0; i < D; ++i) {
-      const float spread = 1.0f + J[i] * cov_[i][i], inverse = 1.0f / spread;
+      const float spread = 1.0f + J[i] * cov[i][i], inverse = 1.0f / spread;
       determinant *= spread;
-      const Row row = cov_[i], unit = Row{} + 1.0f, scaled = row * (J[i] * inverse);
+      const Row row = cov[i], scaled = row * (J[i] * inverse);
       const Row others = At(i) ? Row{} : scaled;
       const Row column = At(i) ? unit * inverse : unit;
+#pragma GCC unroll 8
       for (int a = 0; a < D; ++a) {
-        if (a != i) cov_[a] = cov_[a] * column - cov_[a][i] * others;
+        if (a != i) cov[a] = cov[a] * column - cov[a][i] * others;
       }
-      cov_[i] = row * inverse;
+      cov[i] = row * inverse;
     }
-    cov_ = Symmetrize(cov_);
-    mean_ += Times(cov_, pull);
-    terms += pull * mean_;
+    cov = Symmetrize(cov);
+    const Row mean = prior.mean + Times(cov, pull);
+    const Row terms = h * prior.mean + pull * mean;
     for (int i = 0; i < D; ++i) log_normalizer_ += 0.5 * terms[i];
     log_normalizer_ -= 0.5 * std::log(determinant);
+    return {mean, cov};
   }
 
-  // cross_ = A P, next_ = A P A' + Q and ahead_ = A m.
-  void Predict() {
-    cross_ = Product(matrix_, cov_);
-    next_ = Symmetrize(Product(cross_, transposed_, noise_));
-    ahead_ = Times(transposed_, mean_);
+  // N(A m, A P A' + Q), with A P.
+  Moments Predict(const Moments& state, Matrix& cross) const {
+    cross = Product(matrix_, state.cov);
+    return {Times(transposed_, state.mean),
+            Symmetrize(Product(cross, transposed_, noise_))};
   }
+
+  // cov^-1 right, by Gauss-Jordan elimination.
+  static Matrix Solve(const Matrix& cov, Matrix right) {
+    Matrix rest = cov;
+#pragma GCC unroll 8
+    for (int k = 0; k < D; ++k) {
+      const float floor = cov[k][k] * FLT_EPSILON + FLT_MIN;
+      const float inverse = 1.0f / std::max(rest[k][k], floor);
+      rest[k] *= inverse;
+      right[k] *= inverse;
+#pragma GCC unroll 8
+      for (int a = 0; a < D; ++a) {
+        if (a == k) continue;
+        const float factor = rest[a][k];
+        rest[a] -= factor * rest[k];
+        right[a] -= factor * right[k];
+      }
+    }
+    return right;
+  }
+
+  int64_t Place(int64_t t) const { return chain_ * p_.steps + t; }
 
   Row* Kept(int64_t t) const {
     return reinterpret_cast<Row*>(p_.kept) + Place(t) * kKept;
   }
 
-  int64_t Place(int64_t t) const { return chain_ * p_.steps + t; }
+  void Keep(const Moments& state, int64_t t) const {
+    Row* kept = Kept(t);
+    for (int i = 0; i < D; ++i) kept[i] = state.cov[i];
+    kept[D] = state.mean;
+  }
+
+  Moments Recall(int64_t t) const {
+    const Row* kept = Kept(t);
+    Moments state = {kept[D], {}};
+    for (int i = 0; i < D; ++i) state.cov[i] = kept[i];
+    return state;
+  }
 
   void Forwards() {
-    mean_ = ReadRow(p_.initial_mean);
-    cov_ = ReadMatrix(p_.initial_cov);
+    Matrix cross;
+    Moments state = {ReadRow(p_.initial_mean), ReadMatrix(p_.initial_cov)};
     for (int64_t t = 0; t < p_.steps; ++t) {
-      const Row J = ReadRow(p_.J + Place(t) * D);
-      Condition(ReadRow(p_.h + Place(t) * D), J > 0.0f ? J : Row{});
-      Row* kept = Kept(t);
-      for (int i = 0; i < D; ++i) kept[i] = cov_[i];
-      kept[D] = mean_;
-      Predict();
-      mean_ = ahead_;
-      cov_ = next_;
+      const Row h = ReadRow(p_.h + Place(t) * D), J = ReadRow(p_.J + Place(t) * D);
+      state = Condition(state, h, J > 0.0f ? J : Row{});
+      Keep(state, t);
+      state = Predict(state, cross);
     }
     p_.log_normalizer[chain_] = log_normalizer_;
   }
 
-  void Recall(int64_t t) {
-    const Row* kept = Kept(t);
-    for (int i = 0; i < D; ++i) cov_[i] = kept[i];
-    mean_ = kept[D];
-  }
-
-  // cross_ = next_^-1 cross_, by Gauss-Jordan elimination.
-  void Solve() {
-    Row diagonal;
-    for (int i = 0; i < D; ++i) diagonal[i] = next_[i][i];
-    for (int k = 0; k < D; ++k) {
-      const float floor = diagonal[k] * 1.1920929e-7f + 1.1754944e-38f;
-      const float inverse = 1.0f / std::max(next_[k][k], floor);
-      next_[k] *= inverse;
-      cross_[k] *= inverse;
-      for (int a = 0; a < D; ++a) {
-        if (a == k) continue;
-        const float factor = next_[a][k];
-        next_[a] -= factor * next_[k];
-        cross_[a] -= factor * cross_[k];
-      }
-    }
-  }
-
   // See LanesSmoother::Back.
-  void Back(int64_t t) {
-    Recall(t);
-    Predict();
-    Solve();
-    const Matrix back = cross_;  // G'
+  Moments Back(const Moments& later, int64_t t) const {
+    Matrix cross;
+    const Moments state = Recall(t), ahead = Predict(state, cross);
+    const Matrix back = Solve(ahead.cov, cross);  // G'
     Matrix rest = Product(transposed_, back);
     for (int i = 0; i < D; ++i) rest[i] = (At(i) ? Row{} + 1.0f : Row{}) - rest[i];
-    Matrix cov = TransposedProduct(rest, Product(cov_, rest));
+    Matrix cov = TransposedProduct(rest, Product(state.cov, rest));
     cov = TransposedProduct(back, Product(noise_, back), cov);
-    const Matrix cross = TransposedProduct(back, smooth_cov_);
-    smooth_cov_ = Symmetrize(Product(cross, back, cov));
-    smooth_mean_ = mean_ + Times(back, smooth_mean_ - ahead_);
+    cross = TransposedProduct(back, later.cov);
     WriteMatrix(cross, p_.cross + (chain_ * (p_.steps - 1) + t) * D * D);
+    return {state.mean + Times(back, later.mean - ahead.mean),
+            Symmetrize(Product(cross, back, cov))};
   }
 
-  void Backwards() {
-    const int64_t last = p_.steps - 1;
-    Recall(last);
-    smooth_mean_ = mean_;
-    smooth_cov_ = cov_;
-    for (int64_t t = last; t >= 0; --t) {
-      if (t < last) Back(t);
-      std::memcpy(p_.mean + Place(t) * D, &smooth_mean_, 4 * D);
-      WriteMatrix(smooth_cov_, p_.cov + Place(t) * D * D);
+  void Write(const Moments& state, int64_t t) const {
+    std::memcpy(p_.mean + Place(t) * D, &state.mean, 4 * D);
+    WriteMatrix(state.cov, p_.cov + Place(t) * D * D);
+  }
+
+  void Backwards() const {
+    Moments state = Recall(p_.steps - 1);
+    Write(state, p_.steps - 1);
+    for (int64_t t = p_.steps - 2; t >= 0; --t) {
+      state = Back(state, t);
+      Write(state, t);
     }
   }
 
   const Problem& p_;
   const int64_t chain_;
   const Matrix matrix_, transposed_, noise_;
-  Row mean_, ahead_, smooth_mean_;
-  Matrix cov_, cross_, next_, smooth_cov_;
   double log_normalizer_ = 0.0;
 };
 
