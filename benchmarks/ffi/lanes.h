@@ -4,8 +4,7 @@
 // Sixteen chains at once, or eight: every number is a vector, an entry for each chain.
 //
 // Loops over time keep their matrices in the first-level cache. Only filtered moments
-// are written down in between; what the way back needs is computed from them again,
-// which costs less than to keep it.
+// are written down in between; what else the way back needs is computed again.
 
 #pragma once
 
