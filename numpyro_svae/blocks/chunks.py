@@ -4,9 +4,10 @@
 """Linear recursions over time, with time cut into chunks where lanes are few.
 
 Chunks run as lanes, first from zero, which gives what each adds and the matrix that it
-multiplies its start by. A short loop over the chunks then finds their true starts, and
-they run once more from these (the two passes of Blelloch, *Prefix sums and their
-applications*, 1990, with a loop between them). Layout as in
+multiplies its start by. Then their true starts are found, in a short loop over the
+chunks or in a tree, and they run once more from these (the two passes of Blelloch,
+*Prefix sums and their applications*, 1990). With chunks of one step, the tree is an
+associative scan of all of them. Layout as in
 :mod:`numpyro_svae.blocks.chain_steps`; lanes of chunks are ``(C, N)``, flattened.
 """
 
@@ -23,6 +24,7 @@ from numpyro_svae.blocks.loops import over_time
 
 __all__ = [
     "chunk_count",
+    "in_a_tree",
     "join",
     "linear_scan",
     "split",
@@ -33,6 +35,10 @@ MAX_CHUNKED_LANES = 4
 MAX_CHUNKED_SIZE = 8  # above it, a processor loses more by passing twice than it gains
 MIN_CHUNKED_STEPS = 32  # times the square of the size of a state
 CHUNK_LANES = 128
+CHUNK_STEPS = (
+    16  # on accelerators, where a step takes as long for many lanes as for few
+)
+MAX_ACCELERATED_LANES = 256
 
 
 def chunk_count(length: int, lanes: int, size: int) -> int:
@@ -42,10 +48,23 @@ def chunk_count(length: int, lanes: int, size: int) -> int:
     :param lanes: number of chains.
     :param size: of a state.
     """
-    enough = length >= MIN_CHUNKED_STEPS * size**2
-    few = lanes <= MAX_CHUNKED_LANES and enough
-    worth_it = size <= MAX_CHUNKED_SIZE or jax.default_backend() != "cpu"
-    return CHUNK_LANES // lanes if few and worth_it else 1
+    if jax.default_backend() != "cpu":
+        most = MAX_ACCELERATED_LANES if jax.device_count() == 1 else MAX_CHUNKED_LANES
+        worth_it = lanes <= most and length >= 4 * CHUNK_STEPS
+        return length // CHUNK_STEPS if worth_it else 1
+    few = lanes <= MAX_CHUNKED_LANES and size <= MAX_CHUNKED_SIZE
+    worth_it = few and length >= MIN_CHUNKED_STEPS * size**2
+    return CHUNK_LANES // lanes if worth_it else 1
+
+
+def in_a_tree(chunks: int) -> bool:
+    """Whether to find the starts of chunks in a tree, which has few levels.
+
+    On a processor a loop over them does less work.
+
+    :param chunks: their number.
+    """
+    return jax.default_backend() != "cpu" and chunks > 4
 
 
 def _spread(x: Array, chunks: int, lanes: int) -> Array:
@@ -82,30 +101,70 @@ def join(x: Array, chunks: int, length: int) -> Array:
     return x[..., :length, :]
 
 
-def _by_chunk(tree: Any, chunks: int) -> Any:
-    """``(..., C N)`` to ``(C, ..., N)``, to loop over chunks."""
+def starts(
+    hop: Callable,
+    merge: Callable,
+    start: Any,
+    chunk: Any,
+    chunks: int,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """States where chunks start, as lanes, and the state after the last of them.
 
-    def leading(x: Array) -> Array:
-        x = x.reshape(*x.shape[:-1], chunks, x.shape[-1] // chunks)
-        return jnp.moveaxis(x, -2, 0)
-
-    return jax.tree.map(leading, tree)
-
-
-def _as_lanes(x: Array) -> Array:
-    """The inverse of :func:`_by_chunk` for an array."""
-    x = jnp.moveaxis(x, 0, -2)
-    return x.reshape(*x.shape[:-2], -1)
+    :param hop: from a chunk and the state that it starts from to the one it ends in.
+    :param merge: two chunks, in the order that they are run in, as one.
+    :param start: the state that the first chunk starts from.
+    :param chunk: all chunks, as lanes.
+    """
+    chunk = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], chunks, -1), chunk)
+    find = _starts_in_a_tree if in_a_tree(chunks) else _starts_in_order
+    last, found = find(hop, merge, start, chunk, reverse)
+    return last, jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), found)
 
 
-def starts(hop: Callable, start: Any, chunk: Any, chunks: int, reverse: bool) -> Any:
-    """States where chunks start, as lanes, and the state after the last of them."""
+def _starts_in_order(hop, merge, start, chunk, reverse):
+    del merge  # one after the other
+    chunk = jax.tree.map(lambda x: jnp.moveaxis(x, -2, 0), chunk)
 
     def step(state, of_chunk):
         return hop(of_chunk, state), state
 
-    last, found = lax.scan(step, start, _by_chunk(chunk, chunks), chunks, reverse)
-    return last, jax.tree.map(_as_lanes, found)
+    last, found = lax.scan(step, start, chunk, reverse=reverse)
+    return last, jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2), found)
+
+
+def _starts_in_a_tree(hop, merge, start, chunk, reverse):
+    """All that is run before each chunk, merged into one, from which one hop leads."""
+    ranks = jax.tree.map(jnp.ndim, chunk)
+    rank = max(jax.tree.leaves(ranks))
+
+    def padded(x: Array) -> Array:
+        return x.reshape((1,) * (rank - x.ndim) + x.shape)
+
+    def merged(first: Any, second: Any) -> Any:
+        first, second = (
+            jax.tree.map(lambda x, n: x.reshape(x.shape[rank - n :]), tree, ranks)
+            for tree in (first, second)
+        )
+        return jax.tree.map(padded, merge(first, second))
+
+    whole = lax.associative_scan(
+        merged, jax.tree.map(padded, chunk), reverse=reverse, axis=rank - 2
+    )
+    whole = jax.tree.map(lambda x, n: x.reshape(x.shape[rank - n :]), whole, ranks)
+    count = jax.tree.leaves(chunk)[0].shape[-2]
+
+    def spread(x: Array) -> Array:
+        return jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], count, x.shape[-1]))
+
+    def shifted(begin: Array, end: Array) -> Array:
+        begin = begin[..., None, :]
+        parts = (end[..., 1:, :], begin) if reverse else (begin, end[..., :-1, :])
+        return jnp.concatenate(parts, -2)
+
+    ends = hop(whole, jax.tree.map(spread, start))
+    last = jax.tree.map(lambda x: x[..., 0 if reverse else -1, :], ends)
+    return last, jax.tree.map(shifted, start, ends)
 
 
 def _times(matrix: Array, x: Array) -> Array:
@@ -148,6 +207,9 @@ def linear_scan(
         moved = square(transpose(total), x) if squares else _times(total, x)
         return moved + shift
 
+    def merge(first, second):
+        return matmul(second[0], first[0]), hop(second, first[1])
+
     matrices = jax.tree.map(lambda x: split(x, length, chunks, lanes, True), matrices)
     shifts = jax.tree.map(lambda x: split(x, length, chunks, lanes), shifts)
     own = -(-length // chunks)
@@ -158,6 +220,6 @@ def linear_scan(
         both, (zeros, identity), own, matrices, shifts, reverse=reverse
     )
     whole = jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-1], lanes)), start)
-    last, begin = starts(hop, whole, (total, shift), chunks, reverse)
+    last, begin = starts(hop, merge, whole, (total, shift), chunks, reverse)
     _, out = over_time(step, begin, own, matrices, shifts, reverse=reverse)
     return last, jax.tree.map(lambda x: join(x, chunks, length), out)

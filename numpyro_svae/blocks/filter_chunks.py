@@ -4,9 +4,10 @@
 """Where a filter is at the start of each chunk of time, without filtering in order.
 
 Given the state ``x`` that it starts from, a chunk ends in ``N(F x + b, V)``, and its
-potentials say ``exp(r' x - x' L x / 2)`` of ``x``. Filtering from ``x = 0`` without
-variance gives ``b`` and ``V``, and the rest follows from its steps. A loop over the
-chunks conditions each start on what its chunk says and moves it to the next.
+potentials say ``exp(r' x - x' L x / 2)`` of ``x``: it is a step and a potential, as one
+state of it is. Filtering from ``x = 0`` without variance gives ``b`` and ``V``, and the
+rest follows from its steps. A start is conditioned on what its chunk says and moved to
+the next one, or chunks are joined first.
 
 **Reference:** S. Särkkä and Á. F. García-Fernández, *Temporal parallelization of
 Bayesian smoothers* (IEEE Transactions on Automatic Control, 2021), whose elements
@@ -56,15 +57,21 @@ def _see(chunk: _Chunk, step: Dynamics, potential: Potential) -> _Chunk:
     )
 
 
-def _move(chunk: _Chunk, start: Gaussian) -> Gaussian:
+def _as_one(chunk: _Chunk) -> tuple[Dynamics, Potential]:
+    """A chunk as a potential of the state that it starts from, and a step from it."""
+    step = Dynamics(chunk.matrix, chunk.end.mean, chunk.end.cov)
+    return step, factor(chunk.info, symmetrize(chunk.precision))
+
+
+def _hop(chunk: _Chunk, start: Gaussian) -> Gaussian:
     """From what is predicted of the start of a chunk to the same of its end."""
-    said = factor(chunk.info, symmetrize(chunk.precision))
+    step, said = _as_one(chunk)
     posterior, _ = said.condition(*start)
-    spread = square(transpose(chunk.matrix), posterior.cov)
-    return Gaussian(
-        matvec(chunk.matrix, posterior.mean) + chunk.end.mean,
-        symmetrize(spread + chunk.end.cov),
-    )
+    return predict(posterior, step)
+
+
+def _merge(first: _Chunk, second: _Chunk) -> _Chunk:
+    return _see(first, *_as_one(second))
 
 
 def chunk_starts(
@@ -90,4 +97,4 @@ def chunk_starts(
         square_zeros,
     )
     seen, _ = over_time(see, nothing, length, steps, potential)
-    return starts(_move, start, seen, chunks, False)[1]
+    return starts(_hop, _merge, start, seen, chunks)[1]

@@ -9,6 +9,7 @@ import numpy as np
 
 from numpyro_svae.blocks import gaussian_chain
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
+from numpyro_svae.blocks.loops import flip_steps
 
 
 def hard_case(steps, noise, precision, seed=0, size=8):
@@ -59,5 +60,5 @@ def _smooth(matrix, noise, h, J):
 def smoothed(matrix, noise, h, J, dtype):
     """Posterior means and deviations ``(D, T, 1)``."""
     found = _smooth(*(jnp.asarray(x, dtype) for x in (matrix, noise, h, J)))
-    mean, cov = gaussian_chain.flip(found)
+    mean, cov = flip_steps(found)
     return mean, jnp.sqrt(jnp.einsum("iitn->itn", cov))

@@ -17,9 +17,10 @@ from tests.blocks.test_gaussian_chain import outputs, problem
 def cut(monkeypatch):
     """Evaluate a function with time cut into a number of chunks."""
 
-    def with_chunks(count, function, *args):
+    def with_chunks(count, function, *args, tree=False):
         for module in (chunks, filtering):
             monkeypatch.setattr(module, "chunk_count", lambda *sizes: count)
+        monkeypatch.setattr(chunks, "in_a_tree", lambda count: tree)
         jax.clear_caches()
         return function(*args)
 
@@ -33,9 +34,6 @@ def test_few_long_chains_of_small_states_are_cut():
     assert {
         chunks.chunk_count(*s) for s in [(100, 64, 4), (100, 1, 4), (1000, 1, 8)]
     } == {1}
-    assert chunks.chunk_count(10_000, 1, 16) == (
-        1 if jax.default_backend() == "cpu" else 128
-    )
 
 
 @pytest.mark.x64
@@ -52,10 +50,11 @@ def test_chunks_change_values_and_gradients_by_rounding_only(
         out, pull = jax.vjp(outputs, *args)
         return out, pull(jax.tree.map(jnp.cos, out))
 
-    whole = cut(1, jax.jit(both), *args)
-    chunked = cut(4, jax.jit(both), *args)
-    for x, y in zip(jax.tree.leaves(chunked), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(x, y, 1e-10, 1e-10)
+    whole = jax.tree.leaves(cut(1, jax.jit(both), *args))
+    for count, tree in ((4, False), (5, True), (37, True)):  # the last is associative
+        chunked = jax.tree.leaves(cut(count, jax.jit(both), *args, tree=tree))
+        for x, y in zip(chunked, whole, strict=True):
+            np.testing.assert_allclose(x, y, 1e-10, 1e-10)
 
 
 @pytest.mark.x64
@@ -66,7 +65,8 @@ def test_chunks_are_safe_in_single_precision(cut, kind):
     case = hard_case(600, 1e-5, PRECISIONS[kind], size=4)
     case = [np.asarray(x, np.float32) for x in case]  # the same numbers for both
     exact, deviation = cut(1, smoothed, *case, jnp.float64)
-    mean, spread = cut(16, smoothed, *case, jnp.float32)
-    assert mean.dtype == jnp.float32
-    assert np.mean(np.abs(mean - exact) / deviation) < 5e-4
-    assert np.max(np.abs(spread / deviation - 1)) < 1e-3
+    for count, tree in ((16, False), (600, True)):
+        mean, spread = cut(count, smoothed, *case, jnp.float32, tree=tree)
+        assert mean.dtype == jnp.float32
+        assert np.mean(np.abs(mean - exact) / deviation) < 5e-4
+        assert np.max(np.abs(spread / deviation - 1)) < 1e-3
