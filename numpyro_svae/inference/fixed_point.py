@@ -247,7 +247,7 @@ class _Search(NamedTuple):
     left: Array
     directions: Array
     images: Array
-    count: Array
+    products: Array
 
 
 class _ConjugateResiduals(lineax.GMRES):
@@ -262,10 +262,10 @@ class _ConjugateResiduals(lineax.GMRES):
     def compute(self, state: Any, vector: Array, options: dict) -> tuple:
         def goes_on(search: _Search) -> Array:
             unfinished = _largest(search.left) > enough
-            return unfinished & (search.count < self.max_steps)
+            return unfinished & (search.products < self.max_steps)
 
         def add(search: _Search) -> _Search:
-            value, left, directions, images, count = search
+            value, left, directions, images, products = search
             direction, image = left, state.mv(left)
             for _ in range(2):  # once more for what rounding leaves
                 along = images @ image
@@ -274,13 +274,13 @@ class _ConjugateResiduals(lineax.GMRES):
             size = jnp.linalg.norm(image)
             scale = jnp.where(size > 0, 1.0 / size, 0.0)
             direction, image = scale * direction, scale * image
-            step, slot = image @ left, count % self.restart
+            step, slot = image @ left, products % self.restart
             return _Search(
                 value + step * direction,
                 left - step * image,
                 directions.at[slot].set(direction),
                 images.at[slot].set(image),
-                count + 1,
+                products + 1,
             )
 
         enough = self.rtol * _largest(vector)
@@ -292,7 +292,7 @@ class _ConjugateResiduals(lineax.GMRES):
             lineax.RESULTS.successful,
             lineax.RESULTS.max_steps_reached,
         )
-        stats = {"num_steps": search.count, "max_steps": self.max_steps}
+        stats = {"num_steps": search.products, "max_steps": self.max_steps}
         return search.value, result, stats
 
 
