@@ -86,12 +86,12 @@ docs: $(READY)/docs $(NOTEBOOKS)
 bench bench-compiled: export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 bench bench-compiled: export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 bench bench-compiled: export OPENBLAS_NUM_THREADS ?= 1
+# As one thread is what the compiled kernel has, so have the others.
+bench bench-compiled: export NPROC ?= 1
 bench: $(READY)/bench
 	@for script in $(BENCHMARKS); do \
 		echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-# The kernel that it compiles has one thread, and so have the others then.
-bench-compiled: export NPROC ?= 1
 bench-compiled: $(READY)/bench
 	$(BIN)/python benchmarks/bench_compiled.py
 

@@ -61,7 +61,6 @@ __all__ = [
     "kl_divergence",
     "log_density",
     "marginals",
-    "neighbor_covariance",
     "reverse",
     "smooth",
 ]
@@ -143,12 +142,6 @@ def log_density(initial: Gaussian, dynamics: Dynamics, path: Array) -> Array:
     terms = -0.5 * dot(steps, steps) - log_diagonal(noise_tril)
     constant = 0.5 * path.shape[0] * path.shape[2] * math.log(2 * math.pi)
     return first_term + pairwise_sum(jnp.moveaxis(terms, -2, 0)) - constant
-
-
-@jax.jit
-def neighbor_covariance(matrix: Array, cov: Array) -> Array:
-    """``A_t P_t``, of what follows a state with covariance ``P_t`` and that state."""
-    return matmul(matrix, cov)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -22,6 +22,7 @@ from numpyro_svae.blocks.layout import (
     from_lanes,
     to_lanes,
 )
+from numpyro_svae.blocks.linalg import matmul
 from numpyro_svae.blocks.loops import first_steps, flip_steps, last_steps
 from numpyro_svae.distributions.chain_arguments import (
     batch_of,
@@ -210,7 +211,7 @@ class LinearGaussianChain(dist.Distribution):
         cov = self._in_time(self._moments().cov)
         drawn = last_steps if self.time_reversed else first_steps
         cov = drawn(cov, self.num_steps - 1)
-        cross = from_lanes(gaussian_chain.neighbor_covariance(matrix, cov), 2, batch)
+        cross = from_lanes(matmul(matrix, cov), 2, batch)
         return jnp.swapaxes(cross, -1, -2) if self.time_reversed else cross
 
     def entropy(self) -> Array:

@@ -36,6 +36,16 @@ def test_few_long_chains_of_small_states_are_cut():
     } == {1}
 
 
+def test_accelerators_cut_larger_states_and_more_chains_and_use_a_tree(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    sizes = [(10_000, 1, 32), (100, 64, 4), (63, 1, 4), (100, 257, 4)]
+    assert [chunks.chunk_count(*s) for s in sizes] == [625, 6, 1, 1]
+    assert chunks.in_a_tree(625) and not chunks.in_a_tree(4)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert chunks.chunk_count(100, 64, 4) == 1  # lanes are spread over devices
+
+
 @pytest.mark.x64
 @pytest.mark.slow
 @pytest.mark.parametrize(

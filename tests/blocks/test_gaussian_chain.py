@@ -15,6 +15,7 @@ import pytest
 
 from numpyro_svae.blocks import gaussian_chain
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
+from numpyro_svae.blocks.linalg import matmul
 from numpyro_svae.blocks.loops import flip_steps
 from tests.blocks.hard_chains import PRECISIONS, hard_case
 
@@ -48,9 +49,7 @@ def outputs(loc, cov, matrix, bias, noise, h, root, eps):
     q = gaussian_chain.smooth(
         Gaussian(loc, square(cov)), Dynamics(matrix, bias, square(noise)), h, J
     )
-    cross = gaussian_chain.neighbor_covariance(
-        q.dynamics.matrix, q.marginals.cov[:, :, :-1]
-    )
+    cross = matmul(q.dynamics.matrix, q.marginals.cov[:, :, :-1])
     return q, cross, gaussian_chain.drive(q.initial, q.dynamics, eps)
 
 
