@@ -39,6 +39,7 @@ def all_large(monkeypatch):
 def test_agrees_with_lanes_last(all_large, steps, lanes, own, shared, diagonal):
     """Moments, a path and the gradient; also of covariances that lanes share."""
     *args, eps = problem(0, steps, lanes, diagonal, shared)
+    args[6] = args[6].at[0].set(0.0)  # an entry that a diagonal says nothing precise of
     if shared:
         args[1], args[6] = args[1][..., :1], args[6][..., :1]
 

@@ -50,7 +50,8 @@ def test_the_product_with_the_jacobian_is_compiled_once():
     def solve(g):
         return solve_adjoint(lambda v: 0.1 * jnp.flip(v), g)[0]
 
-    assert jax.jit(solve).lower(jnp.ones(3)).as_text().count("stablehlo.reverse") == 1
+    compiled = jax.jit(solve).lower(jnp.ones(3)).compile()
+    assert compiled.as_text().count(" reverse(") == 1
 
 
 @pytest.mark.parametrize("size", [40, 300])
