@@ -81,10 +81,12 @@ docs: $(READY)/docs $(NOTEBOOKS)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 # Memory that glibc hands back to the system after every step is paid for in the next.
+# Only the first arena keeps blocks of more than 64 MiB.
 # LAPACK starts threads for a matrix of 32 rows, which wait for each other more than
 # they work, and slow all packages.
 bench bench-compiled: export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 bench bench-compiled: export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
+bench bench-compiled: export MALLOC_ARENA_MAX ?= 1
 bench bench-compiled: export OPENBLAS_NUM_THREADS ?= 1
 # As one thread is what the compiled kernel has, so have the others.
 bench bench-compiled: export NPROC ?= 1

@@ -61,29 +61,32 @@ def _reverse_step(filtered: Gaussian, step: Dynamics) -> Dynamics:
 
 def _mean_cotangent(
     filtered: Gaussian, step: Dynamics, reverse: Dynamics, g_bias: Array
-) -> tuple[Terms, ...]:
+) -> tuple[Terms, Array, Terms]:
     """Terms of the cotangents of ``m``, ``A``, ``b`` and ``G'`` through ``c``."""
     predicted = matvec(step.matrix, filtered.mean) + step.bias
     g_predicted = -matvec(transpose(reverse.matrix), g_bias)
     return (
         collect(g_bias, matvec(transpose(step.matrix), g_predicted)),
-        collect(outer(g_predicted, filtered.mean)),
-        collect(g_predicted),
+        g_predicted,
         collect(-outer(predicted, g_bias)),
     )
 
 
 def _cov_cotangent(
-    cov: Array, step: Dynamics, reverse: Dynamics, g_back: Array, g_cov: Array
+    cov: Array, step: Dynamics, reverse: Dynamics, g: Dynamics, through_mean: Array
 ) -> tuple[Terms, ...]:
-    """Terms of the cotangents of ``P``, ``A`` and ``Q``; ``g`` are of ``G'`` and ``V``.
+    """Terms of the cotangents of ``P``, ``A`` and ``Q``.
+
+    ``g`` are the cotangents of the conditionals, ``through_mean`` that of ``G'`` which
+    comes through ``c``.
 
     ``dV = B dP B' + G dQ G' - G dA V - V dA' G'`` with ``B = I - G A``, as ``V`` is
     stationary in ``G``, and ``dG = (B dP A' + V dA' - G dQ) S^-1 - G dA G`` with
     ``S = A P A' + Q``.
     """
     matrix, _, noise = step
-    back, g_cov = transpose(reverse.matrix), symmetrize(g_cov)
+    back, g_cov = transpose(reverse.matrix), symmetrize(g.cov)
+    g_back = transpose(g.matrix) + through_mean
     predicted = symmetrize(square(transpose(matrix), cov) + noise)
     y, _ = elimination.solve_posdef(predicted, g_back)
     rest = linalg.eye(cov) - matmul_transposed(matrix, back)
@@ -115,19 +118,18 @@ def _reverse_bwd(residuals, g):
     """
     filtered, dynamics, reverse = residuals
     length = filtered.mean.shape[-2]
-    mean, matrix, bias, through_back = each_step(
+    mean, g_predicted, through_back = each_step(
         _mean_cotangent, length, filtered, dynamics, reverse, g.bias
     )
-    back = transpose(reverse.matrix)
-    g_back = total(back, transpose(g.matrix), *through_back)
+    through_mean = total(transpose(reverse.matrix), *through_back)
     cov, through_cov, noise = each_step(
-        _cov_cotangent, length, filtered.cov, dynamics, reverse, g_back, g.cov
+        _cov_cotangent, length, filtered.cov, dynamics, reverse, g, through_mean
     )
     return (
         Gaussian(total(filtered.mean, *mean), total(filtered.cov, *cov)),
         Dynamics(
-            total(dynamics.matrix, *matrix, *through_cov),
-            total(dynamics.bias, *bias),
+            total(dynamics.matrix, outer(g_predicted, filtered.mean), *through_cov),
+            total(dynamics.bias, g_predicted),
             total(dynamics.cov, *noise),
         ),
     )
