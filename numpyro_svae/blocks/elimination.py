@@ -115,13 +115,20 @@ def _cholesky(a: Array) -> Array:
 
 
 def _scaled_cholesky(a: Array) -> Array:
-    """Library factor of ``a``, scaled to unit diagonal and lifted by rounding error."""
+    """Library factor of ``a``, scaled to unit diagonal and lifted by rounding error.
+
+    The error of a factor is proportional to the norm of the matrix, which is that of
+    the largest sum in a row at most. A quarter of it was enough for every singular
+    matrix that we tried, of up to 128 rows; as many times the rounding of one as there
+    are rows is far too much for most matrices.
+    """
     info = jnp.finfo(a.dtype)
     diagonal = _diagonal(a)
     scale = jnp.sqrt(jnp.maximum(diagonal, info.tiny))
-    unit = a * outer(1 / scale, 1 / scale) + a.shape[0] * info.eps * eye(a)
+    unit = a * outer(1 / scale, 1 / scale)
+    lift = info.eps * jnp.max(jnp.sum(jnp.abs(unit), 0), 0)
     factor = partial(jnp.linalg.cholesky, symmetrize_input=False)
-    return batched(factor, unit) * scale[:, None]
+    return batched(factor, unit + lift * eye(a)) * scale[:, None]
 
 
 def _cholesky_fwd(a):

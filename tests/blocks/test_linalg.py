@@ -88,3 +88,18 @@ def test_almost_singular_matrices_have_finite_factors():
     total = jax.jit(jax.value_and_grad(lambda a: elimination.cholesky(a).sum()))
     assert all(jnp.all(jnp.isfinite(x)) for x in total(a))
     assert jnp.all(jnp.isfinite(jax.jit(elimination.solve_posdef)(a, a)[0]))
+
+
+@pytest.mark.parametrize("rank", [1, 3, 23])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 100.0])
+def test_large_singular_matrices_have_accurate_factors_in_single_precision(rank, shift):
+    half = (shift + random(rank, 24, rank, 300)).astype(jnp.float32)
+    a = jnp.einsum("ikn,jkn->ijn", half, half)
+    factor = elimination.cholesky(a)
+    assert factor.dtype == jnp.float32
+    lifted = np.einsum("ikn,jkn->ijn", *2 * [np.asarray(factor, float)])
+    deviation = np.sqrt(np.einsum("iin->in", a))
+    error = (lifted - a) / (deviation[:, None] * deviation)
+    largest = np.linalg.eigvalsh(first(a / (deviation[:, None] * deviation)))[:, -1]
+    rounding = np.finfo(np.float32).eps * largest
+    assert np.all(np.max(np.abs(error), (0, 1)) < 4 * rounding)

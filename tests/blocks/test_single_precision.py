@@ -27,7 +27,7 @@ def errors(case):
     return jnp.abs(single - exact) / deviation, jnp.abs(unrounded - exact) / deviation
 
 
-@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("size", [4, 8, 24])  # the last is factored by a library
 @pytest.mark.parametrize(("noise", "scale"), [row[:2] for row in TABLE])
 def test_potentials_of_one_scale(size, noise, scale):
     found, _ = errors(
