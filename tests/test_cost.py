@@ -80,6 +80,13 @@ def test_memory_is_linear_in_the_length_of_a_gaussian_chain(lanes, length):
     assert short < long < 2.2 * short
 
 
+def test_memory_of_a_gradient_is_that_of_a_few_covariances():
+    """Of ten for each step, with a margin for what another XLA may need."""
+    h, J, eps = gaussian_problem(400, 20)
+    needed = temporaries(jax.grad(gaussian_loss), h, J, eps)
+    assert needed < 12 * len(h) * J.nbytes
+
+
 def test_memory_is_linear_in_the_length_of_a_discrete_chain():
     step = jax.grad(discrete_loss)
     short, long = (temporaries(step, jnp.ones((n, 4))) for n in (200, 400))
