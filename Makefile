@@ -17,10 +17,11 @@ NOTEBOOKS := $(patsubst tutorials/%.py,docs/tutorials/%.ipynb,\
 	$(shell grep -ls '^\# %%' tutorials/*.py))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
-# The default tests compile many small programs and run each a few times: without
-# these, XLA takes four times as long. The slow tests, the tutorials and the pages
-# run as a user's programs do.
-QUICK := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0
+# The tests compile many programs and run each a few times: without these, XLA takes up
+# to four times as long. Slow tests run for longer, so theirs are optimised a little.
+# The tutorials, which run as a user's programs do, go without.
+QUICK = --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=$*
+QUICKLY = [ $$\# -eq 0 ] || export XLA_FLAGS="$$* $$XLA_FLAGS"
 
 export SDL_VIDEODRIVER ?= dummy
 
@@ -40,16 +41,16 @@ swing-up: $(READY)/tutorials
 	$(BIN)/python tutorials/pendulum_swing_up.py
 
 # Once for each precision, as compiled programs are not shared between them.
-test: $(READY)/tests $(READY)/quick
-	@status=0; set -- $$(cat $(READY)/quick); \
-	[ $$# -eq 0 ] || export XLA_FLAGS="$$* $$XLA_FLAGS"; \
+test: $(READY)/tests $(READY)/quick-0
+	@status=0; set -- $$(cat $(READY)/quick-0); $(QUICKLY); \
 	for precision in "not x64" "x64"; do (set -x; \
 		$(PYTEST) -m "not slow and $$precision" $(PYTEST_ARGS)) || status=1; \
 	done; exit $$status
 
 # pytest's exit status 5 means that no test was selected.
-test-slow: $(READY)/tests
-	@$(BIN)/python -m pytest -m slow --collect-only -q >$(READY)/slow.log 2>&1; \
+test-slow: $(READY)/tests $(READY)/quick-1
+	@set -- $$(cat $(READY)/quick-1); $(QUICKLY); \
+	$(BIN)/python -m pytest -m slow --collect-only -q >$(READY)/slow.log 2>&1; \
 	status=$$?; \
 	if [ $$status -eq 5 ]; then echo "No slow tests."; \
 	elif [ $$status -ne 0 ]; then cat $(READY)/slow.log; exit $$status; \
@@ -104,16 +105,16 @@ clean:
 	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache build dist
 	rm -rf docs/_build docs/generated docs/tutorials/*.ipynb
 
+# XLA stops at a flag that it does not know, and releases differ.
+$(READY)/quick-%: $(READY)/tests
+	@for flag in $(QUICK); do XLA_FLAGS="$$flag" $(BIN)/python -c \
+		"import jax; jax.devices()" >/dev/null 2>&1 && echo "$$flag"; done >$@ || true
+
 # Set-up: one environment, and one stamp for each extra that is installed in it.
 $(READY)/%: $(READY)/environment pyproject.toml numpyro_svae/version.py
 	@echo "Installing numpyro_svae[$*] in $(VENV)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[$*]"
 	@touch $@
-
-# XLA stops at a flag that it does not know, and releases differ.
-$(READY)/quick: $(READY)/tests
-	@for flag in $(QUICK); do XLA_FLAGS="$$flag" $(BIN)/python -c \
-		"import jax; jax.devices()" >/dev/null 2>&1 && echo "$$flag"; done >$@ || true
 
 $(READY)/environment:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
