@@ -61,14 +61,14 @@ def _reverse_step(filtered: Gaussian, step: Dynamics) -> Dynamics:
 
 def _mean_cotangent(
     filtered: Gaussian, step: Dynamics, reverse: Dynamics, g_bias: Array
-) -> tuple[Terms, Array, Terms]:
+) -> tuple[Terms, Array, Array]:
     """Terms of the cotangents of ``m``, ``A``, ``b`` and ``G'`` through ``c``."""
     predicted = matvec(step.matrix, filtered.mean) + step.bias
     g_predicted = -matvec(transpose(reverse.matrix), g_bias)
     return (
         collect(g_bias, matvec(transpose(step.matrix), g_predicted)),
         g_predicted,
-        collect(-outer(predicted, g_bias)),
+        -outer(predicted, g_bias),
     )
 
 
@@ -121,7 +121,7 @@ def _reverse_bwd(residuals, g):
     mean, g_predicted, through_back = each_step(
         _mean_cotangent, length, filtered, dynamics, reverse, g.bias
     )
-    through_mean = total(transpose(reverse.matrix), *through_back)
+    through_mean = total(transpose(reverse.matrix), through_back)
     cov, through_cov, noise = each_step(
         _cov_cotangent, length, filtered.cov, dynamics, reverse, g, through_mean
     )

@@ -99,7 +99,7 @@ def test_large_singular_matrices_have_accurate_factors_in_single_precision(rank,
     assert factor.dtype == jnp.float32
     lifted = np.einsum("ikn,jkn->ijn", *2 * [np.asarray(factor, float)])
     deviation = np.sqrt(np.einsum("iin->in", a))
-    error = (lifted - a) / (deviation[:, None] * deviation)
-    largest = np.linalg.eigvalsh(first(a / (deviation[:, None] * deviation)))[:, -1]
+    scale = deviation[:, None] * deviation
+    error, largest = (lifted - a) / scale, np.linalg.eigvalsh(first(a / scale))[:, -1]
     rounding = np.finfo(np.float32).eps * largest
     assert np.all(np.max(np.abs(error), (0, 1)) < 4 * rounding)
