@@ -3,7 +3,7 @@
 
 """NumPyro distributions for structured variational autoencoders."""
 
-from numpyro_svae.distributions import kl as kl
+from numpyro_svae.distributions import kl as kl, promotion as promotion
 from numpyro_svae.distributions.constraints import weight_cov
 from numpyro_svae.distributions.discrete_markov_chain import DiscreteMarkovChain
 from numpyro_svae.distributions.linear_gaussian_chain import LinearGaussianChain

@@ -5,6 +5,7 @@
 
 from typing import Any
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -44,11 +45,12 @@ def canonical_arguments(
     if inputs is not None:
         given["inputs"] = inputs
     dtype = jnp.result_type(*given.values(), float)
-    arguments = {name: jnp.asarray(x, dtype) for name, x in given.items()}
-    size = _check_entries(arguments)
-    for name in ("transition_matrix", "transition_cov"):
-        if arguments[name].ndim == 2:
-            arguments[name] = arguments[name][None]
+    with jax.ensure_compile_time_eval():  # constants are checked under jit too
+        arguments = {name: jnp.asarray(x, dtype) for name, x in given.items()}
+        size = _check_entries(arguments)
+        for name in ("transition_matrix", "transition_cov"):
+            if arguments[name].ndim == 2:
+                arguments[name] = arguments[name][None]
     num_steps = _count_steps(arguments, num_steps)
     arguments.setdefault("inputs", jnp.zeros((num_steps - 1, 0), dtype))
     _check_batch(arguments)

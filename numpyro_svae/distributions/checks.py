@@ -13,15 +13,32 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
+from numpyro.distributions import Distribution
 from numpyro.util import not_jax_tracer
 
 __all__ = [
+    "CheckedArguments",
     "broadcast_batch_shapes",
     "check_values",
     "matrix_shape",
     "one_of",
     "vector_shape",
 ]
+
+
+class CheckedArguments(Distribution):
+    """A distribution whose arguments are checked with messages of our own."""
+
+    def validate_args(self, strict: bool = True) -> None:
+        """Check that the arguments are in their domain.
+
+        :param strict: whether values that are not concrete are an error.
+        :raises ValueError: naming the argument, what was found and what is accepted.
+        """
+        owner, dim = type(self).__name__, self.event_shape[0]
+        concrete = check_values(owner, self.get_args(), dim)
+        if strict and not concrete:
+            raise RuntimeError("Cannot validate arguments inside jitted code.")
 
 
 def one_of(owner: str, **candidates: ArrayLike | None) -> tuple[str, ArrayLike]:
@@ -93,7 +110,7 @@ def check_values(owner: str, values: Mapping[str, ArrayLike], dim: int) -> bool:
 
     :param owner: name of the distribution, for the messages.
     :param values: hyperparameters by name.
-    :param dim: D, the dimension of the covariance matrix.
+    :param dim: the first size of an event; D, of a weight and a covariance matrix.
     :return: whether all of the values were concrete.
     """
     concrete = {k: np.asarray(x) for k, x in values.items() if not_jax_tracer(x)}
@@ -158,6 +175,18 @@ def _lower_cholesky(value: np.ndarray, dim: int) -> str | None:
     return None
 
 
+def _probabilities(value: np.ndarray, dim: int) -> str | None:
+    if (complaint := _finite(value, dim)) is not None:
+        return f"probabilities, {complaint}"
+    if value.min(initial=0.0) < 0:
+        return f"probabilities, zero or more; got {value.min():.6g}"
+    sums = value.sum(-1)
+    worst = sums.flat[np.argmax(np.abs(sums - 1))] if sums.size else 1.0
+    if abs(worst - 1) > 1e-5:
+        return f"probabilities that sum to one; got a sum of {worst:.6g}"
+    return None
+
+
 def _inexact(value: np.ndarray) -> np.ndarray:
     """In the precision that JAX will use."""
     dtype = jax.dtypes.canonicalize_dtype(value.dtype)
@@ -171,6 +200,13 @@ def _worst(value: np.ndarray) -> str:
 
 _CHECKS = {
     "loc": _finite,
+    "initial_loc": _finite,
+    "initial_cov": _positive_definite,
+    "transition_matrix": _finite,
+    "transition_cov": _positive_definite,
+    "inputs": _finite,
+    "initial_probs": _probabilities,
+    "transition_probs": _probabilities,
     "column_precision": _positive_definite,
     "concentration": _positive,
     "df": _above_dim,

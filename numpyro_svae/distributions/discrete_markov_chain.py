@@ -9,19 +9,19 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import validate_sample
 
 from numpyro_svae.blocks import discrete_chain
 from numpyro_svae.blocks.discrete_chain import safe_log
+from numpyro_svae.distributions.checks import CheckedArguments
 from numpyro_svae.potentials import CategoricalPotential
 
 __all__ = ["DiscreteMarkovChain"]
 
 
-class DiscreteMarkovChain(dist.Distribution):
+class DiscreteMarkovChain(CheckedArguments):
     r"""Paths of a Markov chain over K states.
 
     .. math::
@@ -57,10 +57,12 @@ class DiscreteMarkovChain(dist.Distribution):
         lengths: ArrayLike | None = None,
         validate_args: bool | None = None,
     ):
-        initial, transition = jnp.asarray(initial_probs), jnp.asarray(transition_probs)
-        dtype = jnp.result_type(initial, transition, float)
-        self.initial_probs = initial.astype(dtype)
-        self.transition_probs = _with_time(transition.astype(dtype), initial.shape)
+        dtype = jnp.result_type(initial_probs, transition_probs, float)
+        with jax.ensure_compile_time_eval():  # constants are checked under jit too
+            initial = jnp.asarray(initial_probs, dtype)
+            transition = jnp.asarray(transition_probs, dtype)
+            self.initial_probs = initial
+            self.transition_probs = _with_time(transition, initial.shape)
         steps = _count_steps(self.transition_probs, num_steps)
         self.lengths = None if lengths is None else jnp.asarray(lengths)
         super().__init__(self._batch(), (steps,), validate_args=validate_args)

@@ -17,20 +17,24 @@ from typing import Self
 from jax import Array, random
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from numpyro.distributions import Distribution, MultivariateStudentT
+from numpyro.distributions import MultivariateStudentT
 from numpyro.distributions.constraints import dependent_property
 from numpyro.distributions.util import lazy_property, promote_shapes, validate_sample
 from numpyro.util import is_prng_key
 
 from numpyro_svae.distributions.bartlett import bartlett_tril, solve_tril
-from numpyro_svae.distributions.checks import broadcast_batch_shapes, check_values
+from numpyro_svae.distributions.checks import (
+    CheckedArguments,
+    broadcast_batch_shapes,
+    check_values,
+)
 from numpyro_svae.distributions.constraints import pack, symmetrize, unpack, weight_cov
 from numpyro_svae.families import RegressionNatural, RegressionStandard
 
 __all__ = ["GaussianInverseWishart"]
 
 
-class GaussianInverseWishart(Distribution):
+class GaussianInverseWishart(CheckedArguments):
     """What :class:`MatrixNormalInverseWishart` and :class:`NormalInverseWishart` share.
 
     Not for use on its own: a subclass says how its arguments become the standard
@@ -60,16 +64,6 @@ class GaussianInverseWishart(Distribution):
             setattr(self, name, value)
         event_shape = (dim, (columns[0] if columns else 1) + dim)
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
-
-    def validate_args(self, strict: bool = True) -> None:
-        """Check that the hyperparameters are in their domain.
-
-        :param strict: whether values that are not concrete are an error.
-        """
-        owner = type(self).__name__
-        concrete = check_values(owner, self.get_args(), self.event_shape[0])
-        if strict and not concrete:
-            raise RuntimeError("Cannot validate arguments inside jitted code.")
 
     @dependent_property(is_discrete=False, event_dim=2)
     def support(self):
@@ -159,8 +153,10 @@ class GaussianInverseWishart(Distribution):
         :math:`Var(F_{im}) = \Psi_{ii} (K^{-1})_{mm} / (\nu - D - 1)` and
         :math:`Var(\Sigma_{ij}) = [(\nu - D + 1) \Psi_{ij}^2 + (\nu - D - 1) \Psi_{ii}
         \Psi_{jj}] / [(\nu - D) (\nu - D - 1)^2 (\nu - D - 3)]` (Press, Applied
-        Multivariate Analysis, 1982, section 5.2). NaN where it does not exist: the
-        weight for :math:`\nu \le D + 1`, the covariance for :math:`\nu \le D + 3`.
+        Multivariate Analysis, 1982, section 5.2). Infinite where an entry has a mean
+        and no finite variance, as have those on the diagonal of the covariance, whose
+        mean may be infinite itself: the weight for :math:`D < \nu \le D + 1`, the
+        covariance for :math:`D + 1 < \nu \le D + 3`. NaN where there is no mean.
         """
         loc, column_tril, _, df = self._standard()
         dim, num_columns = loc.shape[-2:]
@@ -168,10 +164,13 @@ class GaussianInverseWishart(Distribution):
         diagonal = jnp.diagonal(psi, axis1=-2, axis2=-1)
         root = solve_tril(column_tril, jnp.eye(num_columns, dtype=loc.dtype))
         columns = jnp.square(root).sum(-2)[..., None, :]
-        weight = _divide_if(diagonal[..., :, None] * columns, excess - 1)
+        products = diagonal[..., :, None] * columns
+        weight = _divide_if(products, excess - 1, _infinite_if(excess > 0))
         products = diagonal[..., :, None] * diagonal[..., None, :]
         spread = (excess + 1) * jnp.square(psi) + (excess - 1) * products
-        cov = _divide_if(spread / (excess * jnp.square(excess - 1)), excess - 3)
+        with_mean = _infinite_if((excess > 1) | jnp.eye(dim, dtype=bool))
+        denominator = jnp.where(excess > 3, excess * jnp.square(excess - 1), 1)
+        cov = _divide_if(spread / denominator, excess - 3, with_mean)
         return self._full(weight, cov)
 
     def entropy(self) -> Array:
@@ -238,7 +237,15 @@ class GaussianInverseWishart(Distribution):
         return jnp.broadcast_to(pack(weight, cov), self.shape())
 
 
-def _divide_if(numerator: Array, denominator: Array) -> Array:
-    """The ratio where the denominator is positive, NaN elsewhere."""
+def _divide_if(
+    numerator: Array, denominator: Array, otherwise: Array | float = jnp.nan
+) -> Array:
+    """The ratio where the denominator is positive, something else elsewhere."""
     positive = denominator > 0
-    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), jnp.nan)
+    ratio = numerator / jnp.where(positive, denominator, 1)
+    return jnp.where(positive, ratio, otherwise)
+
+
+def _infinite_if(exists: Array) -> Array:
+    """Infinity where a moment exists, NaN elsewhere."""
+    return jnp.where(exists, jnp.inf, jnp.nan)

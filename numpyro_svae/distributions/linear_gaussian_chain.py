@@ -31,12 +31,13 @@ from numpyro_svae.distributions.chain_arguments import (
     checked_lengths,
     lanes_of,
 )
+from numpyro_svae.distributions.checks import CheckedArguments
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = ["LinearGaussianChain"]
 
 
-class LinearGaussianChain(dist.Distribution):
+class LinearGaussianChain(CheckedArguments):
     r"""Paths of a linear dynamical system with Gaussian noise.
 
     .. math::

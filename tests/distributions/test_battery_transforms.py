@@ -191,8 +191,6 @@ def test_vmap_over_constructor_and_distribution(case: Case):
 
 @every_case
 def test_promote_batch_shape(case: Case):
-    if case.name == "chain-batch":
-        pytest.xfail("a chain's arguments have unequal numbers of batch dimensions")
     plain = case.make()
     batched = jax.vmap(lambda _: case.make())(jnp.zeros(7))
     promoted = promote_batch_shape(batched)

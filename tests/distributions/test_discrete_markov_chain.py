@@ -219,15 +219,20 @@ def test_float32_is_close_over_ten_thousand_steps():
         ({"initial_probs": np.array([0.5, 0.6, 0.2])}, ("initial_probs",)),
         ({"transition_probs": np.ones((3, 3))}, ("transition_probs",)),
         ({"transition_probs": np.ones((2, 2)) / 2}, ("transition_probs", "3")),
+        ({"initial_probs": np.array([1.2, -0.2, 0.0])}, ("initial_probs", "-0.2")),
         ({"num_steps": None}, ("num_steps",)),
         ({"num_steps": 0}, ("num_steps",)),
     ],
 )
 def test_errors_name_the_argument(changes, parts):
-    with pytest.raises(ValueError) as raised:
-        make("constant", validate_args=True, **changes)
-    for part in parts:
-        assert part in str(raised.value)
+    def build():
+        return make("constant", validate_args=True, **changes)
+
+    for run in (build, jax.jit(build)):
+        with pytest.raises(ValueError) as raised:
+            run()
+        for part in parts:
+            assert part in str(raised.value)
 
 
 def test_steps_that_contradict_the_transitions():

@@ -288,5 +288,5 @@ def test_errors_of_methods():
         make().condition(GaussianPotential(np.zeros((5, 2)), np.ones((5, 2))))
     with pytest.raises(ValueError, match=r"q: found event shape \(4, 2\)"):
         kl_divergence(make(), make(num_steps=4))
-    with pytest.raises(ValueError, match="invalid initial_cov parameter"):
+    with pytest.raises(ValueError, match="initial_cov must be symmetric and positive"):
         make(initial_cov=-np.eye(2), validate_args=True)
