@@ -96,12 +96,13 @@ class GaussianFactor(Factor):
     inputs; in its initial part, u is 1.
 
     :param parent: the latent Gaussian site x in the regressor.
-    :param parent_map: of shape (M, D of x); None without a parent, and for one that is
-        known to be linear but not how.
+    :param parent_map: of shape (M, D of x), the same for all arguments of the program;
+        None without a parent, and for one that is known to be linear but not how. It
+        follows from the rest, so a factor is compared and hashed without it.
     """
 
     parent: str | None = None
-    parent_map: np.ndarray | None = None
+    parent_map: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -115,12 +115,16 @@ class DirichletPrior(Prior):
 
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
         first = (1.0 + np.arange(self.components or 1)) / (1.0 + (self.components or 1))
+        if self.size == 1:  # all rows are alike
+            first = np.ones_like(first)
         rest = np.repeat((1 - first[:, None]) / max(self.size - 1, 1), self.size - 1, 1)
         rows = np.concatenate([first[:, None], rest], 1)
         return {self.name: rows.reshape(*self.batch_shape, self.size)}
 
     def members(self, probs: Array) -> Array:
-        """Which rows are seen at the plain values."""
+        """Which rows are seen at the plain values; the first one if they are alike."""
+        if self.size == 1:
+            return jnp.zeros(probs.shape[:-1], jnp.int32)
         count = 1 + (self.components or 1)
         return jnp.round(probs[..., 0] * count).astype(jnp.int32) - 1
 

@@ -35,6 +35,7 @@ __all__ = [
     "parameters",
     "plain_run",
     "same",
+    "shared_map",
 ]
 
 _NUM_PROBES = 3
@@ -192,21 +193,30 @@ class Prober:
             return show(jnp.zeros((), int))[..., None]
         return jnp.moveaxis(jax.vmap(show)(jnp.arange(holder.columns)), 0, -1)
 
-    def parent_map(self, name: str, parent: str, read: Callable[[dict], Array]) -> Any:
-        """The matrix of an affine dependence on a parent site, and whether it is one.
+    def at_arguments(self, program: Program) -> Prober:
+        """The same for other arguments of the program."""
+        known = self.sites, self.priors, self.locals, self.joins
+        return Prober(program, *known)
 
-        :param name: the site whose regressor depends on the parent.
+    def parent_map(self, parent: str, read: Callable[[dict], Array]) -> Array:
+        """The matrices of an affine dependence on a parent site, by position.
+
         :param parent: the parent, with values of shape ``(..., D)``.
         :param read: reads what depends on the parent, ``(..., M)``, at given values.
-        :return: the matrix (M, D) and whether it is the same at every position.
+        :return: of shape (number of positions, M, D).
         """
         zero = jnp.zeros_like(self.sites[parent].value)
         origin = read({parent: zero})
         basis = jnp.eye(self.locals[parent].size, dtype=zero.dtype)
         shifts = jax.vmap(lambda e: read({parent: zero + e}) - origin)(basis)
-        columns = np.reshape(shifts, (basis.shape[0], -1, origin.shape[-1]))
-        uniform = np.allclose(columns, columns[:, :1], rtol=1e-4, atol=1e-5)
-        return columns[:, 0].T, bool(uniform)
+        columns = jnp.reshape(shifts, (basis.shape[0], -1, origin.shape[-1]))
+        return jnp.transpose(columns, (1, 2, 0))
+
+
+def shared_map(maps: Array) -> Array | None:
+    """The one matrix of all positions; None if there is more than one."""
+    alike = np.allclose(maps, maps[:1], rtol=1e-4, atol=1e-5)
+    return maps[0] if alike else None
 
 
 def plain_globals(

@@ -16,10 +16,11 @@ import numpy as np
 
 from numpyro_svae.program.factors import GaussianFactor, Source
 from numpyro_svae.program.joins import Join
+from numpyro_svae.program.origins import elsewhere
 from numpyro_svae.program.places import Place, place_of, read_at
 from numpyro_svae.program.priors import RegressionPrior
-from numpyro_svae.program.probing import Found, Prober
-from numpyro_svae.program.sites import Site
+from numpyro_svae.program.probing import Found, Prober, shared_map
+from numpyro_svae.program.sites import Program, Site
 from numpyro_svae.program.sources import of_states, picked, sources_of
 
 __all__ = [
@@ -79,15 +80,21 @@ def find_regression(
     """
     known = isinstance(holder, Join) and not holder.weights
 
-    def regressor(values: dict[str, Array]) -> Array:
+    def regressor(prober: Prober, values: dict[str, Array]) -> Array:
         if not known:
             return prober.regressor(site.name, holder, values)
         return prober.read({**prober.plain_values(), **values})[site.name]["loc"]
 
-    matrix, uniform = None, True
+    def maps(program: Program) -> Array:
+        own = prober.at_arguments(program)
+        return own.parent_map(str(parent), partial(regressor, own))
+
+    matrix = None
     if parent is not None:
-        matrix, uniform = prober.parent_map(site.name, parent, regressor)
-    place, origin = place_of(site), np.asarray(regressor({}))
+        matrix = _shared_map(prober, maps, fixed=not known)
+        if matrix is None:
+            return None
+    place, origin = place_of(site), np.asarray(regressor(prober, {}))
     given = known_at_states(prober, site, selector, place)
 
     def agrees(source: Source, values: dict[str, Any], found: Found) -> bool:
@@ -112,11 +119,26 @@ def find_regression(
 
     parent_map = None if known else matrix
     for source in sources_of(prober, place, holder, selector):
-        if uniform and prober.holds(partial(agrees, source)):
+        if prober.holds(partial(agrees, source)):
             return GaussianFactor(
                 site.name, source, parent=parent, parent_map=parent_map
             )
     return None
+
+
+def _shared_map(
+    prober: Prober, maps: Callable[[Program], Array], fixed: bool = False
+) -> Array | None:
+    """The one matrix of all positions, whatever the arguments; None without one.
+
+    :param maps: reads the matrices of all positions.
+    :param fixed: whether it must be the same one for all arguments.
+    """
+    here, there = maps(prober.program), elsewhere(prober.program, maps)
+    alike = shared_map(there) is not None
+    if fixed:
+        alike = alike and np.allclose(here[0], there[0], rtol=1e-4, atol=1e-5)
+    return shared_map(here) if alike else None
 
 
 def known_at_states(
@@ -140,17 +162,23 @@ def known_at_states(
 def is_linear(prober: Prober, site: Site, parent: str) -> bool:
     """Whether a site's location is affine in its parent, alike at all positions."""
 
-    def read(values: dict[str, Array]) -> Array:
+    def read(prober: Prober, values: dict[str, Array]) -> Array:
         return prober.read({**prober.plain_values(), **values})[site.name]["loc"]
 
-    matrix, uniform = prober.parent_map(site.name, parent, read)
-    origin, local = np.asarray(read({})), place_of(prober.sites[parent])
+    def maps(program: Program) -> Array:
+        own = prober.at_arguments(program)
+        return own.parent_map(parent, partial(read, own))
+
+    matrix = _shared_map(prober, maps)
+    if matrix is None:
+        return False
+    origin, local = np.asarray(read(prober, {})), place_of(prober.sites[parent])
 
     def holds(values: dict[str, Any], found: Found) -> bool:
         shift = read_at(values[parent] @ matrix.T, local, place_of(site), 1)
         return found.agrees(site.name, loc=origin + shift)
 
-    return uniform and prober.holds(holds)
+    return prober.holds(holds)
 
 
 def scanned_inputs(
