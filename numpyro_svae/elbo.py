@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
 import warnings
 
@@ -97,7 +98,7 @@ class SVAE_ELBO(ELBO):
             keys = random.split(rng_key, self.num_particles)
             terms, mutable = self.vectorize_particles_fn(particle, keys)
             terms = jax.tree.map(lambda term: jnp.mean(term, 0), terms)
-            mutable = jax.tree.map(lambda value: value[-1], mutable)
+            mutable = _mean_state(mutable, jnp.full(len(keys), 1 / len(keys)))
         losses = jax.tree.map(jnp.negative, terms)
         loss = sum(losses.values(), start=jnp.zeros(()))
         good = jnp.isfinite(loss)
@@ -182,7 +183,27 @@ def _particle(
         name: term[0] if name in declared else jnp.sum(term, 0)
         for name, term in terms.items()
     }
-    return total, jax.tree.map(lambda value: value[0], mutable)
+    shares = [jnp.mean(table, tuple(range(table.ndim - 1))) for table in tables]
+    share = prod(own[state] for own, state in zip(shares, states))
+    return total, _mean_state(mutable, share)
+
+
+def _mean_state(states: dict[str, Any], share: Array) -> dict[str, Any]:
+    """The mean of mutable states of several runs; of what is no real number, the first.
+
+    A network behind a mixture runs for each state of the label. Its running statistics
+    are to be those of what it sees, so each counts as often as its state occurs.
+
+    :param states: the mutable states, with the runs leading.
+    :param share: of each run, ``(R,)``; they add up to one.
+    """
+
+    def mean(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf[0]
+        return jnp.tensordot(share.astype(leaf.dtype), leaf, 1)
+
+    return jax.tree.map(mean, states)
 
 
 def _unless_spoilt(good: Array, state: dict, before: dict) -> dict[str, Any]:
