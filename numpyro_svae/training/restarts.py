@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
+import numpy as np
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIRunResult, SVIState
 
@@ -76,6 +78,14 @@ def run_restarts(
         raise FloatingPointError(
             f"run_restarts: the losses of all {num_restarts} restarts ended NaN or "
             "infinite."
+        )
+    if num_restarts > 1 and np.allclose(losses, losses[:1], 1e-6, equal_nan=True):
+        warnings.warn(
+            f"run_restarts: all {num_restarts} restarts took the same steps: nothing "
+            "in them depends on the random key. What is given by `init` of the guide or "
+            "by `init_params` does not; leave some of it out, or run once.",
+            RuntimeWarning,
+            stacklevel=2,
         )
     state = jax.tree.map(lambda leaf: leaf[best], states)
     result = SVIRunResult(svi.get_params(state), state, losses[best])
