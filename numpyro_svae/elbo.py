@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
+import warnings
 
 import jax
 from jax import Array, random
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
 from numpyro.handlers import replay, seed, substitute, trace
@@ -20,7 +23,9 @@ from numpyro.util import _validate_model, check_model_guide_match
 
 from numpyro_svae.inference.declared import sums_of_terms
 from numpyro_svae.inference.weights import Weight, weighted
+from numpyro_svae.notices import notice
 from numpyro_svae.program.sites import at_positions
+from numpyro_svae.whole_steps import spoilt
 
 __all__ = ["SVAE_ELBO"]
 
@@ -60,6 +65,7 @@ class SVAE_ELBO(ELBO):
         sum_sites: bool = True,
     ) -> None:
         self.sum_sites = sum_sites
+        self._reported = set[tuple[str, ...]]()
         super().__init__(num_particles, vectorize_particles)
 
     def loss_with_mutable_state(
@@ -92,11 +98,30 @@ class SVAE_ELBO(ELBO):
             keys = random.split(rng_key, self.num_particles)
             terms, mutable = self.vectorize_particles_fn(particle, keys)
             terms = jax.tree.map(lambda term: jnp.mean(term, 0), terms)
-            mutable = jax.tree.map(lambda value: value[-1], mutable)
-        loss = jax.tree.map(jnp.negative, terms)
-        if self.sum_sites:
-            loss = sum(loss.values(), start=jnp.zeros(()))
+            mutable = _mean_state(mutable, jnp.full(len(keys), 1 / len(keys)))
+        losses = jax.tree.map(jnp.negative, terms)
+        loss = sum(losses.values(), start=jnp.zeros(()))
+        good = jnp.isfinite(loss)
+        mutable = _unless_spoilt(good, mutable, param_map)
+        if not self.sum_sites:
+            return {"loss": losses, "mutable_state": mutable or None}
+        loss = loss + notice(~good, terms, self._report)
         return {"loss": loss, "mutable_state": mutable or None}
+
+    def _report(self, terms: dict[str, np.ndarray]) -> None:
+        """Say once which terms are not finite."""
+        bad = tuple(sorted(n for n, term in terms.items() if not np.isfinite(term)))
+        if bad in self._reported:
+            return
+        self._reported.add(bad)
+        found = ", ".join(f"{terms[name]:.3g} at '{name}'" for name in bad)
+        warnings.warn(
+            f"SVAE_ELBO: found terms that are not finite: {found or 'none by itself'}. "
+            "A site stands for all that is inferred together with it, and for what is "
+            "observed of these; `sum_sites=False` shows each term.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _particle(
@@ -158,7 +183,38 @@ def _particle(
         name: term[0] if name in declared else jnp.sum(term, 0)
         for name, term in terms.items()
     }
-    return total, jax.tree.map(lambda value: value[0], mutable)
+    shares = [jnp.mean(table, tuple(range(table.ndim - 1))) for table in tables]
+    share = prod(own[state] for own, state in zip(shares, states))
+    return total, _mean_state(mutable, share)
+
+
+def _mean_state(states: dict[str, Any], share: Array) -> dict[str, Any]:
+    """The mean of mutable states of several runs; of what is no real number, the first.
+
+    A network behind a mixture runs for each state of the label. Its running statistics
+    are to be those of what it sees, so each counts as often as its state occurs.
+
+    :param states: the mutable states, with the runs leading.
+    :param share: of each run, ``(R,)``; they add up to one.
+    """
+
+    def mean(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf[0]
+        return jnp.tensordot(share.astype(leaf.dtype), leaf, 1)
+
+    return jax.tree.map(mean, states)
+
+
+def _unless_spoilt(good: Array, state: dict, before: dict) -> dict[str, Any]:
+    """The mutable state, or that before where it is not fit to go on with."""
+
+    def keep(name: str, new: Any) -> Any:
+        old = before.get(name, new)
+        fine = good & ~spoilt(old, new)
+        return jax.tree.map(partial(jnp.where, fine), new, old)
+
+    return {name: keep(name, new) for name, new in state.items()}
 
 
 def _mutable(site_trace: dict) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from typing import Any
 
 import jax
 from jax import Array, random
-import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import block, seed, substitute
-from numpyro.infer.autoguide import AutoGuide
+from numpyro.handlers import block
 
 from numpyro_svae.families import NaturalParameters
+from numpyro_svae.fitted import FittedGuide
 from numpyro_svae.inference import emission
 from numpyro_svae.inference.engine import (
     global_posteriors,
@@ -25,9 +24,9 @@ from numpyro_svae.inference.engine import (
     start_natural,
 )
 from numpyro_svae.inference.fixed_point import FixedPoint
-from numpyro_svae.inference.given_start import natural_of
-from numpyro_svae.inference.posterior import Convergence, LocalPosterior
-from numpyro_svae.optim import check_enclosing_optimizer
+from numpyro_svae.inference.given_start import check_names, check_starts, natural_of
+from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.binding import Bound, bind
 from numpyro_svae.program.checks import (
     Potential,
@@ -37,6 +36,7 @@ from numpyro_svae.program.checks import (
 )
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import mixtures
+from numpyro_svae.program.mutable_state import Given, check_state
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.setup import read_program, recognise
@@ -45,7 +45,7 @@ from numpyro_svae.program.sites import Program, sample_sites
 __all__ = ["AutoSVAE"]
 
 
-class AutoSVAE(AutoGuide):
+class AutoSVAE(FittedGuide):
     """Guide of a structured variational autoencoder.
 
     Global sites with a conjugate prior get the posterior of the same family, local
@@ -98,6 +98,7 @@ class AutoSVAE(AutoGuide):
         self.fixed_point = fixed_point or FixedPoint()
         self.init = dict(init or {})
         self.structure: Structure | None = None
+        self.state_names = frozenset[str]()
 
     # set-up
 
@@ -111,11 +112,14 @@ class AutoSVAE(AutoGuide):
         return self.structure
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        with block(), jax.ensure_compile_time_eval():
+        with block(), Given() as given, jax.ensure_compile_time_eval():
             args, kwargs = stand_ins((args, kwargs))
             self.structure, messages = read_program(
                 self.model, self.recognition, args, kwargs
             )
+        check_names(self.structure.priors, self.init)
+        of_model = (n for n, m in messages.items() if m["type"] == "mutable")
+        self.state_names = frozenset((*given.begun, *of_model))
         self.prototype_trace = {
             name: {k: v for k, v in message.items() if k in ("type", "name")}
             for name, message in messages.items()
@@ -136,10 +140,18 @@ class AutoSVAE(AutoGuide):
         program = Program(self.model, args, kwargs, model_key, scans=structure.scans)
         messages = plain_run(program, structure, expose=True)
         program = replace(program, fixed=shared_values(messages))
-        potentials, _ = recognise(self.recognition, messages, args, kwargs, guide_key)
+
+        def recognised() -> dict[str, Potential]:
+            return recognise(self.recognition, messages, args, kwargs, guide_key)[0]
+
+        with Given() as given:
+            potentials = recognised()
+        if not is_initialising():
+            check_state(recognised, given.values, given.begun)
         sites = sample_sites(messages)
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites)
+        check_starts(structure.priors, self.init, bound.priors)
         naturals = {n: self._natural(n, bound, potentials) for n in structure.priors}
         options = structure, self.mean_field, self.fixed_point
         local = local_posterior(*options, bound, naturals, potentials, examine=examine)
@@ -156,9 +168,6 @@ class AutoSVAE(AutoGuide):
         natural = numpyro.param(self._natural_name(name), start)
         check_start(name, natural)
         return natural
-
-    def _natural_name(self, name: str) -> str:
-        return f"{name}_{self.prefix}_natural"
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Sample every latent site, and declare the closed forms that are known.
@@ -188,113 +197,3 @@ class AutoSVAE(AutoGuide):
                 values |= emission.sample_local(*args, structure.scans, self.prefix)
             closed = {}
         return values
-
-    # what was learnt
-
-    def get_posterior(self, params: dict[str, Any]) -> dict[str, dist.Distribution]:
-        """Posterior distributions of the global blocks.
-
-        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
-        :return: a distribution by site; a prior spelled as two sites has the joint
-            distribution of both under the name of its location or weight.
-        """
-        return {
-            name: prior.posterior(params[self._natural_name(name)])
-            for name, prior in self._wiring.priors.items()
-        }
-
-    def posterior_local(
-        self, params: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, dist.Distribution]:
-        """Posterior distributions of the local sites, given data.
-
-        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
-        :param args: the arguments of the model.
-        :param kwargs: the keyword arguments of the model.
-        :return: marginal distributions by site, batched by the plates of the site:
-            smoothed chains with their ``mean`` (..., T, D) and ``covariance``
-            (..., T, D, D), responsibilities, Gaussians or mixtures of them.
-        """
-        return self._infer_all(params, args, kwargs, examine=False)[2].marginals
-
-    def convergence(
-        self, params: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Convergence]:
-        """How the coordinate ascent of coupled local sites ended, given data.
-
-        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
-        :param args: the arguments of the model.
-        :param kwargs: the keyword arguments of the model.
-        :return: by site, ``sweeps``, ``residual`` (one or less: it has converged) and
-            whether the ``adjoint`` is found. Empty if no sites are inferred by ascent.
-        """
-        return self._infer_all(params, args, kwargs)[2].convergence
-
-    def _infer_all(
-        self, params: dict, args: tuple, kwargs: dict, examine: bool = True
-    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior]:
-        with block(), seed(rng_seed=0), substitute(data=params):
-            return self._infer(args, kwargs, examine)[:3]
-
-    def sample_posterior(
-        self,
-        rng_key: Array,
-        params: dict[str, Any],
-        *args: Any,
-        sample_shape: tuple[int, ...] = (),
-        **kwargs: Any,
-    ) -> dict[str, Array]:
-        """Draw the latent sites from the guide.
-
-        :param rng_key: random key.
-        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
-        :param args: the arguments of the model; without any arguments only the global
-            sites are drawn.
-        :param sample_shape: shape of the sample.
-        :param kwargs: the keyword arguments of the model.
-        :return: values by site, with ``sample_shape`` leading.
-        """
-
-        def draw(key: Array) -> dict[str, Array]:
-            if args or kwargs:
-                with block(), seed(rng_seed=key), substitute(data=params):
-                    return self(*args, **kwargs)
-            return self._sample_globals(key, params)
-
-        keys = random.split(rng_key, sample_shape)
-        for _ in sample_shape:
-            draw = jax.vmap(draw)
-        return draw(keys if sample_shape else rng_key)
-
-    def _sample_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
-        values: dict[str, Array] = {}
-        for name, fn in self.get_posterior(params).items():
-            key, draw = random.split(key)
-            values.update(self._wiring.priors[name].unpack(fn.sample(draw)))
-        return values
-
-    def median(self, params: dict[str, Any]) -> dict[str, Array]:
-        """Posterior median of each entry of the global sites.
-
-        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
-        :return: medians by site; see :meth:`quantiles`.
-        """
-        return {n: value[0] for n, value in self.quantiles(params, [0.5]).items()}
-
-    def quantiles(
-        self, params: dict[str, Any], quantiles: Any, num_samples: int = 4000
-    ) -> dict[str, Array]:
-        """Posterior quantiles of each entry of the global sites.
-
-        They are those of a sample with a fixed key: the covariances' entries have no
-        quantile function in closed form.
-
-        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
-        :param quantiles: the quantiles, between 0 and 1.
-        :param num_samples: size of the sample.
-        :return: arrays by site, with the quantiles leading.
-        """
-        keys = random.split(random.PRNGKey(0), num_samples)
-        draws = jax.vmap(lambda key: self._sample_globals(key, params))(keys)
-        levels = jnp.asarray(quantiles)
-        return {name: jnp.quantile(v, levels, axis=0) for name, v in draws.items()}

@@ -17,8 +17,14 @@ from numpyro.infer import SVI
 import optax
 
 from numpyro_svae.families import DirichletNatural, NaturalParameters
+from numpyro_svae.whole_steps import whole_steps
 
-__all__ = ["NaturalStepState", "svae_optimizer"]
+__all__ = [
+    "NaturalStepState",
+    "check_enclosing_optimizer",
+    "is_initialising",
+    "svae_optimizer",
+]
 
 
 class NaturalStepState(NamedTuple):
@@ -46,6 +52,10 @@ def svae_optimizer(
     conjugate model and the full data, the exact update of coordinate ascent. A step
     that would leave the domain of its family (a scale matrix that is no longer positive
     definite, say) is shortened to a fraction of the way to the boundary.
+
+    A step with a loss or a gradient that is NaN or infinite is left out: all parameters
+    and the state of the optimiser stay as they were. The first one gives a warning, and
+    :func:`~numpyro_svae.training.skipped_steps` counts them.
 
     :param neural: optax transformation for networks and other parameters, by default
         ``optax.adam(1e-3)``.
@@ -85,7 +95,7 @@ def svae_optimizer(
             f"found {boundary_fraction}."
         )
     step = _natural_step(natural, boundary_fraction)
-    return optax.partition({"natural": step, "neural": neural}, _label)
+    return whole_steps(optax.partition({"natural": step, "neural": neural}, _label))
 
 
 def _is_natural(tree: Any) -> bool:
@@ -120,15 +130,14 @@ def _natural_step(rate: Any, fraction: float) -> optax.GradientTransformation:
 def _safe_move(
     block: NaturalParameters, gradient: NaturalParameters, rho: Any, fraction: float
 ) -> tuple[NaturalParameters, Array]:
-    """Each member of the batch goes as far as its domain (and its gradient) allows."""
-    usable = _finite(gradient, block.batch_shape)
-    direction = _keep(usable, gradient.scale(-rho))
+    """Each member of the batch goes as far as its domain allows."""
+    direction = gradient.scale(-rho)
     enough = 1 / fraction  # for the whole of the step
     largest = block.largest_step(direction, enough)
     length = jnp.where(largest >= enough, 1.0, fraction * largest)
-    move = _keep(usable & jnp.isfinite(length), direction.scale(length))
+    move = _keep(jnp.isfinite(length), direction.scale(length))
     landed = _finite((block + move).expected_statistics(), block.batch_shape)
-    shortened = jnp.sum(~(usable & landed & (length >= 1.0)), dtype=jnp.int32)
+    shortened = jnp.sum(~(landed & (length >= 1.0)), dtype=jnp.int32)
     return _keep(landed, move), shortened
 
 
@@ -161,12 +170,10 @@ def check_enclosing_optimizer(site: str) -> None:
     :param site: a site whose posterior the optimiser would move.
     :raises TypeError: if a step of the optimiser is not along the natural gradient.
     """
-    frame: Any = sys._getframe()
-    while frame is not None and frame.f_code is not SVI.init.__code__:
-        frame = frame.f_back
-    if frame is None:
+    svi = _initialising()
+    if svi is None:
         return
-    optimizer = frame.f_locals["self"].optim
+    optimizer = svi.optim
     if not _steps_along_gradient(optimizer):
         raise TypeError(
             f"The posterior of site '{site}' is held by natural parameters, and the "
@@ -175,6 +182,18 @@ def check_enclosing_optimizer(site: str) -> None:
             "of the family. Use numpyro_svae.svae_optimizer(neural=<your optimiser>, "
             "natural=0.1), which routes only the other parameters to it."
         )
+
+
+def is_initialising() -> bool:
+    """Whether this is called by an ``SVI.init``, where everything begins."""
+    return _initialising() is not None
+
+
+def _initialising() -> SVI | None:
+    frame: Any = sys._getframe()
+    while frame is not None and frame.f_code is not SVI.init.__code__:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["self"]
 
 
 def _steps_along_gradient(optimizer: Any) -> bool:

@@ -131,14 +131,14 @@ def test_each_member_of_a_batch_is_shortened_by_itself():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_gradient_that_is_not_finite_leaves_its_block_as_it_is(bad):
+def test_a_gradient_that_is_not_finite_leaves_all_blocks_as_they_are(bad):
     params = {"pi": DirichletNatural(jnp.ones((2, 2))), "F": regression()}
     bad_row = DirichletNatural(jnp.array([[bad, 0.0], [-1.0, 0.0]]))
     gradient = {"pi": bad_row, "F": params["F"] - regression(2.0, 9.0)}
-    moved, state = one_step(ns.svae_optimizer(natural=1.0), params, gradient)
-    np.testing.assert_array_equal(moved["pi"].concentration, [[1, 1], [2, 1]])
-    np.testing.assert_allclose(moved["F"].df, 9.0, rtol=1e-6)
-    assert shortened(state) == 1
+    with pytest.warns(RuntimeWarning, match=r"\['pi'\]"):
+        moved, state = one_step(ns.svae_optimizer(natural=1.0), params, gradient)
+    jax.tree.map(np.testing.assert_array_equal, moved, params)
+    assert shortened(state) == 0
 
 
 def test_it_composes_with_optax_chain():

@@ -15,6 +15,7 @@ from jax.scipy.special import logsumexp
 from numpyro.handlers import block, replay, seed, substitute, trace
 
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.mutable_state import Given, check_state
 
 __all__ = [
     "Fit",
@@ -72,13 +73,32 @@ def read_fit(
     """A fit whose guide has read its model.
 
     :raises TypeError: if the guide is not an :class:`AutoSVAE`.
+    :raises ValueError: if parameters lack the mutable state of networks.
     """
     if not isinstance(guide, AutoSVAE):
         raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
     fit = Fit(model, guide, params, args, kwargs)
     if guide.structure is None:
         fit.trace(guide, random.PRNGKey(0), {})  # with concrete arguments
+    if guide.state_names - set(params):
+        _check_state(fit)
     return fit
+
+
+def _check_state(fit: Fit) -> None:
+    """The state of networks must be there, of the model and of recognition alike."""
+
+    def run() -> Any:
+        found = []
+        for fn in (fit.guide, fit.model):
+            messages = trace(seed(fn, 0)).get_trace(*fit.args, **fit.kwargs)
+            sites = sample_messages(messages).values()
+            found.append([(site["fn"], site["value"]) for site in sites])
+        return found
+
+    with block(), Given() as given, substitute(data=fit.params):
+        run()
+    check_state(run, fit.params, given.begun)
 
 
 def sample_messages(messages: dict[str, dict]) -> dict[str, dict]:

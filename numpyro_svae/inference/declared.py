@@ -19,11 +19,11 @@ Scale = Array | float
 class Total(NamedTuple):
     """The sum of the terms of some sites.
 
-    :param value: the sum over all entries of the sites.
+    :param parts: what the sum is of, each part by a site that it has terms of.
     :param scales: the sites, with the scales that their terms have in it.
     """
 
-    value: Array
+    parts: dict[str, Array]
     scales: dict[str, Scale]
 
 
@@ -35,7 +35,7 @@ def sums_of_terms(guide_sites: dict, model_sites: dict) -> dict[str, Array]:
 
     :param guide_sites: the sample sites of a run of the guide.
     :param model_sites: those of the model.
-    :return: terms of all sites that are in a total, zero but for one.
+    :return: terms of all sites that are in a total, zero but for those of its parts.
     """
     sites = {**model_sites, **guide_sites}
     terms: dict[str, Array] = {}
@@ -46,7 +46,7 @@ def sums_of_terms(guide_sites: dict, model_sites: dict) -> dict[str, Array]:
             for name, scale in total.scales.items()
         ):
             terms |= dict.fromkeys(total.scales, jnp.zeros(()))
-            terms |= dict.fromkeys(list(total.scales)[:1], total.value)
+            terms |= total.parts
     return terms
 
 

@@ -35,11 +35,14 @@ def closed_forms(
     :param scans: the scans whose bodies have sites.
     :param prefix: prefix of the names of auxiliary sites.
     """
-    scales = {name: sites[name].scale for name in local.expected_log_prob}
-    for name in local.kl:
-        scanned = any(name in scan for scan in scans)
-        scales[_path(name, prefix) if scanned else name] = sites[name].scale
-    total = Total(local.total, scales)
+
+    def shown(name: str) -> str:
+        scanned = name in local.kl and any(name in scan for scan in scans)
+        return _path(name, prefix) if scanned else name
+
+    names = (*local.expected_log_prob, *local.kl)
+    scales = {shown(name): sites[name].scale for name in names}
+    total = Total({shown(n): value for n, value in local.totals.items()}, scales)
     return {"expected_log_prob": local.expected_log_prob, "total": total}
 
 

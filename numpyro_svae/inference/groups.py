@@ -55,7 +55,8 @@ def infer_locals(
     """
     posterior = LocalPosterior()
     posterior.expect(evidence.data_log_probs())
-    posterior.total = sum_of_terms(evidence, posterior)
+    for name, value in posterior.expected_log_prob.items():
+        posterior.totals[name] = evidence.site(name).scale * jnp.sum(value)
     for group in coupled_groups(evidence.structure):
         own = LocalPosterior()
         said = {name: _said(evidence, name, potentials) for name in group.discrete}

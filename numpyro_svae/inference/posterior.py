@@ -43,8 +43,9 @@ class LocalPosterior:
     :param marginals: for each local site, its marginal distribution.
     :param kl: divergences from the expected prior, per entry of the batch.
     :param expected_log_prob: closed-form likelihood terms, by observed site.
-    :param total: the likelihood terms less the divergences, each times the scale of its
-        site, summed over all sites and entries.
+    :param totals: the likelihood terms less the divergences, each times the scale of
+        its site, summed over all entries and the sites of each group; by a site of the
+        group.
     :param average: probabilities of the discrete sites that likelihoods are to be
         averaged over.
     :param components: of the Gaussian sites that are mixtures over a discrete site.
@@ -55,7 +56,7 @@ class LocalPosterior:
     marginals: dict[str, dist.Distribution] = field(default_factory=dict)
     kl: dict[str, Array] = field(default_factory=dict)
     expected_log_prob: dict[str, Array] = field(default_factory=dict)
-    total: Array = field(default_factory=lambda: jnp.zeros(()))
+    totals: dict[str, Array] = field(default_factory=dict)
     average: dict[str, Array] = field(default_factory=dict)
     components: dict[str, dist.MultivariateNormal] = field(default_factory=dict)
     draws: list[JointDraw] = field(default_factory=list)
@@ -73,9 +74,9 @@ class LocalPosterior:
             self.expected_log_prob[name] = value if known is None else known + value
 
     def include(self, group: LocalPosterior, total: Array) -> None:
-        """Add the sites of a group, and what they add to likelihood terms and total."""
+        """Add the sites of a group, with likelihood terms and total."""
         self.expect(group.expected_log_prob)
-        self.total = self.total + total
+        self.totals[next(iter(group.marginals))] = total
         self.draws += group.draws
         for name in ("marginals", "kl", "average", "components", "convergence"):
             getattr(self, name).update(getattr(group, name))

@@ -8,6 +8,7 @@ from numpyro_svae.training.batches import run_batches, shuffled
 from numpyro_svae.training.checkpoints import load_state, save_state
 from numpyro_svae.training.plateau import Plateau
 from numpyro_svae.training.restarts import Restarts, run_restarts
+from numpyro_svae.whole_steps import skipped_steps
 
 __all__ = [
     "Plateau",
@@ -18,4 +19,5 @@ __all__ = [
     "run_restarts",
     "save_state",
     "shuffled",
+    "skipped_steps",
 ]

@@ -11,6 +11,7 @@ from itertools import chain, islice
 import os
 from pathlib import Path
 from typing import Any
+import warnings
 
 import jax
 from jax import Array
@@ -21,6 +22,8 @@ from numpyro.infer.svi import SVIRunResult, SVIState
 import tqdm
 
 from numpyro_svae.training.checkpoints import load_state, save_state
+from numpyro_svae.training.plateau import finite_mean
+from numpyro_svae.whole_steps import skipped_steps
 
 __all__ = ["run_batches", "shuffled"]
 
@@ -70,13 +73,17 @@ def run_batches(
     With a checkpoint, the same call goes on where it was killed: from the same batches
     it gets the parameters that it would have got, bit for bit.
 
+    Steps that are left out as they are not finite are counted beside the loss, and at
+    the end (:func:`skipped_steps`).
+
     :param svi: the inference.
     :param rng_key: random key; None with an ``init_state``.
     :param batches: any iterable of batches, such as a data loader.
     :param num_steps: the most steps to take, counted over all resumed runs; by default
         as many as there are batches.
     :param progress_bar: whether to show one, with the mean loss of the last steps.
-    :param stable_update: whether to leave out steps that would make NaN.
+    :param stable_update: whether to leave out steps that would make NaN, with an
+        optimiser other than :func:`~numpyro_svae.svae_optimizer`, which does so anyway.
     :param init_state: the state to start from, of an earlier run; by default a new one.
     :param init_params: parameters to start from.
     :param stop: a function of all losses so far that says whether to stop, such as
@@ -122,7 +129,7 @@ def run_batches(
             if (len(losses) + len(pending)) % every:
                 continue
             losses = np.append(losses, jax.device_get(pending))
-            bar.set_postfix_str(f"loss {np.mean(losses[-len(pending) :]):.4f}", False)
+            bar.set_postfix_str(_progress(losses[-len(pending) :], state), False)
             pending.clear()
             if checkpoint is not None:
                 save_state(checkpoint, state, losses)
@@ -131,7 +138,25 @@ def run_batches(
     losses = np.append(losses, jax.device_get(pending))
     if checkpoint is not None:
         save_state(checkpoint, state, losses)
+    _say_skipped(state, len(losses))
     return SVIRunResult(svi.get_params(state), state, jnp.asarray(losses))
+
+
+def _progress(losses: np.ndarray, state: SVIState) -> str:
+    """Mean loss of the last steps, and how many of all were left out."""
+    mean, skipped = finite_mean(losses), skipped_steps(state)
+    return f"loss {mean:.4f}" + (f", {skipped} steps left out" if skipped else "")
+
+
+def _say_skipped(state: SVIState, num_steps: int) -> None:
+    skipped = skipped_steps(state)
+    if skipped:
+        warnings.warn(
+            f"run_batches: {skipped} of {num_steps} steps were left out, as their loss "
+            "or gradients were not finite.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 @partial(jax.jit, static_argnums=(0, 1))

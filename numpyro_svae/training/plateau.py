@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Plateau"]
+__all__ = ["Plateau", "finite_mean"]
 
 
 @dataclass(frozen=True)
 class Plateau:
     """Whether losses have stopped falling: an instance is a function of them.
 
-    Losses are noisy, so means of windows are compared. It has no memory besides the
+    Losses are noisy, so means of windows are compared; steps that were left out as they
+    are not finite do not count. It has no memory besides the
     losses themselves, so that a run that is resumed stops where it would have.
 
     :param window: number of steps that are averaged.
@@ -39,9 +40,16 @@ class Plateau:
     def __call__(self, losses: Any) -> bool:
         """Whether to stop after these losses, ``(S,)``."""
         count = len(losses) // self.window
-        means = np.reshape(losses[: count * self.window], (count, self.window)).mean(1)
+        windows = np.reshape(losses[: count * self.window], (count, self.window))
         best, latest = np.inf, 0
-        for index, mean in enumerate(means):
+        for index, mean in enumerate(map(finite_mean, windows)):
             if mean < best - self.min_delta:
                 best, latest = mean, index
         return count - 1 - latest >= self.patience
+
+
+def finite_mean(losses: Any) -> float:
+    """Mean of the losses that are finite; NaN if there are none."""
+    losses = np.asarray(losses)
+    finite = losses[np.isfinite(losses)]
+    return float(finite.mean()) if finite.size else np.nan

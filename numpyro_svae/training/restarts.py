@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
+import numpy as np
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIRunResult, SVIState
 
@@ -41,10 +43,10 @@ def run_restarts(
     """Run SVI from several random starts, all at once, and keep the best.
 
     The runs are one program under :func:`jax.vmap`. The best one has the lowest mean
-    loss over the last tenth of its steps; one whose losses are not finite never is.
-    What the key decides differs between starts: the centres that components begin at,
-    networks that NumPyro initialises (not those whose parameters exist already, as in
-    ``nnx_module``), and noise.
+    loss over the last tenth of its steps, of those that are finite; one that has none
+    there never is. What the key decides differs between starts: the centres that
+    components begin at, networks that NumPyro initialises (not those whose parameters
+    exist already, as in ``nnx_module``), and noise.
 
     :param svi: the inference.
     :param rng_key: random key; that of restart r is ``random.split(rng_key, R)[r]``.
@@ -68,13 +70,22 @@ def run_restarts(
         return lax.scan(step, svi.init(key, *args, **given), length=num_steps)
 
     states, losses = run(keys)
-    final = jnp.mean(losses[:, -max(1, num_steps // 10) :], -1)
+    last = losses[:, -max(1, num_steps // 10) :]
+    final = jnp.mean(last, -1, where=jnp.isfinite(last))  # NaN where there are none
     final = jnp.where(jnp.isfinite(final), final, jnp.inf)
     best = int(jnp.argmin(final))
     if not jnp.isfinite(final[best]):
         raise FloatingPointError(
             f"run_restarts: the losses of all {num_restarts} restarts ended NaN or "
             "infinite."
+        )
+    if num_restarts > 1 and np.allclose(losses, losses[:1], 1e-6, equal_nan=True):
+        warnings.warn(
+            f"run_restarts: all {num_restarts} restarts took the same steps: nothing "
+            "in them depends on the random key. What is given by `init` of the guide or "
+            "by `init_params` does not; leave some of it out, or run once.",
+            RuntimeWarning,
+            stacklevel=2,
         )
     state = jax.tree.map(lambda leaf: leaf[best], states)
     result = SVIRunResult(svi.get_params(state), state, losses[best])

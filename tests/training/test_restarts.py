@@ -62,9 +62,13 @@ def lottery(scale=1.0):
 
 
 def test_what_ends_in_nan_is_never_the_best():
-    found = run_restarts(lottery(), random.PRNGKey(0), 12, 3)
+    with pytest.warns(RuntimeWarning, match="nan at 'loss'"):
+        found = run_restarts(lottery(), random.PRNGKey(0), 12, 3)
     finite = np.isfinite(found.losses[:, -1])
     assert 0 < finite.sum() < 12
     assert found.result.losses[-1] == found.losses[finite, -1].min()
-    with pytest.raises(FloatingPointError, match="all 4 restarts ended NaN"):
+    with (
+        pytest.warns(RuntimeWarning, match="at 'loss'"),
+        pytest.raises(FloatingPointError, match="all 4 restarts ended NaN"),
+    ):
         run_restarts(lottery(scale=0.0), random.PRNGKey(0), 4, 3)

@@ -1,0 +1,151 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a fitted guide says: posteriors, draws and quantiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro.handlers import block, seed, substitute
+from numpyro.infer.autoguide import AutoGuide
+
+from numpyro_svae.families import NaturalParameters
+from numpyro_svae.inference.posterior import Convergence, LocalPosterior
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import Structure
+
+__all__ = ["FittedGuide"]
+
+
+class FittedGuide(AutoGuide):
+    """A guide whose parameters are given, by a method for each question.
+
+    Parameters are those of :meth:`~numpyro.infer.svi.SVI.get_params`. If a network has
+    mutable state, such as running statistics, they must have it too:
+    ``{**result.params, **result.state.mutable_state}``.
+    """
+
+    @property
+    def _wiring(self) -> Structure:
+        raise NotImplementedError
+
+    def _natural_name(self, name: str) -> str:
+        return f"{name}_{self.prefix}_natural"
+
+    def _infer(
+        self, args: tuple, kwargs: dict, examine: bool = False
+    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
+        raise NotImplementedError
+
+    def get_posterior(self, params: dict[str, Any]) -> dict[str, dist.Distribution]:
+        """Posterior distributions of the global blocks.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :return: a distribution by site; a prior spelled as two sites has the joint
+            distribution of both under the name of its location or weight.
+        """
+        return {
+            name: prior.posterior(params[self._natural_name(name)])
+            for name, prior in self._wiring.priors.items()
+        }
+
+    def posterior_local(
+        self, params: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, dist.Distribution]:
+        """Posterior distributions of the local sites, given data.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :param args: the arguments of the model.
+        :param kwargs: the keyword arguments of the model.
+        :return: marginal distributions by site, batched by the plates of the site:
+            smoothed chains with their ``mean`` (..., T, D) and ``covariance``
+            (..., T, D, D), responsibilities, Gaussians or mixtures of them.
+        """
+        return self._infer_all(params, args, kwargs, examine=False)[2].marginals
+
+    def convergence(
+        self, params: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Convergence]:
+        """How the coordinate ascent of coupled local sites ended, given data.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :param args: the arguments of the model.
+        :param kwargs: the keyword arguments of the model.
+        :return: by site, ``sweeps``, ``residual`` (one or less: it has converged) and
+            whether the ``adjoint`` is found. Empty if no sites are inferred by ascent.
+        """
+        return self._infer_all(params, args, kwargs)[2].convergence
+
+    def _infer_all(
+        self, params: dict, args: tuple, kwargs: dict, examine: bool = True
+    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior]:
+        with block(), seed(rng_seed=0), substitute(data=params):
+            return self._infer(args, kwargs, examine)[:3]
+
+    def sample_posterior(
+        self,
+        rng_key: Array,
+        params: dict[str, Any],
+        *args: Any,
+        sample_shape: tuple[int, ...] = (),
+        **kwargs: Any,
+    ) -> dict[str, Array]:
+        """Draw the latent sites from the guide.
+
+        :param rng_key: random key.
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :param args: the arguments of the model; without any arguments only the global
+            sites are drawn.
+        :param sample_shape: shape of the sample.
+        :param kwargs: the keyword arguments of the model.
+        :return: values by site, with ``sample_shape`` leading.
+        """
+
+        def draw(key: Array) -> dict[str, Array]:
+            if args or kwargs:
+                with block(), seed(rng_seed=key), substitute(data=params):
+                    return self(*args, **kwargs)
+            return self._sample_globals(key, params)
+
+        keys = random.split(rng_key, sample_shape)
+        for _ in sample_shape:
+            draw = jax.vmap(draw)
+        return draw(keys if sample_shape else rng_key)
+
+    def _sample_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
+        values: dict[str, Array] = {}
+        for name, fn in self.get_posterior(params).items():
+            key, draw = random.split(key)
+            values.update(self._wiring.priors[name].unpack(fn.sample(draw)))
+        return values
+
+    def median(self, params: dict[str, Any]) -> dict[str, Array]:
+        """Posterior median of each entry of the global sites.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :return: medians by site; see :meth:`quantiles`.
+        """
+        return {n: value[0] for n, value in self.quantiles(params, [0.5]).items()}
+
+    def quantiles(
+        self, params: dict[str, Any], quantiles: Any, num_samples: int = 4000
+    ) -> dict[str, Array]:
+        """Posterior quantiles of each entry of the global sites.
+
+        They are those of a sample with a fixed key: the covariances' entries have no
+        quantile function in closed form.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+        :param quantiles: the quantiles, between 0 and 1.
+        :param num_samples: size of the sample.
+        :return: arrays by site, with the quantiles leading.
+        """
+        keys = random.split(random.PRNGKey(0), num_samples)
+        draws = jax.vmap(lambda key: self._sample_globals(key, params))(keys)
+        levels = jnp.asarray(quantiles)
+        return {name: jnp.quantile(v, levels, axis=0) for name, v in draws.items()}

@@ -1,0 +1,136 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Steps of an optimiser that are taken as a whole, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+import warnings
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from numpyro_svae.notices import notice
+
+__all__ = ["WholeStepState", "skipped_steps", "spoilt", "whole_steps"]
+
+
+class WholeStepState(NamedTuple):
+    """State of an optimiser that leaves out steps which are not finite.
+
+    :param inner: state of the optimiser that makes the steps.
+    :param skipped: number of steps that were left out.
+    """
+
+    inner: Any
+    skipped: Array
+
+
+def whole_steps(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Leave out the steps of an optimiser that are not finite in all they hold.
+
+    If the loss, a gradient, an update or the new state of the optimiser is NaN or
+    infinite, parameters and the state stay as they were, and the step is counted. The
+    first such step of a run gives a ``RuntimeWarning`` that names the parameters.
+
+    Unlike :func:`optax.apply_if_finite` it looks at the loss, which
+    :class:`~numpyro.infer.svi.SVI` hands over, and at what a step would do, and it
+    never gives up and takes a bad step after all.
+
+    :param inner: the optimiser.
+    """
+    optimizer = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> WholeStepState:
+        return WholeStepState(optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    def update(
+        gradients: Any, state: WholeStepState, params: Any = None, **extra: Any
+    ) -> tuple[Any, WholeStepState]:
+        moves, after = optimizer.update(gradients, state.inner, params, **extra)
+        loss, parts = jnp.asarray(extra.get("value", 0.0)), _parts(gradients)
+        finite = jnp.stack([_finite(part) for part in parts.values()])
+        good = jnp.isfinite(loss) & jnp.all(finite) & _finite(moves)
+        good = good & ~spoilt(state.inner, after)
+        first = ~good & (state.skipped == 0)
+        said = notice(first, (loss, finite), partial(_say, tuple(parts)))
+        skipped = state.skipped + jnp.where(good, 0, 1) + said.astype(jnp.int32)
+        keep = partial(jnp.where, good)
+        moves = jax.tree.map(lambda move: keep(move, jnp.zeros_like(move)), moves)
+        return moves, WholeStepState(jax.tree.map(keep, after, state.inner), skipped)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def skipped_steps(state: Any) -> Array | None:
+    """How many steps of SVI were left out because they were not finite.
+
+    :param state: of SVI, as :meth:`~numpyro.infer.svi.SVI.update` returns it and
+        :meth:`~numpyro.infer.svi.SVI.run` in its result; or of the optimiser.
+    :return: the number; one for each member of a batch of states; None if
+        :func:`~numpyro_svae.svae_optimizer` is not the optimiser.
+
+    **Example**
+
+    .. code-block:: python
+
+        result = svi.run(random.key(0), 1000, y)
+        print(training.skipped_steps(result.state), "of 1000 steps were left out")
+    """
+
+    def is_ours(node: Any) -> bool:
+        return isinstance(node, WholeStepState)
+
+    found = [s.skipped for s in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(s)]
+    return found[0] if found else None
+
+
+def _parts(tree: Any) -> dict[str, list[Array]]:
+    """Leaves by the parameter that they are of."""
+    parts: dict[str, list[Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path[:1], simple=True)
+        parts.setdefault(name, []).append(leaf)
+    return parts or {"": []}
+
+
+def _finite(tree: Any) -> Array:
+    return _all(jnp.isfinite, tree)
+
+
+def spoilt(before: Any, after: Any) -> Array:
+    """Whether a number is not finite any more; some are meant to begin as infinite."""
+
+    def fine(new: Array, old: Array) -> Array:
+        return jnp.isfinite(new) | ~jnp.isfinite(old)
+
+    return ~_all(fine, after, before)
+
+
+def _all(holds: Callable[..., Array], *trees: Any) -> Array:
+    columns = zip(*map(jax.tree.leaves, trees))
+    floats = (c for c in columns if jnp.issubdtype(jnp.result_type(c[0]), jnp.inexact))
+    return sum((~jnp.all(holds(*c)) for c in floats), jnp.zeros((), int)) == 0
+
+
+def _say(names: tuple[str, ...], found: tuple[np.ndarray, np.ndarray]) -> None:
+    loss, finite = found
+    bad = [name for name, good in zip(names, finite) if not good]
+    what = f"gradients that are not finite for {bad}" if bad else "finite gradients"
+    if np.isfinite(loss) and not bad:
+        what += ", of which the optimiser makes a step that is not"
+    warnings.warn(
+        f"A step of SVI is left out: found a loss of {loss:.6g} and {what}. Parameters "
+        "and the state of the optimiser stay as they were. Further steps like this one "
+        "are counted (`training.skipped_steps`), and not reported.",
+        RuntimeWarning,
+        stacklevel=2,
+    )

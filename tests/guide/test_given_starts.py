@@ -1,0 +1,52 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Starts that are given: names, families and shapes that do not fit are said."""
+
+from jax import random
+import jax.numpy as jnp
+from numpyro import handlers
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_svae as ns
+from numpyro_svae.training import run_restarts
+from tests.data import clusters, make_svi
+from tests.models import mixture
+
+Y = clusters(12)[0]
+
+
+def niw(count=3, dim=2):
+    loc = random.normal(random.PRNGKey(0), (count, dim))
+    return ns.NormalInverseWishart(loc, 2.0, dim + 3.0, jnp.eye(dim))
+
+
+def call(init):
+    guide = ns.AutoSVAE(mixture, init=init)
+    with handlers.seed(rng_seed=0):
+        return guide(Y)
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({"component": niw()}, r"\['component'\].*some of \['components', 'weights'\]"),
+        ({"z": dist.Categorical(jnp.ones(3) / 3)}, r"\['z'\]"),
+        ({"weights": dist.Dirichlet(jnp.ones(4))}, r"Dirichlet.*\(4,\).*\(3,\)"),
+        ({"weights": dist.Normal(0.0, 1.0)}, r"Normal.*'weights'.*Dirichlet"),
+        ({"components": niw(2)}, r"'components'.*NormalInverseWishart.*\(3, 2, 3\)"),
+        ({"components": niw(3, 4)}, "'components'"),
+        ({"components": dist.Dirichlet(jnp.ones(3))}, "found Dirichlet"),
+    ],
+)
+def test_starts_that_do_not_fit_are_named(init, message):
+    with pytest.raises(ValueError, match=message):
+        call(init)
+
+
+def test_restarts_that_are_copies_are_said():
+    init = {"components": niw()}
+    svi = make_svi(mixture, ns.AutoSVAE(mixture, init=init), natural=0.5)
+    with pytest.warns(RuntimeWarning, match="all 2 restarts took the same steps"):
+        run_restarts(svi, random.PRNGKey(1), 2, 3, Y)
