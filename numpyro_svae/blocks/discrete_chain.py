@@ -31,6 +31,7 @@ from numpyro_svae.blocks.loops import pairwise_sum
 __all__ = [
     "DiscretePosterior",
     "entropy",
+    "expected_log_density",
     "kl_divergence",
     "log_density",
     "marginals",
@@ -254,6 +255,22 @@ def log_density(log_initial: Array, log_transition: Array, path: Array) -> Array
 def _expected(weights: Array, values: Array) -> Array:
     """Weighted values, where what has no weight counts nothing."""
     return weights * jnp.where(weights > 0, values, 0.0)
+
+
+def expected_log_density(
+    log_initial: Array, log_transition: Array, probs: Array, transition: Array
+) -> Array:
+    """Log weight ``(...)`` expected of the paths of a chain.
+
+    :param log_initial: of shape ``(..., K)``.
+    :param log_transition: of shape ``(..., T - 1 or 1, K, K)``.
+    :param probs: marginals of the chain, ``(..., T, K)``.
+    :param transition: its steps, ``(..., T - 1, K, K)``.
+    """
+    first = jnp.sum(_expected(probs[..., 0, :], log_initial), -1)
+    later = _expected(pair_probs(probs, transition), log_transition)
+    later = jnp.moveaxis(jnp.sum(later, (-1, -2)), -1, 0)
+    return first + pairwise_sum(later)
 
 
 def entropy(initial: Array, transition: Array, num_steps: int) -> Array:

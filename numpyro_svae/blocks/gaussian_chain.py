@@ -36,6 +36,7 @@ from numpyro_svae.blocks.elimination import (
 from numpyro_svae.blocks.filtering import filter_chain
 from numpyro_svae.blocks.linalg import (
     dot,
+    eye,
     log_diagonal,
     matmul,
     matvec,
@@ -58,6 +59,7 @@ __all__ = [
     "Posterior",
     "drive",
     "entropy",
+    "expected_log_density",
     "kl_divergence",
     "log_density",
     "marginals",
@@ -153,6 +155,54 @@ def entropy(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Array:
     return total + 0.5 * num_steps * initial.mean.shape[0] * math.log(
         2 * math.pi * math.e
     )
+
+
+def _quadratic(weight: Array, cov: Array) -> Array:
+    """``tr(W P W')``, whose every term is a square if ``P`` is diagonal."""
+    product = matmul(weight, cov)
+    return sum(dot(product[i], weight[i]) for i in range(weight.shape[0]))
+
+
+@jax.jit
+def expected_log_density(
+    p: tuple[Gaussian, Dynamics], moments: Gaussian, backwards: Dynamics
+) -> Array:
+    """``E log p(path)`` under a chain that runs the other way, as posteriors do.
+
+    With ``x_t = G x_{t+1} + c + e`` and ``e ~ N(0, V)``, the residual of a step is
+    ``x_{t+1} - A x_t - b = (I - A G) x_{t+1} - A e - ...``, so that what it spreads is
+    a sum of two squares, where moments of the pair would cancel.
+
+    :param p: the chain.
+    :param moments: marginal moments of the path.
+    :param backwards: its conditionals backwards, in forward order of time.
+    :return: of shape ``(N,)``.
+    """
+    initial, steps = p
+    num_steps = moments.mean.shape[-2]
+    first = jax.tree.map(lambda x: x[..., 0, :], first_steps(moments, 1))
+    past, later = (take(moments, num_steps - 1) for take in (first_steps, last_steps))
+    tril = cholesky(initial.cov)
+    shift = first.mean - initial.mean
+    first_term = _expected_normal(tril, shift, _quadratic(_inverse(tril), first.cov))
+    tril = _factors(steps.cov)
+    shift = later.mean - matvec(steps.matrix, past.mean) - steps.bias
+    whitener = _inverse(tril)
+    rest = whitener - matmul(matmul(whitener, steps.matrix), backwards.matrix)
+    spread = _quadratic(rest, later.cov)
+    spread = spread + _quadratic(matmul(whitener, steps.matrix), backwards.cov)
+    return first_term + pairwise_sum(_expected_normal(tril, shift, spread))
+
+
+def _inverse(tril: Array) -> Array:
+    return solve_lower(tril, jnp.broadcast_to(eye(tril), tril.shape))
+
+
+def _expected_normal(tril: Array, shift: Array, spread: Array) -> Array:
+    """``E log N(x; m, L L')`` where ``x - m`` has a mean, and whitened a variance."""
+    white = solve_lower(tril, shift[:, None])[:, 0]
+    constant = 0.5 * tril.shape[0] * math.log(2 * math.pi)
+    return -0.5 * (dot(white, white) + spread) - log_diagonal(tril) - constant
 
 
 def _divergence(spread: Array, tril: Array, other: Array) -> Array:

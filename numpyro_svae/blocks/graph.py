@@ -58,6 +58,7 @@ __all__ = [
     "eliminate",
     "elimination_order",
     "infer",
+    "locate",
 ]
 
 Terms = tuple[Term, ...]
@@ -122,12 +123,31 @@ def infer(
     variables: Sequence[Variable],
     plate_sizes: Mapping[str, int],
     terms: Sequence[Term],
+    *,
+    located: bool = False,
 ) -> GraphPosterior:
     """The log normaliser with all expected statistics; arguments as for ``eliminate``.
 
     Differentiable once more: statistics depend smoothly on the terms.
+
+    :param located: whether real variables are near zero already, as they are less what
+        :func:`locate` finds.
     """
-    return _infer(*_checked(variables, plate_sizes, terms))
+    graph, *terms = _checked(variables, plate_sizes, terms)
+    return _infer(graph, located, *terms)
+
+
+def locate(
+    variables: Sequence[Variable],
+    plate_sizes: Mapping[str, int],
+    terms: Sequence[Term],
+) -> dict[str, Array]:
+    """Where the bulk of the posterior of each real variable is, ``(*plates, D)``.
+
+    A constant for derivatives. Terms that are made as functions of what is left keep
+    all digits, where log normalisers are small differences of large terms otherwise.
+    """
+    return _locate(*_checked(variables, plate_sizes, terms))
 
 
 def draw(
@@ -168,14 +188,30 @@ def _eliminate(graph: Graph, terms: Terms, marginal_terms: Terms) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 @funsor_on_jax()
-def _infer(graph: Graph, terms: Terms, marginal_terms: Terms) -> GraphPosterior:
+def _locate(graph: Graph, terms: Terms, marginal_terms: Terms) -> dict[str, Array]:
+    origin = _origin(graph, terms + marginal_terms)
+    real = (v.name for v in graph.variables if not v.discrete)
+    return {name: in_plates(graph, name, origin[name]) for name in real}
+
+
+def _origin(graph: Graph, terms: Terms) -> dict[str, Tensor]:
+    _, conditionals = forward(graph, factors(graph, terms))
+    return jax.tree.map(_constant, most_probable(graph, conditionals))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+@funsor_on_jax()
+def _infer(
+    graph: Graph, located: bool, terms: Terms, marginal_terms: Terms
+) -> GraphPosterior:
     """Terms of variables are relative to an origin near their means, without which
     covariances would be small differences of large second moments."""
-    _, conditionals = forward(graph, factors(graph, terms + marginal_terms))
-    origin = jax.tree.map(_constant, most_probable(graph, conditionals))
+    origin = None if located else _origin(graph, terms + marginal_terms)
 
     def log_normalizer(terms, marginal_terms):
-        moved = [shifted(f, origin) for f in factors(graph, terms)]
+        moved = factors(graph, terms)
+        if origin is not None:
+            moved = [shifted(f, origin) for f in moved]
         return forward(graph, moved + factors(graph, marginal_terms))[0]
 
     value, (by_term, by_variable) = jax.value_and_grad(log_normalizer, (0, 1))(
@@ -183,9 +219,11 @@ def _infer(graph: Graph, terms: Terms, marginal_terms: Terms) -> GraphPosterior:
     )
     marginals = {}
     for v, gradient in zip(graph.variables, by_variable):
-        marginals[v.name] = _marginal(
-            in_plates(graph, v.name, origin[v.name]), _statistics(gradient)
-        )
+        marginal = _marginal(_statistics(gradient))
+        if isinstance(marginal, GaussianMarginal) and origin is not None:
+            mean = marginal.mean + in_plates(graph, v.name, origin[v.name])
+            marginal = marginal._replace(mean=mean)
+        marginals[v.name] = marginal
     return GraphPosterior(value, tuple(map(_statistics, by_term)), marginals)
 
 
@@ -201,14 +239,12 @@ def _statistics(gradient: Term) -> GaussianStatistics | Array:
     )
 
 
-def _marginal(
-    origin: Array, statistics: GaussianStatistics | Array
-) -> GaussianMarginal | Array:
+def _marginal(statistics: GaussianStatistics | Array) -> GaussianMarginal | Array:
     if not isinstance(statistics, GaussianStatistics):
         return statistics
     shift = statistics.first
     square = shift[..., :, None] * shift[..., None, :]
-    return GaussianMarginal(origin + shift, statistics.second - square)
+    return GaussianMarginal(shift, statistics.second - square)
 
 
 @partial(jax.jit, static_argnums=1)

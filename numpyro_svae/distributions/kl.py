@@ -1,21 +1,30 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Divergences, registered with :func:`numpyro.distributions.kl_divergence`."""
+"""Divergences, registered with :func:`numpyro.distributions.kl_divergence`, and what
+is expected of a chain under another one."""
+
+from typing import NamedTuple
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 from numpyro.distributions.kl import kl_divergence
 
+from numpyro_svae.blocks import gaussian_chain
+from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
+from numpyro_svae.blocks.layout import from_lanes
+from numpyro_svae.blocks.loops import flip_steps
+from numpyro_svae.distributions.chain_arguments import batch_of
 from numpyro_svae.distributions.gaussian_inverse_wishart import GaussianInverseWishart
+from numpyro_svae.distributions.linear_gaussian_chain import LinearGaussianChain
 from numpyro_svae.distributions.matrix_normal_inverse_wishart import (
     MatrixNormalInverseWishart,
 )
 from numpyro_svae.distributions.normal_inverse_wishart import NormalInverseWishart
 from numpyro_svae.families import RegressionNatural
 
-__all__ = ["kl_divergence"]
+__all__ = ["Path", "expected_log_density", "kl_divergence"]
 
 
 @kl_divergence.register(MatrixNormalInverseWishart, MatrixNormalInverseWishart)
@@ -40,3 +49,54 @@ def _broadcast(natural: RegressionNatural, batch_shape: tuple[int, ...]):
     return jax.tree.map(
         lambda x: jnp.broadcast_to(x, batch_shape + x.shape[rank:]), natural
     )
+
+
+@kl_divergence.register(LinearGaussianChain, LinearGaussianChain)
+def _kl_chain_chain(p: LinearGaussianChain, q: LinearGaussianChain) -> Array:
+    r"""Expected divergence of the conditionals, in the direction of ``q``."""
+    if p.event_shape != q.event_shape:
+        raise ValueError(
+            f"q: found event shape {q.event_shape}; accepted is that of p, "
+            f"{p.event_shape}."
+        )
+    if p.time_reversed != q.time_reversed:
+        p = p.reverse()
+    own = batch_of(p)
+    batch = jnp.broadcast_shapes(own, batch_of(q))
+    moments = p._moments()
+    if batch != own:
+        moments = gaussian_chain.marginals(*p._chain(batch), p.num_steps)
+    divergence = gaussian_chain.kl_divergence(p._chain(batch), moments, q._chain(batch))
+    return from_lanes(divergence, 0, batch, time=False)
+
+
+class Path(NamedTuple):
+    """A chain as its moments, and its conditionals backwards, in the layout of blocks.
+
+    :param moments: of the states, in the order of time.
+    :param backwards: of each state given the next, in the order of time.
+    """
+
+    moments: Gaussian
+    backwards: Dynamics
+
+    @classmethod
+    def of(cls, chain: LinearGaussianChain) -> "Path":
+        """That of a chain; one that runs backwards, as exact posteriors do, is read."""
+        chain = chain if chain.time_reversed else chain.reverse()
+        backwards = chain._chain(batch_of(chain))[1]
+        return cls(flip_steps(chain._moments()), flip_steps(backwards))
+
+
+def expected_log_density(
+    chain: LinearGaussianChain, path: Path, batch: tuple[int, ...]
+) -> Array:
+    """``E log p`` of a chain under a path, without differences of large moments.
+
+    :param chain: what runs forwards, with a batch that broadcasts to that of the path.
+    :param path: the distribution of the path.
+    :param batch: its batch shape.
+    :return: of shape ``batch``.
+    """
+    value = gaussian_chain.expected_log_density(chain._chain(batch), *path)
+    return from_lanes(value, 0, batch, time=False)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
-from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import validate_sample
 
 from numpyro_svae.blocks import gaussian_chain
@@ -277,22 +276,3 @@ class LinearGaussianChain(CheckedArguments):
         chain = self._from_lanes(first, steps, batch, not self.time_reversed)
         chain._marginals = flip_steps(marginals)
         return chain
-
-
-@kl_divergence.register(LinearGaussianChain, LinearGaussianChain)
-def _kl_chain_chain(p: LinearGaussianChain, q: LinearGaussianChain) -> Array:
-    r"""Expected divergence of the conditionals, in the direction of ``q``."""
-    if p.event_shape != q.event_shape:
-        raise ValueError(
-            f"q: found event shape {q.event_shape}; accepted is that of p, "
-            f"{p.event_shape}."
-        )
-    if p.time_reversed != q.time_reversed:
-        p = p.reverse()
-    own = batch_of(p)
-    batch = jnp.broadcast_shapes(own, batch_of(q))
-    moments = p._moments()
-    if batch != own:
-        moments = gaussian_chain.marginals(*p._chain(batch), p.num_steps)
-    divergence = gaussian_chain.kl_divergence(p._chain(batch), moments, q._chain(batch))
-    return from_lanes(divergence, 0, batch, time=False)

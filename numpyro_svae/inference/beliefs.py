@@ -20,11 +20,14 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from numpyro_svae.blocks import discrete_chain
+from numpyro_svae.blocks.discrete_steps import finite_max
 from numpyro_svae.blocks.gaussian import condition
 from numpyro_svae.distributions import DiscreteMarkovChain
+from numpyro_svae.distributions.kl import Path
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.chains import chain_prior, discrete_prior, log_probs
 from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.places import Place, clean, per_entry
@@ -32,12 +35,16 @@ from numpyro_svae.program.places import Place, clean, per_entry
 __all__ = [
     "DiscreteBelief",
     "StateBelief",
+    "discrete_divergence",
+    "expected_potential",
     "expected_said",
     "heard",
     "infer_discrete",
     "infer_state",
+    "observe_scored",
     "said_of",
     "scores",
+    "state_divergence",
 ]
 
 
@@ -45,15 +52,15 @@ class DiscreteBelief(NamedTuple):
     """Posterior of a discrete site.
 
     :param probs: of the states, ``(*positions, K)``.
-    :param marginal: the distribution.
-    :param kl: divergence from the expected prior, per entry of the batch.
-    :param log_normalizer: of the prior times all that is said, per entry of the batch.
+    :param steps: of a chain, the probabilities ``(..., T - 1, K, K)`` of its steps.
+    :param entropy: per entry of the batch.
+    :param marginal: the distribution; None while a posterior is held.
     """
 
     probs: Array
+    steps: Array | None
+    entropy: Array
     marginal: Any
-    kl: Array
-    log_normalizer: Array
 
 
 class StateBelief(NamedTuple):
@@ -61,16 +68,16 @@ class StateBelief(NamedTuple):
 
     :param mean: ``(*positions, D)``.
     :param covariance: ``(*positions, D, D)``.
-    :param marginal: the distribution.
-    :param kl: divergence from the expected prior, per entry of the batch.
-    :param log_normalizer: of the prior times all that is said, per entry of the batch.
+    :param path: of a chain, how its states hang together.
+    :param entropy: per entry of the batch.
+    :param marginal: the distribution; None while a posterior is held.
     """
 
     mean: Array
     covariance: Array
+    path: Path | None
+    entropy: Array
     marginal: Any
-    kl: Array
-    log_normalizer: Array
 
 
 def expected_said(probs: Array, said: Array) -> Array:
@@ -88,21 +95,31 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
     if evidence.local(name).kind == "categorical":
         logits = log_probs(evidence, name) + said
         log_sum, probs = discrete_chain.normalize(logits)
-        normal = logits - log_sum[..., None]
+        possible = jnp.isfinite(log_sum)[..., None]
+        log_sum = jnp.where(possible, log_sum[..., None], 0.0)
+        normal = jnp.where(possible, logits - log_sum, jnp.log(probs))
         marginal = dist.Categorical(logits=normal, validate_args=False)
-        kl = per_entry(jnp.sum(expected_said(probs, said), -1) - log_sum, place)
+        entropy = per_entry(-jnp.sum(expected_said(probs, normal), -1), place)
         marginal = marginal.to_event(place.extra)
-        return DiscreteBelief(probs, marginal, kl, per_entry(log_sum, place))
-    found = discrete_chain.smooth(*discrete_prior(evidence, name), said)
+        return DiscreteBelief(probs, None, entropy, marginal)
+    # What all states are told alike would drown the rest of the log normaliser.
+    said = said - finite_max(said)
+    initial, steps = discrete_prior(evidence, name)
+    found = discrete_chain.smooth(initial, steps, said)
     chain = DiscreteMarkovChain(
         found.initial_probs,
         found.transition_probs,
         place.positions[-1],
         validate_args=False,
     )
-    log_sum = _if_any(found.log_normalizer, place)
-    kl = _if_any(jnp.sum(expected_said(found.probs, said), (-2, -1)), place) - log_sum
-    return DiscreteBelief(found.probs, chain, kl, log_sum)
+    belief = DiscreteBelief(found.probs, found.transition_probs, jnp.zeros(()), chain)
+    terms = jnp.sum(expected_said(found.probs, said), (-2, -1))
+    terms = terms + discrete_chain.expected_log_density(
+        initial, steps, found.probs, found.transition_probs
+    )
+    possible = jnp.isfinite(found.log_normalizer)
+    entropy = jnp.where(possible, found.log_normalizer - terms, 0.0)
+    return belief._replace(entropy=_if_any(entropy, place))
 
 
 def infer_state(
@@ -123,28 +140,85 @@ def infer_state(
     place = evidence.place(name)
     if evidence.local(name).kind == "gaussian":
         message = evidence.gaussian_prior(name) if own is None else messages.proper(own)
-        mean, covariance, tril, log_normalizer = condition(
-            message.loc, message.covariance, said
-        )
-        log_normalizer = log_normalizer + message.offset
-        kl = per_entry(said.expected(mean, covariance) - log_normalizer, place)
-        log_normalizer = per_entry(log_normalizer, place)
+        found = condition(message.loc, message.covariance, said)
+        mean, covariance, tril = found.mean, found.covariance, found.scale_tril
         marginal = dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+        entropy = per_entry(marginal.entropy(), place)
         marginal = marginal.to_event(place.extra)
-        return StateBelief(mean, covariance, marginal, kl, log_normalizer)
-    prior = chain_prior(evidence, name)
-    posterior, log_normalizer = prior.condition(said)
-    mean, covariance = posterior.mean, posterior.covariance
-    value = _if_any(jnp.sum(said.expected(mean, covariance), -1), place)
-    log_normalizer = _if_any(log_normalizer, place)
-    kl = value - log_normalizer
-    return StateBelief(mean, covariance, posterior, kl, log_normalizer)
+        return StateBelief(mean, covariance, None, entropy, marginal)
+    posterior = chain_prior(evidence, name).condition(said)
+    return StateBelief(
+        posterior.mean,
+        posterior.covariance,
+        Path.of(posterior),
+        _if_any(posterior.entropy(), place),
+        posterior,
+    )
 
 
 def _if_any(value: Array, place: Place) -> Array:
     """Values of whole sequences, zero for those without a position that counts."""
     value = jnp.broadcast_to(value, place.batch_shape)
     return value if place.mask is None else jnp.where(place.mask.any(-1), value, 0.0)
+
+
+def discrete_divergence(evidence: Evidence, name: str, belief: DiscreteBelief) -> Array:
+    """From the expected prior, per entry of the batch."""
+    place = evidence.place(name)
+    if belief.steps is None:
+        prior = log_probs(evidence, name)
+        return -belief.entropy - per_entry(
+            jnp.sum(expected_said(belief.probs, prior), -1), place
+        )
+    steps = belief.probs, belief.steps
+    prior = discrete_chain.expected_log_density(*discrete_prior(evidence, name), *steps)
+    return -belief.entropy - _if_any(prior, place)
+
+
+def state_divergence(evidence: Evidence, name: str, belief: StateBelief) -> Array:
+    """From the expected prior, per entry of the batch.
+
+    :param evidence: the factors, averaged over the states of their selectors.
+    """
+    place, (mean, covariance, path, *_) = evidence.place(name), belief
+    if path is not None:
+        prior = chain_prior(evidence, name).expected(path, mean, covariance)
+        return -belief.entropy - _if_any(prior, place)
+    factor = evidence.own(name)
+    given = evidence.regression(factor), evidence.regressor(factor)
+    prior = messages.expected_response(*given, mean, covariance)
+    return -belief.entropy - per_entry(prior, place)
+
+
+def expected_potential(
+    evidence: Evidence, name: str, potential: Any, moments: Any
+) -> Array:
+    """What the recognition function says of a site, at each position.
+
+    :param moments: mean and covariance, or the probabilities of the states.
+    """
+    if evidence.local(name).discrete:
+        return jnp.sum(expected_said(moments, potential.logits), -1)
+    return potential.expected(*moments)
+
+
+def observe_scored(
+    evidence: Evidence, probs: dict[str, Array], posterior: LocalPosterior
+) -> None:
+    """Add likelihood terms of the observations that discrete sites select.
+
+    :param probs: of the discrete sites, ``(*positions, K)``.
+    """
+    for name, own in probs.items():
+        for factor in evidence.scored(name):
+            states = evidence.spread_for(factor, own)
+            value = jnp.sum(expected_said(states, evidence.table(factor)), -1)
+            value = per_entry(value, evidence.place(factor))
+            posterior.expect({factor.site: value})
+        label = evidence.structure.labels.get(name)
+        if label is not None:  # counted by the divergence of the site itself
+            zero = jnp.zeros(evidence.place(label).batch_shape)
+            posterior.expect({label: zero})
 
 
 def heard(
@@ -170,7 +244,7 @@ def said_of(
     """
     said, mask = heard(evidence, name, spoken), evidence.place(name).mask
     others = [
-        evidence.parent_message(factor, name).potential
+        evidence.parent_message(factor, name)
         for factor in evidence.observed(GaussianFactor, parent=name)
     ]
     for other in [*others, *([] if coupled is None else [coupled])]:

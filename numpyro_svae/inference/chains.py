@@ -13,6 +13,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.distributions.kl import Path, expected_log_density
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.evidence import Evidence
@@ -31,19 +32,29 @@ class ChainPrior:
     leftover: GaussianPotential | None
     offset: Array
 
-    def condition(self, said: GaussianPotential) -> tuple[LinearGaussianChain, Array]:
-        """The posterior given a potential, and the log normaliser of its product.
+    def condition(self, said: GaussianPotential) -> LinearGaussianChain:
+        """The posterior given a potential.
 
         A left-over that many sequences share conditions the chain first, once for all
         of them, where that keeps what is said of each sequence diagonal.
         """
-        chain, left, offset = self.chain, self.leftover, self.offset
+        chain, left = self.chain, self.leftover
         if left is not None and said.is_diagonal and _shared(left, said):
-            chain, log_normalizer = chain.condition(left)
-            left, offset = None, offset + log_normalizer
-        total = said if left is None else said + left
-        posterior, log_normalizer = chain.condition(total)
-        return posterior, log_normalizer + offset
+            chain, left = chain.condition(left)[0], None
+        return chain.condition(said if left is None else said + left)[0]
+
+    def expected(self, path: Path, mean: Array, covariance: Array) -> Array:
+        """The log density expected of a path.
+
+        :param path: the distribution of the path.
+        :param mean: its means, of shape ``(..., T, D)``.
+        :param covariance: its covariances, of shape ``(..., T, D, D)``.
+        :return: of shape ``(...)``.
+        """
+        value = expected_log_density(self.chain, path, mean.shape[:-2]) + self.offset
+        if self.leftover is None:
+            return value
+        return value + jnp.sum(self.leftover.expected(mean, covariance), -1)
 
 
 def _shared(left: GaussianPotential, said: GaussianPotential) -> bool:

@@ -84,6 +84,11 @@ class Evidence:
         event_dim = getattr(factor, "event_dim", 0)
         return place_of(self.site(factor.site), factor.role, event_dim)
 
+    @property
+    def averaged(self) -> frozenset[str]:
+        """The local sites that likelihoods without a closed form depend on."""
+        return frozenset().union(*self.structure.likelihoods.values())
+
     def parts(self, name: str) -> list[Any]:
         """The factors that make up the prior of a local site."""
         return [f for f in self.structure.factors if f.site == name]
@@ -169,9 +174,7 @@ class Evidence:
             c = c[..., None, :]
         return messages.to_child(self.regression(factor), c)
 
-    def parent_message(
-        self, factor: GaussianFactor, parent: str
-    ) -> messages.ParentMessage:
+    def parent_message(self, factor: GaussianFactor, parent: str) -> GaussianPotential:
         """Message of an observed factor to its parent, at the parent's positions."""
         place, local = self.place(factor), self.place(parent)
         v, c, parent_map = self._regression_data(factor)
@@ -183,13 +186,8 @@ class Evidence:
         def send(value: Array, event_dim: int) -> Array:
             return pull_to(value, local, place, states + event_dim)
 
-        potential = message.potential
-        return messages.ParentMessage(
-            GaussianPotential(
-                send(potential.info_vector, 1), send(potential.precision, 2)
-            ),
-            send(message.constant, 0),
-        )
+        info = send(message.info_vector, 1)
+        return GaussianPotential(info, send(message.precision, 2))
 
     def given_parent(
         self, factor: GaussianFactor, parent: str, mean: Array, covariance: Array

@@ -9,7 +9,9 @@ At the current expectations of the globals such a factor is, at each position,
 
     c_s + h_s^T x - \\tfrac12 x^T J_s x
 
-where s are the states of its discrete sites, and x concatenates its Gaussian ones.
+where s are the states of its discrete sites, and x concatenates its Gaussian ones, less
+an origin for each. With origins near the bulk of the posterior no number is larger than
+the residuals there make it.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from typing import Any, NamedTuple
 from jax import Array
 from jax.nn import log_softmax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve
 
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.chains import log_probs
+from numpyro_svae.inference.densities import whitener_of
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.program.factors import (
     Conditional,
@@ -33,9 +35,9 @@ from numpyro_svae.program.factors import (
     GaussianFactor,
     TableConditional,
 )
-from numpyro_svae.program.places import Place, clean
+from numpyro_svae.program.places import Place, clean, read_at
 
-__all__ = ["Form", "form_of"]
+__all__ = ["Form", "Origins", "form_of"]
 
 
 class Form(NamedTuple):
@@ -66,16 +68,26 @@ class Form(NamedTuple):
         return (*self.vectors, *self.selectors)
 
 
-def form_of(evidence: Evidence, factor: Factor, proper: bool = False) -> Form:
+Origins = dict[str, Array]
+"""Origins of Gaussian sites by name, ``(*positions, D)``; zero if there is none."""
+
+
+def form_of(
+    evidence: Evidence,
+    factor: Factor,
+    origins: Origins | None = None,
+    proper: bool = False,
+) -> Form:
     """The form of a conditional, or of the prior of a site or what is seen of one.
 
     :param evidence: the factors, given for each state.
     :param factor: the factor; one of an observed site is conditioned on its value.
+    :param origins: what is taken off Gaussian sites.
     :param proper: whether a prior is to be the density that is closest to it, of mass
         one whatever the sites are that it depends on.
     """
     if isinstance(factor, GaussianFactor | GaussianConditional):
-        return _gaussian(evidence, factor, proper)
+        return _gaussian(evidence, factor, origins or {}, proper)
     states: tuple[str, ...] = (factor.site,)
     if not isinstance(factor, TableConditional):
         logits = log_probs(evidence, factor.site)
@@ -120,30 +132,52 @@ def _parts(evidence: Evidence, factor: Any, columns: int) -> _Parts:
 
 
 def _gaussian(
-    evidence: Evidence, factor: GaussianFactor | GaussianConditional, proper: bool
+    evidence: Evidence,
+    factor: GaussianFactor | GaussianConditional,
+    origins: Origins,
+    proper: bool,
 ) -> Form:
     r"""``E log N(v; F u, Sigma)`` with ``u = U x + c`` as a function of v and x.
 
-    With :math:`A = E[\Sigma^{-1} F]` and :math:`Q = E[F^T \Sigma^{-1} F]`,
+    With the weight :math:`W`, precision :math:`P` and excess :math:`E` of the factor,
+    the regressor :math:`u_0` at the origins, and the residual
+    :math:`r = v_0 - W u_0` there,
 
     .. math::
 
-        J = \begin{pmatrix} E[\Sigma^{-1}] & -A U \\ -U^T A^T & U^T Q U \end{pmatrix},
-        \quad h = \begin{pmatrix} A c \\ -U^T Q c \end{pmatrix}.
+        J = \begin{pmatrix} P & -P W U \\ -U^T W^T P & U^T (W^T P W + E) U
+        \end{pmatrix}, \quad
+        h = \begin{pmatrix} -P r \\ U^T (W^T P r - E u_0) \end{pmatrix}.
     """
     place = _place(evidence, factor)
     regression, c = evidence.regression(factor), evidence.regressor(factor)
     if proper:
         regression = messages.proper_regression(regression)
     parents, selectors, parent_map = _parts(evidence, factor, c.shape[-1])
+    latent = factor.site in evidence.structure.locals
+
+    def origin(name: str) -> Array:
+        value = origins.get(name, jnp.zeros(evidence.local(name).size))
+        if name in origins:
+            value = read_at(value, evidence.place(name), place, 1)
+        return jnp.broadcast_to(value, (*place.positions, value.shape[-1]))
+
+    if latent:
+        v = origin(factor.site)
+    else:
+        v = clean(place, evidence.bound.regressions[factor.site, factor.role].value)
+    if any(name in origins for name in parents):
+        x = jnp.concatenate([origin(name) for name in parents], -1)
+        c = c + jnp.squeeze(parent_map @ x[..., None], -1)
     for _ in selectors:
-        c, parent_map = c[..., None, :], _before(parent_map)
-    form = _joint(regression, parent_map, c)
-    if factor.site in evidence.structure.locals:
+        c, v, parent_map = c[..., None, :], v[..., None, :], _before(parent_map)
+    form = _joint(regression, parent_map, c, v)
+    if latent:
         return Form(factor, (factor.site, *parents), selectors, place, *form)
-    v = clean(place, evidence.bound.regressions[factor.site, factor.role].value)
-    v = jnp.expand_dims(v, tuple(range(-1 - len(selectors), -1)))
-    return Form(factor, parents, selectors, place, *_given(*form, v))
+    info, precision, constant = form
+    dim = v.shape[-1]
+    own = info[..., dim:], precision[..., dim:, dim:], constant
+    return Form(factor, parents, selectors, place, *own)
 
 
 def _before(parent_map: Array) -> Array:
@@ -153,18 +187,22 @@ def _before(parent_map: Array) -> Array:
 
 
 def _joint(
-    regression: ExpectedRegression, parent_map: Array, c: Array
+    regression: ExpectedRegression, parent_map: Array, u: Array, v: Array
 ) -> tuple[Array, Array, Array]:
-    """Information form of the factor in ``(v, x)``."""
-    weight, covariance, excess, log_det = regression
-    tril, dim = jnp.linalg.cholesky(covariance), covariance.shape[-1]
-    identity = jnp.broadcast_to(jnp.eye(dim, dtype=tril.dtype), tril.shape)
-    precision = cho_solve((tril, True), identity)
-    a = precision @ weight
-    q = jnp.swapaxes(weight, -1, -2) @ a + excess
+    """Information form of the factor in ``(v, x)``, about their origins."""
+    weight, _, excess, log_det = regression
+    whitener, _ = whitener_of(regression)
+    half = whitener @ weight @ parent_map
     pull = jnp.swapaxes(parent_map, -1, -2)
-    cross = -a @ parent_map
-    corner = pull @ q @ parent_map
+    corner = jnp.swapaxes(half, -1, -2) @ half + pull @ excess @ parent_map
+    transposed = jnp.swapaxes(whitener, -1, -2)
+    precision, cross = transposed @ whitener, -transposed @ half
+    residual = _apply(whitener, v - _apply(weight, u))
+    beyond = _apply(excess, u)
+    info = _apply(jnp.swapaxes(half, -1, -2), residual) - _apply(pull, beyond)
+    info = _beside(-_apply(transposed, residual), info)
+    quadratic = jnp.sum(residual**2, -1) + jnp.sum(u * beyond, -1)
+    constant = -0.5 * (quadratic + log_det + v.shape[-1] * log(2 * pi))
     batch = jnp.broadcast_shapes(
         precision.shape[:-2], cross.shape[:-2], corner.shape[:-2]
     )
@@ -179,20 +217,15 @@ def _joint(
         ],
         -2,
     )
-    qc = jnp.squeeze(q @ c[..., None], -1)
-    own = jnp.squeeze(a @ c[..., None], -1)
-    of_parents = -jnp.squeeze(pull @ qc[..., None], -1)
-    info = jnp.concatenate([own, of_parents], -1)
-    constant = -0.5 * (jnp.sum(c * qc, -1) + log_det + dim * log(2 * pi))
     return info, matrix, constant
 
 
-def _given(
-    info: Array, precision: Array, constant: Array, v: Array
-) -> tuple[Array, Array, Array]:
-    """The same in x alone, at a known v."""
-    dim = v.shape[-1]
-    pulled = jnp.squeeze(precision[..., :, :dim] @ v[..., None], -1)
-    value = jnp.sum(v * (info[..., :dim] - 0.5 * pulled[..., :dim]), -1)
-    rest = info[..., dim:] - pulled[..., dim:]
-    return rest, precision[..., dim:, dim:], constant + value
+def _apply(matrix: Array, x: Array) -> Array:
+    return jnp.squeeze(matrix @ x[..., None], -1)
+
+
+def _beside(x: Array, y: Array) -> Array:
+    """Vectors end to end."""
+    batch = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    both = (jnp.broadcast_to(z, (*batch, z.shape[-1])) for z in (x, y))
+    return jnp.concatenate(list(both), -1)

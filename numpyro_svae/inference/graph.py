@@ -24,6 +24,7 @@ from numpyro_svae.blocks.graph import (
 )
 from numpyro_svae.inference.beliefs import expected_said
 from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.forms import Origins
 from numpyro_svae.inference.graph_terms import (
     said_term,
     spoken_term,
@@ -32,7 +33,6 @@ from numpyro_svae.inference.graph_terms import (
 )
 from numpyro_svae.inference.joint_draw import JointDraw, plate_sizes
 from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.inference.totals import total_of_graph
 from numpyro_svae.program.axes import Axes, axes_of
 from numpyro_svae.program.factors import (
     Factor,
@@ -66,40 +66,53 @@ def infer_graph(
         all, where it is known in a better form than that of its terms.
     """
     names = [n for n in evidence.structure.locals if n in group.discrete + group.states]
-    prior = [term_of(evidence, evidence.own(name)) for name in names]
-    alone: list[Term] = [
-        said_term(evidence, name, said[name]) for name in group.discrete
-    ]
-    alone += [spoken_term(evidence, name, spoken.get(name)) for name in group.states]
     observed = _observed(evidence, group)
-    terms = (*prior, *alone, *observed.values())
     variables = tuple(variable_of(evidence.local(n), evidence.site(n)) for n in names)
     axes = tuple(axes_of(evidence.site(name)) for name in names)
     sizes = plate_sizes((*axes, *(_axes(evidence, f) for f in observed)))
-    found = graph.infer(variables, sizes, terms)
-    values = [_expected(t, s) for t, s in zip(terms, found.terms)][len(prior) :]
+
+    def terms_about(origins: Origins) -> list[Term]:
+        """Priors, what is said of single sites, and what is observed."""
+        terms = [term_of(evidence, evidence.own(n), origins) for n in names]
+        terms += [said_term(evidence, n, said[n]) for n in group.discrete]
+        for n in group.states:
+            terms.append(spoken_term(evidence, n, spoken.get(n), origins))
+        for factor in observed:
+            scale = _scale(evidence, group, factor)
+            terms.append(term_of(evidence, factor, origins, scale))
+        return terms
+
+    located = graph.locate(variables, sizes, terms_about({}))
+    own = dict(zip(names, axes))
+    origins = {n: own[n].to_positions(value) for n, value in located.items()}
+    terms = tuple(terms_about(origins))
+    found = graph.infer(variables, sizes, terms, located=True)
+    values = [_expected(t, s) for t, s in zip(terms, found.terms)][len(names) :]
     kl = sum(map(jnp.sum, values), -found.log_normalizer)
-    for factor, value in zip(observed, values[len(alone) :]):
+    for factor, value in zip(observed, values[len(names) :]):
         place = _axes(evidence, factor).to_positions(value)
         entries = evidence.site(factor.site).batch_shape
         value = jnp.sum(place, tuple(range(len(entries), place.ndim)))
         posterior.expect({factor.site: value / _scale(evidence, group, factor)})
     shapes = tuple(sizes.items())
-    masked = (uncounted_term(evidence, evidence.own(name)) for name in names)
+    masked = (uncounted_term(evidence, evidence.own(n), origins) for n in names)
     uncounted = tuple(term for term in masked if term is not None)
-    joint = JointDraw(terms, uncounted, found.log_normalizer, variables, axes, shapes)
-    posterior.draws.append(joint)
+    draw = terms, uncounted, found.log_normalizer, located, variables, axes, shapes
+    posterior.draws.append(JointDraw(*draw))
     probs: dict[str, Array] = {}
-    for name, own in zip(names, axes):
-        marginal, table = _marginal(own, found.variables[name])
-        posterior.add(name, marginal, own.share(kl / len(names)))
+    for name in names:
+        marginal, table = _marginal(own[name], found.variables[name], origins.get(name))
+        posterior.add(name, marginal, own[name].share(kl / len(names)))
         if table is not None:
             probs[name] = table
     of_states = dict(zip(group.states, values[len(group.discrete) :]))
-    heard = {name: value for name, value in of_states.items() if name in spoken}
+    heard = [value for name, value in of_states.items() if name in spoken]
     for name in spoken.keys() & probs.keys():
-        heard[name] = expected_said(probs[name], spoken[name].logits)
-    return probs, total_of_graph(evidence, names, found.log_normalizer, heard)
+        heard.append(expected_said(probs[name], spoken[name].logits))
+    if any(evidence.place(name).mask is not None for name in names):
+        return probs, None
+    total = found.log_normalizer - sum(map(jnp.sum, heard), jnp.zeros(()))
+    return probs, evidence.place(names[0]).scale * total
 
 
 def _axes(evidence: Evidence, factor: Factor) -> Axes:
@@ -112,18 +125,18 @@ def _scale(evidence: Evidence, group: Group, factor: Factor) -> Array | float:
     return evidence.site(factor.site).scale / first.scale
 
 
-def _observed(evidence: Evidence, group: Group) -> dict[Factor, Term]:
-    """Terms of the observed sites that more than one site of the graph is in, or a
+def _observed(evidence: Evidence, group: Group) -> list[Factor]:
+    """Factors of the observed sites that more than one site of the graph is in, or a
     Gaussian one."""
-    members, terms = {*group.discrete, *group.states}, {}
+    members, found = {*group.discrete, *group.states}, []
     kinds = (GaussianFactor, GaussianConditional, TableConditional)
     for factor in evidence.observed(*kinds):
         joined = scope(evidence.structure, factor)
         alone = isinstance(factor, GaussianFactor) and factor.parent is None
         if alone or not members & set(joined):
             continue
-        terms[factor] = term_of(evidence, factor, _scale(evidence, group, factor))
-    return terms
+        found.append(factor)
+    return found
 
 
 def _expected(term: Term, statistics: GaussianStatistics | Array) -> Array:
@@ -141,12 +154,13 @@ def _expected(term: Term, statistics: GaussianStatistics | Array) -> Array:
 
 
 def _marginal(
-    axes: Axes, found: GaussianMarginal | Array
+    axes: Axes, found: GaussianMarginal | Array, origin: Array | None
 ) -> tuple[dist.Distribution, Array | None]:
     """The marginal of a site, and the probabilities of its states if it has any."""
     extra = axes.extra
     if isinstance(found, GaussianMarginal):
         mean, covariance = map(axes.to_positions, found)
+        mean = mean if origin is None else mean + origin
         marginal = dist.MultivariateNormal(mean, covariance, validate_args=False)
         return marginal.to_event(extra), None
     probs = axes.to_positions(found)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from numpyro_svae.blocks.graph import GaussianTerm, TableTerm
 from numpyro_svae.inference.beliefs import heard
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.forms import Form, form_of
+from numpyro_svae.inference.forms import Form, Origins, form_of
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.factors import Factor
@@ -24,30 +24,36 @@ Scale = Array | float
 Term = GaussianTerm | TableTerm
 
 
-def term_of(evidence: Evidence, factor: Factor, scale: Scale = 1.0) -> Term:
+def term_of(
+    evidence: Evidence, factor: Factor, origins: Origins, scale: Scale = 1.0
+) -> Term:
     """A factor as a term; where it is masked, a prior is the proper one closest to it.
 
     :param evidence: the factors, given for each state.
     :param factor: the prior of a site, or an observed factor.
+    :param origins: what is taken off Gaussian sites.
     :param scale: factor of its log density, if its site is observed.
     """
-    form = form_of(evidence, factor)
+    form = form_of(evidence, factor, origins)
     if factor.site not in evidence.structure.locals:
         return _arranged(evidence, form, scale, form.place.mask)
-    term, uncounted = _arranged(evidence, form), uncounted_term(evidence, factor)
+    term, uncounted = (
+        _arranged(evidence, form),
+        uncounted_term(evidence, factor, origins),
+    )
     if uncounted is None:
         return term
     counted = _arranged(evidence, form, 1.0, form.place.mask)
     return jax.tree.map(jnp.add, counted, uncounted)
 
 
-def uncounted_term(evidence: Evidence, factor: Factor) -> Term | None:
+def uncounted_term(evidence: Evidence, factor: Factor, origins: Origins) -> Term | None:
     """A prior where its site is masked, proper, and zero elsewhere.
 
     A masked position has this prior under the guide, and neither the density of the
     program nor that of the guide counts it. None if there is no mask.
     """
-    form = form_of(evidence, factor, proper=True)
+    form = form_of(evidence, factor, origins, proper=True)
     mask = form.place.mask
     return None if mask is None else _arranged(evidence, form, 1.0, ~mask)
 
@@ -81,10 +87,12 @@ def said_term(evidence: Evidence, name: str, said: Array) -> TableTerm:
 
 
 def spoken_term(
-    evidence: Evidence, name: str, spoken: GaussianPotential | None
+    evidence: Evidence, name: str, spoken: GaussianPotential | None, origins: Origins
 ) -> GaussianTerm:
-    """What the recognition function says of a Gaussian site."""
+    """What the recognition function says of a Gaussian site, but for a constant."""
     axes, potential = axes_of(evidence.site(name)), heard(evidence, name, spoken)
+    if spoken is not None and name in origins:
+        potential = potential.about(origins[name])
     info = axes.to_plates(potential.info_vector, 1)
     precision = axes.to_plates(potential.full_precision(), 2)
     zero = jnp.zeros(axes.sizes)

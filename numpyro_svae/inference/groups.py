@@ -16,20 +16,18 @@ from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
-import numpyro.distributions as dist
 
-from numpyro_svae.inference.beliefs import expected_said
+from numpyro_svae.inference.beliefs import observe_scored
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.graph import infer_graph
-from numpyro_svae.inference.joint import JointBelief, infer_joint
+from numpyro_svae.inference.joint import infer_joint
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.inference.product import infer_product
-from numpyro_svae.inference.totals import sum_of_terms, total_of_joint
+from numpyro_svae.inference.totals import optimal_total, sum_of_terms
 from numpyro_svae.potentials import CategoricalPotential
-from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.groups import Group, coupled_groups
-from numpyro_svae.program.places import clean, per_entry
+from numpyro_svae.program.places import clean
 
 __all__ = ["infer_locals"]
 
@@ -58,19 +56,35 @@ def infer_locals(
     for name, value in posterior.expected_log_prob.items():
         posterior.totals[name] = evidence.site(name).scale * jnp.sum(value)
     for group in coupled_groups(evidence.structure):
-        own = LocalPosterior()
         said = {name: _said(evidence, name, potentials) for name in group.discrete}
+        own = LocalPosterior()
         if group.kind == "graph":
             probs, total = infer_graph(evidence, group, said, potentials, own)
-        elif group.kind == "mixture" and not mean_field:
-            probs, total = _joint(evidence, group, said, potentials, own)
+            observe_scored(evidence, probs, own)
+            total = sum_of_terms(evidence, own) if total is None else total
         else:
-            args = evidence, group, said, potentials, options, own
-            probs, total = infer_product(*args, examine)
-        for name in group.discrete:
-            _observe_scored(evidence, name, probs[name], own)
-        posterior.include(own, sum_of_terms(evidence, own) if total is None else total)
+            args = evidence, group, said, potentials
+            joint = group.kind == "mixture" and not mean_field
+            ascent = options, own, examine
+            belief = infer_joint(*args) if joint else infer_product(*args, *ascent)
+            belief.add_to(own, evidence)
+            total = sum_of_terms(evidence, own)
+            if _best(evidence, group, joint):
+                spoken = {n: p for n, p in potentials.items() if n in own.kl}
+                total = optimal_total(evidence, spoken, belief, total)
+        posterior.include(own, total)
     return posterior
+
+
+def _best(evidence: Evidence, group: Group, joint: bool) -> bool:
+    """Whether what is inferred is the best posterior of its kind for its total.
+
+    Observations of a position that is masked say nothing to it, and are scored all the
+    same. Coordinate ascent may not have converged.
+    """
+    names = (*group.discrete, *group.states)
+    masked = any(evidence.place(name).mask is not None for name in names)
+    return not masked and (joint or (group.kind == "product" and len(names) == 1))
 
 
 def _said(evidence: Evidence, name: str, potentials: Potentials) -> Array:
@@ -91,65 +105,3 @@ def _known(evidence: Evidence, label: str, size: int) -> Array:
     site, place = evidence.site(label), evidence.place(label)
     potential = CategoricalPotential.from_labels(site.value, size, place.mask)
     return potential.logits
-
-
-def _observe_scored(
-    evidence: Evidence, name: str, probs: Array, posterior: LocalPosterior
-) -> None:
-    """Likelihood terms of the observations that a discrete site selects."""
-    for factor in evidence.scored(name):
-        states = evidence.spread_for(factor, probs)
-        value = jnp.sum(expected_said(states, evidence.table(factor)), -1)
-        value = per_entry(value, evidence.place(factor))
-        posterior.expect({factor.site: value})
-    label = evidence.structure.labels.get(name)
-    if label is not None:  # counted by the divergence of the site itself
-        posterior.expect({label: jnp.zeros(evidence.place(label).batch_shape)})
-
-
-# the exact joint posterior
-
-
-def _joint(
-    evidence: Evidence,
-    group: Group,
-    said: Logits,
-    potentials: Potentials,
-    posterior: LocalPosterior,
-) -> tuple[Logits, Array | None]:
-    (name,) = group.discrete
-    belief = infer_joint(evidence, name, said[name], potentials, group.states)
-    probs = belief.discrete.probs
-    posterior.add(name, belief.discrete.marginal, belief.discrete.kl)
-    for state in group.states:
-        _add_component(evidence, name, state, belief, posterior)
-    sampled = frozenset().union(*evidence.structure.likelihoods.values())
-    if sampled & {name, *group.states}:
-        posterior.average[name] = probs
-    return {name: probs}, total_of_joint(evidence, name, belief, potentials)
-
-
-def _add_component(
-    evidence: Evidence,
-    name: str,
-    state: str,
-    belief: JointBelief,
-    posterior: LocalPosterior,
-) -> None:
-    component, place = belief.components[state].posterior, evidence.place(state)
-    parts = dist.MultivariateNormal(
-        component.mean, scale_tril=component.scale_tril, validate_args=False
-    )
-    probs = evidence.spread(name, belief.discrete.probs, place)
-    weights = dist.Categorical(probs, validate_args=False)
-    mixture = dist.MixtureSameFamily(weights, parts, validate_args=False)
-    zero = jnp.zeros(place.batch_shape)  # the discrete site has the whole divergence
-    posterior.add(state, mixture.to_event(place.extra), zero)
-    posterior.components[state] = parts
-    for factor in evidence.observed(GaussianFactor, parent=state):
-        table = evidence.given_parent(
-            factor, state, component.mean, component.covariance
-        )
-        states = evidence.spread(name, belief.discrete.probs, evidence.place(factor))
-        value = jnp.sum(expected_said(states, table), -1)
-        posterior.expect({factor.site: per_entry(value, evidence.place(factor))})

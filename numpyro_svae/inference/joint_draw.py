@@ -23,16 +23,17 @@ Term = GaussianTerm | TableTerm
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["terms", "uncounted", "log_normalizer"],
+    data_fields=["terms", "uncounted", "log_normalizer", "origins"],
     meta_fields=["variables", "axes", "sizes"],
 )
 @dataclass(frozen=True)
 class JointDraw:
     """The joint posterior of the sites of a graph, to draw from.
 
-    :param terms: all terms of the graph.
+    :param terms: all terms of the graph, about the origins of its Gaussian sites.
     :param uncounted: terms that the density of a sample leaves out.
     :param log_normalizer: of their product.
+    :param origins: by plates.
     :param variables: of the graph.
     :param axes: the positions of each of them.
     :param sizes: names and sizes of all plates.
@@ -41,6 +42,7 @@ class JointDraw:
     terms: tuple[Term, ...]
     uncounted: tuple[Term, ...]
     log_normalizer: Array
+    origins: dict[str, Array]
     variables: tuple[Variable, ...]
     axes: tuple[Axes, ...]
     sizes: tuple[tuple[str, int], ...]
@@ -55,7 +57,8 @@ class JointDraw:
         total = total - total_of_terms(self.variables, self.uncounted, drawn)
         found = {}
         for variable, axes in zip(self.variables, self.axes):
-            value = axes.to_positions(drawn[variable.name])
+            value = drawn[variable.name] + self.origins.get(variable.name, 0)
+            value = axes.to_positions(value)
             share = total / len(self.variables)
             found[variable.name] = value, axes.share(share)
         return found

@@ -30,7 +30,6 @@ from numpyro_svae.potentials import GaussianPotential
 
 __all__ = [
     "GaussianMessage",
-    "ParentMessage",
     "average",
     "expected_log_density",
     "expected_response",
@@ -50,13 +49,6 @@ class GaussianMessage(NamedTuple):
     loc: Array
     covariance: Array
     offset: Array
-
-
-class ParentMessage(NamedTuple):
-    """A message to the regressor's state: a potential and a constant."""
-
-    potential: GaussianPotential
-    constant: Array
 
 
 def _quadratic(matrix: Array, x: Array) -> Array:
@@ -116,7 +108,7 @@ def _state_precision(regression: ExpectedRegression, parent_map: Array) -> Array
 
 def to_parent(
     regression: ExpectedRegression, v: Array, c: Array, parent_map: Array
-) -> ParentMessage:
+) -> GaussianPotential:
     """Message to the state x of the regressor ``U x + c`` at a known response.
 
     :param regression: the factor.
@@ -131,8 +123,7 @@ def to_parent(
     info = (pull - _apply(regression.excess, c)) @ parent_map
     precision = _state_precision(regression, parent_map)
     precision = jnp.broadcast_to(precision, info.shape + info.shape[-1:])
-    constant = log_density(regression, v, c)
-    return ParentMessage(GaussianPotential(info, precision), constant)
+    return GaussianPotential(info, precision)
 
 
 def expected_log_density(

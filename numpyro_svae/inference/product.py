@@ -10,7 +10,6 @@ Each site or chain is a block, inferred exactly given the others (Winn and Bisho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, pi
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +20,13 @@ from numpyro_svae.inference import coupling
 from numpyro_svae.inference.beliefs import (
     DiscreteBelief,
     StateBelief,
+    discrete_divergence,
+    expected_potential,
     infer_discrete,
     infer_state,
+    observe_scored,
     scores,
+    state_divergence,
 )
 from numpyro_svae.inference.coupling import Moments, Statistics
 from numpyro_svae.inference.evidence import Evidence
@@ -33,18 +36,82 @@ from numpyro_svae.inference.fixed_point import (
     solve_fixed_point,
 )
 from numpyro_svae.inference.forms import Form, form_of
-from numpyro_svae.inference.joint import infer_joint
+from numpyro_svae.inference.joint import infer_joint, joint_scores
 from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.inference.totals import total_of_one
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import Conditional, GaussianFactor
 from numpyro_svae.program.groups import Group, scope
-from numpyro_svae.program.places import per_entry, pull_to
+from numpyro_svae.program.places import per_entry
 
-__all__ = ["infer_product"]
+__all__ = ["ProductBelief", "infer_product"]
 
 Potentials = dict[str, Any]
 Logits = dict[str, Array]
+
+
+class ProductBelief(NamedTuple):
+    """The posteriors of independent sites."""
+
+    discrete: dict[str, DiscreteBelief]
+    states: dict[str, StateBelief]
+
+    @property
+    def moments(self) -> dict[str, Any]:
+        """Probabilities, or mean and covariance, by site."""
+        probs = {name: found.probs for name, found in self.discrete.items()}
+        return probs | {n: (s.mean, s.covariance) for n, s in self.states.items()}
+
+    @staticmethod
+    def expected(
+        evidence: Evidence, potentials: Potentials, moments: dict[str, Any]
+    ) -> Array:
+        """What the recognition function says, times the scales of its sites."""
+        total = jnp.zeros(())
+        for name, potential in potentials.items():
+            said = expected_potential(evidence, name, potential, moments[name])
+            total = total + evidence.place(name).scale * jnp.sum(said)
+        return total
+
+    def add_to(self, posterior: LocalPosterior, evidence: Evidence) -> None:
+        """Add the sites and their divergences, and what is expected of observations.
+
+        :param evidence: the factors, given for each state.
+        """
+        probs = {name: found.probs for name, found in self.discrete.items()}
+        forms = _forms(evidence, {*self.discrete, *self.states})
+        for name, found in self.discrete.items():
+            kl = discrete_divergence(evidence, name, found)
+            posterior.add(name, found.marginal, kl)
+            if name in evidence.averaged:
+                posterior.average[name] = found.probs
+        observe_scored(evidence, probs, posterior)
+        given = evidence.given(probs)
+        for name, state in self.states.items():
+            # A prior that depends on other sites is counted with their factors.
+            joined = any(form.factor.site == name for form in forms)
+            kl = -state.entropy if joined else state_divergence(given, name, state)
+            posterior.add(name, state.marginal, kl)
+            for factor in given.observed(GaussianFactor, parent=name):
+                value = given.given_parent(factor, name, state.mean, state.covariance)
+                posterior.expect({factor.site: per_entry(value, given.place(factor))})
+        self._add_forms(posterior, evidence, forms)
+
+    def _add_forms(
+        self, posterior: LocalPosterior, evidence: Evidence, forms: tuple[Form, ...]
+    ) -> None:
+        """Add the factors of several sites."""
+        statistics: Statistics = {n: found.probs for n, found in self.discrete.items()}
+        origins = {name: state.mean for name, state in self.states.items()}
+        for name, state in self.states.items():  # about the means
+            statistics[name] = Moments(jnp.zeros_like(state.mean), state.covariance)
+        for form in forms:
+            form = form_of(evidence, form.factor, origins)
+            value = coupling.expected(evidence, form, statistics)
+            value, site = per_entry(value, form.place), form.factor.site
+            if site in posterior.kl:
+                posterior.kl[site] = posterior.kl[site] - value
+            else:
+                posterior.expect({site: value})
 
 
 def infer_product(
@@ -55,20 +122,19 @@ def infer_product(
     options: FixedPoint,
     posterior: LocalPosterior,
     examine: bool,
-) -> tuple[Logits, Array | None]:
-    """Infer the sites of a group as independent, and add them to a posterior.
+) -> ProductBelief:
+    """Infer the sites of a group as independent.
 
     :param evidence: the factors, given for each state.
     :param group: the sites.
     :param said: all that is said of each discrete site alone, ``(*positions, K)``.
     :param potentials: what the recognition function says.
     :param options: how the fixed point is found.
-    :param posterior: of all local sites.
+    :param posterior: of all local sites; how the ascent ended is added.
     :param examine: whether to find out if implicit gradients can be solved for.
-    :return: probabilities of the discrete sites, ``(*positions, K)``, and the total of
-        all, where it is known in a better form than that of its terms.
     """
-    product = _Product(evidence, group, said, potentials, _forms(evidence, group))
+    forms = _forms(evidence, {*group.discrete, *group.states})
+    product = _Product(evidence, group, said, potentials, forms)
     point = product.start()
     if len(group.discrete) + len(group.states) > 1:
         solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)
@@ -76,14 +142,11 @@ def infer_product(
         adjoint = adjoint_is_found(product.sweep, point) if examine else None
         posterior.record((*group.discrete, *group.states), solution, adjoint)
     found = product.infer(point)
-    product.add_to(posterior, found)
-    probs = {name: belief.probs for name, belief in found.discrete.items()}
-    return probs, product.total(found)
+    return ProductBelief(found.discrete, found.states)
 
 
-def _forms(evidence: Evidence, group: Group) -> tuple[Form, ...]:
-    """The factors of several sites of a group that are no simple regressions."""
-    members = {*group.discrete, *group.states}
+def _forms(evidence: Evidence, members: set[str]) -> tuple[Form, ...]:
+    """The factors of several of some sites that are no simple regressions."""
     found = (
         factor
         for factor in evidence.structure.factors
@@ -114,7 +177,6 @@ class _Found(NamedTuple):
     discrete: dict[str, DiscreteBelief]
     states: dict[str, StateBelief]
     statistics: Statistics
-    given: Evidence
 
 
 @dataclass(frozen=True)
@@ -155,13 +217,12 @@ class _Product:
 
     def _joint_messages(self) -> Logits:
         evidence, (name,) = self.evidence, self.group.discrete
-        said, states = self.said[name], self.group.states
-        belief = infer_joint(evidence, name, said, self.potentials, states)
-        place, messages = evidence.place(name), jnp.zeros_like(said)
-        for state, component in belief.components.items():
-            score = pull_to(component.score, place, evidence.place(state), 1)
-            messages = messages + score
-        return {name: messages}
+        belief = infer_joint(evidence, self.group, self.said, self.potentials)
+        total = jnp.zeros_like(self.said[name])
+        for state, found in belief.components.items():
+            args = evidence, name, state, found, self.potentials
+            total = total + joint_scores(*args)
+        return {name: total}
 
     # sweeps
 
@@ -191,7 +252,7 @@ class _Product:
             states[name] = self._infer_state(given, name, statistics)
             mean, covariance = states[name].mean, states[name].covariance
             statistics[name] = Moments.of(mean, covariance)
-        return _Found(discrete, states, statistics, given)
+        return _Found(discrete, states, statistics)
 
     def _infer_discrete(
         self, logits: Logits
@@ -211,15 +272,7 @@ class _Product:
         if not own:
             return infer_state(given, name, spoken, said)
         prior = self._to_gaussian(name, own, statistics)
-        belief = infer_state(given, name, spoken, said, prior)
-        # Its prior is counted with the factors of several sites.
-        return belief._replace(kl=-self._entropy(name, belief))
-
-    def _entropy(self, name: str, belief: StateBelief) -> Array:
-        tril = jnp.linalg.cholesky(belief.covariance)
-        log_dets = jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-        value = log_dets + 0.5 * belief.mean.shape[-1] * (1 + log(2 * pi))
-        return per_entry(value, self.evidence.place(name))
+        return infer_state(given, name, spoken, said, prior)
 
     # messages of the factors of several sites
 
@@ -250,35 +303,3 @@ class _Product:
                 name = str(factor.source.selector)
                 logits[name] = logits[name] + self.evidence.to_selector(factor, table)
         return logits
-
-    # what was found
-
-    def total(self, found: _Found) -> Array | None:
-        """The total of a site that nothing is coupled with."""
-        beliefs: dict[str, DiscreteBelief | StateBelief] = {**found.discrete}
-        beliefs |= found.states
-        if len(beliefs) > 1 or self.forms:
-            return None
-        ((name, belief),) = beliefs.items()
-        return total_of_one(self.evidence, name, belief, self.potentials)
-
-    def add_to(self, posterior: LocalPosterior, found: _Found) -> None:
-        """Add the sites, and what observed factors are expected to be."""
-        given = found.given
-        sampled = frozenset().union(*given.structure.likelihoods.values())
-        for name, belief in found.discrete.items():
-            posterior.add(name, belief.marginal, belief.kl)
-            if name in sampled:
-                posterior.average[name] = belief.probs
-        for name, state in found.states.items():
-            posterior.add(name, state.marginal, state.kl)
-            for factor in given.observed(GaussianFactor, parent=name):
-                value = given.given_parent(factor, name, state.mean, state.covariance)
-                posterior.expect({factor.site: per_entry(value, given.place(factor))})
-        for form in self.forms:
-            value = coupling.expected(self.evidence, form, found.statistics)
-            value, site = per_entry(value, form.place), form.factor.site
-            if site in posterior.kl:
-                posterior.kl[site] = posterior.kl[site] - value
-            else:
-                posterior.expect({site: value})

@@ -3,30 +3,46 @@
 
 """The sum of the likelihood terms and divergences of a group of local sites.
 
-What conjugate factors say of a site is in the expectations of these factors, and once
-more, with the other sign, in the divergence of its posterior:
+With F(q, p) for this sum, the posterior q of a group is what makes F(q, p) + E_q[what
+the recognition function says] largest, whatever the parameters of the factors p are. So
+F has the derivative
 
-    E_q log p(y | x) - KL(q || p)  =  log Z - E_q[what the recognition function says]
+    dF  =  F_p dp - d E_q[said] with what is said held fixed
 
-The right-hand side is what an iteration of variational message passing needs. The
-gradient of the log normaliser is the expected statistics, and where no recognition
-function speaks nothing is differentiated through these.
+and nothing is differentiated through inference where no recognition function speaks.
+Every term of F is made of residuals and log determinants: log normalisers, which would
+give the same sum, are small differences of large numbers where data are large beside
+their noise.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.inference.beliefs import DiscreteBelief, StateBelief, expected_said
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.joint import JointBelief
 from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.program.factors import GaussianFactor
 
-__all__ = ["sum_of_terms", "total_of_graph", "total_of_joint", "total_of_one"]
+__all__ = ["Belief", "optimal_total", "sum_of_terms"]
+
+
+class Belief(Protocol):
+    """The posterior of a group, a pytree."""
+
+    @property
+    def moments(self) -> Any:
+        """What expectations of potentials need of it."""
+
+    def add_to(self, posterior: LocalPosterior, evidence: Evidence) -> None:
+        """Add the sites and their divergences, and what is expected of observations."""
+
+    @staticmethod
+    def expected(evidence: Evidence, potentials: dict[str, Any], moments: Any) -> Array:
+        """What the recognition function says, times the scales of its sites."""
 
 
 def sum_of_terms(evidence: Evidence, posterior: LocalPosterior) -> Array:
@@ -38,82 +54,41 @@ def sum_of_terms(evidence: Evidence, posterior: LocalPosterior) -> Array:
     return sum(scaled, jnp.zeros(()))
 
 
-def _masked(evidence: Evidence, names: Any) -> bool:
-    """Whether observations of a position that does not count may say nothing to it.
+def optimal_total(
+    evidence: Evidence, potentials: dict[str, Any], belief: Belief, value: Array
+) -> Array:
+    """A total with the derivative that it has where a posterior is the best one.
 
-    They are scored all the same, so that not all that is said cancels.
-    """
-    return any(evidence.place(name).mask is not None for name in names)
-
-
-def total_of_one(
-    evidence: Evidence,
-    name: str,
-    belief: DiscreteBelief | StateBelief,
-    potentials: dict[str, Any],
-) -> Array | None:
-    """The total of a site or chain that is coupled with no other.
+    It is a function of parameters and posterior, and may be differentiated again.
 
     :param evidence: the factors.
-    :param name: the site.
-    :param belief: its posterior.
-    :param potentials: what the recognition function says.
-    :return: None if that is not known in this form.
+    :param potentials: what the recognition function says of the sites of a group.
+    :param belief: the best posterior of the group.
+    :param value: the total.
     """
-    if _masked(evidence, [name]):
-        return None
-    value, spoken = jnp.sum(belief.log_normalizer), potentials.get(name)
-    if isinstance(belief, StateBelief):
-        for factor in evidence.observed(GaussianFactor, parent=name):
-            value = value + jnp.sum(evidence.parent_message(factor, name).constant)
-        if spoken is not None:
-            said = spoken.expected(belief.mean, belief.covariance)
-            value = value - jnp.sum(said)
-    elif spoken is not None:
-        value = value - jnp.sum(expected_said(belief.probs, spoken.logits))
-    return evidence.place(name).scale * value
+    structure, kind = evidence.structure, type(belief)
 
+    def total_at(parameters: tuple, belief: Belief) -> Array:
+        given, posterior = Evidence(structure, *parameters), LocalPosterior()
+        belief.add_to(posterior, given)
+        return sum_of_terms(given, posterior)
 
-def total_of_joint(
-    evidence: Evidence, name: str, belief: JointBelief, potentials: dict[str, Any]
-) -> Array | None:
-    """The total of a discrete site and the Gaussian sites that it picks.
+    @jax.custom_vjp
+    def total(value: Array, *given: Any) -> Array:
+        return value
 
-    :param evidence: the factors, given for each state.
-    :param name: the discrete site.
-    :param belief: their posterior.
-    :param potentials: what the recognition function says.
-    :return: None if that is not known in this form.
-    """
-    if _masked(evidence, (name, *belief.components)):
-        return None
-    probs, spoken = belief.discrete.probs, potentials.get(name)
-    value = jnp.sum(belief.discrete.log_normalizer)
-    if spoken is not None:
-        value = value - jnp.sum(expected_said(probs, spoken.logits))
-    total = evidence.place(name).scale * value
-    for state, component in belief.components.items():
-        own = evidence.place(state)
-        value = jnp.sum(component.constant)
-        if component.spoken is not None:
-            states = evidence.spread(name, probs, own)
-            value = value - jnp.sum(expected_said(states, component.spoken))
-        total = total + own.scale * value
-    return total
+    def forward(value: Array, *given: Any) -> tuple[Array, tuple]:
+        return value, given
 
+    def backward(given: tuple, cotangent: Array) -> tuple:
+        parameters, potentials, moments, belief = given
+        _, pull = jax.vjp(lambda p: total_at(p, belief), parameters)
+        to_moments = None
+        if potentials:
+            said = partial(kind.expected, Evidence(structure, *parameters), potentials)
+            (to_moments,) = jax.vjp(said, moments)[1](-cotangent)
+        return None, *pull(cotangent), None, to_moments, None
 
-def total_of_graph(
-    evidence: Evidence, names: list[str], log_normalizer: Array, heard: dict[str, Array]
-) -> Array | None:
-    """The total of the sites of a graph.
-
-    :param evidence: the factors.
-    :param names: the sites, which have the same scale.
-    :param log_normalizer: of all that is said of them.
-    :param heard: expectations of what the recognition function says, by site.
-    :return: None if that is not known in this form.
-    """
-    if _masked(evidence, names):
-        return None
-    value = log_normalizer - sum(map(jnp.sum, heard.values()), jnp.zeros(()))
-    return evidence.place(names[0]).scale * value
+    total.defvjp(forward, backward)
+    parameters = evidence.bound, evidence.moments
+    return total(value, parameters, potentials, belief.moments, belief)

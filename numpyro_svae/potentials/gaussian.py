@@ -112,6 +112,15 @@ class GaussianPotential:
             return self.precision
         return self.precision[..., None] * jnp.eye(self.dim, dtype=self.precision.dtype)
 
+    def about(self, origin: ArrayLike) -> "GaussianPotential":
+        r"""The potential as a function of :math:`x - o`, less its value at :math:`o`.
+
+        :param origin: :math:`o`, shape ``(..., D)``.
+        """
+        apply = jnp.multiply if self.is_diagonal else _matvec
+        pull = apply(self.precision, jnp.asarray(origin))
+        return GaussianPotential(self.info_vector - pull, self.precision)
+
     def mask(self, mask: ArrayLike) -> "GaussianPotential":
         """The zero potential wherever ``mask`` is false, whatever is stored there.
 
