@@ -33,7 +33,6 @@ from numpyro_svae.program.checks import (
     Potential,
     check_potentials,
     check_start,
-    stand_ins,
 )
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import mixtures
@@ -111,11 +110,9 @@ class AutoSVAE(AutoGuide):
         return self.structure
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        with block(), jax.ensure_compile_time_eval():
-            args, kwargs = stand_ins((args, kwargs))
-            self.structure, messages = read_program(
-                self.model, self.recognition, args, kwargs
-            )
+        self.structure, messages = read_program(
+            self.model, self.recognition, args, kwargs
+        )
         self.prototype_trace = {
             name: {k: v for k, v in message.items() if k in ("type", "name")}
             for name, message in messages.items()

@@ -188,8 +188,9 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
                 "or MatrixNormal outside of the plates of the data. Accepted local "
                 "sites: Categorical, MultivariateNormal, "
                 "Normal(...).to_event(1), LinearGaussianChain, DiscreteMarkovChain. "
-                "Hide other sites with numpyro.handlers.block and give them a guide of "
-                "their own in an AutoGuideList."
+                "A site that only likelihoods with a potential depend on may be hidden "
+                "with numpyro.handlers.block and have a guide of its own in an "
+                "AutoGuideList."
             )
         locals[name] = Local(name, kind, size)
     return locals
