@@ -230,12 +230,16 @@ def plain_globals(
 
 
 def plain_run(
-    program: Program, structure: Structure, expose: bool = False
+    program: Program,
+    structure: Structure,
+    values: dict[str, Any] | None = None,
+    expose: bool = False,
 ) -> dict[str, dict]:
     """Trace of a run at the values that data are read at.
 
     :param program: the program.
     :param structure: its wiring.
+    :param values: other values of some sites.
     :param expose: whether enclosing handlers see the parameters and plates.
     """
 
@@ -246,7 +250,8 @@ def plain_run(
         dtype = int if local.discrete else float
         return jnp.zeros(message["fn"].shape(), dtype)
 
-    return program.trace(plain_globals(structure.priors), zero, expose)
+    given = {**plain_globals(structure.priors), **(values or {})}
+    return program.trace(given, zero, expose)
 
 
 def label_of(name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+import operator
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 from numpyro import validation_enabled
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.program.checks import (
@@ -24,9 +25,12 @@ from numpyro_svae.program.checks import (
     check_masks,
     check_plates,
     check_potentials,
+    stand_ins,
 )
+from numpyro_svae.program.draws import check_draws
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.latents import easy_value, read_priors
+from numpyro_svae.program.padding import check_padding
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.reader import read_structure
@@ -43,19 +47,27 @@ def read_program(
 
     :param model: the NumPyro program.
     :param recognition: the recognition function.
-    :param args: concrete arguments of both.
-    :param kwargs: concrete keyword arguments of both.
+    :param args: arguments of both, which may be traced.
+    :param kwargs: keyword arguments of both.
     :return: the wiring, and the trace of a run of the model.
     :raises ValueError: naming the site or the plate that is at fault.
     """
-    program = Program(model, args, kwargs, random.PRNGKey(0))
-    with validation_enabled(False):  # a distribution cannot say which site it is at
-        return _read_program(program, recognition)
+    # a distribution cannot say which site it is at
+    with block(), validation_enabled(False):
+        with jax.ensure_compile_time_eval():
+            known = stand_ins((args, kwargs))
+            program = Program(model, *known, random.PRNGKey(0))
+            program, structure, messages = _read_program(program, recognition)
+            own = jax.tree.leaves((args, kwargs))
+            concrete = all(map(operator.is_, jax.tree.leaves(known), own))
+            check_padding(program, structure, concrete)
+        check_draws(program, structure)
+    return structure, messages
 
 
 def _read_program(
     program: Program, recognition: Callable | None
-) -> tuple[Structure, dict[str, dict]]:
+) -> tuple[Program, Structure, dict[str, dict]]:
     args, kwargs = program.args, program.kwargs
     messages = program.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
@@ -73,7 +85,7 @@ def _read_program(
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)
     check_hyperparameters(structure.priors, _read_priors(program, structure))
-    return structure, messages
+    return program, structure, messages
 
 
 def _show_scans(
