@@ -129,13 +129,16 @@ class Prober:
                 draw: np.ndarray = rng.integers(0, local.size, value.shape)
             else:
                 draw = rng.standard_normal(value.shape)
-            values[local.name] = self._known(local.name, draw.astype(value.dtype))
+            draw = draw.astype(value.dtype)
+            values[local.name] = (
+                self._known(local.name, draw) if local.discrete else draw
+            )
         return values
 
     def _known(self, name: str, draw: np.ndarray) -> np.ndarray:
         """What the program sees of a site that is observed in part."""
-        site = self.sites.get(label_of(name))
-        if site is None or site.mask is None:
+        site = self.sites.get(str(label_of(name)))
+        if site is None or site.mask is None or not self.locals[name].discrete:
             return draw
         return np.where(np.asarray(site.mask), np.asarray(site.value), draw)
 
@@ -254,9 +257,10 @@ def plain_run(
     return program.trace(given, zero, expose)
 
 
-def label_of(name: str) -> str:
-    """Name of the observed part of a site that ``obs_mask`` has split in two."""
-    return name.removesuffix("_unobserved") + "_observed"
+def label_of(name: str) -> str | None:
+    """Name of the observed part of a site, of which ``obs_mask`` made this the rest."""
+    whole = name.removesuffix("_unobserved")
+    return None if whole == name else whole + "_observed"
 
 
 def _union(sets: Any) -> frozenset[str]:

@@ -55,11 +55,11 @@ def read_program(
     # a distribution cannot say which site it is at
     with block(), validation_enabled(False):
         with jax.ensure_compile_time_eval():
-            known = stand_ins((args, kwargs))
-            program = Program(model, *known, random.PRNGKey(0))
+            known_args, known_kwargs = stand_ins((args, kwargs))
+            program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
             program, structure, messages = _read_program(program, recognition)
-            own = jax.tree.leaves((args, kwargs))
-            concrete = all(map(operator.is_, jax.tree.leaves(known), own))
+            known = jax.tree.leaves((known_args, known_kwargs))
+            concrete = all(map(operator.is_, jax.tree.leaves((args, kwargs)), known))
             check_padding(program, structure, concrete)
         check_draws(program, structure)
     return structure, messages
