@@ -9,11 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import jax
 from jax import Array, random
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import block
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.fitted import FittedGuide
@@ -32,7 +30,6 @@ from numpyro_svae.program.checks import (
     Potential,
     check_potentials,
     check_start,
-    stand_ins,
 )
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import mixtures
@@ -112,14 +109,10 @@ class AutoSVAE(FittedGuide):
         return self.structure
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        with block(), Given() as given, jax.ensure_compile_time_eval():
-            args, kwargs = stand_ins((args, kwargs))
-            self.structure, messages = read_program(
-                self.model, self.recognition, args, kwargs
-            )
+        self.structure, messages, self.state_names = read_program(
+            self.model, self.recognition, args, kwargs
+        )
         check_names(self.structure.priors, self.init)
-        of_model = (n for n, m in messages.items() if m["type"] == "mutable")
-        self.state_names = frozenset((*given.begun, *of_model))
         self.prototype_trace = {
             name: {k: v for k, v in message.items() if k in ("type", "name")}
             for name, message in messages.items()

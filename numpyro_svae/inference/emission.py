@@ -17,7 +17,6 @@ from numpyro_svae.inference.declared import Total
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.priors import Prior
-from numpyro_svae.program.probing import label_of
 from numpyro_svae.program.scans import Scan
 from numpyro_svae.program.sites import Site, at_positions
 from numpyro_svae.program.wrappers import peel
@@ -145,9 +144,7 @@ def sample_local(
         states = read_at(values[selector], *places, 0)
     fn = drawn.get(name)
     if fn is None:
-        fn = local.given(name, states)
-        if label_of(name) not in sites:
-            fn = _masked(fn, sites[name])
+        fn = _masked(local.given(name, states), sites[name])
     scan = next((s for s in scans if name in s), None)
     if scan is None:
         values[name] = numpyro.sample(name, fn, infer=infer)

@@ -76,13 +76,21 @@ class Evidence:
         """Where a factor is, or a local site."""
         if isinstance(factor, str):
             place = place_of(self.site(factor))
-            labelled = factor in self.structure.labels  # all of it counts
-            return place._replace(mask=None) if labelled else place
+            if factor in self.structure.labels:  # all of it counts
+                return place._replace(mask=None)
+            return self._uncounted(factor, place)
         table = isinstance(factor, TableFactor | TableConditional)
         if table and factor.source.prior is None:
             return self.bound.tables[factor.site].place
         event_dim = getattr(factor, "event_dim", 0)
-        return place_of(self.site(factor.site), factor.role, event_dim)
+        place = place_of(self.site(factor.site), factor.role, event_dim)
+        return self._uncounted(factor.site, place)
+
+    def _uncounted(self, name: str, place: Place) -> Place:
+        """A place of which nothing counts, if its site is a leaf."""
+        if name not in self.structure.leaves:
+            return place
+        return place._replace(mask=jnp.zeros(place.positions, bool))
 
     @property
     def averaged(self) -> frozenset[str]:

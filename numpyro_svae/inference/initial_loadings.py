@@ -8,7 +8,6 @@ from __future__ import annotations
 import jax
 from jax import Array
 import jax.numpy as jnp
-import numpy as np
 
 from numpyro_svae.families import RegressionNatural
 
@@ -20,7 +19,7 @@ def loadings(
     v: Array,
     u: Array,
     weight: Array,
-    parent_map: np.ndarray,
+    parent_map: Array,
     scale: Array | float,
 ) -> RegressionNatural:
     """Principal directions of what the known regressors leave unexplained."""
@@ -38,7 +37,7 @@ def loadings(
     rank = min(state, v.shape[-1])
     loading = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(values[::-1][:rank], 0))
     loading = jnp.pad(loading, ((0, 0), (0, state - rank)))
-    weight_matrix = offset + loading @ np.linalg.pinv(parent_map)
+    weight_matrix = offset + loading @ jnp.linalg.pinv(parent_map)
     left = jnp.trace(covariance) - jnp.sum(loading**2)
     noise = jnp.maximum(left, 0.01 * jnp.trace(covariance)) / v.shape[-1]
     steps = count * scale

@@ -176,11 +176,14 @@ def _path(
         if factor.parent_map is None:  # known weights
             continue
         weight = _weight(key, name, structure, bound, potentials)
-        residual = data.value - data.regressor @ weight.T
+        inverse = jnp.linalg.pinv(weight @ factor.parent_map)
+        if data.members is not None:
+            weight, inverse = weight[data.members], inverse[data.members]
+        residual = data.value - _apply(weight, data.regressor)
         mask = bound.sites[factor.site].mask
         if mask is not None:
             residual = jnp.where(mask[..., None], residual, 0.0)
-        return residual @ jnp.linalg.pinv(weight @ factor.parent_map).T
+        return _apply(inverse, residual)
     return _said_mean(potentials.get(site.name))
 
 
@@ -196,7 +199,13 @@ def _weight(
     if join is None:
         return start(name).to_standard().loc
     means = [block.moments(start(block.name)).mean for block in join.weights]
+    batch = jnp.broadcast_shapes(*(mean.shape[:-2] for mean in means))
+    means = [jnp.broadcast_to(m, (*batch, *m.shape[-2:])) for m in means]
     return jnp.concatenate(means, -1)
+
+
+def _apply(matrix: Array, vector: Array) -> Array:
+    return jnp.einsum("...ij,...j->...i", matrix, vector)
 
 
 def _said_mean(potential: GaussianPotential | None) -> Array | None:

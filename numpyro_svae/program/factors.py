@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
+from jax import Array
 
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.priors import Prior
@@ -102,7 +102,7 @@ class GaussianFactor(Factor):
     """
 
     parent: str | None = None
-    parent_map: np.ndarray | None = field(default=None, compare=False)
+    parent_map: Array | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,8 @@ class Structure:
         that each depends on.
     :param labels: latent discrete sites of which a part is observed, by ``obs_mask``,
         with the site of the observed part.
+    :param leaves: local sites on which nothing depends. They have their prior and say
+        nothing, so that what they depend on is not learnt from them.
     :param axes: names of the axes of the positions of local sites, and of those that
         have conjugate factors.
     :param scans: the scans of the program, whose chains are among the local sites.
@@ -179,6 +181,7 @@ class Structure:
     factors: tuple[Factor, ...]
     likelihoods: dict[str, frozenset[str]]
     labels: dict[str, str]
+    leaves: frozenset[str]
     axes: dict[str, tuple[str, ...]]
     scans: tuple[Scan, ...] = ()
     joins: dict[str, Join] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from numpyro_svae.program.factors import (
     Structure,
 )
 
-__all__ = ["Group", "coupled_groups", "mixtures", "scope"]
+__all__ = ["Group", "coupled_groups", "mixtures", "parents_of", "scope"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,19 @@ class Group:
     kind: str
 
 
-def scope(structure: Structure, factor: Factor) -> tuple[str, ...]:
-    """The local sites that a factor joins: its parents, what picks it, its own site."""
+def parents_of(factor: Factor) -> list[str]:
+    """The local sites that a factor depends on: what picks it, and its parents."""
     names = [factor.source.selector]
     if isinstance(factor, GaussianFactor):
         names.append(factor.parent)
     if isinstance(factor, Conditional):
         names += [*factor.parents, *factor.selectors]
-    names.append(factor.site)
+    return [name for name in names if name is not None]
+
+
+def scope(structure: Structure, factor: Factor) -> tuple[str, ...]:
+    """The local sites that a factor joins: its parents, what picks it, its own site."""
+    names = [*parents_of(factor), factor.site]
     return tuple(dict.fromkeys(n for n in names if n in structure.locals))
 
 

@@ -22,7 +22,7 @@ from numpyro_svae.program.global_gaussians import Candidates
 from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
 from numpyro_svae.program.observations import CATEGORICAL
 from numpyro_svae.program.priors import DirichletPrior, Prior, RegressionPrior
-from numpyro_svae.program.probing import Prober, same
+from numpyro_svae.program.probing import Prober, label_of, same
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.sites import Program, Site, gaussian_view, unwrap
 
@@ -180,6 +180,13 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
         elif gaussian_view(site) is not None:
             kind, size = "gaussian", site.outer.event_shape[-1]
         else:
+            if label_of(name) in sites:
+                raise ValueError(
+                    f"Site '{name}': obs_mask makes a latent site of what is missing, "
+                    f"and {type(site.fn).__name__} is none that AutoSVAE knows. "
+                    "Accepted: a mask, as numpyro.sample(name, fn.mask(seen), obs=y), "
+                    "with which ns.impute draws what is missing."
+                )
             raise ValueError(
                 f"Site '{name}': latent {type(site.fn).__name__} is neither conjugate "
                 "nor can it be given a potential. Accepted global sites: "
@@ -188,8 +195,9 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
                 "or MatrixNormal outside of the plates of the data. Accepted local "
                 "sites: Categorical, MultivariateNormal, "
                 "Normal(...).to_event(1), LinearGaussianChain, DiscreteMarkovChain. "
-                "Hide other sites with numpyro.handlers.block and give them a guide of "
-                "their own in an AutoGuideList."
+                "A site that only likelihoods with a potential depend on may be hidden "
+                "with numpyro.handlers.block and have a guide of its own in an "
+                "AutoGuideList."
             )
         locals[name] = Local(name, kind, size)
     return locals

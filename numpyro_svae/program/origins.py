@@ -17,9 +17,10 @@ from numpyro.ops.provenance import eval_provenance
 
 from numpyro_svae.program.sites import Program
 
-__all__ = ["elsewhere"]
+__all__ = ["NOT_TRACEABLE", "elsewhere"]
 
-_NOT_TRACEABLE = (
+# what a program raises that looks at the values of its arguments
+NOT_TRACEABLE = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
     jax.errors.TracerArrayConversionError,
@@ -41,7 +42,7 @@ def elsewhere(program: Program, read: Callable[[Program], Array]) -> Array:
 
     try:
         used = eval_provenance(traced, **leaves)
-    except _NOT_TRACEABLE:
+    except NOT_TRACEABLE:
         used = frozenset(leaves)
     if not used:
         return read(program)

@@ -129,13 +129,16 @@ class Prober:
                 draw: np.ndarray = rng.integers(0, local.size, value.shape)
             else:
                 draw = rng.standard_normal(value.shape)
-            values[local.name] = self._known(local.name, draw.astype(value.dtype))
+            draw = draw.astype(value.dtype)
+            values[local.name] = (
+                self._known(local.name, draw) if local.discrete else draw
+            )
         return values
 
     def _known(self, name: str, draw: np.ndarray) -> np.ndarray:
         """What the program sees of a site that is observed in part."""
-        site = self.sites.get(label_of(name))
-        if site is None or site.mask is None:
+        site = self.sites.get(str(label_of(name)))
+        if site is None or site.mask is None or not self.locals[name].discrete:
             return draw
         return np.where(np.asarray(site.mask), np.asarray(site.value), draw)
 
@@ -230,12 +233,16 @@ def plain_globals(
 
 
 def plain_run(
-    program: Program, structure: Structure, expose: bool = False
+    program: Program,
+    structure: Structure,
+    values: dict[str, Any] | None = None,
+    expose: bool = False,
 ) -> dict[str, dict]:
     """Trace of a run at the values that data are read at.
 
     :param program: the program.
     :param structure: its wiring.
+    :param values: other values of some sites.
     :param expose: whether enclosing handlers see the parameters and plates.
     """
 
@@ -246,12 +253,14 @@ def plain_run(
         dtype = int if local.discrete else float
         return jnp.zeros(message["fn"].shape(), dtype)
 
-    return program.trace(plain_globals(structure.priors), zero, expose)
+    given = {**plain_globals(structure.priors), **(values or {})}
+    return program.trace(given, zero, expose)
 
 
-def label_of(name: str) -> str:
-    """Name of the observed part of a site that ``obs_mask`` has split in two."""
-    return name.removesuffix("_unobserved") + "_observed"
+def label_of(name: str) -> str | None:
+    """Name of the observed part of a site, of which ``obs_mask`` made this the rest."""
+    whole = name.removesuffix("_unobserved")
+    return None if whole == name else whole + "_observed"
 
 
 def _union(sets: Any) -> frozenset[str]:

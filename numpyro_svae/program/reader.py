@@ -9,13 +9,14 @@ from collections.abc import Collection
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.axes import axes_of
-from numpyro_svae.program.factors import Factor, Structure
+from numpyro_svae.program.factors import Factor, Local, Structure
 from numpyro_svae.program.gaussians import (
     read_chain,
     read_gaussian,
     read_known_regression,
 )
 from numpyro_svae.program.graphs import check_graphs
+from numpyro_svae.program.groups import parents_of
 from numpyro_svae.program.latents import read_locals, read_priors
 from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.priors import Prior
@@ -50,11 +51,8 @@ def read_structure(
     block_of = {name: prior for prior in priors.values() for name in prior.sites}
     needs = prober.dependencies([*block_of, *locals])
     wiring = Wiring(prober, block_of, needs)
-    labels = {
-        name: label_of(name)
-        for name, local in locals.items()
-        if local.discrete and label_of(name) in sites
-    }
+    observed = {name: label_of(name) for name in locals if locals[name].discrete}
+    labels = {name: label for name, label in observed.items() if label in sites}
     factors: list[Factor] = []
     likelihoods: dict[str, frozenset[str]] = {}
     for name, site in sites.items():
@@ -65,6 +63,7 @@ def read_structure(
             factors.extend(found)
             if not found and wiring.used(name):
                 likelihoods[name] = wiring.used(name)
+    leaves = _leaves(locals, factors, {*labels, *spoken}.union(*likelihoods.values()))
     names = [*locals, *(factor.site for factor in factors)]
     axes = {name: axes_of(sites[name]).plates for name in names}
     structure = Structure(
@@ -73,12 +72,28 @@ def read_structure(
         tuple(factors),
         likelihoods,
         labels,
+        leaves,
         axes,
         program.scans,
         prober.joins,
     )
     check_graphs(structure, sites)
     return structure
+
+
+def _leaves(
+    locals: dict[str, Local], factors: list[Factor], needed: Collection[str]
+) -> frozenset[str]:
+    """The local sites on which nothing depends but sites of the same kind.
+
+    :param needed: sites on which something else depends.
+    """
+    leaves = {name for name in locals if not locals[name].chain} - {*needed}
+    while True:
+        used = {n for f in factors if f.site not in leaves for n in parents_of(f)}
+        if not used & leaves:
+            return frozenset(leaves)
+        leaves -= used
 
 
 def _check_hyperparameters(wiring: Wiring, prior: Prior) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+import operator
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 from numpyro import validation_enabled
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.program.checks import (
@@ -24,9 +25,13 @@ from numpyro_svae.program.checks import (
     check_masks,
     check_plates,
     check_potentials,
+    stand_ins,
 )
+from numpyro_svae.program.draws import check_draws
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.latents import easy_value, read_priors
+from numpyro_svae.program.mutable_state import Given
+from numpyro_svae.program.padding import check_padding
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.reader import read_structure
@@ -38,24 +43,34 @@ __all__ = ["read_program", "recognise"]
 
 def read_program(
     model: Callable, recognition: Callable | None, args: tuple, kwargs: dict[str, Any]
-) -> tuple[Structure, dict[str, dict]]:
+) -> tuple[Structure, dict[str, dict], frozenset[str]]:
     """Read the wiring of a model, and check all that can be checked before inference.
 
     :param model: the NumPyro program.
     :param recognition: the recognition function.
-    :param args: concrete arguments of both.
-    :param kwargs: concrete keyword arguments of both.
-    :return: the wiring, and the trace of a run of the model.
+    :param args: arguments of both, which may be traced.
+    :param kwargs: keyword arguments of both.
+    :return: the wiring, the trace of a run of the model, and the names of the mutable
+        states of both.
     :raises ValueError: naming the site or the plate that is at fault.
     """
-    program = Program(model, args, kwargs, random.PRNGKey(0))
-    with validation_enabled(False):  # a distribution cannot say which site it is at
-        return _read_program(program, recognition)
+    # a distribution cannot say which site it is at
+    with block(), Given() as given, validation_enabled(False):
+        with jax.ensure_compile_time_eval():
+            known_args, known_kwargs = stand_ins((args, kwargs))
+            program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
+            program, structure, messages = _read_program(program, recognition)
+            known = jax.tree.leaves((known_args, known_kwargs))
+            concrete = all(map(operator.is_, jax.tree.leaves((args, kwargs)), known))
+            check_padding(program, structure, concrete)
+        check_draws(program, structure)
+    of_model = (n for n, m in messages.items() if m["type"] == "mutable")
+    return structure, messages, frozenset((*given.begun, *of_model))
 
 
 def _read_program(
     program: Program, recognition: Callable | None
-) -> tuple[Structure, dict[str, dict]]:
+) -> tuple[Program, Structure, dict[str, dict]]:
     args, kwargs = program.args, program.kwargs
     messages = program.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
@@ -73,7 +88,7 @@ def _read_program(
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)
     check_hyperparameters(structure.priors, _read_priors(program, structure))
-    return structure, messages
+    return program, structure, messages
 
 
 def _show_scans(

@@ -3,22 +3,27 @@
 
 """How learnt weights meet latent vectors: through graphs, and through arguments."""
 
+from functools import partial
+
 from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from scipy.stats import multivariate_normal
 
 import numpyro_svae as ns
+from tests.data import make_svi
 from tests.graphs_of_sites import LOADING, NOISE, hierarchy
 
 KEY, CERTAIN = random.PRNGKey(0), 1e9
+SCALES = np.array([1.0, -0.5])
 
 
-def prior():
+def prior(scale=1.0):
     """A prior of loadings and noise that leaves nothing to learn."""
-    eye = jnp.eye(3)
-    weight, noise = jnp.asarray(LOADING), CERTAIN * NOISE * eye
+    eye, scale = jnp.eye(3), jnp.asarray(scale)[..., None, None]
+    weight, noise = scale * jnp.asarray(LOADING), CERTAIN * NOISE * eye
     return ns.MatrixNormalInverseWishart(weight, CERTAIN * eye[:2, :2], CERTAIN, noise)
 
 
@@ -41,6 +46,22 @@ def mapped(rows, y):
         x = numpyro.sample("x", dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)))
         fn = dist.MultivariateNormal(x @ rows.T @ weight.T, cov)
         numpyro.sample("y", fn, obs=y)
+
+
+def grouped(group, y, learnt=False):
+    """Walks seen through the learnt loadings of their group, ``y (N, T, 3)``."""
+    step = noise = jnp.eye(2)
+    if learnt:
+        dynamics = ns.MatrixNormalInverseWishart(step, step, 4.0, step)
+        step, noise = ns.sample("dynamics", dynamics)
+    with numpyro.plate("groups", 2):
+        weights, covs = ns.sample("loadings", prior(SCALES))
+    start = jnp.zeros(2), jnp.eye(2)
+    with numpyro.plate("data", len(y)):
+        walk = ns.LinearGaussianChain(*start, step, noise, num_steps=y.shape[1])
+        x = numpyro.sample("x", walk)
+        fn = dist.MultivariateNormal(x @ weights[group].mT, covs[group][:, None])
+        numpyro.sample("y", fn.to_event(1), obs=y)
 
 
 def numbers(*shape, seed=0):
@@ -75,3 +96,24 @@ def test_a_map_among_the_arguments_is_that_of_the_call(x64):
         mean = np.linalg.solve(precision, loading.T @ y.T / NOISE).T
         found = guide.posterior_local(params, rows, y)["x"]
         np.testing.assert_allclose(found.mean, mean, atol=1e-6)
+
+
+def test_walks_seen_through_loadings_that_data_pick(x64):
+    y, group = numbers(3, 4, 3), np.array([1, 0, 1])
+    svi = make_svi(grouped, ns.AutoSVAE(grouped, init={"loadings": prior(SCALES)}))
+    found = svi.evaluate(svi.init(KEY, group, y), group, y)
+    walk = np.kron(np.minimum.outer(range(1, 5), range(1, 5)), np.eye(2))
+    evidence = 0.0
+    for scale, own in zip(SCALES[group], np.reshape(y, (3, -1))):
+        loading = np.kron(np.eye(4), scale * LOADING)
+        cov = loading @ walk @ loading.T + NOISE * np.eye(12)
+        evidence += multivariate_normal(np.zeros(12), cov).logpdf(own)
+    np.testing.assert_allclose(found, -evidence, rtol=1e-5)
+
+
+def test_dynamics_start_where_data_pick_the_loadings():
+    y, group = numbers(3, 4, 3), np.array([1, 0, 1])
+    model = partial(grouped, learnt=True)
+    svi = make_svi(model, ns.AutoSVAE(model))
+    start = svi.init(KEY, group, y)
+    assert np.isfinite(svi.evaluate(start, group, y))

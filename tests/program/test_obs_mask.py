@@ -1,0 +1,143 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What ``obs_mask`` leaves out is latent: inferred exactly, or an error."""
+
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy.stats import multivariate_normal
+
+import numpyro_svae as ns
+from tests.data import make_svi
+
+KEY = random.PRNGKey(0)
+SEEN = np.array([True, False, True, True, False])
+WEIGHT = np.array([[1.0, -0.5], [0.3, 2.0], [0.0, 1.0]])
+STEP = np.array([[0.9, 0.2], [-0.1, 0.7]])
+NOISE = 0.3 * np.eye(3)
+PRIOR = ns.NormalInverseWishart(np.ones(2), 0.3, 5.0, np.eye(2))
+
+
+def numbers(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def vectors(x, obs_mask=None):
+    """Vectors of one component, of which some are missing."""
+    mu, cov = ns.sample("component", PRIOR)
+    with numpyro.plate("data", len(x)):
+        fn = dist.MultivariateNormal(mu, cov)
+        numpyro.sample("x", fn, obs=x, obs_mask=obs_mask)
+
+
+def regression(x, y, seen):
+    """Some of the regressors are missing."""
+    with numpyro.plate("data", len(x)):
+        fn = dist.MultivariateNormal(jnp.ones(2), jnp.eye(2))
+        x = numpyro.sample("x", fn, obs=x, obs_mask=seen)
+        fn = dist.MultivariateNormal(x @ WEIGHT.T, NOISE)
+        numpyro.sample("y", fn, obs=y)
+
+
+def walks(x, y, seen):
+    """Some of the paths are missing as a whole."""
+    with numpyro.plate("data", len(x)):
+        chain = ns.LinearGaussianChain(
+            jnp.ones(2), jnp.eye(2), STEP, 0.5 * jnp.eye(2), num_steps=x.shape[1]
+        )
+        x = numpyro.sample("x", chain, obs=x, obs_mask=seen)
+        fn = dist.MultivariateNormal(x @ WEIGHT.T, NOISE)
+        numpyro.sample("y", fn.to_event(1), obs=y)
+
+
+def decoded(x, y, seen):
+    """Vectors of which some are seen, all of them behind a nonlinear function."""
+    with numpyro.plate("data", len(x)):
+        fn = dist.MultivariateNormal(jnp.ones(2), jnp.eye(2))
+        x = numpyro.sample("x", fn, obs=x, obs_mask=seen)
+        fn = dist.Normal(jnp.tanh(x @ WEIGHT.T), 0.5).to_event(1)
+        numpyro.sample("y", fn, obs=y)
+
+
+def counts(seen):
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("data", len(seen)):
+        data = jnp.ones(len(seen), int)
+        numpyro.sample("n", dist.Poisson(rate), obs=data, obs_mask=seen)
+
+
+def loss_of(guide, model, *args):
+    return float(ns.SVAE_ELBO().loss(KEY, {}, model, guide, *args))
+
+
+def test_missing_vectors_teach_nothing(x64):
+    x, found = numbers(5, 2), []
+    for args in ((x, SEEN), (x[SEEN],)):
+        guide = ns.AutoSVAE(vectors)
+        svi = make_svi(vectors, guide, natural=1.0)
+        state, _ = svi.update(svi.init(KEY, *args), *args)
+        posterior = guide.get_posterior(svi.get_params(state))["component"]
+        natural = posterior.natural_parameters
+        found.append((svi.evaluate(state, *args), natural.vv, natural.df))
+    for missing, left_out in zip(*found):
+        np.testing.assert_allclose(missing, left_out, rtol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_missing_regressors_and_paths_are_inferred(x64, steps):
+    time = (steps,) if steps else ()
+    x, y = numbers(5, *time, 2), numbers(5, *time, 3, seed=1)
+    model, size = (walks, steps) if steps else (regression, 1)
+    means, covs = [np.ones(2)], [np.eye(2)]
+    for _ in range(size - 1):
+        means.append(STEP @ means[-1])
+        covs.append(STEP @ covs[-1] @ STEP.T + 0.5 * np.eye(2))
+    joint = np.zeros((2 * size, 2 * size))
+    for t in range(size):
+        for u in range(t, size):
+            block = np.linalg.matrix_power(STEP, u - t) @ covs[t]
+            joint[2 * u : 2 * u + 2, 2 * t : 2 * t + 2] = block
+            joint[2 * t : 2 * t + 2, 2 * u : 2 * u + 2] = block.T
+    mean, loading = np.concatenate(means), np.kron(np.eye(size), WEIGHT)
+    noise = np.kron(np.eye(size), NOISE)
+    total = loading @ joint @ loading.T + noise
+    flat_x, flat_y = np.reshape(x, (5, -1)), np.reshape(y, (5, -1))
+    gain = np.linalg.solve(total, loading @ joint).T
+    evidence = 0.0
+    for own_x, own_y, seen in zip(flat_x, flat_y, SEEN):
+        if seen:
+            evidence += multivariate_normal(mean, joint).logpdf(own_x)
+            evidence += multivariate_normal(loading @ own_x, noise).logpdf(own_y)
+        else:
+            evidence += multivariate_normal(loading @ mean, total).logpdf(own_y)
+    guide = ns.AutoSVAE(model)
+    loss = loss_of(guide, model, x, y, SEEN)
+    np.testing.assert_allclose(loss, -evidence, rtol=1e-8)
+    local = guide.posterior_local({}, x, y, SEEN)["x_unobserved"]
+    expected = mean + (flat_y - loading @ mean) @ gain.T
+    found = np.reshape(local.mean, (5, -1))[~SEEN]
+    np.testing.assert_allclose(found, expected[~SEEN], atol=1e-8)
+
+
+def test_missing_vectors_behind_a_network_have_a_potential(x64):
+    def recognition(x, y, seen):
+        potential = ns.GaussianPotential.from_loc_scale(y[:, :2], 0.7 * jnp.ones(2))
+        return {"x_unobserved": potential}
+
+    x, y = numbers(5, 2), numbers(5, 3, seed=1)
+    guide = ns.AutoSVAE(decoded, recognition)
+    whole = loss_of(guide, decoded, x, y, SEEN)
+    changed = jnp.where(SEEN[:, None], x, 7.0)
+    assert np.isfinite(whole)
+    np.testing.assert_allclose(loss_of(guide, decoded, changed, y, SEEN), whole)
+    with pytest.raises(ValueError, match=r"'x_unobserved'.*potential"):
+        loss_of(ns.AutoSVAE(decoded), decoded, x, y, SEEN)
+
+
+def test_missing_counts_are_an_error_that_says_what_to_write():
+    with pytest.raises(ValueError, match=r"'n_unobserved': obs_mask.*fn.mask\(seen\)"):
+        loss_of(ns.AutoSVAE(counts), counts, SEEN)
