@@ -14,6 +14,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from numpyro_svae.blocks import gaussian_chain
+from numpyro_svae.blocks.absorbing import absorb
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
 from numpyro_svae.blocks.layout import (
     events_from_lanes,
@@ -255,6 +256,19 @@ class LinearGaussianChain(CheckedArguments):
         )
         chain._marginals = posterior.marginals
         return chain, from_lanes(posterior.log_normalizer, 0, batch, time=False)
+
+    def absorb(self, potential: GaussianPotential) -> "LinearGaussianChain":
+        """The posterior given a potential, as a chain in the direction of this one.
+
+        It is safe where dynamics are far from normal, and computed once for sequences
+        that share dynamics and precisions.
+
+        :param potential: full, with batch shape ``(..., T)`` that broadcasts with the
+            chain's.
+        """
+        h, J, batch = self._potential_lanes(potential)
+        chain = absorb(*self._chain(batch), h, J)
+        return self._from_lanes(*chain, batch, self.time_reversed)
 
     def _potential_lanes(
         self, potential: GaussianPotential

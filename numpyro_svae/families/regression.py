@@ -22,9 +22,10 @@ from typing import NamedTuple
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import digamma, multigammaln
 
+from numpyro_svae.families.compensated import residual
 from numpyro_svae.families.matrices import (
     inverse_from_tril,
     log_diagonal,
@@ -129,6 +130,20 @@ class ExpectedRegression(NamedTuple):
         )
 
 
+@jax.jit
+def _standard(vv: Array, vu: Array, uu: Array) -> tuple[Array, Array, Array]:
+    """Location, and the Cholesky factors of ``K`` and ``Psi``."""
+    tril, cross = jnp.linalg.cholesky(uu), transpose(vu)
+    loc = cho_solve((tril, True), cross)
+    loc = loc + cho_solve((tril, True), residual(cross, uu, loc))
+    left = residual(cross, uu, loc)
+    half = solve_triangular(tril, left, lower=True)
+    scale = residual(vv, transpose(loc), cross) - transpose(left) @ loc
+    scale = symmetric(scale - transpose(half) @ half)
+    loc = loc + solve_triangular(tril, half, trans=1, lower=True)
+    return transpose(loc), tril, jnp.linalg.cholesky(scale)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RegressionNatural(NaturalParameters):
@@ -195,14 +210,12 @@ class RegressionNatural(NaturalParameters):
         return jnp.concatenate([top, jnp.concatenate([self.vu, self.vv], -1)], -2)
 
     def to_standard(self) -> RegressionStandard:
-        """Standard parameters; one Cholesky factorisation of the joint gives all."""
-        num_columns = self.uu.shape[-1]
-        tril = jnp.linalg.cholesky(self.joint())
-        column_tril = tril[..., :num_columns, :num_columns]
-        cross = tril[..., num_columns:, :num_columns]
-        loc = solve_triangular(column_tril, transpose(cross), trans=1, lower=True)
-        scale_tril = tril[..., num_columns:, num_columns:]
-        return RegressionStandard(transpose(loc), column_tril, scale_tril, self.df)
+        """Standard parameters, with the digits that natural ones of any condition have.
+
+        A location is improved by its residual, and ``Psi = vv - M_0 vu'`` is what a sum
+        in twice the precision leaves of it.
+        """
+        return RegressionStandard(*_standard(self.vv, self.vu, self.uu), self.df)
 
     def log_normalizer(self) -> Array:
         return self.to_standard().log_normalizer()

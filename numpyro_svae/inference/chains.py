@@ -35,12 +35,12 @@ class ChainPrior:
     def condition(self, said: GaussianPotential) -> LinearGaussianChain:
         """The posterior given a potential.
 
-        A left-over that many sequences share conditions the chain first, once for all
+        A left-over that many sequences share is taken into the dynamics, once for all
         of them, where that keeps what is said of each sequence diagonal.
         """
         chain, left = self.chain, self.leftover
         if left is not None and said.is_diagonal and _shared(left, said):
-            chain, left = chain.condition(left)[0], None
+            chain, left = chain.absorb(left), None
         return chain.condition(said if left is None else said + left)[0]
 
     def expected(self, path: Path, mean: Array, covariance: Array) -> Array:
