@@ -55,6 +55,7 @@ def infer_locals(
     """
     posterior = LocalPosterior()
     posterior.expect(evidence.data_log_probs())
+    posterior.log_evidence |= posterior.expected_log_prob
     for name, value in posterior.expected_log_prob.items():
         posterior.totals[name] = evidence.site(name).scale * jnp.sum(value)
     for group in coupled_groups(evidence.structure):
@@ -120,7 +121,7 @@ def _joint(
     (name,) = group.discrete
     belief = infer_joint(evidence, name, said[name], potentials, group.states)
     probs = belief.discrete.probs
-    posterior.add(name, belief.discrete.marginal, belief.discrete.kl)
+    posterior.add_discrete(name, belief.discrete)
     for state in group.states:
         _add_component(evidence, name, state, belief, posterior)
     sampled = frozenset().union(*evidence.structure.likelihoods.values())

@@ -267,7 +267,7 @@ class _Product:
         given = found.given
         sampled = frozenset().union(*given.structure.likelihoods.values())
         for name, belief in found.discrete.items():
-            posterior.add(name, belief.marginal, belief.kl)
+            posterior.add_discrete(name, belief)
             if name in sampled:
                 posterior.average[name] = belief.probs
         for name, state in found.states.items():
