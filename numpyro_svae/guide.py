@@ -196,7 +196,7 @@ class AutoSVAE(FittedGuide):
         picks = {} if self.mean_field else mixtures(structure)
         drawn, paths = emission.draw_graphs(local, bound.sites), dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
-            with plates.around(bound.sites[name].frames):
+            with plates.around_guide(bound.sites[name]):
                 args = name, local, bound.sites, picks, drawn, paths, closed
                 values |= emission.sample_local(*args, structure.scans, self.prefix)
             closed = {}
