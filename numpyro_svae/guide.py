@@ -24,6 +24,7 @@ from numpyro_svae.inference.engine import (
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.given_start import check_names, check_starts, natural_of
 from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.inference.watch import Watch
 from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.binding import Bound, bind
 from numpyro_svae.program.checks import (
@@ -96,6 +97,7 @@ class AutoSVAE(FittedGuide):
         self.init = dict(init or {})
         self.structure: Structure | None = None
         self.state_names = frozenset[str]()
+        self.watch = Watch()
 
     # set-up
 
@@ -148,6 +150,8 @@ class AutoSVAE(FittedGuide):
         naturals = {n: self._natural(n, bound, potentials) for n in structure.priors}
         options = structure, self.mean_field, self.fixed_point
         local = local_posterior(*options, bound, naturals, potentials, examine=examine)
+        if not examine:  # else it is looked at anyway
+            local = self.watch.watch(local)
         return naturals, bound, local, messages
 
     def _natural(
@@ -185,7 +189,7 @@ class AutoSVAE(FittedGuide):
         picks = {} if self.mean_field else mixtures(structure)
         drawn, paths = emission.draw_graphs(local, bound.sites), dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
-            with plates.around(bound.sites[name].frames):
+            with plates.around_guide(bound.sites[name]):
                 args = name, local, bound.sites, picks, drawn, paths, closed
                 values |= emission.sample_local(*args, structure.scans, self.prefix)
             closed = {}

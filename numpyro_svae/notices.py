@@ -17,7 +17,12 @@ import numpy as np
 __all__ = ["notice"]
 
 
-def notice(happened: Array, values: Any, say: Callable[[Any], None]) -> Array:
+def notice(
+    happened: Array,
+    values: Any,
+    say: Callable[[Any], None],
+    summary: Callable[[Any], Any] = lambda values: values,
+) -> Array:
     """Call a function on the host where something has happened, and cost nothing else.
 
     It works within ``grad``, ``jit``, ``scan`` and ``vmap``; of the members of a batch
@@ -28,8 +33,9 @@ def notice(happened: Array, values: Any, say: Callable[[Any], None]) -> Array:
     JAX's compilation cache.
 
     :param happened: whether, a boolean of shape ``()``.
-    :param values: a pytree of small arrays.
-    :param say: a function of the values as NumPy arrays.
+    :param values: a pytree of arrays.
+    :param say: a function of a summary of the values, as NumPy arrays.
+    :param summary: makes small arrays of them, where something has happened.
     :return: zero. Add it to a result: what nothing depends on is not computed.
     """
 
@@ -42,7 +48,7 @@ def notice(happened: Array, values: Any, say: Callable[[Any], None]) -> Array:
     @custom_vmap
     def speak(happened: Array, values: Any) -> Array:
         def call(values: Any) -> Array:
-            return jax.pure_callback(tell, zero, values)
+            return jax.pure_callback(tell, zero, summary(values))
 
         return lax.cond(happened, call, lambda _: jnp.zeros((), jnp.float32), values)
 
@@ -56,6 +62,6 @@ def notice(happened: Array, values: Any, say: Callable[[Any], None]) -> Array:
     values = lax.stop_gradient(values)
     if not isinstance(happened, jax.core.Tracer):
         if happened:
-            tell(values)
+            tell(summary(values))
         return jnp.zeros((), jnp.float32)
     return lax.stop_gradient(speak(happened, values))

@@ -13,14 +13,19 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_svae.diagnostics.collapse import collapsed_sites
 from numpyro_svae.diagnostics.dynamics import eigenvalues
 from numpyro_svae.diagnostics.evidence import check_subsample, read_fit
 from numpyro_svae.diagnostics.influence import PriorShare, prior_shares
+from numpyro_svae.diagnostics.masks import counted_positions
 from numpyro_svae.diagnostics.reliability import pareto_k_global, pareto_k_joint
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.wrappers import peel
+from numpyro_svae.training.plateau import finite_mean
+from numpyro_svae.whole_steps import skipped_steps
 
 __all__ = ["Report", "report"]
 
@@ -41,6 +46,9 @@ class Report:
     :param eigenvalues: of draws of the dynamics, ``(S, [K], D)``, by chain.
     :param convergence: of the coordinate ascent of coupled local sites, by site.
     :param priors: the shares of priors in posteriors, by block and part of it.
+    :param collapsed: the local sites that say nothing of the data, with what shows it.
+    :param skipped: number of steps that were left out as they were not finite; None if
+        neither losses nor a state were given.
     """
 
     elbo: float | None
@@ -51,6 +59,8 @@ class Report:
     eigenvalues: dict[str, np.ndarray]
     convergence: dict[str, Convergence]
     priors: dict[str, PriorShare]
+    collapsed: dict[str, str]
+    skipped: int | None
 
     @property
     def active(self) -> dict[str, int]:
@@ -76,6 +86,10 @@ class Report:
         if self.elbo is not None:
             gain = f"{self.elbo_gain:+.4g} on the tenth of the steps before"
             yield "ELBO", f"{self.elbo:.6g}, {gain}"
+        if self.skipped:
+            yield "steps left out", f"{self.skipped}, as they were not finite"
+        for name, reason in self.collapsed.items():
+            yield f"collapsed: '{name}'", reason
         yield "Pareto k, global sites", _verdict(self.pareto_k)
         yield "Pareto k, all latent sites", _verdict(self.pareto_k_joint)
         for name, counts in self.counts.items():
@@ -101,6 +115,7 @@ def report(
     params: dict[str, Any],
     *args: Any,
     losses: Any = None,
+    state: Any = None,
     num_samples: int = 1000,
     num_particles: int = 20,
     rng_key: Array | None = None,
@@ -114,6 +129,7 @@ def report(
     :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
     :param args: the arguments of the model, with all of its data.
     :param losses: losses of a run of SVI.
+    :param state: of that run, ``result.state``, for the count of steps left out.
     :param num_samples: number of draws, of weights and of dynamics.
     :param num_particles: number of importance samples of local sites for each weight of
         the global ones.
@@ -144,10 +160,12 @@ def report(
         *_elbo(losses),
         pareto_k_global(fit, global_key, num_samples, num_particles),
         pareto_k_joint(fit, joint_key, num_samples),
-        _counts(bound, local),
+        _counts(guide._wiring, bound, local),
         eigenvalues(guide, params, bound, draw_key, num_samples),
         local.convergence,
         _priors(guide, naturals, bound),
+        collapsed_sites(guide._wiring, bound, local),
+        _skipped(losses, state),
     )
     if show:
         print(found)
@@ -159,18 +177,26 @@ def _elbo(losses: Any) -> tuple[float | None, float | None]:
         return None, None
     values = -np.asarray(losses, float)
     tenth = max(1, len(values) // 10)
-    last, before = values[-tenth:].mean(), values[-2 * tenth : -tenth].mean()
-    return float(last), float(last - before)
+    last, before = map(finite_mean, (values[-tenth:], values[-2 * tenth : -tenth]))
+    return last, last - before
 
 
-def _counts(bound: Bound, local: LocalPosterior) -> dict[str, np.ndarray]:
+def _skipped(losses: Any, state: Any) -> int | None:
+    counted = None if state is None else skipped_steps(state)
+    if counted is not None:
+        return int(counted)
+    return None if losses is None else int(np.sum(~np.isfinite(losses)))
+
+
+def _counts(
+    structure: Structure, bound: Bound, local: LocalPosterior
+) -> dict[str, np.ndarray]:
     found = {}
     for name, marginal in local.marginals.items():
         base = peel(marginal)[0]
         if base.is_discrete:
-            mask = bound.sites[name].mask
-            weight = 1.0 if mask is None else jnp.asarray(mask)[..., None]
-            counts = jnp.sum(weight * base.probs, tuple(range(base.probs.ndim - 1)))
+            counts = counted_positions(structure, bound, name)[..., None]
+            counts = jnp.sum(counts * base.probs, tuple(range(base.probs.ndim - 1)))
             found[name] = np.asarray(counts)
     return found
 

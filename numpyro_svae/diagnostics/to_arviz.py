@@ -28,6 +28,7 @@ from numpyro_svae.diagnostics.evidence import (
     read_fit,
     sample_messages,
 )
+from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel
 
@@ -59,6 +60,9 @@ def to_arviz(
     sites**, which is what cross-validation needs: that given the local sites says how
     well a datum explains itself. It is exact in conjugate models; elsewhere local sites
     are importance-sampled from their posterior given each draw of the global sites.
+
+    What the model masks, or pads by the lengths of chains, is no datum: it is NaN, and
+    a member of a plate that has no datum is left out of the log likelihood.
 
     ``sample_stats`` has ``lp``, the log joint density of global sites and data,
     ``log_q``, the density of the guide, and ``log_weight``, their difference, for
@@ -109,20 +113,29 @@ def to_arviz(
     if losses is not None:
         constants["elbo"] = -np.asarray(losses)
         dims.name("elbo", ["svi_step"])
+    counts = {name: counted_entries(message) for name, message in sites.items()}
+
+    def some(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """Values by name, NaN where a site is masked."""
+        chosen = (name for name in sorted(names) if name in values)
+        return {name: blanked(values[name], counts.get(name)) for name in chosen}
+
     groups = {
-        "posterior": dims.dataset(_some({**predicted, **draws}, shown), True),
-        "prior": dims.dataset(_some(simulated, shown), True),
-        "posterior_predictive": dims.dataset(_some(predicted, observed), True),
-        "prior_predictive": dims.dataset(_some(simulated, observed), True),
+        "posterior": dims.dataset(some({**predicted, **draws}, shown), True),
+        "prior": dims.dataset(some(simulated, shown), True),
+        "posterior_predictive": dims.dataset(some(predicted, observed), True),
+        "prior_predictive": dims.dataset(some(simulated, observed), True),
         "sample_stats": dims.dataset(
             {"lp": lp, "log_q": log_q, "log_weight": lp - log_q}, True
         ),
-        "observed_data": dims.dataset(observed, False),
+        "observed_data": dims.dataset(some(observed, observed), False),
         "constant_data": dims.dataset(constants, False),
     }
     joint = "+".join(sorted(observed))
     dims.name(joint, plates)
-    groups["log_likelihood"] = dims.dataset({joint: likelihood}, True)
+    seen = in_plates([sites[name] for name in observed], plates)
+    likelihood = dims.dataset({joint: blanked(likelihood, seen)}, True)
+    groups["log_likelihood"] = _without_blanks(likelihood, seen)
     groups = {name: group for name, group in groups.items() if group.data_vars}
     container: Any = vars(arviz).get("InferenceData")  # hasattr would warn in 1.x
     return container(**groups) if container else xr.DataTree.from_dict(groups)
@@ -169,8 +182,15 @@ def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:
     return values(keys)
 
 
-def _some(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: values[name] for name in sorted(names) if name in values}
+def _without_blanks(data: xr.Dataset, seen: np.ndarray | None) -> xr.Dataset:
+    """Leave out the members of plates that have no datum at all."""
+    if seen is None:
+        return data
+    names = [str(name) for name in next(iter(data.values())).dims][-seen.ndim :]
+    for axis, name in enumerate(names):
+        others = tuple(a for a in range(seen.ndim) if a != axis)
+        data = data.isel({name: np.flatnonzero(seen.any(others))})
+    return data
 
 
 def _constants(

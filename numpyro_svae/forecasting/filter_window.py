@@ -112,6 +112,7 @@ def infer_window(
     local = local_posterior(
         structure, guide.mean_field, guide.fixed_point, bound, naturals, potentials
     )
+    local = guide.watch.watch(local)
     return {
         name: belief_of(local.marginals[name], _batch(belief))
         for name, belief in beliefs.items()

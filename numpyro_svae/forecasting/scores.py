@@ -9,6 +9,7 @@ and estimation*, Journal of the American Statistical Association 102 (2007).
 
 from __future__ import annotations
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -25,8 +26,8 @@ def crps(draws: ArrayLike, observed: ArrayLike) -> Array:
     all pairs of draws). It has the unit of the data.
 
     :param draws: of shape ``(num_samples, ...)``, as :func:`forecast` returns them.
-    :param observed: what came, ``(...)``.
-    :return: of shape ``(...)``.
+    :param observed: what came, ``(...)``; NaN where that is missing.
+    :return: of shape ``(...)``, NaN where nothing was observed.
     :raises ValueError: if the shapes do not fit.
     """
     draws, observed = _checked(draws, observed)
@@ -52,6 +53,13 @@ def coverage(draws: ArrayLike, observed: ArrayLike, probability: float) -> Array
     if not 0 < probability < 1:
         raise ValueError(
             f"probability: found {probability}; accepted are numbers between 0 and 1."
+        )
+    missing = not isinstance(observed, jax.core.Tracer) and jnp.isnan(observed).sum()
+    if missing:
+        raise ValueError(
+            f"observed: found {missing} values that are NaN, which are neither within "
+            "an interval nor outside. Accepted: what was observed alone, "
+            "coverage(draws[:, seen], observed[seen], probability)."
         )
     tail = 0.5 * (1 - probability)
     low, high = jnp.quantile(draws, jnp.array([tail, 1 - tail]), axis=0)

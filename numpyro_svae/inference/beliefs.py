@@ -54,12 +54,14 @@ class DiscreteBelief(NamedTuple):
     :param probs: of the states, ``(*positions, K)``.
     :param steps: of a chain, the probabilities ``(..., T - 1, K, K)`` of its steps.
     :param entropy: per entry of the batch.
+    :param possible: whether any states are, per entry of the batch.
     :param marginal: the distribution; None while a posterior is held.
     """
 
     probs: Array
     steps: Array | None
     entropy: Array
+    possible: Array
     marginal: Any
 
 
@@ -95,13 +97,14 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
     if evidence.local(name).kind == "categorical":
         logits = log_probs(evidence, name) + said
         log_sum, probs = discrete_chain.normalize(logits)
-        possible = jnp.isfinite(log_sum)[..., None]
-        log_sum = jnp.where(possible, log_sum[..., None], 0.0)
-        normal = jnp.where(possible, logits - log_sum, jnp.log(probs))
+        possible = jnp.isfinite(log_sum)
+        log_sum = jnp.where(possible, log_sum, 0.0)[..., None]
+        normal = jnp.where(possible[..., None], logits - log_sum, jnp.log(probs))
         marginal = dist.Categorical(logits=normal, validate_args=False)
         entropy = per_entry(-jnp.sum(expected_said(probs, normal), -1), place)
         marginal = marginal.to_event(place.extra)
-        return DiscreteBelief(probs, None, entropy, marginal)
+        possible = per_entry(1.0 * ~possible, place) == 0
+        return DiscreteBelief(probs, None, entropy, possible, marginal)
     # What all states are told alike would drown the rest of the log normaliser.
     said = said - finite_max(said)
     initial, steps = discrete_prior(evidence, name)
@@ -112,14 +115,14 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
         place.positions[-1],
         validate_args=False,
     )
-    belief = DiscreteBelief(found.probs, found.transition_probs, jnp.zeros(()), chain)
     terms = jnp.sum(expected_said(found.probs, said), (-2, -1))
     terms = terms + discrete_chain.expected_log_density(
         initial, steps, found.probs, found.transition_probs
     )
     possible = jnp.isfinite(found.log_normalizer)
-    entropy = jnp.where(possible, found.log_normalizer - terms, 0.0)
-    return belief._replace(entropy=_if_any(entropy, place))
+    entropy = _if_any(jnp.where(possible, found.log_normalizer - terms, 0.0), place)
+    possible = _if_any(1.0 * ~possible, place) == 0
+    return DiscreteBelief(found.probs, found.transition_probs, entropy, possible, chain)
 
 
 def infer_state(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from math import isclose
 from numbers import Real
 from typing import NamedTuple
 
@@ -55,4 +56,4 @@ def _holds(site: dict, scale: Scale) -> bool:
     declared = site["is_observed"] or "kl" in site["infer"]
     own = 1.0 if site["scale"] is None else site["scale"]
     known = isinstance(own, Real) and isinstance(scale, Real)
-    return declared and (own == scale if known else own is scale)
+    return declared and (isclose(own, scale) if known else own is scale)

@@ -41,6 +41,8 @@ def closed_forms(
 
     names = (*local.expected_log_prob, *local.kl)
     scales = {shown(name): sites[name].scale for name in names}
+    if any(jnp.ndim(scale) for scale in scales.values()):  # one for each entry
+        return {"expected_log_prob": local.expected_log_prob}
     total = Total({shown(n): value for n, value in local.totals.items()}, scales)
     return {"expected_log_prob": local.expected_log_prob, "total": total}
 

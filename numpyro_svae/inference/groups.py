@@ -54,6 +54,7 @@ def infer_locals(
     posterior = LocalPosterior()
     posterior.expect(evidence.data_log_probs())
     for name, value in posterior.expected_log_prob.items():
+        posterior.impossible[name] = value == -jnp.inf
         posterior.totals[name] = evidence.site(name).scale * jnp.sum(value)
     for group in coupled_groups(evidence.structure):
         said = {name: _said(evidence, name, potentials) for name in group.discrete}

@@ -101,7 +101,7 @@ class JointBelief(NamedTuple):
             own = jnp.sum(expected_said(found.probs, own), -1)
             kl = kl + per_entry(own, everywhere)
             _add_component(posterior, evidence, name, found.probs, state, component)
-        posterior.add(name, found.marginal, kl)
+        posterior.add_discrete(name, found, kl)
         observe_scored(evidence, {name: found.probs}, posterior)
         if evidence.averaged & {name, *self.components}:
             posterior.average[name] = found.probs

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import jax
 from jax import Array
@@ -14,6 +15,9 @@ import numpyro.distributions as dist
 
 from numpyro_svae.inference.fixed_point import Solution
 from numpyro_svae.inference.joint_draw import JointDraw
+
+if TYPE_CHECKING:
+    from numpyro_svae.inference.beliefs import DiscreteBelief
 
 __all__ = ["Convergence", "LocalPosterior"]
 
@@ -46,6 +50,8 @@ class LocalPosterior:
     :param totals: the likelihood terms less the divergences, each times the scale of
         its site, summed over all entries and the sites of each group; by a site of the
         group.
+    :param impossible: whether data have probability zero, per entry of the batch, by
+        the discrete site that they are said of, or by their own without local parents.
     :param average: probabilities of the discrete sites that likelihoods are to be
         averaged over.
     :param components: of the Gaussian sites that are mixtures over a discrete site.
@@ -57,6 +63,7 @@ class LocalPosterior:
     kl: dict[str, Array] = field(default_factory=dict)
     expected_log_prob: dict[str, Array] = field(default_factory=dict)
     totals: dict[str, Array] = field(default_factory=dict)
+    impossible: dict[str, Array] = field(default_factory=dict)
     average: dict[str, Array] = field(default_factory=dict)
     components: dict[str, dist.MultivariateNormal] = field(default_factory=dict)
     draws: list[JointDraw] = field(default_factory=list)
@@ -73,12 +80,31 @@ class LocalPosterior:
             known = self.expected_log_prob.get(name)
             self.expected_log_prob[name] = value if known is None else known + value
 
+    def add_discrete(self, name: str, belief: DiscreteBelief, kl: Array) -> None:
+        """Add a discrete site, whose divergence is infinite if data are impossible."""
+        self.add(name, belief.marginal, jnp.where(belief.possible, kl, jnp.inf))
+        self.impossible[name] = ~belief.possible
+
+    def replaced(
+        self, totals: dict, marginals: dict, components: dict
+    ) -> LocalPosterior:
+        """The same with other totals and distributions."""
+        new = {"totals": totals, "marginals": marginals, "components": components}
+        return replace(self, **new)
+
     def include(self, group: LocalPosterior, total: Array) -> None:
         """Add the sites of a group, with likelihood terms and total."""
         self.expect(group.expected_log_prob)
         self.totals[next(iter(group.marginals))] = total
         self.draws += group.draws
-        for name in ("marginals", "kl", "average", "components", "convergence"):
+        for name in (
+            "marginals",
+            "kl",
+            "impossible",
+            "average",
+            "components",
+            "convergence",
+        ):
             getattr(self, name).update(getattr(group, name))
 
     def record(

@@ -81,7 +81,7 @@ class ProductBelief(NamedTuple):
         forms = _forms(evidence, {*self.discrete, *self.states})
         for name, found in self.discrete.items():
             kl = discrete_divergence(evidence, name, found)
-            posterior.add(name, found.marginal, kl)
+            posterior.add_discrete(name, found, kl)
             if name in evidence.averaged:
                 posterior.average[name] = found.probs
         observe_scored(evidence, probs, posterior)

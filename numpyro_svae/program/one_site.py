@@ -25,7 +25,7 @@ from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
-from numpyro_svae.program.plates import Plates
+from numpyro_svae.program.plates import Plates, own_scale
 from numpyro_svae.program.scan_calls import ScanCall, run_body
 from numpyro_svae.program.scans import Scan, ScannedChain
 from numpyro_svae.program.steps import Steps
@@ -193,8 +193,9 @@ class _Run:
                 fn = steps[name].show(arrays, padded)
                 if message["is_observed"]:
                     value = steps[name].show_value(values)
-            own = scale(scale=_own_scale(message, self.shown))
-            with plates.around(tuple(message["cond_indep_stack"])), own:
+            frames = tuple(message["cond_indep_stack"])
+            own = own_scale(message["scale"], frames, self.shown)
+            with plates.around(frames), scale(scale=own):
                 numpyro.sample(name, fn, obs=value)
         last = [leaf[-1] for leaf in carry]
         if padded:
@@ -253,12 +254,3 @@ class _Run:
 def _zero(message: dict) -> Array:
     dtype = int if message["fn"].support.is_discrete else float
     return jnp.zeros(message["fn"].shape(), dtype)
-
-
-def _own_scale(message: dict, shown: dict[str, dict]) -> Any:
-    """The scale of a site besides that of its plates."""
-    own = 1.0 if message["scale"] is None else message["scale"]
-    for frame in message["cond_indep_stack"]:
-        size, subsample = shown[frame.name]["args"]
-        own = own * ((subsample or size) / size)
-    return own

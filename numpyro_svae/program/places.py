@@ -100,6 +100,9 @@ def pull_to(
     if place.mask is not None:
         mask = jnp.reshape(place.mask, jnp.shape(place.mask) + (1,) * event_dim)
         message = jnp.where(mask, message, 0.0)
+    scaled = jnp.ndim(place.scale) or jnp.ndim(local.scale)
+    if scaled:  # one for each entry of the batch
+        message = message * _at_positions(place, event_dim)
 
     def read(value: Array) -> Array:
         value = read_at(value, local, place, event_dim, offset)
@@ -107,7 +110,15 @@ def pull_to(
 
     like = jax.ShapeDtypeStruct(local.positions + event, message.dtype)
     (pulled,) = jax.linear_transpose(read, like)(message)
+    if scaled:
+        return pulled / _at_positions(local, event_dim)
     return pulled * (place.scale / local.scale)
+
+
+def _at_positions(place: Place, event_dim: int) -> Array:
+    """The scale of each entry of the batch, at its positions."""
+    scale = jnp.broadcast_to(place.scale, place.batch_shape)
+    return jnp.expand_dims(scale, tuple(range(-place.extra - event_dim, 0)))
 
 
 def clean(place: Place, value: Any, event_dim: int = 1) -> Array:

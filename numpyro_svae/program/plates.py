@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
+from math import isclose
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from numpyro import plate
-from numpyro.handlers import substitute
+from numpyro.handlers import scale, substitute
 
-__all__ = ["Plates", "shared_values"]
+if TYPE_CHECKING:
+    from numpyro_svae.program.sites import Site
+
+__all__ = ["Plates", "own_scale", "shared_values"]
 
 
 class Plates:
@@ -41,6 +46,31 @@ class Plates:
                     )
             stack.enter_context(self.open[frame.name])
         return stack
+
+    def around_guide(self, site: Site) -> ExitStack:
+        """A context for what the guide samples at a site: its plates and own scale.
+
+        Data that count several times count so with their latent sites.
+        """
+        own = own_scale(site.scale, site.frames, self.messages)
+        stack = self.around(site.frames)
+        if not (isinstance(own, Real) and isclose(own, 1.0)):
+            stack.enter_context(scale(scale=own))
+        return stack
+
+
+def own_scale(total: Any, frames: tuple, plates: dict[str, dict]) -> Any:
+    """The scale of a site besides that of its plates, from handlers.
+
+    :param total: the scale of its log probability; None for one.
+    :param frames: the plates around it.
+    :param plates: the messages of all plates.
+    """
+    own = 1.0 if total is None else total
+    for frame in frames:
+        size, subsample = plates[frame.name]["args"]
+        own = own * ((subsample or size) / size)
+    return own
 
 
 def shared_values(messages: dict[str, dict]) -> dict[str, Any]:

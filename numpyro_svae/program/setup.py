@@ -35,6 +35,7 @@ from numpyro_svae.program.padding import check_padding
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.reader import read_structure
+from numpyro_svae.program.scales import check_scales
 from numpyro_svae.program.scans import find_scans, is_scanned
 from numpyro_svae.program.sites import Program, sample_sites
 
@@ -87,6 +88,7 @@ def _read_program(
     check_masks(sites, structure.locals)
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)
+    check_scales(structure, sites, messages)
     check_hyperparameters(structure.priors, _read_priors(program, structure))
     return program, structure, messages
 

@@ -82,8 +82,8 @@ def run_restarts(
     if num_restarts > 1 and np.allclose(losses, losses[:1], 1e-6, equal_nan=True):
         warnings.warn(
             f"run_restarts: all {num_restarts} restarts took the same steps: nothing "
-            "in them depends on the random key. What is given by `init` of the guide "
-            "or by `init_params` does not; leave some of it out, or run once.",
+            "in them depends on the random key. What `init` of the guide and "
+            "`init_params` give does not; leave some of it out, or run once.",
             RuntimeWarning,
             stacklevel=2,
         )

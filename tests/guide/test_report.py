@@ -143,7 +143,8 @@ def test_sweeps_that_have_not_converged_are_reported(switching):
     assert report.converged == {"z": True, "x": True}
     assert np.isnan(report.pareto_k) and "there are none" in str(report)
     assert "sweeps of 'z'" in str(report) and "not converged" not in str(report)
-    cut = found(max_sweeps=1)[1]
+    with pytest.warns(RuntimeWarning, match="has ended after 1 sweeps"):
+        cut = found(max_sweeps=1)[1]
     assert cut.converged == {"z": False, "x": False}
     assert "1, not converged: residual" in str(cut)
 

@@ -1,0 +1,82 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which entries of a site are data: what is masked, or padding, is not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.groups import coupled_groups, scope
+from numpyro_svae.program.places import place_of, pull_to
+from numpyro_svae.program.wrappers import peel
+
+__all__ = ["blanked", "counted_entries", "counted_positions", "in_plates"]
+
+
+def counted_entries(message: dict) -> np.ndarray | None:
+    """Which entries of the value of a site count, ``(*value.shape,)``; None for all."""
+    fn, mask, _ = peel(message["fn"])
+    shape, lengths = np.shape(message["value"]), getattr(fn, "lengths", None)
+    counts = None
+    if mask is not None:
+        mask = np.asarray(mask)
+        counts = np.broadcast_to(mask.reshape(mask.shape + (1,) * fn.event_dim), shape)
+    if lengths is not None:
+        exists = np.arange(fn.event_shape[0]) < np.asarray(lengths)[..., None]
+        exists = exists.reshape(exists.shape + (1,) * (fn.event_dim - 1))
+        counts = np.broadcast_to(exists, shape) if counts is None else counts & exists
+    return counts
+
+
+def blanked(value: Any, counts: np.ndarray | None) -> np.ndarray:
+    """Values, draws leading or not, with NaN where they do not count."""
+    value = np.asarray(value)
+    return value if counts is None else np.where(counts, value, np.nan)
+
+
+def in_plates(messages: Collection[dict], plates: tuple[str, ...]) -> np.ndarray | None:
+    """Which members of plates have any entry of some sites that counts.
+
+    :param messages: of the sites, all of which are in the plates.
+    :param plates: the plates, in the order of the dimensions of the result.
+    :return: None if all members have.
+    """
+    found: np.ndarray | None = None
+    for message in messages:
+        counts = counted_entries(message)
+        if counts is None:
+            return None
+        event = message["fn"].event_dim
+        frames = {f.name: f.dim - event for f in message["cond_indep_stack"]}
+        kept = [frames[name] for name in plates]
+        axes = [a for a in range(-counts.ndim, 0) if a not in kept]
+        own = counts.any(tuple(axes))
+        found = own if found is None else found | own
+    return None if found is None or found.all() else found
+
+
+def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:
+    """Which positions of a local site have data, directly or by what depends on it."""
+    evidence, sites = Evidence(structure, bound, {}), bound.sites
+    group = next(g for g in coupled_groups(structure) if name in g.discrete + g.states)
+    members, local = {*group.discrete, *group.states}, place_of(sites[name])
+    joined = {f.site for f in evidence.observed(object) if members & _of(structure, f)}
+    joined |= {n for n, latents in structure.likelihoods.items() if members & latents}
+    counts = jnp.zeros(local.positions)
+    for site in joined:
+        place = place_of(sites[site])
+        counts = counts + pull_to(jnp.ones(place.positions), local, place, 0)
+    return (counts > 0) & (True if local.mask is None else local.mask)
+
+
+def _of(structure: Structure, factor: Any) -> set[str]:
+    return set(scope(structure, factor))

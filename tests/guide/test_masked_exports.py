@@ -1,0 +1,65 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is masked is no datum in what is exported, counted and scored."""
+
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.handlers import seed
+import pytest
+
+import numpyro_svae as ns
+from tests.data import sequences
+
+Y = sequences(count=4, steps=5, outputs=1)[0]
+SEEN = jnp.ones((4, 5), bool).at[1, 3:].set(False).at[2].set(False)
+
+
+def hmm(y, seen):
+    """Padded sequences, of which one has no datum; only the likelihood is masked."""
+    probs = numpyro.sample("probs", dist.Dirichlet(jnp.ones(2)))
+    rows = jnp.array([[0.9, 0.1], [0.2, 0.8]])
+    with numpyro.plate("sequences", len(y)):
+        z = numpyro.sample("z", ns.DiscreteMarkovChain(probs, rows, num_steps=5))
+        loc = jnp.array([[-1.0], [1.0]])[z]
+        fn = dist.MultivariateNormal(loc, 0.1 * jnp.eye(1)).mask(seen).to_event(1)
+        numpyro.sample("y", fn, obs=y)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    guide = ns.AutoSVAE(hmm)
+    y = jnp.where(SEEN[..., None], Y, 99.0).astype(jnp.float32)
+    with numpyro.handlers.trace() as messages, seed(rng_seed=0):
+        guide(y, SEEN)
+    params = {n: m["value"] for n, m in messages.items() if m["type"] == "param"}
+    return guide, params, y
+
+
+def test_exports_have_nan_or_nothing(fitted):
+    guide, params, y = fitted
+    data = ns.to_arviz(hmm, guide, params, y, SEEN, num_samples=4, num_particles=1)
+    seen = np.asarray(SEEN)
+    observed = data["observed_data"]["y"].values[..., 0]
+    np.testing.assert_array_equal(np.isfinite(observed), seen)
+    predicted = data["posterior_predictive"]["y"].values[0, ..., 0]
+    np.testing.assert_array_equal(np.isfinite(predicted), np.stack([seen] * 4))
+    likelihood = data["log_likelihood"]["y"]
+    assert list(likelihood["sequences"].values) == [0, 1, 3]
+    assert np.all(np.isfinite(likelihood))
+
+
+def test_counts_are_of_data(fitted):
+    guide, params, y = fitted
+    options = {"num_samples": 100, "num_particles": 1, "show": False}
+    found = ns.report(hmm, guide, params, y, SEEN, **options)
+    np.testing.assert_allclose(found.counts["z"].sum(), SEEN.sum(), rtol=1e-5)
+
+
+def test_coverage_of_nothing_is_refused():
+    draws = random.normal(random.PRNGKey(0), (10, 3))
+    with pytest.raises(ValueError, match="observed: found 1 values that are NaN"):
+        ns.coverage(draws, jnp.array([0.0, jnp.nan, 1.0]), 0.5)
