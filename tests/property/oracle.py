@@ -83,10 +83,18 @@ def joint(natural: Any) -> Regression:
 
 
 def apart(weight: Any, noise: Any) -> Rows:
-    """Of independent rows of weights and precisions."""
+    """Of weights and of independent precisions of their rows.
+
+    :param weight: a Gaussian of each row, or of all entries.
+    """
+    tau = noise.shape / noise.rate
     cov = jnp.linalg.inv(weight.precision)
     mean = jnp.einsum("...ij,...j->...i", cov, weight.info_vector)
-    tau = noise.shape / noise.rate
+    if mean.ndim == tau.ndim:
+        split = (tau.shape[-1], mean.shape[-1] // tau.shape[-1])
+        cov = cov.reshape(*cov.shape[:-2], *split, *split)
+        cov = jnp.einsum("...imin->...imn", cov)
+        mean = mean.reshape(*mean.shape[:-1], *split)
     second = cov + mean[..., :, None] * mean[..., None, :]
     q = tau[..., None, None] * second
     log_det = jnp.log(noise.rate) - digamma(noise.shape)
@@ -107,23 +115,16 @@ def log_normalizer(natural: Any) -> Array:
 def blocks(spec: Spec, params: dict[str, Any]) -> dict[str, Any]:
     """Moments of what the factors have, by name."""
     found: dict[str, Any] = {}
-    width = spec.dim if spec.latent in ("path", "switching") else 1
-    shapes = {
-        "vectors": (spec.prior, spec.dim, width, spec.members, spec.vectors),
-        "data": (
-            spec.seen,
-            spec.outputs,
-            spec.columns,
-            spec.components,
-            spec.family == "gaussian",
-        ),
-    }
-    for name, (kind, rows, columns, count, there) in shapes.items():
-        if there and kind == "known":
-            found[name] = known(*known_pair(name, rows, columns, count))
-        elif there and kind == "apart":
+    there = {"vectors": spec.vectors, "data": spec.family == "gaussian"}
+    kinds = {"vectors": spec.prior, "data": spec.seen}
+    counts = {"vectors": spec.members, "data": spec.components}
+    for name in (name for name in there if there[name]):
+        if kinds[name] == "known":
+            shape = shape_of(spec, name)
+            found[name] = known(*known_pair(name, *shape, counts[name]))
+        elif kinds[name] == "apart":
             found[name] = apart(params[f"{name}_weight"], params[f"{name}_noise"])
-        elif there:
+        else:
             found[name] = joint(params[name])
     if spec.discrete:
         first, rows = known_rows(spec.states)
@@ -142,6 +143,13 @@ def blocks(spec: Spec, params: dict[str, Any]) -> dict[str, Any]:
         shape, rate = params["data"].shape, params["data"].rate
         found["data"] = jnp.stack([digamma(shape) - jnp.log(rate), shape / rate], -1)
     return found
+
+
+def shape_of(spec: Spec, name: str) -> tuple[int, int]:
+    """Rows and columns of a weight."""
+    if name == "data":
+        return spec.outputs, spec.columns
+    return spec.dim, spec.dim if spec.latent in ("path", "switching") else 1
 
 
 def expected_log(concentration: Array) -> Array:
@@ -268,7 +276,11 @@ def prior_of(spec: Spec, name: str, like: Any) -> Any:
     if hasattr(like, "rate"):
         return type(like)(jnp.full_like(like.shape, 2.0), jnp.full_like(like.rate, 1.5))
     if hasattr(like, "info_vector"):
-        loc = 0.5 * fixed(name.removesuffix("_weight"), *like.info_vector.shape[-2:])
+        block = name.removesuffix("_weight")
+        rows, columns = shape_of(spec, block)
+        loc = 0.5 * fixed(block, rows, columns)
+        if like.info_vector.shape[-2:] != loc.shape:  # all entries together
+            loc = loc.ravel()
         loc = jnp.broadcast_to(loc, like.info_vector.shape)
         eye = jnp.eye(loc.shape[-1]) / 1.5**2
         return type(like)(loc / 1.5**2, jnp.broadcast_to(eye, like.precision.shape))

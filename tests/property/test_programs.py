@@ -56,6 +56,8 @@ def specs(draw):
         dim=draw(st.sampled_from((2, 1))),
         outputs=draw(st.sampled_from((2, 1))),
     )
+    if spec.prior == "apart" and not spec.positions:
+        spec = replace(spec, prior="joint")  # a lone vector would be a global one
     return replace(spec, missing=draw(st.sampled_from(gaps(spec))))
 
 
