@@ -21,7 +21,7 @@ from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.gaussian_prior import GaussianPrior, Scaling
 from numpyro_svae.program.noise_priors import PrecisionPrior
 from numpyro_svae.program.observations import CATEGORICAL
-from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.priors import Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober, same
 from numpyro_svae.program.sites import Site, gaussian_view, response_dim
 from numpyro_svae.program.wiring import listed
@@ -65,7 +65,16 @@ class Candidates:
         own = {frame.name for frame in self._site(name).frames}
         found = self._dependents(name)
         around = {frame.name for site in found for frame in site.frames}
+        if any(self._is_of_data(n) for n in self.needs[name]):
+            return False
         return self._is_gaussian(name) and bool(found) and not own & around
+
+    def _is_of_data(self, name: str) -> bool:
+        """Whether only states of data can depend on a site: a label, a path, or a mean
+        and a covariance."""
+        kinds = CATEGORICAL | DiscreteMarkovChain | LinearGaussianChain
+        joint = isinstance(self.blocks.get(name), RegressionPrior)
+        return joint or isinstance(self._site(name).fn, kinds)
 
     def read(self) -> dict[str, GaussianPrior]:
         """The Gaussian sites that are global blocks."""
