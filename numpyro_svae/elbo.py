@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import prod
 from typing import Any
 import warnings
 
@@ -184,7 +183,7 @@ def _particle(
         for name, term in terms.items()
     }
     shares = [jnp.mean(table, tuple(range(table.ndim - 1))) for table in tables]
-    share = prod(own[state] for own, state in zip(shares, states))
+    share = jnp.prod(jnp.stack([s[state] for s, state in zip(shares, states)]), 0)
     return total, _mean_state(mutable, share)
 
 

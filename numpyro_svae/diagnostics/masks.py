@@ -26,10 +26,11 @@ def counted_entries(message: dict) -> np.ndarray | None:
     """Which entries of the value of a site count, ``(*value.shape,)``; None for all."""
     fn, mask, _ = peel(message["fn"])
     shape, lengths = np.shape(message["value"]), getattr(fn, "lengths", None)
-    counts = None
+    counts: np.ndarray | None = None
     if mask is not None:
-        mask = np.asarray(mask)
-        counts = np.broadcast_to(mask.reshape(mask.shape + (1,) * fn.event_dim), shape)
+        whole = np.asarray(mask)
+        whole = whole.reshape(whole.shape + (1,) * fn.event_dim)
+        counts = np.broadcast_to(whole, shape)
     if lengths is not None:
         exists = np.arange(fn.event_shape[0]) < np.asarray(lengths)[..., None]
         exists = exists.reshape(exists.shape + (1,) * (fn.event_dim - 1))

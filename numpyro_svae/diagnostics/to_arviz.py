@@ -134,8 +134,8 @@ def to_arviz(
     joint = "+".join(sorted(observed))
     dims.name(joint, plates)
     seen = in_plates([sites[name] for name in observed], plates)
-    likelihood = dims.dataset({joint: blanked(likelihood, seen)}, True)
-    groups["log_likelihood"] = _without_blanks(likelihood, seen)
+    of_data = dims.dataset({joint: blanked(likelihood, seen)}, True)
+    groups["log_likelihood"] = _without_blanks(of_data, seen)
     groups = {name: group for name, group in groups.items() if group.data_vars}
     container: Any = vars(arviz).get("InferenceData")  # hasattr would warn in 1.x
     return container(**groups) if container else xr.DataTree.from_dict(groups)

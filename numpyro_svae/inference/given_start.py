@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from numpyro_svae.program.priors import Prior
 
 __all__ = ["check_names", "check_starts", "natural_of"]
 
-Start = dist.Distribution | NaturalParameters
+Start: TypeAlias = dist.Distribution | NaturalParameters
 
 
 def check_names(blocks: Collection[str], given: dict[str, Start]) -> None:

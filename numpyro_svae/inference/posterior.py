@@ -89,8 +89,7 @@ class LocalPosterior:
         self, totals: dict, marginals: dict, components: dict
     ) -> LocalPosterior:
         """The same with other totals and distributions."""
-        new = {"totals": totals, "marginals": marginals, "components": components}
-        return replace(self, **new)
+        return replace(self, totals=totals, marginals=marginals, components=components)
 
     def include(self, group: LocalPosterior, total: Array) -> None:
         """Add the sites of a group, with likelihood terms and total."""

@@ -50,7 +50,7 @@ class Given(Messenger):
 
     def postprocess_message(self, msg: dict) -> None:
         """Note what was given."""
-        kind, name = msg["type"], msg.get("name")
+        kind, name = msg["type"], str(msg.get("name"))
         if kind not in ("param", "mutable") or name in self._drawn:
             return
         given = not msg["args"] or msg["value"] is not msg["args"][0]
