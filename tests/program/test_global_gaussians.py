@@ -44,7 +44,19 @@ def members(y):
             numpyro.sample("y", fn, obs=y.reshape(2, 2, 2))
 
 
+def lone_sequence(y):
+    """Vectors that a chain of states picks means for, without a plate."""
+    rows = jnp.array([[0.8, 0.2], [0.3, 0.7]])
+    with numpyro.plate("states", 2):
+        mu = numpyro.sample("mu", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+    z = numpyro.sample("z", ns.DiscreteMarkovChain(rows[0], rows, len(y)))
+    x = numpyro.sample("x", dist.Normal(mu[z], tau**-0.5).to_event(2))
+    numpyro.sample("y", dist.Normal(x, 0.5).to_event(2), obs=y)
+
+
 CASES = {
+    "a lone sequence": (lone_sequence, {}, ["mu", "tau"], ["z", "x"]),
     "known noise: exact": (shared_mean, {}, [], ["mu"]),
     "learnt noise": (partial(shared_mean, noise="learnt"), {}, ["mu", "tau"], []),
     "subsampled": (partial(shared_mean, size=2), {}, ["mu"], []),
