@@ -20,13 +20,9 @@ from numpyro_svae.inference import coupling
 from numpyro_svae.inference.beliefs import (
     DiscreteBelief,
     StateBelief,
-    discrete_divergence,
-    expected_potential,
     infer_discrete,
     infer_state,
-    observe_scored,
     scores,
-    state_divergence,
 )
 from numpyro_svae.inference.coupling import Moments, Statistics
 from numpyro_svae.inference.evidence import Evidence
@@ -35,83 +31,17 @@ from numpyro_svae.inference.fixed_point import (
     adjoint_is_found,
     solve_fixed_point,
 )
-from numpyro_svae.inference.forms import Form, form_of
+from numpyro_svae.inference.forms import Form
 from numpyro_svae.inference.joint import infer_joint, joint_scores
 from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.inference.product_belief import ProductBelief, forms_of
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import Conditional, GaussianFactor
-from numpyro_svae.program.groups import Group, scope
-from numpyro_svae.program.places import per_entry
+from numpyro_svae.program.groups import Group
 
-__all__ = ["ProductBelief", "infer_product"]
+__all__ = ["infer_product"]
 
 Potentials = dict[str, Any]
 Logits = dict[str, Array]
-
-
-class ProductBelief(NamedTuple):
-    """The posteriors of independent sites."""
-
-    discrete: dict[str, DiscreteBelief]
-    states: dict[str, StateBelief]
-
-    @property
-    def moments(self) -> dict[str, Any]:
-        """Probabilities, or mean and covariance, by site."""
-        probs = {name: found.probs for name, found in self.discrete.items()}
-        return probs | {n: (s.mean, s.covariance) for n, s in self.states.items()}
-
-    @staticmethod
-    def expected(
-        evidence: Evidence, potentials: Potentials, moments: dict[str, Any]
-    ) -> Array:
-        """What the recognition function says, times the scales of its sites."""
-        total = jnp.zeros(())
-        for name, potential in potentials.items():
-            said = expected_potential(evidence, name, potential, moments[name])
-            total = total + evidence.place(name).scale * jnp.sum(said)
-        return total
-
-    def add_to(self, posterior: LocalPosterior, evidence: Evidence) -> None:
-        """Add the sites and their divergences, and what is expected of observations.
-
-        :param evidence: the factors, given for each state.
-        """
-        probs = {name: found.probs for name, found in self.discrete.items()}
-        forms = _forms(evidence, {*self.discrete, *self.states})
-        for name, found in self.discrete.items():
-            kl = discrete_divergence(evidence, name, found)
-            posterior.add(name, found.marginal, kl)
-            if name in evidence.averaged:
-                posterior.average[name] = found.probs
-        observe_scored(evidence, probs, posterior)
-        given = evidence.given(probs)
-        for name, state in self.states.items():
-            # A prior that depends on other sites is counted with their factors.
-            joined = any(form.factor.site == name for form in forms)
-            kl = -state.entropy if joined else state_divergence(given, name, state)
-            posterior.add(name, state.marginal, kl)
-            for factor in given.observed(GaussianFactor, parent=name):
-                value = given.given_parent(factor, name, state.mean, state.covariance)
-                posterior.expect({factor.site: per_entry(value, given.place(factor))})
-        self._add_forms(posterior, evidence, forms)
-
-    def _add_forms(
-        self, posterior: LocalPosterior, evidence: Evidence, forms: tuple[Form, ...]
-    ) -> None:
-        """Add the factors of several sites."""
-        statistics: Statistics = {n: found.probs for n, found in self.discrete.items()}
-        origins = {name: state.mean for name, state in self.states.items()}
-        for name, state in self.states.items():  # about the means
-            statistics[name] = Moments(jnp.zeros_like(state.mean), state.covariance)
-        for form in forms:
-            form = form_of(evidence, form.factor, origins)
-            value = coupling.expected(evidence, form, statistics)
-            value, site = per_entry(value, form.place), form.factor.site
-            if site in posterior.kl:
-                posterior.kl[site] = posterior.kl[site] - value
-            else:
-                posterior.expect({site: value})
 
 
 def infer_product(
@@ -133,7 +63,7 @@ def infer_product(
     :param posterior: of all local sites; how the ascent ended is added.
     :param examine: whether to find out if implicit gradients can be solved for.
     """
-    forms = _forms(evidence, {*group.discrete, *group.states})
+    forms = forms_of(evidence, {*group.discrete, *group.states})
     product = _Product(evidence, group, said, potentials, forms)
     point = product.start()
     if len(group.discrete) + len(group.states) > 1:
@@ -143,18 +73,6 @@ def infer_product(
         posterior.record((*group.discrete, *group.states), solution, adjoint)
     found = product.infer(point)
     return ProductBelief(found.discrete, found.states)
-
-
-def _forms(evidence: Evidence, members: set[str]) -> tuple[Form, ...]:
-    """The factors of several of some sites that are no simple regressions."""
-    found = (
-        factor
-        for factor in evidence.structure.factors
-        if isinstance(factor, Conditional)
-        and members & set(scope(evidence.structure, factor))
-        and evidence.bound.active(factor.site, evidence.structure)
-    )
-    return tuple(form_of(evidence, factor) for factor in found)
 
 
 class _Point(NamedTuple):
