@@ -21,6 +21,7 @@ from numpyro_svae.families import (
     RegressionNatural,
 )
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
+from numpyro_svae.program.digits import check_digits
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Site
@@ -207,12 +208,13 @@ def check_start(name: str, natural: NaturalParameters) -> None:
         return
     with jax.ensure_compile_time_eval():  # a run may be traced around known values
         statistics = jax.jit(type(natural).expected_statistics)(natural)
+    if isinstance(natural, RegressionNatural):
+        check_digits(name, natural)
     if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(statistics)):
         raise ValueError(
             f"Site '{name}': its natural parameters are outside of their domain in "
-            f"{leaves[0].dtype}. If the data are far from zero compared with their "
-            "spread, rounding hides the spread: centre and scale the data, or use "
-            "float64. If a start was given by `init`, check it."
+            f"{leaves[0].dtype}. Accepted: positive and finite ones; if a start was "
+            "given by `init`, check it."
         )
 
 

@@ -3,6 +3,7 @@
 
 """A chain conditioned on what its expected dynamics leave over, and on what is said."""
 
+import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
@@ -53,3 +54,35 @@ def test_the_left_over_may_come_first(batch, with_inputs):
     value = prior.expected(Path.of(found), found.mean, found.covariance)
     value = value + jnp.sum(said.expected(found.mean, found.covariance), -1)
     np.testing.assert_allclose(value + found.entropy(), total + 0.7, rtol=1e-10)
+
+
+@pytest.mark.parametrize("shear", [1e1, 1e2])
+def test_dynamics_far_from_normal_in_single_precision(shear):
+    """Within a hundredth of the deviations, where marginals grow a hundredfold."""
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    decays = np.diag([0.97, 0.9, 0.4])
+    decays[0, 2] = shear
+    matrix, root = turn @ decays @ turn.T, 0.2 * rng.standard_normal((3, 3))
+    J = 10.0 ** rng.uniform(-1, 4, (2, 60, 3))
+    h = J * rng.standard_normal((2, 60, 3))
+
+    def smoothed(dtype):
+        with jax.enable_x64(dtype == jnp.float64):
+            given = (np.float32(x) for x in (matrix, root @ root.T, h, J))
+            weight, excess, *said = (jnp.asarray(x, dtype) for x in given)
+            eye = jnp.eye(3, dtype=dtype)
+            chain = ns.LinearGaussianChain(
+                eye[0], eye, weight, 1e-3 * eye, num_steps=60
+            )
+            left = jnp.broadcast_to(excess, (1, 60, 3, 3))
+            left = ns.GaussianPotential(jnp.zeros((2, 60, 3), dtype), left)
+            prior = ChainPrior(chain, left, jnp.zeros((), dtype))
+            found = prior.condition(ns.GaussianPotential(*said))
+            return np.asarray(found.mean), np.asarray(found.variance)
+
+    mean, variance = smoothed(jnp.float64)
+    found, spread = smoothed(jnp.float32)
+    assert found.dtype == np.float32
+    assert np.max(np.abs(found - mean) / np.sqrt(variance)) < 1e-2
+    np.testing.assert_allclose(spread, variance, rtol=1e-2)

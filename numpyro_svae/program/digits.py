@@ -1,0 +1,58 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whether natural parameters have digits left for the noise."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numpyro_svae.families import RegressionNatural
+
+__all__ = ["check_digits"]
+
+
+def check_digits(name: str, natural: RegressionNatural) -> None:
+    """Second moments must have digits left for what is not explained.
+
+    :param name: the block.
+    :param natural: natural parameters that are known.
+
+    :raises ValueError: naming the site and member, and whether all of its data are far
+        from zero, or one datum from all others.
+    """
+    leaves = natural.vv, natural.vu, natural.uu
+    vv, vu, uu = (np.asarray(x, np.float64) for x in leaves)
+    if not all(np.all(np.isfinite(x)) for x in (vv, vu, uu)):
+        return
+    loc = np.swapaxes(np.linalg.solve(uu, np.swapaxes(vu, -1, -2)), -1, -2)
+    sizes = np.sqrt(np.diagonal(vv, axis1=-2, axis2=-1))
+    rest = vv - loc @ np.swapaxes(vu, -1, -2)
+    rest = rest / (sizes[..., :, None] * sizes[..., None, :])
+    left, least = np.linalg.eigvalsh(rest)[..., 0], 4 * np.finfo(natural.vv.dtype).eps
+    if np.all(left > least):
+        return
+    member = np.unravel_index(np.argmin(left), left.shape)
+    size = 1 / np.sqrt(max(left[member], least))
+    where = f"member {tuple(map(int, member))} has" if member else "it has"
+    found = (
+        f"Site '{name}': {where} data at least {size:.0e} times as large as their "
+        f"spread about the fit in some direction, of which {natural.vv.dtype} leaves "
+        "no digit. "
+    )
+    if uu.shape[-1] > 1:
+        raise ValueError(
+            f"{found}Accepted: data less an offset, or with a larger scale of the "
+            "noise in the prior; or float64."
+        )
+    weights, at = uu[..., 0, 0], np.array2string(loc[*member, :, 0], precision=4)
+    weight = weights[member]
+    if member and weight < 3.0 + np.min(weights):
+        raise ValueError(
+            f"{found}They are the few that it has ({weight:.3g}, with the prior), near "
+            f"{at}: look for an outlier there. Accepted: data without it; or float64."
+        )
+    raise ValueError(
+        f"{found}All {weight:.3g} of them are far from zero, about {at}. Accepted: "
+        "data and prior locations less a point near there; or float64."
+    )
