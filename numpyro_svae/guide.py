@@ -19,22 +19,14 @@ from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference import emission
-from numpyro_svae.inference.engine import (
-    global_posteriors,
-    local_posterior,
-    start_natural,
-)
+from numpyro_svae.inference.engine import global_posteriors, local_posterior
 from numpyro_svae.inference.fixed_point import FixedPoint
-from numpyro_svae.inference.given_start import natural_of
 from numpyro_svae.inference.posterior import Convergence, LocalPosterior
+from numpyro_svae.inference.start.parameters import natural_parameters
+from numpyro_svae.inference.start.search import Search, check_num_starts
 from numpyro_svae.optim import check_enclosing_optimizer
 from numpyro_svae.program.binding import Bound, bind
-from numpyro_svae.program.checks import (
-    Potential,
-    check_potentials,
-    check_start,
-    stand_ins,
-)
+from numpyro_svae.program.checks import check_potentials, stand_ins
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import mixtures
 from numpyro_svae.program.plates import Plates, shared_values
@@ -71,6 +63,10 @@ class AutoSVAE(AutoGuide):
     :param init: where global posteriors start, by site: a distribution of the
         posterior's family or its natural parameters. The others start where the data
         suggest.
+    :param num_starts: how many guesses of a start are made where the bound can judge
+        them, which is where nothing is sampled and a discrete site or a chain is
+        latent. Each is followed for a few sweeps, and the best one is kept. One makes
+        a single guess, which is not judged.
 
     **Example**
 
@@ -91,12 +87,14 @@ class AutoSVAE(AutoGuide):
         mean_field: bool = False,
         fixed_point: FixedPoint | None = None,
         init: dict[str, dist.Distribution | NaturalParameters] | None = None,
+        num_starts: int = 10,
     ) -> None:
         super().__init__(model, prefix=prefix)
         self.recognition = recognition
         self.mean_field = mean_field
         self.fixed_point = fixed_point or FixedPoint()
         self.init = dict(init or {})
+        self.num_starts = check_num_starts(num_starts)
         self.structure: Structure | None = None
 
     # set-up
@@ -140,22 +138,12 @@ class AutoSVAE(AutoGuide):
         sites = sample_sites(messages)
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites)
-        naturals = {n: self._natural(n, bound, potentials) for n in structure.priors}
+        search = Search(self.num_starts, self.mean_field, self.fixed_point)
+        known = search, bound, potentials, self.init
+        naturals = natural_parameters(structure, self._natural_name, *known)
         options = structure, self.mean_field, self.fixed_point
         local = local_posterior(*options, bound, naturals, potentials, examine=examine)
         return naturals, bound, local, messages
-
-    def _natural(
-        self, name: str, bound: Bound, potentials: dict[str, Potential]
-    ) -> NaturalParameters:
-        def start(key: Array) -> NaturalParameters:
-            if name in self.init:
-                return natural_of(self._wiring.priors[name], self.init[name])
-            return start_natural(key, name, self._wiring, bound, potentials)
-
-        natural = numpyro.param(self._natural_name(name), start)
-        check_start(name, natural)
-        return natural
 
     def _natural_name(self, name: str) -> str:
         return f"{name}_{self.prefix}_natural"
