@@ -16,22 +16,16 @@ import numpyro.distributions as dist
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.fitted import FittedGuide
 from numpyro_svae.inference import emission
-from numpyro_svae.inference.engine import (
-    global_posteriors,
-    local_posterior,
-    start_natural,
-)
+from numpyro_svae.inference.engine import global_posteriors, local_posterior
 from numpyro_svae.inference.fixed_point import FixedPoint
-from numpyro_svae.inference.given_start import check_names, check_starts, natural_of
 from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.inference.start.given import check_names, check_starts
+from numpyro_svae.inference.start.parameters import natural_parameters
+from numpyro_svae.inference.start.search import Search, check_num_starts
 from numpyro_svae.inference.watch import Watch
 from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.binding import Bound, bind
-from numpyro_svae.program.checks import (
-    Potential,
-    check_potentials,
-    check_start,
-)
+from numpyro_svae.program.checks import Potential, check_potentials
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import mixtures
 from numpyro_svae.program.mutable_state import Given, check_state
@@ -69,6 +63,10 @@ class AutoSVAE(FittedGuide):
     :param init: where global posteriors start, by site: a distribution of the
         posterior's family or its natural parameters. The others start where the data
         suggest.
+    :param num_starts: how many guesses of a start are made where the bound can judge
+        them, which is where nothing is sampled and a discrete site or a chain is
+        latent. Each is followed for a few sweeps, and the best one is kept. One makes
+        a single guess, which is not judged.
 
     **Example**
 
@@ -89,12 +87,14 @@ class AutoSVAE(FittedGuide):
         mean_field: bool = False,
         fixed_point: FixedPoint | None = None,
         init: dict[str, dist.Distribution | NaturalParameters] | None = None,
+        num_starts: int = 10,
     ) -> None:
         super().__init__(model, prefix=prefix)
         self.recognition = recognition
         self.mean_field = mean_field
         self.fixed_point = fixed_point or FixedPoint()
         self.init = dict(init or {})
+        self.num_starts = check_num_starts(num_starts)
         self.structure: Structure | None = None
         self.state_names = frozenset[str]()
         self.watch = Watch()
@@ -147,24 +147,14 @@ class AutoSVAE(FittedGuide):
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites)
         check_starts(structure.priors, self.init, bound.priors)
-        naturals = {n: self._natural(n, bound, potentials) for n in structure.priors}
+        search = Search(self.num_starts, self.mean_field, self.fixed_point)
+        known = search, bound, potentials, self.init
+        naturals = natural_parameters(structure, self._natural_name, *known)
         options = structure, self.mean_field, self.fixed_point
         local = local_posterior(*options, bound, naturals, potentials, examine=examine)
         if not examine:  # else it is looked at anyway
             local = self.watch.watch(local)
         return naturals, bound, local, messages
-
-    def _natural(
-        self, name: str, bound: Bound, potentials: dict[str, Potential]
-    ) -> NaturalParameters:
-        def start(key: Array) -> NaturalParameters:
-            if name in self.init:
-                return natural_of(self._wiring.priors[name], self.init[name])
-            return start_natural(key, name, self._wiring, bound, potentials)
-
-        natural = numpyro.param(self._natural_name(name), start)
-        check_start(name, natural)
-        return natural
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Sample every latent site, and declare the closed forms that are known.

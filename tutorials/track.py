@@ -39,13 +39,11 @@ def _rotation(angle: float) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _part_of_track(position: np.ndarray) -> np.ndarray:
-    right, left, top = position[:, 0] > 2, position[:, 0] < -2, position[:, 1] > 0
-    return np.select([right, left, top], [0, 1, 3], 2)
-
-
 def drive(seed: int, sequences: int = 20, steps: int = 500, sensors: int = 10) -> Laps:
     """Simulate cars that start somewhere on the track.
+
+    The part of the track that moves a car is drawn from a softmax of its position, the
+    sensors have orthonormal loadings, and their noise is as large as a step.
 
     :param seed: random seed.
     :param sequences: N.
@@ -53,21 +51,29 @@ def drive(seed: int, sequences: int = 20, steps: int = 500, sensors: int = 10) -
     :param sensors: P.
     """
     rng = np.random.default_rng(seed)
-    turns = np.stack([_rotation(np.pi / 24), _rotation(np.pi / 48), *np.eye(2)[None]])
-    turns = np.concatenate([turns, np.eye(2)[None]])
+    straight = np.eye(2)
+    turns = np.stack(
+        [_rotation(-np.pi / 24), _rotation(-np.pi / 48), straight, straight]
+    )
     centres = np.array([[2.0, 0.0], [-2.0, 0.0]])
-    bends = np.einsum("kij,kj->ki", np.eye(2) - turns[:2], centres)
+    bends = np.einsum("kij,kj->ki", straight - turns[:2], centres)
     drift = np.concatenate([bends, [[0.1, 0.0], [-0.25, 0.0]]])
+    weight = np.array([[100.0, 0.0], [-100.0, 0.0], [0.0, 10.0], [0.0, -10.0]])
+    offset = np.array([-200.0, -200.0, 0.0, 0.0])
+    loading = np.linalg.qr(rng.standard_normal((sensors, 2)))[0]
+    centre = rng.standard_normal(sensors)
     position = np.zeros((sequences, steps, 2))
     states = np.zeros((sequences, steps), int)
-    position[:, 0] = rng.uniform([-3, -1.5], [3, 1.5], (sequences, 2))
-    states[:, 0] = _part_of_track(position[:, 0])
+    side = rng.choice([-1.0, 1.0], sequences) * rng.uniform(0.7, 1.3, sequences)
+    position[:, 0] = np.stack([rng.uniform(-3, 3, sequences), side], -1)
     for t in range(1, steps):
-        k = states[:, t] = _part_of_track(position[:, t - 1])
-        mean = np.einsum("nij,nj->ni", turns[k], position[:, t - 1]) + drift[k]
+        before = position[:, t - 1]
+        logits = before @ weight.T + offset + rng.gumbel(size=(sequences, NUM_STATES))
+        k = states[:, t] = np.argmax(logits, -1)
+        mean = np.einsum("nij,nj->ni", turns[k], before) + drift[k]
         position[:, t] = mean + 0.01 * rng.standard_normal(mean.shape)
-    weight, offset = rng.standard_normal((sensors, 2)), rng.standard_normal(sensors)
-    seen = position @ weight.T + offset
+    states[:, 0] = states[:, 1]
+    seen = position @ loading.T + centre
     seen = seen + 0.1 * rng.standard_normal(seen.shape)
     return Laps(seen.astype(np.float32), states, position)
 

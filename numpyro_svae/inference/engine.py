@@ -20,12 +20,11 @@ from numpyro_svae.families import NaturalParameters, natural_kl
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.groups import infer_locals
-from numpyro_svae.inference.initialize import initial_natural
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import Structure
 
-__all__ = ["global_posteriors", "local_posterior", "start_natural"]
+__all__ = ["global_posteriors", "local_posterior"]
 
 Naturals = dict[str, NaturalParameters]
 
@@ -60,6 +59,3 @@ def global_posteriors(
         kl, rank = natural_kl(natural, prior), len(block.batch_shape)
         divergences[name] = jnp.sum(kl, tuple(range(rank, kl.ndim))) + gap
     return posteriors, divergences
-
-
-start_natural = jax.jit(initial_natural, static_argnames=("name", "structure"))

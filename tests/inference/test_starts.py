@@ -12,7 +12,7 @@ import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.families import RegressionNatural
-from numpyro_svae.inference.initial_dynamics import slow_dynamics
+from numpyro_svae.inference.start.dynamics import slow_dynamics
 from tests.models import mixture
 
 

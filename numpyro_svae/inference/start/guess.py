@@ -1,0 +1,146 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A guess of where all global posteriors start.
+
+Components are spread over the data (k-means++ seeding and a few Lloyd steps) so that
+none dies before it has been used; loadings start at principal directions, which breaks
+their symmetry; dynamics start stable and slow, or, if a discrete chain picks them, as
+regressions in regions of the data. Each start is the prior updated by
+pseudo-observations, so that it is in the domain of its family whatever the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+
+from numpyro_svae.families import NaturalParameters, RegressionNatural
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.start.counts import add_statistics, spread_counts
+from numpyro_svae.inference.start.dynamics import slow_dynamics
+from numpyro_svae.inference.start.joins import of_joint, scale_of_weights, stand_in
+from numpyro_svae.inference.start.members import Kind, guess_members
+from numpyro_svae.inference.start.regressions import regressions, transitions
+from numpyro_svae.program.factors import (
+    DiscreteFactor,
+    Factor,
+    GaussianConditional,
+    GaussianFactor,
+    StatisticsFactor,
+)
+from numpyro_svae.program.gaussian_prior import GaussianPrior
+
+__all__ = ["Guess"]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One guess of natural parameters.
+
+    :param key: random key.
+    :param kind: in what it differs from others.
+    :param evidence: the factors; no moments of the blocks are read.
+    :param paths: estimates of latent vectors and paths, by site.
+    """
+
+    key: Array
+    kind: Kind
+    evidence: Evidence
+    paths: dict[str, Array]
+
+    def naturals(self) -> dict[str, NaturalParameters]:
+        """Natural parameters of all blocks."""
+        return {name: self._block(name) for name in self.evidence.structure.priors}
+
+    @cached_property
+    def _members(self) -> dict[str, Array]:
+        """Memberships ``(*positions, K)``, by what picks the components."""
+        factors = self.evidence.structure.factors
+        picks = [str(f.source.selector) for f in factors if f.source.selector]
+        found = {}
+        for index, name in enumerate(dict.fromkeys(picks)):
+            key = random.fold_in(self.key, index) if index else self.key
+            args = key, self.kind, self.evidence, name, self.paths
+            found[name] = guess_members(*args)
+        return found
+
+    def _members_at(self, factor: Factor, prior: Any) -> Array:
+        """Memberships where a factor is."""
+        if factor.source.selector is not None:
+            members = self._members[factor.source.selector]
+            return self.evidence.spread_for(factor, members)
+        data = self.evidence.bound.regressions[factor.site, factor.role]
+        if data.members is None or not prior.batch_shape:
+            return jnp.ones((*self.evidence.place(factor).positions, 1))
+        return jax.nn.one_hot(data.members, prior.batch_shape[0], dtype=float)
+
+    def _block(self, name: str) -> NaturalParameters:
+        structure, bound = self.evidence.structure, self.evidence.bound
+        prior: Any = bound.priors[name]
+        for factor in structure.factors:
+            if name not in structure.blocks_of(factor):
+                continue
+            if isinstance(factor, DiscreteFactor):
+                place, used = self.evidence.place(factor), jnp.ones(())
+                if factor.site in structure.labels:  # all of it counts
+                    place = place._replace(mask=None)
+                if factor.site in self._members:
+                    members = self._members[factor.site]
+                    used = jnp.any(members.reshape(-1, members.shape[-1]) > 0, 0)
+                return spread_counts(prior, place, 1.0 * used)
+            if isinstance(factor, StatisticsFactor):
+                if factor.source.selector is None:
+                    continue
+                data = bound.statistics[factor.site, factor.role]
+                members = self._members_at(factor, prior)
+                place = self.evidence.place(factor)
+                return add_statistics(prior, data.statistics, members, place)
+            if isinstance(factor, GaussianFactor | GaussianConditional):
+                found = self._weights_and_noise(name, factor)
+                if found is not None:
+                    return found
+        for weight in structure.priors.values():
+            scaling = getattr(weight, "scaling", None)
+            own = structure.priors[name]
+            if isinstance(weight, GaussianPrior) and scaling and scaling.block == own:
+                start = self._block(weight.name)
+                return scale_of_weights(scaling.block, weight, start, bound.priors)
+        return prior
+
+    def _weights_and_noise(self, name: str, factor: Factor) -> NaturalParameters | None:
+        """Where a block of a Gaussian factor starts, alone or joined with others."""
+        structure, bound = self.evidence.structure, self.evidence.bound
+        if not bound.active(factor.site, structure):
+            return None
+        block: Any = structure.priors[name]
+        join = structure.joins.get(str(factor.source.prior))
+        if join is None:
+            prior = block.whole(bound.priors[name])
+        elif join.weights:
+            known = bound.regressions[factor.site, factor.role].known
+            prior = stand_in(join, bound.priors, known)
+        else:
+            return None
+        start = self._regression(factor, prior)
+        if start is None or join is None:
+            return None if start is None else block.of_whole(start)
+        return of_joint(block, join, bound.priors, prior, start)
+
+    def _regression(
+        self, factor: Factor, prior: RegressionNatural
+    ) -> RegressionNatural | None:
+        site: Any = self.evidence.site(factor.site)
+        switches = bool(prior.batch_shape)
+        members = self._members_at(factor, prior)
+        if factor.role == "transition" and (switches or not site.observed):
+            path = site.value if site.observed else self.paths.get(factor.site)
+            if path is None or not switches:
+                return slow_dynamics(self.key, prior, site.fn.event_shape[-1])
+            return transitions(prior, factor, self.evidence, members, path)
+        return regressions(prior, factor, self.evidence, members, self.paths)

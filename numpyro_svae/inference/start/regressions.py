@@ -1,0 +1,123 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where weights and noises start: at regressions on what is shown of both sides."""
+
+from __future__ import annotations
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.families import RegressionNatural
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.start.counts import weighted
+from numpyro_svae.inference.start.values import shown_values, values_of
+from numpyro_svae.program.factors import Factor, GaussianConditional, GaussianFactor
+from numpyro_svae.program.places import read_at
+
+__all__ = ["regressions", "transitions"]
+
+_LEAST_NOISE = 0.01  # of the variance of what is seen, where the regressors are guessed
+
+
+def regressions(
+    prior: RegressionNatural,
+    factor: Factor,
+    evidence: Evidence,
+    members: Array,
+    paths: dict[str, Array],
+) -> RegressionNatural | None:
+    """The prior with regressions of the responses of a factor.
+
+    :param prior: with batch ``(K,)`` or none.
+    :param factor: the factor.
+    :param evidence: all of them.
+    :param members: memberships ``(*positions, K)``, or ones for the only member.
+    :param paths: estimates of latent vectors and paths.
+    :return: None if either side is unknown.
+    """
+    values = values_of(evidence, factor, paths)
+    data = evidence.bound.regressions[factor.site, factor.role]
+    if values is None:
+        return None
+    place = evidence.place(factor)
+    v = shown_values(evidence, factor, values)
+    u = jnp.broadcast_to(data.regressor, (*v.shape[:-1], data.regressor.shape[-1]))
+    shown = _parents(factor, evidence, paths)
+    if shown is None:
+        return None
+    parent_map, x = shown
+    if parent_map is not None:
+        u = u + (parent_map @ x[..., None])[..., 0]
+    share = weighted(members, place)
+    total = _sums(v, u, share)
+    if parent_map is not None:
+        spread = jnp.sum(share * jnp.sum(_centred(v, share) ** 2, -1)[..., None], 0)
+        spread = jnp.sum(spread.reshape(-1, share.shape[-1]), 0) / v.shape[-1]
+        least = _LEAST_NOISE * spread[:, None, None] * jnp.eye(v.shape[-1])
+        total = RegressionNatural(total.vv + least, total.vu, total.uu, total.df)
+    return prior + _as_batch(prior, total)
+
+
+def transitions(
+    prior: RegressionNatural,
+    factor: Factor,
+    evidence: Evidence,
+    members: Array,
+    path: Array,
+) -> RegressionNatural:
+    """The prior with regressions of the states of a path on those before them."""
+    inputs, place = evidence.site(factor.site).fn.inputs, evidence.place(factor)
+    inputs = jnp.broadcast_to(inputs, (*place.positions, inputs.shape[-1]))
+    path = jnp.broadcast_to(path, (*place.batch_shape, *path.shape[-2:]))
+    u = jnp.concatenate([path[..., :-1, :], inputs], -1)
+    total = _sums(path[..., 1:, :], u, weighted(members, place))
+    return prior + _as_batch(prior, total)
+
+
+def _parents(
+    factor: Factor, evidence: Evidence, paths: dict[str, Array]
+) -> tuple[Array | None, Array] | None:
+    """How the latent regressors are placed, and estimates of them side by side."""
+    place, names = evidence.place(factor), ()
+    parent_map = evidence.bound.regressions[factor.site, factor.role].parent_map
+    if isinstance(factor, GaussianFactor) and factor.parent is not None:
+        names, parent_map = (factor.parent,), factor.parent_map
+    if isinstance(factor, GaussianConditional):
+        names = factor.parents
+    if not names:
+        return None, jnp.zeros(())
+    if parent_map is None or not all(name in paths for name in names):
+        return None
+    parts = []
+    for name in names:
+        found = read_at(paths[name], evidence.place(name), place, 1)
+        parts.append(jnp.broadcast_to(found, (*place.positions, found.shape[-1])))
+    return jnp.asarray(parent_map), jnp.concatenate(parts, -1)
+
+
+def _sums(v: Array, u: Array, share: Array) -> RegressionNatural:
+    """Statistics of the members of each component."""
+    count = share.shape[-1]
+    v, u = v.reshape(-1, v.shape[-1]), u.reshape(-1, u.shape[-1])
+    share = share.reshape(-1, count)
+
+    def products(x: Array, y: Array) -> Array:
+        return jnp.einsum("nk,ni,nj->kij", share, x, y)
+
+    return RegressionNatural(
+        products(v, v), products(v, u), products(u, u), jnp.sum(share, 0)
+    )
+
+
+def _centred(v: Array, share: Array) -> Array:
+    weight = jnp.sum(share, -1, keepdims=True)
+    axes = tuple(range(v.ndim - 1))
+    return v - jnp.sum(weight * v, axes) / jnp.maximum(jnp.sum(weight), 1e-30)
+
+
+def _as_batch(prior: RegressionNatural, total: RegressionNatural) -> RegressionNatural:
+    if prior.batch_shape:
+        return total
+    return jax.tree.map(lambda leaf: leaf[0], total)

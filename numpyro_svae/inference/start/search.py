@@ -1,0 +1,234 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where training starts: the best of several guesses, each after a few sweeps.
+
+A guess is judged by the bound, so that all that is sampled must be known in closed
+form. Sweeps are natural-gradient steps of full size, or of half of it where blocks are
+independent of each other under the prior and meet in a factor. All guesses go through
+one loop, which is compiled once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array, lax, random
+import jax.numpy as jnp
+
+from numpyro_svae.families import NaturalParameters, natural_kl
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.fixed_point import FixedPoint
+from numpyro_svae.inference.groups import infer_locals
+from numpyro_svae.inference.start.guess import Guess
+from numpyro_svae.inference.start.members import Kind
+from numpyro_svae.inference.start.values import estimate_paths
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import DiscreteFactor, Structure
+from numpyro_svae.program.groups import coupled_groups
+
+__all__ = ["Search", "check_num_starts", "find_start"]
+
+Naturals = dict[str, NaturalParameters]
+
+_SWEEPS = 30
+_COUPLED_SWEEPS = 5  # where each of them infers local sites by sweeps of its own
+_LOCAL_SWEEPS = 20
+
+
+class Search(NamedTuple):
+    """How the start is searched for, static.
+
+    :param guesses: how many there are.
+    :param mean_field: as in the guide.
+    :param fixed_point: as in the guide.
+    """
+
+    guesses: int
+    mean_field: bool
+    fixed_point: FixedPoint
+
+
+def check_num_starts(number: int) -> int:
+    """The number of guesses, if it is one.
+
+    :raises ValueError: if it is not.
+    """
+    if isinstance(number, bool) or int(number) != number or number < 1:
+        raise ValueError(
+            f"AutoSVAE: `num_starts` found {number!r}; accepted are whole numbers from "
+            "1, which makes a single guess."
+        )
+    return int(number)
+
+
+def _searches(structure: Structure, given: Any, potentials: dict[str, Any]) -> bool:
+    """Whether several guesses make sense.
+
+    They must differ, which they do where a discrete site or a chain is latent, and the
+    bound must not need the samples or what an untrained network says.
+
+    :param structure: the wiring of the program.
+    :param given: the blocks whose start is given.
+    :param potentials: what the recognition function says.
+    """
+    if structure.likelihoods or potentials or set(structure.priors) <= set(given):
+        return False
+    return any(local.discrete or local.chain for local in structure.locals.values())
+
+
+@partial(jax.jit, static_argnames=("structure", "search"))
+def find_start(
+    key: Array,
+    structure: Structure,
+    search: Search,
+    bound: Bound,
+    potentials: dict[str, Any],
+    given: Naturals,
+) -> Naturals:
+    """Natural parameters that all global blocks start at.
+
+    :param key: random key.
+    :param structure: wiring of the program.
+    :param search: how to search.
+    :param bound: the program with its data.
+    :param potentials: what the recognition function says at the start.
+    :param given: starts of blocks that are to stay as they are.
+    """
+    evidence = Evidence(structure, bound, {})
+    paths = estimate_paths(evidence, potentials)
+
+    def guess(key: Array, kind: Kind, paths: dict[str, Array]) -> Naturals:
+        return Guess(key, kind, evidence, paths).naturals() | given
+
+    if search.guesses == 1 or not _searches(structure, given, potentials):
+        return guess(key, Kind(), paths)
+    kinds = _kinds(structure, search.guesses)
+    smooth = _smooths(structure)
+    first = guess(key, jax.tree.map(lambda leaf: leaf[0], kinds), paths)
+
+    def consider(best: _Best, chosen: tuple) -> tuple[_Best, Array]:
+        index, own_key, kind = chosen
+        naturals = guess(own_key, kind, best.paths)
+        if smooth:
+            kept = {n: best.first[n] for n in naturals if not _picked(structure, n)}
+            naturals = jax.tree.map(
+                partial(jnp.where, index == 0), naturals, naturals | kept
+            )
+        value, swept, means = _sweep(
+            naturals, structure, search, bound, potentials, given
+        )
+        better = value > best.value
+        choose = partial(jax.tree.map, partial(jnp.where, better))
+        begin = (index == 0) & jnp.isfinite(value)
+        start = partial(jax.tree.map, partial(jnp.where, begin))
+        own = best.paths | {n: means[n] for n in means if smooth and n in best.paths}
+        return _Best(
+            choose(swept, best.naturals),
+            jnp.where(better, value, best.value),
+            start(own, best.paths),
+            start(swept, best.first),
+        ), value
+
+    indices = jnp.arange(search.guesses)
+    keys = jax.vmap(partial(random.fold_in, key))(indices)
+    keys = keys.at[0].set(key)
+    begin = _Best(first, -jnp.inf * jnp.ones(()), paths, first)
+    best, _ = lax.scan(consider, begin, (indices, keys, kinds))
+    return best.naturals
+
+
+class _Best(NamedTuple):
+    """The best guess so far, and what the first one led to."""
+
+    naturals: Naturals
+    value: Array
+    paths: dict[str, Array]
+    first: Naturals
+
+
+def _kinds(structure: Structure, guesses: int) -> Kind:
+    """What the guesses are, stacked.
+
+    Where the dynamics of a latent path are picked, the first guess is one linear
+    system, whose smoothed path the others cluster.
+    """
+    smooth = _smooths(structure)
+    cycle = _SMOOTHED if smooth else _CLUSTERED
+    first = [Kind(1.0, 1.0)] if smooth else [Kind()]
+    rest = [cycle[i % len(cycle)] for i in range(guesses - 1)]
+    return jax.tree.map(lambda *leaves: jnp.array(leaves), *first, *rest)
+
+
+_SMOOTHED = (Kind(), Kind(0.75))
+_CLUSTERED = (Kind(), Kind(0.5), Kind(1.0, 0.9), Kind(0.25))
+
+
+def _smooths(structure: Structure) -> bool:
+    """Whether a discrete site picks the dynamics of a latent path."""
+    return any(
+        factor.role == "transition"
+        and factor.source.selector is not None
+        and factor.site in structure.locals
+        for factor in structure.factors
+    )
+
+
+def _picked(structure: Structure, name: str) -> bool:
+    """Whether a block has the components, or the probabilities, of a discrete site."""
+    return any(
+        name in structure.blocks_of(factor)
+        and (factor.source.selector is not None or isinstance(factor, DiscreteFactor))
+        for factor in structure.factors
+    )
+
+
+def _sweep(
+    naturals: Naturals,
+    structure: Structure,
+    search: Search,
+    bound: Bound,
+    potentials: dict[str, Any],
+    given: Naturals,
+) -> tuple[Array, Naturals, dict[str, Array]]:
+    """A few sweeps from a guess: the bound, where it is reached, and smoothed paths."""
+    few = min(_LOCAL_SWEEPS, search.fixed_point.max_sweeps)
+    options = replace(search.fixed_point, max_sweeps=few, gradient="stopped")
+    size = 0.5 if structure.joins else 1.0
+    groups = coupled_groups(structure)
+    coupled = any(len(group.discrete) + len(group.states) > 1 for group in groups)
+    count = _COUPLED_SWEEPS if coupled else _SWEEPS
+
+    def lower_bound(naturals: Naturals) -> tuple[Array, dict[str, Array]]:
+        moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
+        evidence = Evidence(structure, bound, moments)
+        local = infer_locals(evidence, potentials, search.mean_field, options)
+        value = sum(local.totals.values(), jnp.zeros(()))
+        for name, natural in naturals.items():
+            block = structure.priors[name]
+            prior, gap = block.expected_prior(bound.priors[name], moments)
+            loss = jnp.sum(natural_kl(natural, prior)) + jnp.sum(gap)
+            value = value - bound.sites[name].scale * loss
+        means = {
+            n: local.marginals[n].mean
+            for n, s in structure.locals.items()
+            if s.chain and not s.discrete
+        }
+        return value, means
+
+    gradient = jax.value_and_grad(lower_bound, has_aux=True)
+
+    def step(_: Array, state: tuple) -> tuple:
+        (value, means), rise = gradient(state[1])
+        moved = {n: state[1][n] + rise[n].scale(size) for n in state[1]} | given
+        return value, moved, means, state[1]
+
+    (value, means), _ = jax.eval_shape(gradient, naturals)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, means))
+    value, _, means, reached = lax.fori_loop(
+        0, count + 1, step, (empty[0], naturals, empty[1], naturals)
+    )
+    return value, reached, means

@@ -1,0 +1,180 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Estimates of latent vectors and paths, before anything has been inferred."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.factors import Factor, GaussianConditional, GaussianFactor
+from numpyro_svae.program.places import Place, clean, pull_to, read_at
+
+__all__ = ["changes_of", "estimate_paths", "shown_values", "values_of"]
+
+_LAGS = 4  # steps on both sides of one that a window has
+
+
+def estimate_paths(
+    evidence: Evidence, potentials: dict[str, Any], lagged: bool = False
+) -> dict[str, Array]:
+    """Estimates ``(*positions, D)`` of the latent vectors and paths that are shown.
+
+    They are what the recognition function says, or else what a known loading shows, or
+    the principal coordinates of the data, which have unit variance.
+
+    :param evidence: the factors.
+    :param potentials: what the recognition function says.
+    :param lagged: whether the principal coordinates of a path are those of windows of
+        the data, which also show how they change.
+    """
+    found: dict[str, Array] = {}
+    for name, local in evidence.structure.locals.items():
+        if local.discrete:
+            continue
+        if name in potentials:
+            found[name] = _said_mean(potentials[name])
+            continue
+        for factor in evidence.structure.factors:
+            if name in _parents(factor) and evidence.site(factor.site).observed:
+                window = _LAGS if lagged and local.chain else 0
+                found[name] = _shown_mean(evidence, name, factor, window)
+                break
+    return found
+
+
+def _parents(factor: Factor) -> tuple[str, ...]:
+    if isinstance(factor, GaussianFactor):
+        return () if factor.parent is None else (factor.parent,)
+    return factor.parents if isinstance(factor, GaussianConditional) else ()
+
+
+def _said_mean(potential: GaussianPotential) -> Array:
+    """The means of potentials; nearly zero where nothing is said."""
+    precision = potential.full_precision()
+    ridge = 1e-6 * jnp.eye(precision.shape[-1], dtype=precision.dtype)
+    loc = jnp.linalg.solve(precision + ridge, potential.info_vector[..., None])
+    return loc[..., 0]
+
+
+def _shown_mean(evidence: Evidence, name: str, factor: Factor, window: int) -> Array:
+    place, data = (
+        evidence.place(factor),
+        evidence.bound.regressions[factor.site, "value"],
+    )
+    v = clean(
+        place, jnp.broadcast_to(data.value, place.positions + data.value.shape[-1:])
+    )
+    known, size = data.known, evidence.local(name).size
+    simple = isinstance(factor, GaussianFactor) and factor.source.selector is None
+    shape = (*evidence.place(name).positions, size)
+    if simple and factor.parent_map is None and known is not None:
+        return jnp.broadcast_to(_least_squares(known.weight, v), shape)
+    weight = jnp.ones(place.positions)
+    if place.mask is not None:
+        weight = weight * place.mask
+    residual = _without(v, data.regressor, weight)
+    local = evidence.place(name)
+    shown, count = _at_parent(residual, weight, local, place)
+    if window:
+        shown = _windows(_principal(shown, count, size), window)
+    return jnp.broadcast_to(_principal(shown, count, size), shape)
+
+
+def _least_squares(weight: Array, v: Array) -> Array:
+    """The shortest x with the least ``|weight x - v|``."""
+    return (jnp.linalg.pinv(weight) @ v[..., None])[..., 0]
+
+
+def _without(v: Array, regressor: Array, weight: Array) -> Array:
+    """What known regressors leave unexplained, zero where nothing counts."""
+    columns = regressor.shape[-1]
+    u = jnp.broadcast_to(regressor, (*v.shape[:-1], columns)) * weight[..., None]
+    flat, response = u.reshape(-1, columns), v.reshape(-1, v.shape[-1])
+    gram = flat.T @ flat
+    gram = gram + 1e-6 * (1e-6 + jnp.trace(gram)) * jnp.eye(columns)
+    offset = jnp.linalg.solve(gram, flat.T @ response)
+    return v * weight[..., None] - u @ offset
+
+
+def _at_parent(
+    v: Array, weight: Array, local: Place, place: Place
+) -> tuple[Array, Array]:
+    """Responses ``(*local.positions, F)`` and weights at the positions of a parent.
+
+    Positions that a factor has and its parent has not are features of the parent's.
+    """
+    seen = read_at(jnp.zeros((*local.positions, 1)), local, place, 1).shape[:-1]
+    rank = len(place.positions)
+    seen = (1,) * (rank - len(seen)) + tuple(seen)
+    more = [i for i in range(rank) if seen[i] == 1 < place.positions[i]]
+    own = [i for i in range(rank) if i not in more]
+    if more and math.prod(seen) == math.prod(local.positions):
+        features = jnp.transpose(v, (*own, *more, rank))
+        shape = (*local.positions, -1)
+        return features.reshape(shape), jnp.sum(weight, tuple(more)).reshape(shape[:-1])
+    counted = place._replace(mask=None, scale=local.scale)
+    count = pull_to(weight, local, counted, 0)
+    total = pull_to(v, local, counted, 1)
+    return total / jnp.maximum(count, 1.0)[..., None], count
+
+
+def _principal(x: Array, weight: Array, size: int) -> Array:
+    """Principal coordinates ``(..., D)``, of variance one or of none."""
+    total = jnp.maximum(jnp.sum(weight), 1.0)
+    flat, own = x.reshape(-1, x.shape[-1]), weight.reshape(-1, 1)
+    centred = (flat - jnp.sum(own * flat, 0) / total) * jnp.minimum(own, 1.0)
+    values, vectors = jnp.linalg.eigh(centred.T @ centred / total)
+    rank = min(size, x.shape[-1])
+    largest = values[-1]
+    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    usable = values > 1e-6 * largest
+    scale = jnp.where(usable, 1.0 / jnp.sqrt(jnp.where(usable, values, 1.0)), 0.0)
+    found = jnp.pad(centred @ vectors * scale, ((0, 0), (0, size - rank)))
+    return found.reshape(*x.shape[:-1], size)
+
+
+def _windows(x: Array, lags: int) -> Array:
+    """Values ``(..., T, (2 L + 1) D)`` of each step and of those around it."""
+    steps = jnp.arange(x.shape[-2])[:, None] + jnp.arange(2 * lags + 1)
+    around = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(lags, lags), (0, 0)])
+    return around[..., steps, :].reshape(*x.shape[:-1], -1)
+
+
+# what factors see
+
+
+def values_of(
+    evidence: Evidence, factor: Factor, paths: dict[str, Array]
+) -> Array | None:
+    """The responses of a factor: data, or an estimate of a latent site."""
+    if evidence.site(factor.site).observed:
+        return evidence.bound.regressions[factor.site, factor.role].value
+    return paths.get(factor.site) if factor.role == "value" else None
+
+
+def shown_values(evidence: Evidence, factor: Factor, values: Array) -> Array:
+    """Responses at all positions of a factor, zero where they do not count."""
+    place = evidence.place(factor)
+    shape = (*place.positions, values.shape[-1])
+    return clean(place, jnp.broadcast_to(values, shape))
+
+
+def changes_of(
+    evidence: Evidence, factor: Factor, paths: dict[str, Array]
+) -> list[Array]:
+    """The states before each step of a chain, and the steps.
+
+    States alone would not do: dynamics that differ may cross the same region.
+    """
+    site = evidence.site(factor.site)
+    path = site.value if site.observed else paths.get(factor.site)
+    if path is None:
+        return []
+    return [path[..., :-1, :], path[..., 1:, :] - path[..., :-1, :]]
