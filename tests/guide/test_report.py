@@ -222,11 +222,15 @@ def test_the_report_says_what_is_wrong():
         eigenvalues={"x": np.array([[[0.5, 0.2j], [1.1, 0.1]]])},
         convergence={"a": settled, "b": astray},
         priors={"w": PriorShare(np.array([0.1, 0.9]))},
+        collapsed={"u": "its posterior is its prior"},
+        skipped=3,
     )
     assert found.active == {"z": 2}
     assert found.converged == {"a": True, "b": False}
     lines = [line.split("  ")[-1].strip() for line in str(found).splitlines()]
     assert lines == [
+        "3, as they were not finite",
+        "its posterior is its prior",
         "0.41, good",
         "1.30, bad",
         "2 of 3 have data: 20, 9.8, 0.2",
