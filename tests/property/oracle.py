@@ -68,15 +68,20 @@ def known(weight: Any, scale: Any) -> Rows:
     return Rows(tau, tau[..., None] * weight, q, -jnp.log(tau))
 
 
+def inverse(matrix: Array) -> Array:
+    eye = jnp.eye(matrix.shape[-1])
+    return jnp.linalg.solve(matrix, jnp.broadcast_to(eye, matrix.shape))
+
+
 def joint(natural: Any) -> Regression:
     """Of a matrix-normal-inverse-Wishart block."""
     dim, df = natural.vv.shape[-1], natural.df
     loc = jnp.linalg.solve(natural.uu, jnp.swapaxes(natural.vu, -1, -2))
     loc = jnp.swapaxes(loc, -1, -2)
     psi = natural.vv - loc @ jnp.swapaxes(natural.vu, -1, -2)
-    p = df[..., None, None] * jnp.linalg.inv(psi)
+    p = df[..., None, None] * inverse(psi)
     a = p @ loc
-    q = jnp.swapaxes(loc, -1, -2) @ a + dim * jnp.linalg.inv(natural.uu)
+    q = jnp.swapaxes(loc, -1, -2) @ a + dim * inverse(natural.uu)
     gammas = digamma((df[..., None] - jnp.arange(dim)) / 2)
     log_det = jnp.linalg.slogdet(psi)[1] - dim * jnp.log(2) - jnp.sum(gammas, -1)
     return Regression(p, a, q, log_det)
@@ -88,7 +93,7 @@ def apart(weight: Any, noise: Any) -> Rows:
     :param weight: a Gaussian of each row, or of all entries.
     """
     tau = noise.shape / noise.rate
-    cov = jnp.linalg.inv(weight.precision)
+    cov = inverse(weight.precision)
     mean = jnp.einsum("...ij,...j->...i", cov, weight.info_vector)
     if mean.ndim == tau.ndim:
         split = (tau.shape[-1], mean.shape[-1] // tau.shape[-1])
