@@ -252,7 +252,7 @@ def elbo(guide, params, count=100):
 
 
 field = ns.AutoSVAE(model, recognition, mean_field=True)
-for when, params in stages.items():
+for when, params in (("start", start), ("trained", result.params)):
     for name, one in (("exact joint", guide), ("mean field", field)):
         print(f"{when:7}, {name:11}: {elbo(one, params):.3f} nats a point")
 
