@@ -1,18 +1,24 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Starts: components spread over the data, dynamics that neither die nor explode."""
+"""Starts: guesses spread over the data, of which the bound picks the best."""
+
+from functools import partial
 
 import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import SVI
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.families import RegressionNatural
+from numpyro_svae.inference.start.clusters import spread_components
 from numpyro_svae.inference.start.dynamics import slow_dynamics
+from numpyro_svae.inference.start.search import find_start
+from tests.data import make_svi
 from tests.models import mixture
 
 
@@ -36,14 +42,213 @@ def test_dynamics_start_at_a_stable_prior_mean_or_at_a_slow_decay(weight, kept):
     np.testing.assert_allclose(start, expected, atol=1e-5)
 
 
-def test_components_start_spread_over_separate_clusters():
+def points():
+    """Three groups that are far from each other."""
     centres = 10.0 * jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
-    noise = jax.random.normal(jax.random.PRNGKey(0), (3, 20, 2))
-    data = (centres[:, None] + noise).reshape(-1, 2)
-    guide = ns.AutoSVAE(mixture)
-    svi = SVI(mixture, guide, ns.svae_optimizer(), ns.SVAE_ELBO())
-    params = svi.get_params(svi.init(jax.random.PRNGKey(1), data))
-    start = guide.get_posterior(params)["components"].mean[..., 0]
-    distance = jnp.linalg.norm(start[:, None] - centres, axis=-1)
+    noise = random.normal(random.PRNGKey(0), (3, 20, 2))
+    return centres, (centres[:, None] + noise).reshape(-1, 2)
+
+
+def start_of(guide, *args, key=1, model=mixture):
+    """The posteriors that training starts at, and the loss there."""
+    svi = make_svi(model, guide)
+    state = svi.init(random.PRNGKey(key), *args)
+    return guide.get_posterior(svi.get_params(state)), svi.evaluate(state, *args)
+
+
+def test_components_start_spread_over_separate_clusters():
+    centres, data = points()
+    start, _ = start_of(ns.AutoSVAE(mixture, num_starts=1), data)
+    loc = start["components"].mean[..., 0]
+    distance = jnp.linalg.norm(loc[:, None] - centres, axis=-1)
     assert sorted(np.argmin(distance, 1)) == [0, 1, 2]
     np.testing.assert_allclose(jnp.min(distance, 1), 0.0, atol=1.0)
+
+
+def test_more_guesses_are_never_worse_and_one_program_holds_them_all():
+    data = random.normal(random.PRNGKey(3), (30, 2))
+    found = []
+    for count in (1, 2, 6):
+        guide, before = ns.AutoSVAE(mixture, num_starts=count), find_start._cache_size()
+        found.append(float(start_of(guide, data)[1]))
+        start_of(guide, data, key=2)
+        assert find_start._cache_size() == before + 1
+    assert found[0] > found[1] >= found[2]
+
+
+def test_a_given_start_stays_and_others_adapt_to_it():
+    _, data = points()
+    given = dist.Dirichlet(jnp.array([50.0, 1.0, 9.0]))
+    guide = ns.AutoSVAE(mixture, init={"weights": given}, num_starts=3)
+    start, _ = start_of(guide, data)
+    np.testing.assert_array_equal(start["weights"].concentration, given.concentration)
+
+
+def test_a_start_has_a_shape_without_data_being_known():
+    guide = ns.AutoSVAE(mixture, num_starts=3)
+    svi, (_, data) = make_svi(mixture, guide), points()
+    svi.init(random.PRNGKey(0), data)
+    keys = random.split(random.PRNGKey(1), 2)
+    init = jax.vmap(lambda key, y: svi.get_params(svi.init(key, y)), (0, None))
+    shapes = jax.eval_shape(init, keys, data)
+    assert shapes["components_auto_natural"].df.shape == (2, 3)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.5, True])
+def test_the_number_of_guesses_is_checked(number):
+    with pytest.raises(ValueError, match="num_starts"):
+        ns.AutoSVAE(mixture, num_starts=number)
+
+
+def test_clusters_do_not_depend_on_padding():
+    _, data = points()
+    args = random.PRNGKey(4), data, jnp.ones(len(data)), 5
+    short = spread_components(*args, used=4)
+    padded = jnp.concatenate([data, jnp.zeros((37, 2))])
+    weight = (jnp.arange(len(padded)) < len(data)) * 1.0
+    long = spread_components(args[0], padded, weight, 5, used=4)
+    np.testing.assert_array_equal(short, long[: len(data)])
+    assert set(np.flatnonzero(short.sum(0))) == {0, 1, 2, 3}
+
+
+def hidden_states(y, lengths):
+    """Three states of a chain, seen in sequences of different lengths."""
+    with numpyro.plate("states", 3):
+        rows = numpyro.sample("rows", dist.Dirichlet(jnp.ones(3)))
+    prior = ns.NormalInverseWishart(jnp.zeros(2), 0.1, 4.0, jnp.eye(2))
+    with numpyro.plate("components", 3):
+        mu, cov = ns.sample("parts", prior)
+    steps = y.shape[1]
+    with numpyro.plate("sequences", len(y)):
+        fn = ns.DiscreteMarkovChain(jnp.ones(3) / 3, rows, steps, lengths=lengths)
+        z = numpyro.sample("z", fn)
+        there = jnp.arange(steps) < lengths[:, None]
+        seen = dist.MultivariateNormal(mu[z], cov[z]).mask(there).to_event(1)
+        numpyro.sample("y", seen, obs=y)
+
+
+def test_a_start_does_not_depend_on_padding():
+    y = random.normal(random.PRNGKey(5), (4, 9, 2)) * jnp.array([1.0, 3.0])
+    lengths = jnp.array([9, 6, 8, 3])
+    model, found = hidden_states, []
+    for more in (0, 5):
+        padded = jnp.pad(y, ((0, 0), (0, more), (0, 0)))
+        guide = ns.AutoSVAE(model, num_starts=3)
+        found.append(start_of(guide, padded, lengths, model=model)[0])
+    for name in ("rows", "parts"):
+        one, other = (jax.tree.leaves(f[name]) for f in found)
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def sparse_mixture(y, count):
+    """Weights whose prior wants few components."""
+    weights = numpyro.sample("weights", dist.Dirichlet(1e-2 * jnp.ones(count)))
+    with numpyro.plate("components", count):
+        mu = numpyro.sample("mu", dist.Normal(jnp.zeros(2), 20.0).to_event(1))
+        prior = dist.InverseWishart(2.5, scale_matrix=0.02 * jnp.eye(2))
+        cov = numpyro.sample("cov", prior)
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("y", dist.MultivariateNormal(mu[z], cov[z]), obs=y)
+
+
+def test_few_tight_groups_are_found_among_more_components():
+    noise = 0.4 * random.normal(random.PRNGKey(6), (40, 2))
+    y = noise + jnp.where(jnp.arange(40) < 20, -4.0, 3.0)[:, None]
+    model = partial(sparse_mixture, count=6)
+    guide = ns.AutoSVAE(model)
+    for key in range(3):
+        start, _ = start_of(guide, y, key=key, model=model)
+        counts = np.sort(start["weights"].concentration)
+        np.testing.assert_allclose(counts[-2:], [20.0, 20.0], atol=0.1)
+
+
+def groups_of_sensors(y, group):
+    """Paths whose loadings are picked by a group that is data, one-hot."""
+    dynamics = ns.MatrixNormalInverseWishart(
+        jnp.zeros((2, 2)), jnp.eye(2), 4.0, 0.1 * jnp.eye(2)
+    )
+    F, Q = ns.sample("dynamics", dynamics)
+    wide = group.shape[-1] * 2
+    sensing = ns.MatrixNormalInverseWishart(
+        jnp.zeros((3, wide)), 0.1 * jnp.eye(wide), 5.0, 0.1 * jnp.eye(3)
+    )
+    C, R = ns.sample("sensing", sensing)
+    series, steps, _ = y.shape
+    with numpyro.plate("series", series):
+        chain = ns.LinearGaussianChain(jnp.zeros(2), jnp.eye(2), F, Q, num_steps=steps)
+        x = numpyro.sample("x", chain)
+        u = (group[:, None, :, None] * x[..., None, :]).reshape(series, steps, wide)
+        seen = dist.MultivariateNormal(u @ C.T, R).to_event(1)
+        numpyro.sample("y", seen, obs=y)
+
+
+def test_paths_seen_through_the_loadings_of_their_group_do_not_collapse():
+    group = jnp.eye(2)[jnp.arange(6) % 2]
+    angle = 0.4 * jnp.arange(15) + jnp.arange(6)[:, None]
+    path = jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1)
+    loadings = random.normal(random.PRNGKey(7), (2, 3, 2))
+    y = jnp.einsum("ng,gij,ntj->nti", group, loadings, path)
+    y = y + 0.1 * random.normal(random.PRNGKey(8), y.shape)
+    guide = ns.AutoSVAE(groups_of_sensors, num_starts=2)
+    svi = make_svi(groups_of_sensors, guide)
+    params = svi.get_params(svi.init(random.PRNGKey(0), y, group))
+    x = guide.posterior_local(params, y, group)["x"].mean
+    design = x.reshape(-1, 2)
+    fit, *_ = jnp.linalg.lstsq(design, path.reshape(-1, 2))
+    left = path.reshape(-1, 2) - design @ fit
+    assert jnp.std(x) > 0.3 and jnp.mean(left**2) < 0.2
+
+
+@pytest.mark.slow
+def test_a_switching_system_is_found_from_any_key():
+    """A point that turns one way near one centre, the other way near another."""
+    rng, steps, series = np.random.default_rng(11), 150, 6
+    angles, centres = (0.25, -0.15), np.array([[1.5, 0.0], [-1.5, 0.5]])
+    states = np.zeros((series, steps), int)
+    path = np.zeros((series, steps, 2))
+    path[:, 0] = rng.uniform(-1, 1, (series, 2))
+    for n in range(series):
+        for t in range(1, steps):
+            stays = rng.uniform() < 0.97
+            k = states[n, t] = states[n, t - 1] if stays else 1 - states[n, t - 1]
+            cos, sin = np.cos(angles[k]), np.sin(angles[k])
+            turn = np.array([[cos, -sin], [sin, cos]])
+            mean = turn @ (path[n, t - 1] - centres[k]) + centres[k]
+            path[n, t] = mean + 0.02 * rng.standard_normal(2)
+    loading = np.linalg.qr(rng.standard_normal((6, 2)))[0]
+    y = path @ loading.T + 0.15 * rng.standard_normal((series, steps, 6))
+    y = jnp.asarray((y - y.mean((0, 1))) / y.std(), jnp.float32)
+    guide = ns.AutoSVAE(switching, num_starts=4)
+    svi = make_svi(switching, guide, natural=0.5)
+    for key in range(3):
+        params = svi.run(random.PRNGKey(key), 20, y, progress_bar=False).params
+        found = np.argmax(guide.posterior_local(params, y)["z"].probs, -1)
+        right = np.mean(found[:, 1:] == states[:, 1:])
+        assert max(right, 1 - right) > 0.9
+
+
+def switching(y):
+    """Two linear systems with drifts, seen through noisy sensors."""
+    series, steps, sensors = y.shape
+    prior = ns.MatrixNormalInverseWishart(
+        jnp.zeros((2, 3)), 0.1 * jnp.eye(3), 5.0, 0.01 * jnp.eye(2)
+    )
+    with numpyro.plate("states", 2):
+        rows = numpyro.sample("rows", dist.Dirichlet(jnp.ones(2) + 20 * jnp.eye(2)))
+        F, Q = ns.sample("dynamics", prior)
+    sensing = ns.MatrixNormalInverseWishart(
+        jnp.zeros((sensors, 3)), 0.1 * jnp.eye(3), sensors + 2.0, 0.1 * jnp.eye(sensors)
+    )
+    C, R = ns.sample("sensing", sensing)
+    with numpyro.plate("sequences", series):
+        z = numpyro.sample("z", ns.DiscreteMarkovChain(jnp.ones(2) / 2, rows, steps))
+        ones = jnp.ones((series, steps - 1, 1))
+        later = z[..., 1:]
+        chain = ns.LinearGaussianChain(
+            jnp.zeros(2), 4 * jnp.eye(2), F[later], Q[later], inputs=ones
+        )
+        x = numpyro.sample("x", chain)
+        seen = jnp.concatenate([x, jnp.ones((series, steps, 1))], -1)
+        numpyro.sample("y", dist.MultivariateNormal(seen @ C.T, R).to_event(1), obs=y)

@@ -10,7 +10,7 @@ of its components start at the same clusters.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -48,7 +48,7 @@ def guess_members(
     :param paths: estimates of latent vectors and paths.
     """
     place, size = evidence.place(selector), evidence.local(selector).size
-    total, shown = jnp.zeros(place.positions), []
+    total, shown = jnp.zeros(place.positions), list[Array]()
     for factor in evidence.structure.factors:
         if factor.source.selector == selector:
             found = _features(evidence, factor, paths)
@@ -79,7 +79,8 @@ def known_members(evidence: Evidence, selector: str) -> Array | None:
     label = evidence.structure.labels.get(selector)
     if label is None or evidence.site(label).mask is None:
         return None
-    site, place = evidence.site(label), evidence.place(selector)
+    site: Any = evidence.site(label)
+    place = evidence.place(selector)
     size = evidence.local(selector).size
     known = jnp.where(
         site.mask[..., None], jax.nn.one_hot(site.value, size, dtype=float), 0.0

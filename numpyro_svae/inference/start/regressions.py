@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -80,8 +82,9 @@ def _parents(
     factor: Factor, evidence: Evidence, paths: dict[str, Array]
 ) -> tuple[Array | None, Array] | None:
     """How the latent regressors are placed, and estimates of them side by side."""
-    place, names = evidence.place(factor), ()
-    parent_map = evidence.bound.regressions[factor.site, factor.role].parent_map
+    place = evidence.place(factor)
+    names: tuple[str, ...] = ()
+    parent_map: Any = evidence.bound.regressions[factor.site, factor.role].parent_map
     if isinstance(factor, GaussianFactor) and factor.parent is not None:
         names, parent_map = (factor.parent,), factor.parent_map
     if isinstance(factor, GaussianConditional):

@@ -63,7 +63,7 @@ def _said_mean(potential: GaussianPotential) -> Array:
     return loc[..., 0]
 
 
-def _shown_mean(evidence: Evidence, name: str, factor: Factor, window: int) -> Array:
+def _shown_mean(evidence: Evidence, name: str, factor: Any, window: int) -> Array:
     place, data = (
         evidence.place(factor),
         evidence.bound.regressions[factor.site, "value"],
