@@ -160,7 +160,8 @@ def entropy(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Array:
 def _quadratic(weight: Array, cov: Array) -> Array:
     """``tr(W P W')``, whose every term is a square if ``P`` is diagonal."""
     product = matmul(weight, cov)
-    return sum(dot(product[i], weight[i]) for i in range(weight.shape[0]))
+    terms = [dot(product[i], weight[i]) for i in range(weight.shape[0])]
+    return sum(terms[1:], terms[0])
 
 
 @jax.jit

@@ -133,8 +133,8 @@ def infer(
     :param located: whether real variables are near zero already, as they are less what
         :func:`locate` finds.
     """
-    graph, *terms = _checked(variables, plate_sizes, terms)
-    return _infer(graph, located, *terms)
+    graph, *both = _checked(variables, plate_sizes, terms)
+    return _infer(graph, located, *both)
 
 
 def locate(

@@ -267,8 +267,8 @@ class LinearGaussianChain(CheckedArguments):
             chain's.
         """
         h, J, batch = self._potential_lanes(potential)
-        chain = absorb(*self._chain(batch), h, J)
-        return self._from_lanes(*chain, batch, self.time_reversed)
+        initial, dynamics = absorb(*self._chain(batch), h, J)
+        return self._from_lanes(initial, dynamics, batch, self.time_reversed)
 
     def _potential_lanes(
         self, potential: GaussianPotential

@@ -215,7 +215,8 @@ class RegressionNatural(NaturalParameters):
         A location is improved by its residual, and ``Psi = vv - M_0 vu'`` is what a sum
         in twice the precision leaves of it.
         """
-        return RegressionStandard(*_standard(self.vv, self.vu, self.uu), self.df)
+        loc, column_tril, scale_tril = _standard(self.vv, self.vu, self.uu)
+        return RegressionStandard(loc, column_tril, scale_tril, self.df)
 
     def log_normalizer(self) -> Array:
         return self.to_standard().log_normalizer()

@@ -45,7 +45,7 @@ def check_digits(name: str, natural: RegressionNatural) -> None:
             f"{found}Accepted: data less an offset, or with a larger scale of the "
             "noise in the prior; or float64."
         )
-    weights, at = uu[..., 0, 0], np.array2string(loc[*member, :, 0], precision=4)
+    weights, at = uu[..., 0, 0], np.array2string(loc[member][:, 0], precision=4)
     weight = weights[member]
     if member and weight < 3.0 + np.min(weights):
         raise ValueError(

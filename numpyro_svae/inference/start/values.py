@@ -18,12 +18,8 @@ from numpyro_svae.program.places import Place, clean, pull_to, read_at
 
 __all__ = ["changes_of", "estimate_paths", "shown_values", "values_of"]
 
-_LAGS = 4  # steps on both sides of one that a window has
 
-
-def estimate_paths(
-    evidence: Evidence, potentials: dict[str, Any], lagged: bool = False
-) -> dict[str, Array]:
+def estimate_paths(evidence: Evidence, potentials: dict[str, Any]) -> dict[str, Array]:
     """Estimates ``(*positions, D)`` of the latent vectors and paths that are shown.
 
     They are what the recognition function says, or else what a known loading shows, or
@@ -31,8 +27,6 @@ def estimate_paths(
 
     :param evidence: the factors.
     :param potentials: what the recognition function says.
-    :param lagged: whether the principal coordinates of a path are those of windows of
-        the data, which also show how they change.
     """
     found: dict[str, Array] = {}
     for name, local in evidence.structure.locals.items():
@@ -43,8 +37,7 @@ def estimate_paths(
             continue
         for factor in evidence.structure.factors:
             if name in _parents(factor) and evidence.site(factor.site).observed:
-                window = _LAGS if lagged and local.chain else 0
-                found[name] = _shown_mean(evidence, name, factor, window)
+                found[name] = _shown_mean(evidence, name, factor)
                 break
     return found
 
@@ -63,7 +56,7 @@ def _said_mean(potential: GaussianPotential) -> Array:
     return loc[..., 0]
 
 
-def _shown_mean(evidence: Evidence, name: str, factor: Any, window: int) -> Array:
+def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
     place, data = (
         evidence.place(factor),
         evidence.bound.regressions[factor.site, "value"],
@@ -82,8 +75,6 @@ def _shown_mean(evidence: Evidence, name: str, factor: Any, window: int) -> Arra
     residual = _without(v, data.regressor, weight)
     local = evidence.place(name)
     shown, count = _at_parent(residual, weight, local, place)
-    if window:
-        shown = _windows(_principal(shown, count, size), window)
     return jnp.broadcast_to(_principal(shown, count, size), shape)
 
 
@@ -138,13 +129,6 @@ def _principal(x: Array, weight: Array, size: int) -> Array:
     scale = jnp.where(usable, 1.0 / jnp.sqrt(jnp.where(usable, values, 1.0)), 0.0)
     found = jnp.pad(centred @ vectors * scale, ((0, 0), (0, size - rank)))
     return found.reshape(*x.shape[:-1], size)
-
-
-def _windows(x: Array, lags: int) -> Array:
-    """Values ``(..., T, (2 L + 1) D)`` of each step and of those around it."""
-    steps = jnp.arange(x.shape[-2])[:, None] + jnp.arange(2 * lags + 1)
-    around = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(lags, lags), (0, 0)])
-    return around[..., steps, :].reshape(*x.shape[:-1], -1)
 
 
 # what factors see
