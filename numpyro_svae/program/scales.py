@@ -36,7 +36,8 @@ def check_scales(
                     f"Site '{name}': found a scale of {_shown(own)} for a global site, "
                     "whose prior is then no density. Accepted: numpyro.handlers.scale "
                     "around plates of data with their latent sites, or around "
-                    "likelihoods."
+                    "likelihoods. To scale the whole loss, give AutoSVAE the model as "
+                    "it is, and handlers.scale of the model and of the guide to SVI."
                 )
     for name in structure.locals:
         if jnp.ndim(sites[name].scale):

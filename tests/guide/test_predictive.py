@@ -12,6 +12,7 @@ import numpyro
 from numpyro import handlers
 import numpyro.distributions as dist
 from numpyro.infer import Predictive
+import pytest
 
 import numpyro_svae as ns
 from tests.data import clusters
@@ -110,10 +111,14 @@ def elbo(model, guide, *args, params=None):
 
 def test_scaling_model_and_guide_scales_the_elbo(gmm):
     scaled = handlers.scale(gmm.model, 0.5)
-    guide = ns.AutoSVAE(scaled)
     plain = elbo(gmm.model, gmm.guide, *gmm.args, params=gmm.params)
-    half = elbo(scaled, handlers.scale(guide, 0.5), *gmm.args, params=gmm.params)
+    half = elbo(scaled, handlers.scale(gmm.guide, 0.5), *gmm.args, params=gmm.params)
     np.testing.assert_allclose(half, 0.5 * plain, rtol=1e-5)
+
+
+def test_a_guide_of_a_model_that_is_scaled_as_a_whole_says_what_to_scale(gmm):
+    with pytest.raises(ValueError, match=r"'weights': found a scale of 0\.5.*to SVI"):
+        elbo(gmm.model, ns.AutoSVAE(handlers.scale(gmm.model, 0.5)), *gmm.args)
 
 
 def test_masked_data_are_as_good_as_absent(gmm):

@@ -64,18 +64,17 @@ def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
     v = clean(
         place, jnp.broadcast_to(data.value, place.positions + data.value.shape[-1:])
     )
-    known, size = data.known, evidence.local(name).size
-    simple = isinstance(factor, GaussianFactor) and factor.source.selector is None
-    shape = (*evidence.place(name).positions, size)
-    if simple and factor.parent_map is None and known is not None:
-        return jnp.broadcast_to(_least_squares(known.weight, v), shape)
+    known, local = data.known, evidence.place(name)
+    size = evidence.local(name).size
     weight = jnp.ones(place.positions)
     if place.mask is not None:
         weight = weight * place.mask
+    simple = isinstance(factor, GaussianFactor) and factor.source.selector is None
+    if simple and factor.parent_map is None and known is not None:
+        return _averaged(_least_squares(known.weight, v), weight, local, place)[0]
     residual = _without(v, data.regressor, weight)
-    local = evidence.place(name)
     shown, count = _at_parent(residual, weight, local, place)
-    return jnp.broadcast_to(_principal(shown, count, size), shape)
+    return jnp.broadcast_to(_principal(shown, count, size), (*local.positions, size))
 
 
 def _least_squares(weight: Array, v: Array) -> Array:
@@ -110,9 +109,16 @@ def _at_parent(
         features = jnp.transpose(v, (*own, *more, rank))
         shape = (*local.positions, -1)
         return features.reshape(shape), jnp.sum(weight, tuple(more)).reshape(shape[:-1])
+    return _averaged(v, weight, local, place)
+
+
+def _averaged(
+    v: Array, weight: Array, local: Place, place: Place
+) -> tuple[Array, Array]:
+    """Means at the positions of a parent, zero where nothing counts; and weights."""
     counted = place._replace(mask=None, scale=local.scale)
     count = pull_to(weight, local, counted, 0)
-    total = pull_to(v, local, counted, 1)
+    total = pull_to(v * weight[..., None], local, counted, 1)
     return total / jnp.maximum(count, 1.0)[..., None], count
 
 
