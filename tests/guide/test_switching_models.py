@@ -85,7 +85,7 @@ def test_minibatches_of_sequences(model):
 def test_conjugate_hmm_never_gets_worse(x64):
     """Every full step is an exact coordinate update of all global blocks."""
     y, _ = sequences(count=5, steps=7, outputs=2)
-    guide = ns.AutoSVAE(hmm)
+    guide = ns.AutoSVAE(hmm, num_starts=1)
     _, losses = steps(make_svi(hmm, guide, natural=1.0), 30, y)
     assert np.all(np.diff(losses) < 1e-9)
     assert losses[0] - losses[-1] > 1.0
@@ -101,7 +101,7 @@ def test_an_observed_chain_is_counted(x64):
             chain = ns.DiscreteMarkovChain(initial, rows, 5)
             numpyro.sample("z", chain, obs=states)
 
-    guide = ns.AutoSVAE(model)
+    guide = ns.AutoSVAE(model, num_starts=1)
     params, _ = steps(make_svi(model, guide, natural=1.0), 1, states)
     posterior = guide.get_posterior(params)
     np.testing.assert_allclose(posterior["initial"].concentration, [2.0, 2.0])
@@ -138,7 +138,7 @@ def test_labels_by_mask_and_by_potential_are_the_same(x64):
     rng = np.random.default_rng(0)
     y = jnp.asarray(rng.standard_normal((8, 2)))
     labels, known = jnp.arange(8) % 2, jnp.arange(8) < 5
-    masked = ns.AutoSVAE(semi_supervised)
+    masked = ns.AutoSVAE(semi_supervised, num_starts=1)
     spoken = ns.AutoSVAE(latent_labels, spoken_labels)
     eye = jnp.eye(2)
     loc = jnp.array([[0.5, 0.0], [-0.5, 0.0]])

@@ -62,7 +62,7 @@ def data(kind, shape=(6,), seed=0):
 
 
 def fitted(model, *args, count=2, **kwargs):
-    guide = ns.AutoSVAE(model)
+    guide = ns.AutoSVAE(model, num_starts=1)
     params, losses = steps(make_svi(model, guide, natural=1.0), count, *args, **kwargs)
     return guide.get_posterior(params), np.asarray(losses)
 

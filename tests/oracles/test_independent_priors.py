@@ -43,7 +43,7 @@ def lines(count=16):
 
 
 def fitted(model, *args, count=60, natural=0.5):
-    guide = ns.AutoSVAE(model)
+    guide = ns.AutoSVAE(model, num_starts=1)
     svi = make_svi(model, guide, natural=natural)
     params, losses = steps(svi, count, *args)
     return guide, params, np.asarray(losses)
@@ -224,7 +224,7 @@ _START = {}
 def at_a_start():
     if not _START:
         y, model = lines(), partial(principal_components, dim=2)
-        guide = ns.AutoSVAE(model)
+        guide = ns.AutoSVAE(model, num_starts=1)
         svi = make_svi(model, guide)
         params = svi.get_params(svi.init(random.PRNGKey(0), y))
         best = params["alpha_auto_natural"]  # given the weights that are started from

@@ -58,7 +58,7 @@ def evidence(level):
 
 @pytest.mark.parametrize("traced", [False, True])
 def test_each_entry_counts_by_itself(x64, traced):
-    guide = ns.AutoSVAE(factors)
+    guide = ns.AutoSVAE(factors, num_starts=1)
 
     def loss(seen):
         return ns.SVAE_ELBO().loss(random.PRNGKey(0), {}, factors, guide, JUNK, seen)
@@ -69,7 +69,7 @@ def test_each_entry_counts_by_itself(x64, traced):
 
 
 def test_each_entry_counts_by_itself_in_a_graph(x64):
-    guide = ns.AutoSVAE(labelled_factors)
+    guide = ns.AutoSVAE(labelled_factors, num_starts=1)
     problem = random.PRNGKey(0), {}, labelled_factors, guide
     found = ns.SVAE_ELBO().loss(*problem, JUNK, SEEN)
     parts = np.log(0.3) + evidence(-1.0), np.log(0.7) + evidence(1.0)
@@ -97,11 +97,13 @@ def learnt_factors(y, seen):
 
 def test_each_dimension_learns_from_the_data_that_have_it(x64):
     """As if by itself: after one step the bound is the evidence, which factorises."""
-    _, losses = steps(make_svi(learnt, ns.AutoSVAE(learnt), natural=1.0), 2, JUNK, SEEN)
+    _, losses = steps(
+        make_svi(learnt, ns.AutoSVAE(learnt, num_starts=1), natural=1.0), 2, JUNK, SEEN
+    )
     apart = 0.0
     for d in range(3):
         own = Y[SEEN[:, d], d : d + 1]
-        svi = make_svi(gaussian, ns.AutoSVAE(gaussian), natural=1.0)
+        svi = make_svi(gaussian, ns.AutoSVAE(gaussian, num_starts=1), natural=1.0)
         apart += steps(svi, 2, own)[1][1]
     np.testing.assert_allclose(losses[1], apart, rtol=1e-9)
 
@@ -119,7 +121,7 @@ def independent(y, seen=None):
 
 def test_independent_priors_learn_from_the_entries_that_there_are(x64):
     def bound(y, *seen):
-        svi = make_svi(independent, ns.AutoSVAE(independent), natural=0.5)
+        svi = make_svi(independent, ns.AutoSVAE(independent, num_starts=1), natural=0.5)
         return steps(svi, 80, y, *seen)[1][-1]
 
     apart = sum(bound(Y[SEEN[:, d], d : d + 1]) for d in range(3))
@@ -129,7 +131,7 @@ def test_independent_priors_learn_from_the_entries_that_there_are(x64):
 @pytest.mark.slow
 def test_what_is_missing_has_no_part_in_learning_factors():
     """The guide is scored by NumPyro, and does not see what is stored there."""
-    guide = ns.AutoSVAE(learnt_factors)
+    guide = ns.AutoSVAE(learnt_factors, num_starts=1)
     data = [np.where(SEEN, Y, value).astype(np.float32) for value in (0.0, 1e3)]
     params = start(learnt_factors, guide, data[0], SEEN)
     problem = params, learnt_factors, guide
@@ -149,4 +151,4 @@ def test_latent_vectors_are_masked_as_a_whole():
     with pytest.raises(
         ValueError, match=r"Site 'x'.*some entries.*Accepted: a mask of"
     ):
-        handlers.seed(ns.AutoSVAE(model), 0)(Y, SEEN)
+        handlers.seed(ns.AutoSVAE(model, num_starts=1), 0)(Y, SEEN)

@@ -125,7 +125,7 @@ def test_switching_svae():
 def test_products_of_paths_and_vectors_that_last(model):
     """A vector that is seen at all steps has many labels, and is no mixture."""
     y = Y[..., :2]
-    guide = ns.AutoSVAE(model)
+    guide = ns.AutoSVAE(model, num_starts=1)
     problem = (start(model, guide, y), model, guide, (y,))
     ours = estimates(ns.SVAE_ELBO(), *problem)
     theirs = estimates(Trace_ELBO(), *problem)
@@ -136,7 +136,7 @@ def test_products_of_paths_and_vectors_that_last(model):
 def test_minibatch_of_a_mixture_spelled_as_two_sites():
     y, _ = clusters(12)
     model = partial(mixture, subsample=4, joint=False)
-    guide = ns.AutoSVAE(model)
+    guide = ns.AutoSVAE(model, num_starts=1)
     problem = (start(model, guide, y), model, guide, (y,))
     ours = estimates(ns.SVAE_ELBO(), *problem)
     theirs = estimates(Trace_ELBO(), *problem)

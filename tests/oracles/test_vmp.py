@@ -25,7 +25,7 @@ def assert_never_rises(losses):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_elbo_of_a_mixture_never_drops(seed, x64):
     y, _ = clusters(30, seed=seed)
-    svi = make_svi(mixture, ns.AutoSVAE(mixture))
+    svi = make_svi(mixture, ns.AutoSVAE(mixture, num_starts=1))
     _, losses = steps(svi, 60, 1.5 * y, seed=seed)
     assert_never_rises(np.asarray(losses))
 
@@ -33,7 +33,7 @@ def test_elbo_of_a_mixture_never_drops(seed, x64):
 @pytest.mark.parametrize("joint", [True, False], ids=["joint", "two-site"])
 def test_elbo_of_linear_dynamics_never_drops(joint, x64):
     model = partial(linear_lds, joint=joint)
-    svi = make_svi(model, ns.AutoSVAE(model))
+    svi = make_svi(model, ns.AutoSVAE(model, num_starts=1))
     _, losses = steps(svi, 150, *sequences())
     assert_never_rises(np.asarray(losses))
 
@@ -43,7 +43,7 @@ def test_spellings_are_the_same_model(x64):
     found = []
     for joint in (True, False):
         model = partial(linear_lds, joint=joint)
-        guide = ns.AutoSVAE(model)
+        guide = ns.AutoSVAE(model, num_starts=1)
         params, losses = steps(make_svi(model, guide), 5, *sequences())
         found.append((losses, guide.get_posterior(params)))
     (joint_losses, joint), (losses, two_site) = found
@@ -54,7 +54,7 @@ def test_spellings_are_the_same_model(x64):
 
 def test_the_optimum_of_a_mixture_is_stationary(x64):
     y, _ = clusters(30)
-    svi = make_svi(mixture, ns.AutoSVAE(mixture))
+    svi = make_svi(mixture, ns.AutoSVAE(mixture, num_starts=1))
     params, _ = steps(svi, 300, y)
 
     def loss(params):
@@ -69,7 +69,10 @@ def test_minibatches_average_to_the_full_batch(x64):
     """The gradient of the full data is the mean of those of its minibatches."""
     y, _ = clusters(12)
     model = partial(mixture, subsample=4)
-    guide, full_guide = ns.AutoSVAE(model), ns.AutoSVAE(mixture)
+    guide, full_guide = (
+        ns.AutoSVAE(model, num_starts=1),
+        ns.AutoSVAE(mixture, num_starts=1),
+    )
     svi = make_svi(mixture, full_guide)
     params = svi.get_params(svi.init(random.PRNGKey(0), y))
 
