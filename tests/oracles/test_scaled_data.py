@@ -113,7 +113,7 @@ def test_a_scale_is_worth_repetitions(x64, name):
     y = jnp.asarray(y, float)
     if options:
         options = {**options, "fixed_point": ns.FixedPoint(tolerance=1e-12)}
-    guide, other = (ns.AutoSVAE(model, **options) for _ in range(2))
+    guide, other = (ns.AutoSVAE(model, num_starts=1, **options) for _ in range(2))
     svi, plain = make_svi(model, guide), make_svi(model, other)
     params = svi.get_params(svi.init(random.PRNGKey(0), y, 3.0))
     repeated = jnp.repeat(y, 3, 0)

@@ -145,7 +145,7 @@ def naturals(params):
 
 @pytest.mark.x64
 @given(spec=specs())
-@settings(FEW, max_examples=8)
+@settings(FEW, max_examples=4)
 def test_programs_have_the_bound_and_the_gradient_of_dense_algebra(spec):
     check(spec)
 
@@ -153,6 +153,6 @@ def test_programs_have_the_bound_and_the_gradient_of_dense_algebra(spec):
 @pytest.mark.slow
 @pytest.mark.x64
 @given(spec=specs())
-@settings(FEW, max_examples=30, derandomize=False)
+@settings(FEW, max_examples=10, derandomize=False)
 def test_more_programs_do(spec):
     check(spec)
