@@ -42,8 +42,8 @@ def lines(count=16):
     return along + 0.3 + 0.2 * numbers(count, 3, seed=2)
 
 
-def fitted(model, *args, count=60, natural=0.5):
-    guide = ns.AutoSVAE(model, num_starts=1)
+def fitted(model, *args, count=60, natural=0.5, num_starts=1):
+    guide = ns.AutoSVAE(model, num_starts=num_starts)
     svi = make_svi(model, guide, natural=natural)
     params, losses = steps(svi, count, *args)
     return guide, params, np.asarray(losses)
@@ -157,7 +157,7 @@ def test_loadings_of_each_component_are_found(x64):
     group = np.arange(40) % 2
     y = jnp.array([[0.0, 0.0], [4.0, 1.0]])[group] + 0.1 * numbers(40, 2)
     y = y + numbers(40, 1, seed=1) * along[group]
-    guide, params, losses = fitted(mixture_of_factors, y, count=30)
+    guide, params, losses = fitted(mixture_of_factors, y, count=30, num_starts=10)
     assert np.all(np.diff(losses) < 1e-9)
     found = np.asarray(guide.get_posterior(params)["w"].mean)[..., 0]
     cosines = np.abs(found @ along.T) / np.sqrt(2)

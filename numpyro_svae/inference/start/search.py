@@ -198,8 +198,11 @@ def _sweep(
     few = min(_LOCAL_SWEEPS, search.fixed_point.max_sweeps)
     options = replace(search.fixed_point, max_sweeps=few, gradient="stopped")
     size = 0.5 if structure.joins else 1.0
-    groups = coupled_groups(structure)
-    coupled = any(len(group.discrete) + len(group.states) > 1 for group in groups)
+    coupled = any(
+        len(group.discrete) + len(group.states) > 1
+        and (group.kind == "product" or (group.kind == "mixture" and search.mean_field))
+        for group in coupled_groups(structure)
+    )
     count = _COUPLED_SWEEPS if coupled else _SWEEPS
 
     def lower_bound(naturals: Naturals) -> tuple[Array, dict[str, Array]]:
