@@ -48,9 +48,22 @@ def recognition(y):
 
 
 def messages(program):
-    """Shapes that a compiled program sends between devices, outside loops and in."""
-    loops, entry = program.split("\nENTRY ")
-    return [[list(found) for found in COLLECTIVE.findall(x)] for x in (entry, loops)]
+    """Shapes that a compiled program sends between devices, outside loops and in.
+
+    A branch that is not in a loop is neither: what it sends, it sends when it is taken.
+    """
+    names = re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*{$", program, re.M)
+    texts = re.split(r"^(?:ENTRY )?%?[\w.-]+ \(.*{$", program, flags=re.M)[1:]
+    bodies = dict(zip(names, texts, strict=True))
+    loops, found = set(), set(re.findall(r"(?:body|condition)=%?([\w.-]+)", program))
+    while found:
+        loops |= found
+        called = {n for name in found for n in re.findall(r"%([\w.-]+)", bodies[name])}
+        found = (called & bodies.keys()) - loops
+    assert loops
+    inside = "".join(bodies[name] for name in loops)
+    entry = program.split("\nENTRY ")[1]
+    return [[list(sent) for sent in COLLECTIVE.findall(x)] for x in (entry, inside)]
 
 
 def place(mesh, tree, *axes):

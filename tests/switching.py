@@ -34,6 +34,9 @@ def known_hmm(y, loc=LOC, lengths=None, mask=None):
             gaussian = gaussian.mask(mask)
         x = numpyro.sample("x", gaussian.to_event(1))
         seen = dist.MultivariateNormal(x, NOISE * jnp.eye(2))
+        if lengths is not None:
+            exists = jnp.arange(y.shape[1]) < lengths[:, None]
+            mask = exists if mask is None else mask & exists
         if mask is not None:
             seen = seen.mask(mask)
         numpyro.sample("y", seen.to_event(1), obs=y)
@@ -62,6 +65,9 @@ def known_slds(y, actions=None, weight=None, lengths=None, mask=None):
         )
         x = numpyro.sample("x", chain)
         seen = dist.MultivariateNormal(x, NOISE * jnp.eye(2))
+        if lengths is not None:
+            exists = jnp.arange(y.shape[1]) < lengths[:, None]
+            mask = exists if mask is None else mask & exists
         if mask is not None:
             seen = seen.mask(mask)
         numpyro.sample("y", seen.to_event(1), obs=y)

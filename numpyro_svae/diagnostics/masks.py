@@ -49,9 +49,9 @@ def in_plates(messages: Collection[dict], plates: tuple[str, ...]) -> np.ndarray
 
     :param messages: of the sites, all of which are in the plates.
     :param plates: the plates, in the order of the dimensions of the result.
-    :return: None if all members have.
+    :return: None if all members have, and for no sites.
     """
-    found: np.ndarray | None = None
+    found = np.asarray(False)
     for message in messages:
         counts = counted_entries(message)
         if counts is None:
@@ -60,9 +60,8 @@ def in_plates(messages: Collection[dict], plates: tuple[str, ...]) -> np.ndarray
         frames = {f.name: f.dim - event for f in message["cond_indep_stack"]}
         kept = [frames[name] for name in plates]
         axes = [a for a in range(-counts.ndim, 0) if a not in kept]
-        own = counts.any(tuple(axes))
-        found = own if found is None else found | own
-    return None if found is None or found.all() else found
+        found = found | counts.any(tuple(axes))
+    return None if found.all() or not messages else found
 
 
 def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:

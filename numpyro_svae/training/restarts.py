@@ -82,8 +82,10 @@ def run_restarts(
     if num_restarts > 1 and np.allclose(losses, losses[:1], 1e-6, equal_nan=True):
         warnings.warn(
             f"run_restarts: all {num_restarts} restarts took the same steps: nothing "
-            "in them depends on the random key. What `init` of the guide and "
-            "`init_params` give does not; leave some of it out, or run once.",
+            "that counts depends on the random key. What `init` of the guide and "
+            "`init_params` give does not, nor does the best of many guesses where all "
+            "keys find the same one. Accepted: leave some of it out, "
+            "`AutoSVAE(..., num_starts=1)`, or one run.",
             RuntimeWarning,
             stacklevel=2,
         )

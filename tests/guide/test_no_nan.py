@@ -29,6 +29,9 @@ from tests.switching import autoregressive_hmm, hmm, hmm_svae, slds_svae
 
 SEEDS = 5
 
+# That ascent has ended is said, and no NaN.
+pytestmark = pytest.mark.filterwarnings("ignore:AutoSVAE. coordinate ascent has ended")
+
 
 def extreme(potential):
     """Precisions from 1e-6 to 1e6, one for each position, that a network could say."""

@@ -23,7 +23,7 @@ def restarts():
     """Too many components for the data, so that starts end in different places."""
     with jax.enable_x64(False):
         y = clusters(60, seed=4)[0].astype(jnp.float32)
-        guide = ns.AutoSVAE(mixture)
+        guide = ns.AutoSVAE(mixture, num_starts=1)
         svi = make_svi(mixture, guide, natural=0.5)
         return svi, y, run_restarts(svi, random.PRNGKey(0), 5, 20, y, count=6)
 
