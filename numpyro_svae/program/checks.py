@@ -129,7 +129,9 @@ def check_hyperparameters(
                     "and finite scales or a positive definite covariance."
                 )
         elif isinstance(natural, GammaNatural):
-            lowest = float(jnp.minimum(jnp.min(natural.shape), jnp.min(natural.rate)))
+            lowest = float(
+                jnp.minimum(jnp.min(natural.concentration), jnp.min(natural.rate))
+            )
             if not lowest > 0:
                 raise ValueError(
                     f"Site '{name}': found a Gamma shape or rate of {lowest}. "

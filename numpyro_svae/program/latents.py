@@ -57,8 +57,15 @@ def easy_value(message: dict) -> Array | None:
     return jnp.asarray(np.broadcast_to(value, shape))
 
 
-def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
-    """The global blocks, in program order."""
+def read_priors(
+    program: Program, sites: dict[str, Site], states: frozenset[str] = frozenset()
+) -> dict[str, Prior]:
+    """The global blocks, in program order.
+
+    :param program: the program.
+    :param sites: the sites of one run.
+    :param states: Gaussian sites that are none, as they are in the body of a scan.
+    """
     latent = [site for site in sites.values() if not site.observed]
     prober = Prober(program, sites, {}, {})
     found = prober.dependencies([site.name for site in latent])
@@ -77,7 +84,7 @@ def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
         if half is not None:
             priors[half.name] = half
     held = {name: prior for prior in priors.values() for name in prior.sites}
-    priors.update(Candidates(prober, needs, held).read())
+    priors.update(Candidates(prober, needs, held).read(states))
     order = list(sites)
     return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
 

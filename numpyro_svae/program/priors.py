@@ -218,6 +218,17 @@ class RegressionPrior(Prior):
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
         return self.values(*self.basis_pair(column))
 
+    @property
+    def has_noise(self) -> bool:
+        """Whether it holds the covariance of a factor."""
+        return True
+
+    def unit_noise(self) -> dict[str, Any]:
+        """Values with a weight of zero, at which all covariances are one."""
+        shape = (*self.batch_shape, self.dim)
+        cov = np.broadcast_to(np.eye(self.dim), (*shape, self.dim))
+        return self.values(np.zeros((*shape, self.columns)), cov)
+
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
         fn = sites[self.name].fn
         if self.packed:

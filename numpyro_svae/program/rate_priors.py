@@ -99,4 +99,6 @@ class GammaPrior(FeaturePrior):
         )
 
     def posterior(self, natural: GammaNatural) -> dist.Distribution:
-        return dist.Gamma(natural.shape, natural.rate).to_event(len(self.features))
+        return dist.Gamma(natural.concentration, natural.rate).to_event(
+            len(self.features)
+        )

@@ -30,7 +30,6 @@ from numpyro_svae.inference.start.regressions import regressions, transitions
 from numpyro_svae.program.factors import (
     DiscreteFactor,
     Factor,
-    GaussianConditional,
     GaussianFactor,
     StatisticsFactor,
 )
@@ -101,7 +100,7 @@ class Guess:
                 members = self._members_at(factor, prior)
                 place = self.evidence.place(factor)
                 return add_statistics(prior, data.statistics, members, place)
-            if isinstance(factor, GaussianFactor | GaussianConditional):
+            if isinstance(factor, GaussianFactor):
                 found = self._weights_and_noise(name, factor)
                 if found is not None:
                     return found
@@ -123,8 +122,8 @@ class Guess:
         if join is None:
             prior = block.whole(bound.priors[name])
         elif join.weights:
-            known = bound.regressions[factor.site, factor.role].known
-            prior = stand_in(join, bound.priors, known)
+            noise = bound.regressions[factor.site, factor.role].noise
+            prior = stand_in(join, bound.priors, noise)
         else:
             return None
         start = self._regression(factor, prior)
@@ -140,6 +139,9 @@ class Guess:
         members = self._members_at(factor, prior)
         if factor.role == "transition" and (switches or not site.observed):
             path = site.value if site.observed else self.paths.get(factor.site)
+            data = self.evidence.bound.regressions[factor.site, factor.role]
+            if data.known is not None and not switches:
+                return prior  # what is known says which coordinates these are
             if path is None or not switches:
                 return slow_dynamics(self.key, prior, site.fn.event_shape[-1])
             return transitions(prior, factor, self.evidence, members, path)

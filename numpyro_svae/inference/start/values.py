@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import Factor, GaussianConditional, GaussianFactor
+from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.places import Place, clean, pull_to, read_at
 
 __all__ = ["changes_of", "estimate_paths", "shown_values", "values_of"]
@@ -36,16 +36,10 @@ def estimate_paths(evidence: Evidence, potentials: dict[str, Any]) -> dict[str, 
             found[name] = _said_mean(potentials[name])
             continue
         for factor in evidence.structure.factors:
-            if name in _parents(factor) and evidence.site(factor.site).observed:
+            if name in factor.parents and evidence.site(factor.site).observed:
                 found[name] = _shown_mean(evidence, name, factor)
                 break
     return found
-
-
-def _parents(factor: Factor) -> tuple[str, ...]:
-    if isinstance(factor, GaussianFactor):
-        return () if factor.parent is None else (factor.parent,)
-    return factor.parents if isinstance(factor, GaussianConditional) else ()
 
 
 def _said_mean(potential: GaussianPotential) -> Array:
@@ -64,15 +58,20 @@ def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
     v = clean(
         place, jnp.broadcast_to(data.value, place.positions + data.value.shape[-1:])
     )
-    known, local = data.known, evidence.place(name)
+    local = evidence.place(name)
     size = evidence.local(name).size
     weight = jnp.ones(place.positions)
     if place.mask is not None:
         weight = weight * place.mask
-    simple = isinstance(factor, GaussianFactor) and factor.source.selector is None
-    if simple and factor.parent_map is None and known is not None:
-        return _averaged(_least_squares(known.weight, v), weight, local, place)[0]
-    residual = _without(v, data.regressor, weight)
+    known = data.known
+    if known is not None and data.all_known and not factor.coupled:
+        if factor.selectors:
+            known = jnp.mean(known, -3)
+        loading, rest = known[..., :size], known[..., size:]
+        shown = _least_squares(loading, v - jnp.sum(rest, -1))
+        return _averaged(shown, weight, local, place)[0]
+    v, regressor = data.to_block(v, data.regressor, len(factor.selectors))
+    residual = _without(v, regressor, weight)
     shown, count = _at_parent(residual, weight, local, place)
     return jnp.broadcast_to(_principal(shown, count, size), (*local.positions, size))
 
