@@ -165,6 +165,6 @@ def log_probs(evidence: Evidence, name: str) -> Array:
 
 def _log_probs(evidence: Evidence, factor: DiscreteFactor, given: Array) -> Array:
     if factor.source.prior is not None:
-        return evidence.moments[factor.source.prior]
+        return evidence.rows(factor)
     possible = given > 0
     return jnp.where(possible, jnp.log(jnp.where(possible, given, 1.0)), -jnp.inf)

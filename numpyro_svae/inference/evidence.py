@@ -243,30 +243,20 @@ class Evidence:
 
     def conditional_table(self, factor: TableConditional) -> Array:
         """Log density of a site by states, ``(*positions, *states)`` or less."""
-        if factor.source.prior is not None:
-            return self.moments[factor.source.prior]
-        return self.bound.tables[factor.site].log_probs
+        if factor.source.prior is None:
+            return self.bound.tables[factor.site].log_probs
+        latent = factor.site in self.structure.locals
+        return self.rows(factor) if latent else self._statistics(factor)
 
-    def _statistics(self, factor: StatisticsFactor) -> Array:
+    def rows(self, factor: Factor) -> Array:
+        """Expected logs of the rows of a latent site, which a block holds."""
+        moments = self.moments[str(factor.source.prior)]
+        picked = self.bound.picked.get((factor.site, factor.role))
+        return moments if picked is None else picked.take(moments)
+
+    def _statistics(self, factor: StatisticsFactor | TableConditional) -> Array:
         bound = self.bound.statistics[factor.site, factor.role]
-        moments = bound.known
-        if moments is None:
-            moments = self.moments[str(factor.source.prior)]
-        if bound.members is not None:
-            moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
-        place = self.place(factor)
-        states = int(factor.source.selector is not None)
-
-        def pair(statistic: Array, moment: Array) -> Array:
-            event = statistic.ndim - len(place.positions)
-            axes = tuple(range(-event, 0))
-            statistic = jnp.expand_dims(statistic, (len(place.positions),) * states)
-            counted = jnp.where(statistic == 0, 0.0, moment)  # 0 log 0 = 0
-            return jnp.sum(statistic * counted, axes)
-
-        terms = jax.tree.map(pair, bound.statistics, moments)
-        base = jnp.expand_dims(bound.base, (-1,) * states)
-        return jax.tree.reduce(jnp.add, terms) + base
+        return bound.log_prob(self.moments.get(str(factor.source.prior)))
 
     def _bound(self, factor: Factor) -> BoundRegression:
         return self.bound.regressions[factor.site, factor.role]

@@ -17,7 +17,9 @@ from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.program.affine import View
 from numpyro_svae.program.bound_regressions import BoundRegression, bind_regression
+from numpyro_svae.program.entries import Picked
 from numpyro_svae.program.factors import (
+    DiscreteFactor,
     GaussianFactor,
     StatisticsFactor,
     Structure,
@@ -28,7 +30,7 @@ from numpyro_svae.program.gathered import scanned_inputs
 from numpyro_svae.program.places import Place
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Program, Site
-from numpyro_svae.program.statistics import BoundStatistics, bind_statistics
+from numpyro_svae.program.statistics import BoundStatistics, bind_rows, bind_statistics
 from numpyro_svae.program.tables import bind_table
 
 __all__ = ["Bound", "BoundTable", "bind"]
@@ -72,6 +74,8 @@ class Bound:
     :param regressions: data of the Gaussian factors, by site and role.
     :param statistics: data of the statistics factors, by site and role.
     :param tables: of the table factors, by site.
+    :param picked: where rows of latent sites are in their blocks, by site and role, if
+        they are not their members.
     """
 
     sites: dict[str, Site]
@@ -79,6 +83,7 @@ class Bound:
     regressions: dict[tuple[str, str], BoundRegression]
     statistics: dict[tuple[str, str], BoundStatistics]
     tables: dict[str, BoundTable]
+    picked: dict[tuple[str, str], Picked]
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
@@ -98,7 +103,7 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
-    bound = Bound(kept, priors, {}, {}, {})
+    bound = Bound(kept, priors, {}, {}, {}, {})
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -106,11 +111,15 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
         if isinstance(factor, TableFactor):
             selector = str(factor.source.selector)
             bound.tables[factor.site] = _table(prober, site, (selector,))
-        elif isinstance(factor, TableConditional):
-            if factor.source.prior is None:
-                bound.tables[factor.site] = _table(prober, site, factor.selectors)
-        elif isinstance(factor, StatisticsFactor):
-            bound.statistics[key] = bind_statistics(site, factor, structure.priors)
+        elif isinstance(factor, TableConditional) and factor.source.prior is None:
+            bound.tables[factor.site] = _table(prober, site, factor.selectors)
+        elif (
+            isinstance(factor, DiscreteFactor | TableConditional) and not site.observed
+        ):
+            if not factor.source.plain:
+                bound.picked[key] = bind_rows(prober, site, factor)
+        elif isinstance(factor, StatisticsFactor | TableConditional):
+            bound.statistics[key] = bind_statistics(prober, site, factor)
         elif isinstance(factor, GaussianFactor):
             bound.regressions[key] = bind_regression(prober, site, factor)
     return bound

@@ -63,13 +63,23 @@ class Source:
     :param selector: the latent discrete site that picks a member of the batch.
     :param offset: position ``t`` of the factor has the state of the selector at
         ``t + offset``.
-    :param gathered: whether data pick a member of the batch.
+    :param gathered: whether data pick a member of the batch, alone or with discrete
+        sites.
+    :param placed: whether the parameters are entries of the block one by one, each
+        times a known number, beside entries that are known.
     """
 
     prior: str | None = None
     selector: str | None = None
     offset: int = 0
     gathered: bool = False
+    placed: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the parameters are those of the block as it is, or of its members by
+        the states of the selector."""
+        return not (self.gathered or self.placed)
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,8 @@ class GaussianFactor(Factor):
 class DiscreteFactor(Factor):
     """The density of a latent categorical site, or a part of that of a chain.
 
-    The rows of a transition are the members of a Dirichlet block.
+    The rows of a transition are the members of a Dirichlet block, if the source is
+    plain.
     """
 
 
@@ -181,10 +192,15 @@ class TableFactor(Factor):
 
 @dataclass(frozen=True)
 class TableConditional(Factor):
-    """A discrete site given discrete sites, or any observed site given several."""
+    """A discrete site given discrete sites, or any observed site given several.
+
+    :param event_dim: as that of :class:`StatisticsFactor`, for an observed site of
+        which a block holds a parameter.
+    """
 
     selectors: tuple[str, ...] = ()
     coupled: bool = True
+    event_dim: int = 0
 
 
 @dataclass(frozen=True, eq=False)

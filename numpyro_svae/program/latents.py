@@ -98,9 +98,9 @@ def _own_block(site: Site) -> Prior | None:
         shape = dim, width - dim
         return RegressionPrior(name, (name,), _batch(site), *shape, vector)
     if isinstance(fn, dist.Dirichlet):
-        return DirichletPrior(name, (name,), _batch(site), fn.event_shape[-1])
+        return DirichletPrior(name, (name,), site.batch_shape, fn.event_shape[-1])
     if isinstance(fn, dist.Beta):
-        return BetaPrior(name, (name,), _batch(site), site.outer.event_shape)
+        return BetaPrior(name, (name,), site.batch_shape, site.outer.event_shape)
     return None
 
 
@@ -123,7 +123,7 @@ def _scale(
     inverse = isinstance(half.fn, dist.InverseGamma)
     if inverse or any(isinstance(sites[n].fn, _GAUSSIAN) for n in users):
         return PrecisionPrior(name, (name,), _batch(half), features, inverse)
-    return GammaPrior(name, (name,), _batch(half), features)
+    return GammaPrior(name, (name,), half.batch_shape, features)
 
 
 def _batch(site: Site) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ def parameters(site: Site) -> dict[str, Any]:
         return {name: getattr(site.fn, name) for name in _DISCRETE_CHAIN}
     kind = observation_of(site.fn)
     if kind is not None:
-        return {kind.parameter: getattr(site.fn, kind.parameter)}
+        return kind.read(site.fn)
     return {"parameters": jax.tree.leaves(site.fn)}
 
 

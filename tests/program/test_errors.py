@@ -159,14 +159,14 @@ def mixture_with(change):
             lambda w, m, s: (w**2 / jnp.sum(w**2), m, s),
             ("'z'", "'weights'", "value of one Dirichlet"),
         ),
-        (lambda w, m, s: (w[::-1], m, s), ("'z'", "'weights'", "Dirichlet")),
+        (lambda w, m, s: ((w + w[::-1]) / 2, m, s), ("'z'", "'weights'", "Dirichlet")),
         (lambda w, m, s: (w, jnp.tanh(m), s), ("'y'", "'components'", "affine")),
         (lambda w, m, s: (w, m**2, s), ("'y'", "'components'", "affine")),
         (lambda w, m, s: (w, m, 2 * s), ("'y'", "'components'", "Sigma")),
         (lambda w, m, s: (w, m + w[:, None], s), ("'y'", "'weights'", "conjugate")),
         (lambda w, m, s: (w, m, s[:, ::-1, ::-1]), ("'y'", "'components'", "Sigma")),
     ],
-    ids=["squared", "reversed", "network", "power", "scaled", "mixed", "flipped"],
+    ids=["squared", "averaged", "network", "power", "scaled", "mixed", "flipped"],
 )
 def test_dependence_that_is_not_conjugate(change, parts):
     message = error_of(mixture_with(change), clusters()[0])

@@ -22,7 +22,11 @@ import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.start.counts import add_statistics, spread_counts
+from numpyro_svae.inference.start.counts import (
+    add_statistics,
+    spread_counts,
+    spread_rows,
+)
 from numpyro_svae.inference.start.dynamics import slow_dynamics
 from numpyro_svae.inference.start.joins import of_joint, scale_of_weights, stand_in
 from numpyro_svae.inference.start.members import Kind, guess_members
@@ -92,14 +96,19 @@ class Guess:
                 if factor.site in self._members:
                     members = self._members[factor.site]
                     used = jnp.any(members.reshape(-1, members.shape[-1]) > 0, 0)
-                return spread_counts(prior, place, 1.0 * used)
+                picked = bound.picked.get((factor.site, factor.role))
+                if picked is None:
+                    return spread_counts(prior, place, 1.0 * used)
+                size = structure.locals[factor.site].size
+                before = size if factor.role == "transition" else 0
+                return spread_rows(prior, picked, place, 1.0 * used, before)
             if isinstance(factor, StatisticsFactor):
                 if factor.source.selector is None:
                     continue
                 data = bound.statistics[factor.site, factor.role]
                 members = self._members_at(factor, prior)
                 place = self.evidence.place(factor)
-                return add_statistics(prior, data.statistics, members, place)
+                return add_statistics(prior, data.log_prob, members, place)
             if isinstance(factor, GaussianFactor):
                 found = self._weights_and_noise(name, factor)
                 if found is not None:
