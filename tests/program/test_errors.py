@@ -330,7 +330,7 @@ def test_masked_data_may_hold_anything():
     ids=["optax.adam", "numpyro.optim.Adam", "optax.adagrad"],
 )
 def test_optimiser_that_would_rescale_natural_gradients(optimizer):
-    svi = SVI(mixture, ns.AutoSVAE(mixture), optimizer, ns.SVAE_ELBO())
+    svi = SVI(mixture, ns.AutoSVAE(mixture, num_starts=1), optimizer, ns.SVAE_ELBO())
     with pytest.raises(TypeError) as raised:
         svi.init(random.PRNGKey(0), clusters()[0])
     assert_says(str(raised.value), "'weights'", "Adam", "svae_optimizer")
@@ -342,7 +342,7 @@ def test_optimiser_that_would_rescale_natural_gradients(optimizer):
     ids=["optax.sgd", "numpyro.optim.SGD", "svae_optimizer"],
 )
 def test_optimiser_that_steps_along_natural_gradients(optimizer):
-    svi = SVI(mixture, ns.AutoSVAE(mixture), optimizer, ns.SVAE_ELBO())
+    svi = SVI(mixture, ns.AutoSVAE(mixture, num_starts=1), optimizer, ns.SVAE_ELBO())
     state = svi.init(random.PRNGKey(0), clusters()[0])
     assert "weights_auto_natural" in svi.get_params(state)
 

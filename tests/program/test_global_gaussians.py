@@ -75,7 +75,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_global_blocks_and_local_sites(name):
     model, arguments, globals, locals = CASES[name]
-    guide = ns.AutoSVAE(model)
+    guide = ns.AutoSVAE(model, num_starts=1)
     with handlers.seed(rng_seed=0):
         draws = guide(Y, **arguments)
     assert list(guide.structure.priors) == globals
