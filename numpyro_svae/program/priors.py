@@ -159,7 +159,8 @@ class DirichletPrior(TablePrior):
         )
 
     def posterior(self, natural: DirichletNatural) -> dist.Distribution:
-        return dist.Dirichlet(natural.concentration)
+        # NumPyro refuses zeros, of categories that are ruled out
+        return dist.Dirichlet(natural.concentration, validate_args=False)
 
     def unpack(self, value: Array) -> dict[str, Array]:
         return {self.name: value}

@@ -142,3 +142,32 @@ def test_rows_are_updated_by_the_expected_counts(name, x64):
     np.testing.assert_allclose(found.concentration, 0.8 + seen, rtol=1e-9)
     bound = value - jnp.sum(kl_divergence(start, prior))
     np.testing.assert_allclose(losses[0], -bound, rtol=1e-10)
+
+
+def with_zeros(y):
+    """The left-to-right matrix as rows with concentrations of zero."""
+    band = jnp.eye(3) + jnp.eye(3, k=1)
+    with numpyro.plate("members", 3):
+        prior = dist.Dirichlet(0.8 * band, validate_args=False)
+        rows = numpyro.sample("rows", prior)
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", ns.DiscreteMarkovChain(jnp.full(3, 1 / 3), rows, T))
+        numpyro.sample("y", dist.Normal(LEVELS[z], 1.0).to_event(1), obs=y)
+
+
+def test_categories_without_concentration_stay_impossible(x64):
+    free = jnp.array([[1.5, 3.0], [2.0, 1.2]])
+    losses, found = [], []
+    placed = partial(program, CASES["left-to-right"])
+    band = in_band(free, one=0.8)  # there is nothing to learn of a row of one
+    zeros = dist.Dirichlet(band, validate_args=False)
+    for model, start in ((placed, dist.Dirichlet(free)), (with_zeros, zeros)):
+        guide = ns.AutoSVAE(model, init={"rows": start})
+        params, seen = steps(make_svi(model, guide), 2, Y)
+        losses.append(seen)
+        found.append(guide.get_posterior(params)["rows"].concentration)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-10)
+    i = np.arange(2)
+    np.testing.assert_allclose(found[1][i, i], found[0][:, 0], rtol=1e-10)
+    np.testing.assert_allclose(found[1][i, i + 1], found[0][:, 1], rtol=1e-10)
+    assert np.all(np.asarray(found[1])[np.asarray(band) == 0] == 0)
