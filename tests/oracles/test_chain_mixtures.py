@@ -4,8 +4,8 @@
 """Observed chains whose rows a label picks, against a sum over the labels."""
 
 import jax
-from jax.scipy.special import digamma
 import jax.numpy as jnp
+from jax.scipy.special import digamma
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
