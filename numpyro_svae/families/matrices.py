@@ -59,7 +59,7 @@ def step_to_singular(matrix: Array, direction: Array, enough: float) -> Array:
     :param enough: where all of the batch are positive definite as far as this, so much
         is returned: that takes one Cholesky factorisation, and no eigenvalues.
     """
-    least = _LEAST * jnp.finfo(matrix.dtype).eps
+    least = float(_LEAST * jnp.finfo(matrix.dtype).eps)
 
     def exact() -> Array:
         size = jnp.sqrt(jnp.diagonal(matrix, axis1=-2, axis2=-1))
