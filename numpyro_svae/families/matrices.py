@@ -20,6 +20,11 @@ __all__ = [
     "transpose",
 ]
 
+# Units in the last place that the least eigenvalue has beside a diagonal of one, as in
+# priors and starts that are refused; and how much of it a step keeps where it has less.
+_LEAST = 4
+_KEPT = 0.99
+
 
 def transpose(x: Array) -> Array:
     """The last two axes swapped."""
@@ -45,24 +50,40 @@ def inverse_from_tril(tril: Array) -> Array:
 def step_to_singular(matrix: Array, direction: Array, enough: float) -> Array:
     """Where ``matrix + s * direction`` is no longer positive definite.
 
+    It ends where the floating-point type has no digits left, of matrices whose diagonal
+    is one: that is at zero for a matrix that is there. One that had fewer of them from
+    the start may hardly lose more.
+
     :param matrix: positive definite, ``(..., D, D)``.
     :param direction: symmetric, ``(..., D, D)``.
     :param enough: where all of the batch are positive definite as far as this, so much
         is returned: that takes one Cholesky factorisation, and no eigenvalues.
     """
+    least = float(_LEAST * jnp.finfo(matrix.dtype).eps)
 
     def exact() -> Array:
-        tril = jnp.linalg.cholesky(matrix)
-        half = solve_triangular(tril, direction, lower=True)
+        size = jnp.sqrt(jnp.diagonal(matrix, axis1=-2, axis2=-1))
+        scaled = matrix / (size[..., :, None] * size[..., None, :])
+        own = jnp.linalg.eigvalsh(scaled)[..., 0]
+        margin = jnp.where(own > least, least, _KEPT * own)[..., None, None]
+        tril = jnp.linalg.cholesky(_without(matrix, margin))
+        half = solve_triangular(tril, _without(direction, margin), lower=True)
         whitened = solve_triangular(tril, transpose(half), lower=True)
         lowest = jnp.linalg.eigvalsh(symmetric(whitened))[..., 0]
-        return step_to_zero(1.0, lowest)
+        at_the_end = ~jnp.isfinite(tril[..., -1, -1])
+        return jnp.where(at_the_end, 0.0, step_to_zero(1.0, lowest))
 
     if not isfinite(enough):
         return exact()
-    inside = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix + enough * direction)))
-    far = jnp.full(matrix.shape[:-2], enough, matrix.dtype)
-    return lax.cond(inside, lambda: far, exact)
+    far = _without(matrix + enough * direction, least)
+    inside = jnp.all(jnp.isfinite(jnp.linalg.cholesky(far)))
+    reach = jnp.full(matrix.shape[:-2], enough, matrix.dtype)
+    return lax.cond(inside, lambda: reach, exact)
+
+
+def _without(matrix: Array, part: Array | float) -> Array:
+    """A matrix less a part of its diagonal."""
+    return matrix * (1.0 - part * jnp.eye(matrix.shape[-1], dtype=matrix.dtype))
 
 
 def step_to_zero(value: Array | float, slope: Array) -> Array:

@@ -61,7 +61,8 @@ class NaturalParameters(ABC):
         :param direction: a container like this one.
         :param enough: a step beyond which it does not matter: at least this is
             returned where it is in the domain, which is cheaper to find out.
-        :return: positive, possibly infinite, of shape ``batch_shape``.
+        :return: possibly infinite, and zero where no step is possible, of shape
+            ``batch_shape``.
         """
 
     def __add__(self, other: Self) -> Self:

@@ -140,6 +140,23 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     np.testing.assert_allclose(eta.largest_step(direction, further), step, rtol=1e-9)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_steps_end_where_no_digits_are_left_and_come_back(size):
+    """Steps that always lead to the boundary do not reach it in float32."""
+    scale = jnp.array([size, 1.0, 1.0 / size])
+    shape = jnp.array([[2.0, 0.5, 0.3], [0.5, 1.0, -0.2], [0.3, -0.2, 1.5]])
+    along = scale * jnp.array([0.6, -0.64, 0.48])
+    eta = GaussianNatural(scale, scale[:, None] * shape * scale)
+    outward = GaussianNatural(jnp.zeros(3), -along[:, None] * along)
+    for _ in range(30):
+        eta = eta + outward.scale(0.9 * eta.largest_step(outward, 1e3))
+    exact = np.linalg.solve(np.asarray(eta.precision, np.float64), np.eye(3))
+    found = eta.moments().covariance * (scale[:, None] * scale)
+    np.testing.assert_allclose(found, exact * (scale[:, None] * scale), rtol=0.2)
+    assert np.max(found) > 1e4
+    assert eta.largest_step(outward.scale(-1.0), 2.0) == 2.0
+
+
 def test_standard_round_trip_and_one_observation(x64):
     eta = random_regression(3, batch=())
     standard = eta.to_standard()
