@@ -160,13 +160,13 @@ def mixture_with(change):
             ("'z'", "'weights'", "value of one Dirichlet"),
         ),
         (lambda w, m, s: ((w + w[::-1]) / 2, m, s), ("'z'", "'weights'", "Dirichlet")),
-        (lambda w, m, s: (w, jnp.tanh(m), s), ("'y'", "'components'", "affine")),
-        (lambda w, m, s: (w, m**2, s), ("'y'", "'components'", "affine")),
-        (lambda w, m, s: (w, m, 2 * s), ("'y'", "'components'", "Sigma")),
+        (lambda w, m, s: (w, jnp.tanh(m), s), ("'y'", "'components'", "K + F S")),
+        (lambda w, m, s: (w, m**2, s), ("'y'", "'components'", "K + F S")),
+        (lambda w, m, s: (w, m, s**2), ("'y'", "'components'", "s Sigma")),
         (lambda w, m, s: (w, m + w[:, None], s), ("'y'", "'weights'", "conjugate")),
         (lambda w, m, s: (w, m, s[:, ::-1, ::-1]), ("'y'", "'components'", "Sigma")),
     ],
-    ids=["squared", "averaged", "network", "power", "scaled", "mixed", "flipped"],
+    ids=["squared", "averaged", "network", "power", "noise", "mixed", "flipped"],
 )
 def test_dependence_that_is_not_conjugate(change, parts):
     message = error_of(mixture_with(change), clusters()[0])
@@ -175,8 +175,8 @@ def test_dependence_that_is_not_conjugate(change, parts):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda F: jnp.tanh(F), lambda F: 2 * F, lambda F: F @ F],
-    ids=["network", "scaled", "squared"],
+    [lambda F: jnp.tanh(F), lambda F: F.T, lambda F: F @ F],
+    ids=["network", "transposed", "squared"],
 )
 def test_chain_whose_dynamics_are_not_the_value_of_a_block(change):
     def model(x):
@@ -189,7 +189,7 @@ def test_chain_whose_dynamics_are_not_the_value_of_a_block(change):
 
     message = error_of(model, sequences(outputs=2)[0])
     assert_says(message, "'x'", "(transition_matrix, transition_cov)", "'dynamics'")
-    assert_says(message, "not conjugate", "weight and the covariance", "fixed values")
+    assert_says(message, "not conjugate", "weight F and the covariance", "fixed values")
 
 
 def test_network_between_a_global_site_and_the_data():
