@@ -126,7 +126,7 @@ def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
     """A part of a chain."""
     site, known, placement = view.site, affine.known, affine.parent_map
     value, states = site.value, len(factor.selectors)
-    ones = jnp.ones((*place_of(site, factor.role).positions, 1), value.dtype)
+    ones = jnp.ones((*place_of(site, factor.role).positions, 1))
     if factor.role == "initial":
         value, regressor = value[..., 0, :], ones
     else:
@@ -136,7 +136,7 @@ def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
         value = value[..., 1:, :]
     if known is not None:
         if placement is None:
-            placement = jnp.zeros((0, known.shape[-1]), known.dtype)
+            placement = jnp.zeros((0, known.shape[-1]))
         if not factor.beside.by_state:
             known = _in_all_states(known, 2, states)
         placement = _in_all_states(placement, 2, states)
@@ -155,25 +155,25 @@ def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
         given = affine.regressor, affine.parent_map, None, None
         return BoundRegression(value, *given, *rest)
     size = sum(view.prober.locals[name].size for name in factor.parents)
-    dim, dtype = value.shape[-1], value.dtype
+    dim = value.shape[-1]
     if known is None:
-        known = jnp.zeros((dim, size), dtype)
-    placement = jnp.zeros((0, size + 1), dtype)
+        known = jnp.zeros((dim, size))
+    placement = jnp.zeros((0, size + 1))
     if affine.regressor is not None:
-        empty = jnp.zeros((view.columns, size), dtype)
+        empty = jnp.zeros((view.columns, size))
         maps = empty if affine.parent_map is None else affine.parent_map
         placement = _beside(maps, affine.regressor[..., None])
     if not by_state:
         known = _in_all_states(known, 2, states)
         offset = None if offset is None else _in_all_states(offset, 1, states)
     if offset is None and size and affine.regressor is None:  # nothing constant
-        regressor, eye = jnp.zeros((*site.positions, size), dtype), jnp.eye(size)
+        regressor, eye = jnp.zeros((*site.positions, size)), jnp.eye(size)
         return BoundRegression(value, regressor, eye, known, placement[:, 1:], *rest)
-    column = jnp.zeros((dim, 1), dtype) if offset is None else offset[..., None]
+    column = jnp.zeros((dim, 1)) if offset is None else offset[..., None]
     known = _beside(known, column)
     placement = _in_all_states(placement, 2, states)
-    shown = jnp.eye(size + 1, size, dtype=dtype) if size else None
-    last = jnp.eye(size + 1, dtype=dtype)[size]
+    shown = jnp.eye(size + 1, size) if size else None
+    last = jnp.eye(size + 1)[size]
     regressor = jnp.broadcast_to(last, (*site.positions, size + 1))
     return BoundRegression(value, regressor, shown, known, placement, *rest)
 
