@@ -37,6 +37,8 @@ Naturals = dict[str, NaturalParameters]
 _SWEEPS = 30
 _COUPLED_SWEEPS = 5  # where each of them infers local sites by sweeps of its own
 _LOCAL_SWEEPS = 20
+_ALIKE = 1e-2  # nats by which the bounds of guesses that lead to the same may differ
+_ROUNDING = 16  # units in the last place, likewise
 
 
 class Search(NamedTuple):
@@ -121,7 +123,8 @@ def find_start(
         value, swept, means = _sweep(
             naturals, structure, search, bound, potentials, given
         )
-        better = value > best.value
+        rounding = _ROUNDING * jnp.finfo(value.dtype).eps * jnp.abs(value)
+        better = value > best.value + _ALIKE + rounding
         choose = partial(jax.tree.map, partial(jnp.where, better))
         begin = (index == 0) & jnp.isfinite(value)
         start = partial(jax.tree.map, partial(jnp.where, begin))
