@@ -127,7 +127,9 @@ def test_of_a_chain_rows_and_columns_are_merged():
     joined = [[19.0, 3.0, 1.0], [2.0, 19.0, 1.0], [1.0, 1.0, 1.0]]
     np.testing.assert_allclose(got["rows_auto_natural"].concentration, joined)
     np.testing.assert_allclose(got["initial_auto_natural"].concentration, [2, 1, 1])
-    np.testing.assert_allclose(got["rate_auto_natural"].concentration, [2 + low, 2 + high, 2])
+    np.testing.assert_allclose(
+        got["rate_auto_natural"].concentration, [2 + low, 2 + high, 2]
+    )
     np.testing.assert_allclose(got["rate_auto_natural"].rate, [21.5, 21.5, 1.5])
 
 
