@@ -128,7 +128,7 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     if make is random_dirichlet:
         assert np.all(outside.concentration.min(-1) < 0)
     elif make is random_gamma:
-        assert np.all(np.minimum(outside.shape, outside.rate) < 0)
+        assert np.all(np.minimum(outside.concentration, outside.rate) < 0)
     elif make is random_gaussian:
         assert np.all(jnp.linalg.eigvalsh(outside.precision)[..., 0] < 0)
     else:

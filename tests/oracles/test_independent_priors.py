@@ -229,7 +229,7 @@ def at_a_start():
         params = svi.get_params(svi.init(random.PRNGKey(0), y))
         best = params["alpha_auto_natural"]  # given the weights that are started from
         params["alpha_auto_natural"] = ns.families.GammaNatural(
-            best.shape, 1.3 * best.rate
+            best.concentration, 1.3 * best.rate
         )
 
         def loss(params):

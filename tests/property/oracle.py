@@ -92,7 +92,7 @@ def apart(weight: Any, noise: Any) -> Rows:
 
     :param weight: a Gaussian of each row, or of all entries.
     """
-    tau = noise.shape / noise.rate
+    tau = noise.concentration / noise.rate
     cov = inverse(weight.precision)
     mean = jnp.einsum("...ij,...j->...i", cov, weight.info_vector)
     if mean.ndim == tau.ndim:
@@ -102,7 +102,7 @@ def apart(weight: Any, noise: Any) -> Rows:
         mean = mean.reshape(*mean.shape[:-1], *split)
     second = cov + mean[..., :, None] * mean[..., None, :]
     q = tau[..., None, None] * second
-    log_det = jnp.log(noise.rate) - digamma(noise.shape)
+    log_det = jnp.log(noise.rate) - digamma(noise.concentration)
     return Rows(tau, tau[..., None] * mean, q, log_det)
 
 
@@ -145,7 +145,7 @@ def blocks(spec: Spec, params: dict[str, Any]) -> dict[str, Any]:
     elif spec.family == "categorical":
         found["data"] = expected_log(params["data"].concentration)
     elif spec.family == "poisson":
-        shape, rate = params["data"].shape, params["data"].rate
+        shape, rate = params["data"].concentration, params["data"].rate
         found["data"] = jnp.stack([digamma(shape) - jnp.log(rate), shape / rate], -1)
     return found
 
@@ -279,7 +279,9 @@ def prior_of(spec: Spec, name: str, like: Any) -> Any:
             counts = jnp.broadcast_to(jnp.array([2.0, 3.0]), counts.shape)
         return type(like)(counts)
     if hasattr(like, "rate"):
-        return type(like)(jnp.full_like(like.shape, 2.0), jnp.full_like(like.rate, 1.5))
+        return type(like)(
+            jnp.full_like(like.concentration, 2.0), jnp.full_like(like.rate, 1.5)
+        )
     if hasattr(like, "info_vector"):
         block = name.removesuffix("_weight")
         rows, columns = shape_of(spec, block)
