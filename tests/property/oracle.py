@@ -273,15 +273,15 @@ def counted(spec: Spec, found: dict[str, Any], y: Any, k: int | None) -> Array:
 def prior_of(spec: Spec, name: str, like: Any) -> Any:
     """Natural parameters of the prior of a block, in the container of its posterior."""
     alpha = {"first": 1.5, "rows": 0.8, "data": 1.3}
+    if hasattr(like, "rate"):
+        return type(like)(
+            jnp.full_like(like.concentration, 2.0), jnp.full_like(like.rate, 1.5)
+        )
     if name in ("data", "first", "rows") and hasattr(like, "concentration"):
         counts = jnp.full(like.concentration.shape, alpha[name])
         if spec.family == "bernoulli" and name == "data":
             counts = jnp.broadcast_to(jnp.array([2.0, 3.0]), counts.shape)
         return type(like)(counts)
-    if hasattr(like, "rate"):
-        return type(like)(
-            jnp.full_like(like.concentration, 2.0), jnp.full_like(like.rate, 1.5)
-        )
     if hasattr(like, "info_vector"):
         block = name.removesuffix("_weight")
         rows, columns = shape_of(spec, block)
@@ -302,11 +302,11 @@ def prior_of(spec: Spec, name: str, like: Any) -> Any:
 def divergence(spec: Spec, name: str, posterior: Any) -> Array:
     """Of the posterior of a block from its prior."""
     prior = prior_of(spec, name, posterior)
-    if hasattr(posterior, "concentration"):
-        pair = (dist.Dirichlet(x.concentration) for x in (posterior, prior))
-        return jnp.sum(dist.kl_divergence(*pair))
     if hasattr(posterior, "rate"):
         pair = (dist.Gamma(x.concentration, x.rate) for x in (posterior, prior))
+        return jnp.sum(dist.kl_divergence(*pair))
+    if hasattr(posterior, "concentration"):
+        pair = (dist.Dirichlet(x.concentration) for x in (posterior, prior))
         return jnp.sum(dist.kl_divergence(*pair))
     if hasattr(posterior, "info_vector"):
         pair = (gaussian(x) for x in (posterior, prior))
@@ -326,10 +326,10 @@ def gaussian(natural: Any) -> Any:
 
 def seen(name: str, posterior: Any, slope: Any) -> Any:
     """What data add to a block, from the gradient of the log mass in its moments."""
-    if hasattr(posterior, "concentration"):
-        return type(posterior)(slope)
     if hasattr(posterior, "rate"):
         return type(posterior)(slope[..., 0], -slope[..., 1])
     halves = (-(slope.p + jnp.swapaxes(slope.p, -1, -2)), slope.a)
     uu = -(slope.q + jnp.swapaxes(slope.q, -1, -2))
+    if hasattr(posterior, "concentration"):
+        return type(posterior)(slope)
     return type(posterior)(*halves, uu, -2 * slope.log_det)
