@@ -328,8 +328,8 @@ def seen(name: str, posterior: Any, slope: Any) -> Any:
     """What data add to a block, from the gradient of the log mass in its moments."""
     if hasattr(posterior, "rate"):
         return type(posterior)(slope[..., 0], -slope[..., 1])
-    halves = (-(slope.p + jnp.swapaxes(slope.p, -1, -2)), slope.a)
-    uu = -(slope.q + jnp.swapaxes(slope.q, -1, -2))
     if hasattr(posterior, "concentration"):
         return type(posterior)(slope)
+    halves = (-(slope.p + jnp.swapaxes(slope.p, -1, -2)), slope.a)
+    uu = -(slope.q + jnp.swapaxes(slope.q, -1, -2))
     return type(posterior)(*halves, uu, -2 * slope.log_det)
