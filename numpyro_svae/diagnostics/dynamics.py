@@ -43,7 +43,7 @@ def eigenvalues(
         data = bound.regressions[factor.site, factor.role]
         weight = _draws(guide, params, factor, key, num_samples)
         if weight is None:
-            weight = _known(data, factor)
+            weight = _known(data)
         elif data.known is not None:
             weight = _placed(data, weight)
         if weight is not None:
@@ -69,9 +69,9 @@ def _draws(
     return np.asarray(prior.weight(values))
 
 
-def _known(data: BoundRegression, factor: GaussianFactor) -> np.ndarray | None:
+def _known(data: BoundRegression) -> np.ndarray | None:
     """The different known weights of a chain, as one draw."""
-    if data.known is None or factor.source.prior is not None:
+    if data.known is None or not data.all_known:
         return None
     found = _different(data.known)
     return found if len(found) == 1 else found[None]

@@ -19,12 +19,13 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
+from numpyro_svae.program.assignments import by_states
 from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.noise_priors import ExpectedNoise
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Site
 
-__all__ = ["PARAMETERS", "Affine", "View", "read_affine"]
+__all__ = ["PARAMETERS", "Affine", "View", "at_first", "read_affine"]
 
 PARAMETERS = {
     "value": ("loc", "covariance"),
@@ -157,20 +158,8 @@ class View:
 
         :param event: how many trailing axes are no positions.
         """
-        sizes = [self.prober.locals[name].size for name in selectors]
-        if not sizes:
-            return read({})
-        grid = jnp.stack([jnp.ravel(g) for g in jnp.indices(sizes)], -1)
-
-        def at(states: Array) -> Array:
-            sites = self.prober.sites
-            shown = {n: jnp.zeros_like(sites[n].value) for n in selectors}
-            return read({n: shown[n] + s for n, s in zip(selectors, states)})
-
-        found = jax.vmap(at)(grid)
-        found = jnp.moveaxis(found, 0, found.ndim - event - 1)
-        lead = found.shape[: found.ndim - event - 1]
-        return found.reshape(*lead, *sizes, *found.shape[found.ndim - event :])
+        shape = jax.eval_shape(read, {}).shape
+        return by_states(self.prober, selectors, read, shape[: len(shape) - event])
 
 
 def read_affine(prober: Prober, site: Site, factor: GaussianFactor) -> Affine:
@@ -204,7 +193,7 @@ def _read_site(view: View, factor: GaussianFactor) -> Affine:
 
     def by_parents(values: Values) -> Array:
         found = view.along(parents, lambda own: view.location({**values, **own}))
-        return _at_first(found) if beside.shared else found
+        return at_first(found) if beside.shared else found
 
     if beside.location:
         offset = view.in_states(picks, view.location, 1)
@@ -221,6 +210,6 @@ def _read_site(view: View, factor: GaussianFactor) -> Affine:
     return Affine(known, offset, placement, regressor, None, None)
 
 
-def _at_first(maps: Array) -> Array:
+def at_first(maps: Array) -> Array:
     """The map of the first position, from those of all."""
     return maps[(0,) * (maps.ndim - 2)]

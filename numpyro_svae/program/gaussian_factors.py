@@ -20,14 +20,12 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.program.affine import PARAMETERS, Affine, View, read_affine
+from numpyro_svae.program.affine import PARAMETERS, Affine, View, at_first, read_affine
 from numpyro_svae.program.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.factors import Beside, GaussianFactor, Source
 from numpyro_svae.program.gathered import gathered_members, scanned_inputs
-from numpyro_svae.program.origins import depends
 from numpyro_svae.program.places import Place, place_of, read_at
 from numpyro_svae.program.probing import Found, Prober, same
-from numpyro_svae.program.sites import Program
 from numpyro_svae.program.sources import picked, sources_of
 
 __all__ = ["find_factor"]
@@ -97,14 +95,10 @@ def _facts(view: View, parents: tuple[str, ...]) -> _Facts:
 def _here_and_elsewhere(view: View, parents: tuple[str, ...]) -> list[_Facts]:
     """Facts at the arguments of the program, and at others if they depend on them."""
 
-    def read(program: Program) -> _Facts:
-        prober = view.prober.at(program)
+    def read(prober: Prober) -> _Facts:
         return _facts(replace(view, prober=prober), parents)
 
-    found = [_facts(view, parents)]
-    if depends(view.prober.program, read):
-        found.append(_facts(replace(view, prober=view.prober.elsewhere), parents))
-    return found
+    return [read(view.prober), view.prober.read_elsewhere(read)]
 
 
 def _candidates(
@@ -121,8 +115,8 @@ def _candidates(
     parent_map = None
     if view.role == "value" and parents and view.columns:
         maps = [fact.placement for fact in facts]
-        if all(map(_alike, maps)) and same(_first(maps[0]), _first(maps[-1])):
-            parent_map = _first(maps[0])
+        if all(map(_alike, maps)) and same(at_first(maps[0]), at_first(maps[-1])):
+            parent_map = at_first(maps[0])
     latent = not view.site.observed
     single = len(parents) + latent <= 1 and len(selectors) <= 1
     if parents:
@@ -175,11 +169,7 @@ def _is_standard(view: View, facts: list[_Facts]) -> bool:
 
 def _alike(maps: Array) -> bool:
     """Whether maps are the same at all positions."""
-    return bool(np.allclose(maps, _first(maps), rtol=1e-4, atol=1e-5))
-
-
-def _first(maps: Array) -> Array:
-    return maps[(0,) * (maps.ndim - 2)]
+    return bool(np.allclose(maps, at_first(maps), rtol=1e-4, atol=1e-5))
 
 
 # agreement

@@ -14,11 +14,10 @@ import numpy as np
 
 from numpyro_svae.program.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.entries import Entries, Parameter, read_entries
-from numpyro_svae.program.origins import elsewhere
 from numpyro_svae.program.places import place_of
 from numpyro_svae.program.priors import TablePrior
 from numpyro_svae.program.probing import Found, Prober
-from numpyro_svae.program.sites import Program, Site
+from numpyro_svae.program.sites import Site
 
 __all__ = ["find_entries", "moves"]
 
@@ -45,23 +44,21 @@ def find_entries(
     """
     if not can_list(prober, selectors):
         return None
-    known = prober.sites, prober.priors, prober.locals, prober.joins
 
-    def read(program: Program) -> Entries:
-        own = Prober(program, *known)
-        return read_entries(own, site, parameter, prior, selectors)
+    def read(prober: Prober) -> Entries:
+        return read_entries(prober, site, parameter, prior, selectors)
 
-    entries = jax.jit(partial(read, prober.program))()
+    entries = jax.jit(partial(read, prober))()
     if not _agrees(prober, site, parameter, prior, selectors, entries):
         return None
     if prior is None:
         return "placed"
     block = prior
 
-    def whole(program: Program) -> Array:
-        return jax.jit(lambda: read(program).whole(block, parameter.rows))()
+    def whole(prober: Prober) -> Array:
+        return jax.jit(lambda: read(prober).whole(block, parameter.rows))()
 
-    gathered = bool(whole(prober.program)) and bool(elsewhere(prober.program, whole))
+    gathered = bool(whole(prober)) and bool(prober.read_elsewhere(whole))
     return "gathered" if gathered else "placed"
 
 
@@ -107,9 +104,8 @@ def moves(prober: Prober, site: Site, parameter: Parameter) -> bool:
     It may be a block as it is at some arguments, and a multiple of it at others.
     """
     values = prober.random_values(0)
-    known = prober.sites, prober.priors, prober.locals, prober.joins
 
-    def read(program: Program) -> Array:
-        return Prober(program, *known).read(values)[site.name][parameter.name]
+    def read(prober: Prober) -> Array:
+        return prober.read(values)[site.name][parameter.name]
 
-    return not _close(elsewhere(prober.program, read), np.asarray(read(prober.program)))
+    return not _close(prober.read_elsewhere(read), np.asarray(read(prober)))

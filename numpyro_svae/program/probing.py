@@ -25,7 +25,7 @@ from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.factors import Local, Structure
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.observations import observation_of
-from numpyro_svae.program.origins import at_others
+from numpyro_svae.program.origins import at_others, depends
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Program, Site, gaussian_view
 
@@ -152,19 +152,6 @@ class Prober:
             return draw
         return np.where(np.asarray(site.mask), np.asarray(site.value), draw)
 
-    def plain_but(self, local: str, value: Array) -> dict[str, Array]:
-        """The plain values, except for one local site that is the same everywhere."""
-        zero = self.sites[local].value
-        return {**self.plain_values(), local: jnp.zeros_like(zero) + value}
-
-    def by_state(self, site: str, parameter: str, selector: str) -> Array:
-        """A parameter of a site for each state of its selector, states leading."""
-
-        def read(state: Array) -> Array:
-            return self.read(self.plain_but(selector, state))[site][parameter]
-
-        return jax.vmap(read)(jnp.arange(self.locals[selector].size))
-
     def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
         """The values that data are read at: locals zero, globals on a basis."""
         values = plain_globals(self.priors, column)
@@ -190,9 +177,16 @@ class Prober:
         """The same for other arguments and parameters of the program."""
         return Prober(program, self.sites, self.priors, self.locals, self.joins)
 
+    def read_elsewhere(self, read: Callable[[Prober], Any]) -> Any:
+        """What is read at arguments and parameters that are not those of the program.
+
+        :param read: reads arrays; if they are computed from neither, at its own.
+        """
+        moves = depends(self.program, lambda program: read(self.at(program)))
+        return read(self._elsewhere if moves else self)
+
     @cached_property
-    def elsewhere(self) -> Prober:
-        """The same at arguments and parameters that are not its own."""
+    def _elsewhere(self) -> Prober:
         return self.at(at_others(self.program))
 
 

@@ -18,6 +18,7 @@ from numpyro_svae.program.factors import (
     TableFactor,
 )
 from numpyro_svae.program.observations import Observation
+from numpyro_svae.program.places import place_of
 from numpyro_svae.program.placing import find_entries, moves
 from numpyro_svae.program.priors import DirichletPrior, TablePrior
 from numpyro_svae.program.probing import Found, Prober
@@ -188,15 +189,9 @@ def _as_it_is(
         if square and prober.holds(holds):
             source = Source(prior.name)
     elif bool(selectors) == bool(prior.batch_shape):
-        source = find_source(
-            prober,
-            site,
-            parameter.role,
-            (name,),
-            (prior, selectors[0] if selectors else None),
-            lambda values: (values[prior.name],),
-            lambda plain: None,
-        )
+        place = place_of(site, parameter.role, len(prior.features))
+        options = prior, selectors[0] if selectors else None
+        source = find_source(prober, site, name, place, options)
     if source is None or moves(prober, site, parameter):
         return None
     return source

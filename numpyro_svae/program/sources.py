@@ -10,44 +10,20 @@ values of the latent sites.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from jax import Array
-import numpy as np
 
 from numpyro_svae.program.factors import Source
 from numpyro_svae.program.places import Place, place_of, read_at
-from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.sites import Site
 
-__all__ = ["find_source", "of_states", "picked", "sources_of", "split"]
+__all__ = ["find_source", "picked", "sources_of"]
 
 _MOST_OFFSETS = 8
-_EVENT_DIM = {
-    "loc": 1,
-    "covariance": 2,
-    "initial_loc": 1,
-    "initial_cov": 2,
-    "transition_matrix": 2,
-    "transition_cov": 2,
-}
-
-
-def split(
-    prober: Prober, block_of: dict[str, Prior], used: Collection[str]
-) -> tuple[Prior | None, str | None] | None:
-    """The one block and the one discrete site among latent sites; None if more."""
-    blocks = {block_of[name].name for name in used if name in block_of}
-    others = [name for name in used if name not in block_of]
-    if len(blocks) > 1 or len(others) > 1:
-        return None
-    selector = others[0] if others else None
-    if selector is not None and not prober.locals[selector].discrete:
-        return None
-    return (prober.priors[blocks.pop()] if blocks else None), selector
 
 
 def sources_of(
@@ -90,74 +66,26 @@ def picked(
 
 
 def find_source(
-    prober: Prober,
-    site: Site,
-    role: str,
-    names: tuple[str, ...],
-    options: tuple[Any, str | None],
-    parts: Callable[[dict[str, Any]], tuple[Any, ...]],
-    members: Callable[[dict[str, Any]], Any],
-    shown: Callable[[list[Any]], list[Any]] = list,
+    prober: Prober, site: Site, parameter: str, place: Place, options: tuple
 ) -> Source | None:
-    """The source that agrees with the program at random points.
+    """Where a parameter comes from that is a block, or the member that a site picks.
 
     :param prober: runs the program.
     :param site: the site.
-    :param role: the part of its density.
-    :param names: its parameters.
-    :param options: the block or join and the discrete site that they depend on.
-    :param parts: values of the parameters, with the batch of the block leading, from
-        values of the latent sites.
-    :param members: which member of the batch data pick, from the parameters at the
-        plain values.
-    :param shown: maps parameters of the block at the positions to those of the site.
+    :param parameter: the name of its parameter.
+    :param place: where it is.
+    :param options: the block, and the discrete site that picks from its batch or None.
+    :return: None if the program does not agree with it at random values.
     """
     prior, selector = options
-    place = place_of(site, role, 0 if prior is None else len(prior.features))
-    tables: list[Array] = []
-    if prior is None and selector is not None:
-        tables = [prober.by_state(site.name, name, selector) for name in names]
-    plain = prober.read(prober.plain_values())[site.name]
 
     def agrees(source: Source, values: dict[str, Any], found: Found) -> bool:
-        expected: list[Any]
-        if prior is None:
-            states = picked(prober, place, source, values)
-            expected = [
-                of_states(table, states, _EVENT_DIM[name])
-                for name, table in zip(names, tables)
-            ]
-        elif source.selector is not None:
-            states = picked(prober, place, source, values)
-            expected = [part[states] for part in parts(values)]
-        elif source.gathered:
-            expected = [part[members(plain)] for part in parts(values)]
-        else:
-            expected = list(parts(values))
-        if prior is not None:
-            expected = shown(expected)
-        return found.agrees(site.name, **dict(zip(names, expected)))
+        expected = values[prior.name]
+        if source.selector is not None:
+            expected = expected[picked(prober, place, source, values)]
+        return found.agrees(site.name, **{parameter: expected})
 
     for source in sources_of(prober, place, prior, selector):
         if prober.holds(partial(agrees, source)):
             return source
     return None
-
-
-def of_states(table: Array, states: Any, event_dim: int) -> np.ndarray:
-    """Entries ``(*positions, *event)`` of a table at states.
-
-    :param table: ``(K, *positions, *event)``, or with fewer positions where they share
-        a value.
-    :param states: at the positions.
-    """
-    states = np.asarray(states)
-    rank = max(states.ndim, table.ndim - 1 - event_dim)
-
-    def aligned(x: np.ndarray, event: int) -> np.ndarray:
-        missing = rank - (x.ndim - 1 - event)
-        return x.reshape(len(x), *(1,) * missing, *x.shape[1:])
-
-    chosen = states == np.arange(len(table)).reshape(-1, *(1,) * states.ndim)
-    chosen = aligned(chosen, 0)[(..., *(None,) * event_dim)]
-    return np.sum(np.where(chosen, aligned(np.asarray(table), event_dim), 0.0), 0)

@@ -81,13 +81,7 @@ def _entries(prober: Prober, site: Site, factor: Factor) -> Entries:
     event_dim = getattr(factor, "event_dim", 0)
     parameter = parameter_of(site, factor.role, event_dim)
     prior: Any = prober.priors.get(str(factor.source.prior))
-    return read_entries(prober, site, parameter, prior, _selectors(factor))
-
-
-def _selectors(factor: Any) -> tuple[str, ...]:
-    own = getattr(factor, "selectors", ())
-    selector = factor.source.selector
-    return own or (() if selector is None else (selector,))
+    return read_entries(prober, site, parameter, prior, factor.selectors)
 
 
 def bind_rows(prober: Prober, site: Site, factor: Factor) -> Picked:
@@ -113,7 +107,7 @@ def _of_observation(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     base = jnp.broadcast_to(base, place.positions + features)
     if site.mask is not None:  # features may be missing
         statistics, base = jax.tree.map(partial(_where, site.mask), (statistics, base))
-    states, first = len(_selectors(factor)), len(place.positions)
+    states, first = len(factor.selectors), len(place.positions)
     statistics, base = jax.tree.map(
         lambda leaf: jnp.expand_dims(leaf, tuple(range(first, first + states))),
         (statistics, base),
@@ -142,7 +136,7 @@ def _picked(entries: Entries, factor: Factor, prior: Any, rows: bool) -> Picked:
 def _of_chain(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     place, value = place_of(site, factor.role), site.value
     prior: Any = prober.priors.get(str(factor.source.prior))
-    selectors = _selectors(factor)
+    selectors = factor.selectors
     picked, size = None, site.fn.initial_probs.shape[-1]  # type: ignore[attr-defined]
     initial = factor.role == "initial"
     now, before = (
