@@ -149,6 +149,33 @@ def test_sweeps_that_have_not_converged_are_reported(switching):
     assert "1, not converged: residual" in str(cut)
 
 
+def known_turn(x, drifts):
+    """Known dynamics, beside a drift or a noise that is learnt."""
+    inputs, turn = None, jnp.asarray(TURNS[0])
+    if drifts:
+        prior = ns.NormalInverseWishart(jnp.zeros(2), 1.0, 4.0, jnp.eye(2))
+        drift, cov = ns.sample("pair", prior)
+        inputs, turn = jnp.ones((7, 1)), jnp.concatenate([turn, drift[:, None]], -1)
+    else:
+        cov = jnp.eye(2) / numpyro.sample("noise", dist.Gamma(2.0, 2.0))
+    start = jnp.zeros(2), jnp.eye(2)
+    chain = ns.LinearGaussianChain(*start, turn, cov, inputs=inputs, num_steps=8)
+    numpyro.sample("x", chain, obs=x)
+
+
+@pytest.mark.parametrize("drifts", [False, True])
+def test_eigenvalues_of_known_dynamics_beside_something_learnt(drifts):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 2)), jnp.float32)
+    guide = ns.AutoSVAE(known_turn)
+    params, _ = steps(make_svi(known_turn, guide), 1, x, drifts)
+    args = known_turn, guide, params, x, drifts
+    found = ns.report(*args, num_samples=100, show=False).eigenvalues["x"]
+    expected = np.sort_complex(np.linalg.eigvals(TURNS[0]))
+    found = np.sort_complex(found)
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), 1e-5)
+    assert len(found) == (100 if drifts else 1)
+
+
 def test_eigenvalues_of_learnt_dynamics_follow_their_posterior(observed):
     """Those of one dimension are the entry, whose posterior is a Student's t."""
     _, guide, params, x = observed

@@ -49,6 +49,16 @@ def given_niw():
     return ns.NormalInverseWishart(jnp.array([0.7, -0.2]), 3.0, 9.0, scale)
 
 
+def given_parts():
+    """Its mean, its noise, and by how much twice the log density of a datum is more
+    than at these: for ``E log|Sigma|``, and for how sure the mean is."""
+    natural = given_niw().natural_parameters
+    loc, tril, scale, df = natural.to_standard()
+    noise = scale @ scale.T / df
+    gap = np.linalg.slogdet(noise)[1] - natural.moments().log_det
+    return loc, noise, gap - D / tril[0, 0] ** 2
+
+
 def moved(model, *args, **options):
     """The loss, and natural parameters after one whole natural step."""
     guide = ns.AutoSVAE(model, num_starts=1, **options)
@@ -183,11 +193,9 @@ def loadings(y):
 
 def test_a_known_loading_beside_a_learnt_mean():
     """Probabilistic principal components at a given posterior of mean and noise."""
-    loc, tril, scale, df = given_niw().natural_parameters.to_standard()
-    noise = scale @ scale.T / df
+    loc, noise, gap = given_parts()
     whole = LOADING @ LOADING.T + noise
     seen = dist.MultivariateNormal(loc[:, 0], whole).log_prob(Y)
-    gap = np.linalg.slogdet(noise)[1] - given_log_det() - D / tril[0, 0] ** 2
     divergence = kl_divergence(given_niw(), prior())
     bound = jnp.sum(seen) + 0.5 * N * gap - divergence
     loss, params = moved(loadings, Y, init={"pair": given_niw()})
@@ -202,10 +210,6 @@ def test_a_known_loading_beside_a_learnt_mean():
     np.testing.assert_allclose(found.vv, vv, rtol=1e-8)
     vu = natural.vu[:, 0] + left.sum(0)
     np.testing.assert_allclose(found.vu[:, 0], vu, rtol=1e-8)
-
-
-def given_log_det():
-    return given_niw().natural_parameters.moments().log_det
 
 
 def drift(y):
@@ -260,8 +264,7 @@ def test_a_random_walk_with_a_learnt_drift():
     """The bound at a given posterior, and the same step for both spellings."""
     init = {"pair": given_niw()}
     loss, params = moved(drift, PATH, init=init)
-    loc, tril, scale, df = given_niw().natural_parameters.to_standard()
-    noise = scale @ scale.T / df
+    loc, noise, gap = given_parts()
     known = ns.LinearGaussianChain(
         jnp.zeros(D), jnp.eye(D), jnp.concatenate([jnp.eye(D), loc], -1), noise,
         inputs=jnp.ones((T - 1, 1)),
@@ -270,7 +273,6 @@ def test_a_random_walk_with_a_learnt_drift():
     said = ns.GaussianPotential.from_loc_scale(PATH, 0.3)
     constant = dist.Normal(PATH, 0.3).log_prob(PATH).sum((-1, -2))
     constant = constant - said.expected(PATH, jnp.zeros((D, D))).sum(-1)
-    gap = np.linalg.slogdet(noise)[1] - given_log_det() - D / tril[0, 0] ** 2
     bound = jnp.sum(seen + constant) + 0.5 * N * (T - 1) * gap
     bound = bound - kl_divergence(given_niw(), prior())
     np.testing.assert_allclose(loss, -bound, rtol=1e-9)
@@ -322,9 +324,7 @@ def test_known_means_that_a_label_picks_beside_a_learnt_one():
             numpyro.sample("y", seen, obs=y)
 
     loss, params = moved(model, Y, init={"pair": given_niw()})
-    loc, tril, scale, df = given_niw().natural_parameters.to_standard()
-    noise = scale @ scale.T / df
-    gap = np.linalg.slogdet(noise)[1] - given_log_det() - D / tril[0, 0] ** 2
+    loc, noise, gap = given_parts()
     left = Y[:, None] - MEANS
     logits = dist.MultivariateNormal(loc[:, 0], noise).log_prob(left) + 0.5 * gap
     bound = jnp.sum(logsumexp(logits - np.log(3.0), -1))
