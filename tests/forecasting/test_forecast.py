@@ -260,7 +260,7 @@ def test_intervals_cover_what_they_say():
     y = simulate(shape=(count, length + horizon))["y"]["value"]
     guide = ns.AutoSVAE(linear_lds, num_starts=1)
     past, future = y[:, :length], y[:, length:]
-    params, _ = steps(make_svi(linear_lds, guide), 50, past)
+    params, _ = steps(make_svi(linear_lds, guide), 100, past)
     data = linear_lds, guide, params, KEY, past
     paths = ns.forecast(*data, horizon=horizon, num_samples=500)["y"]
     for probability in (0.5, 0.9):
