@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, prod
+from math import log
 from typing import Any
 
 from jax import Array
@@ -33,15 +33,9 @@ class ChainPrior:
     offset: Array
 
     def condition(self, said: GaussianPotential) -> LinearGaussianChain:
-        """The posterior given a potential.
-
-        A left-over that many sequences share is taken into the dynamics, once for all
-        of them, where that keeps what is said of each sequence diagonal.
-        """
-        chain, left = self.chain, self.leftover
-        if left is not None and said.is_diagonal and _shared(left, said):
-            chain, left = chain.absorb(left), None
-        return chain.condition(said if left is None else said + left)[0]
+        """The posterior given a potential."""
+        left = self.leftover
+        return self.chain.condition(said if left is None else said + left)[0]
 
     def expected(self, path: Path, mean: Array, covariance: Array) -> Array:
         """The log density expected of a path.
@@ -55,11 +49,6 @@ class ChainPrior:
         if self.leftover is None:
             return value
         return value + jnp.sum(self.leftover.expected(mean, covariance), -1)
-
-
-def _shared(left: GaussianPotential, said: GaussianPotential) -> bool:
-    """Whether several sequences have the precisions ``(..., T, D, D)`` in common."""
-    return prod(left.precision.shape[:-3]) == 1 < prod(said.batch_shape[:-1])
 
 
 def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
