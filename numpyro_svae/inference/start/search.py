@@ -5,9 +5,9 @@
 
 A guess is judged by the bound, so that all that is sampled must be known in closed
 form. Sweeps are natural-gradient steps of full size, or of half of it where blocks are
-independent of each other under the prior and meet in a factor. The best guess is swept
-for longer. Where guesses would not differ there is one, and all sweeps are its. All go
-through one loop, which is compiled once.
+independent of each other under the prior and meet in a factor. Guesses differ in their
+clusters or, where there are none, in the coordinates of latent paths. The best one is
+swept for longer. All go through one loop, which is compiled once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numpyro_svae.inference.start.ascent import ascend
 from numpyro_svae.inference.start.guess import Guess
 from numpyro_svae.inference.start.judge import bound_of
 from numpyro_svae.inference.start.members import Kind
-from numpyro_svae.inference.start.values import estimate_paths
+from numpyro_svae.inference.start.values import estimate_paths, turned
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import DiscreteFactor, Structure
 from numpyro_svae.program.groups import coupled_groups
@@ -37,6 +37,7 @@ Naturals = dict[str, NaturalParameters]
 
 _SWEEPS = 30
 _COUPLED_SWEEPS = 5  # where each of them infers local sites by sweeps of its own
+_TURNED_SWEEPS = 60  # guesses that differ by a rotation are alike for longer
 _ALIKE = 1e-2  # nats by which the bounds of guesses that lead to the same may differ
 _ROUNDING = 16  # units in the last place, likewise
 
@@ -108,11 +109,9 @@ def find_start(
 
     if search.guesses == 1 or not _searches(structure, given, potentials):
         return guess(key, Kind(), paths)
-    kinds = _kinds(structure, search.guesses)
-    count, few = jnp.size(kinds.used), _few(structure, search.mean_field)
-    longer = few * search.guesses // 2
-    if count == 1:
-        few, longer = 0, few * search.guesses
+    kinds, picks = _kinds(structure, search.guesses), _picks(structure)
+    count, few = search.guesses, _few(structure, search.mean_field, picks)
+    longer = few * count // 2
     size = 0.5 if structure.joins else 1.0
     local = search.mean_field, search.fixed_point
     rising = bound_of(structure, bound, potentials, given, *local)
@@ -121,7 +120,11 @@ def find_start(
 
     def consider(best: _Best, chosen: tuple) -> tuple[_Best, Array]:
         index, own_key, kind = chosen
-        naturals = guess(own_key, kind, best.paths)
+        shown = best.paths
+        if not picks:
+            other = turned(own_key, evidence, paths)
+            shown = jax.tree.map(partial(jnp.where, index == 0), paths, other)
+        naturals = guess(own_key, kind, shown)
         if smooth:
             kept = {n: best.first[n] for n in naturals if not _picked(structure, n)}
             naturals = jax.tree.map(
@@ -145,7 +148,6 @@ def find_start(
         ), value
 
     indices = jnp.arange(count + 1)
-    kinds = jax.tree.map(lambda leaf: jnp.append(leaf, leaf[0]), kinds)
     keys = jax.vmap(partial(random.fold_in, key))(indices)
     keys = keys.at[0].set(key)
     begin = _Best(first, -jnp.inf * jnp.ones(()), paths, first)
@@ -163,7 +165,7 @@ class _Best(NamedTuple):
 
 
 def _kinds(structure: Structure, guesses: int) -> Kind:
-    """What the guesses are, stacked; one where nothing is picked, and none differs.
+    """What the guesses are, stacked, and one more for the sweeps of the best.
 
     Where the dynamics of a latent path are picked, the first guess is one linear
     system, whose smoothed path the others cluster.
@@ -171,8 +173,7 @@ def _kinds(structure: Structure, guesses: int) -> Kind:
     smooth = _smooths(structure)
     cycle = _SMOOTHED if smooth else _CLUSTERED
     first = [Kind(1.0, 1.0)] if smooth else [Kind()]
-    picks = any(factor.source.selector is not None for factor in structure.factors)
-    rest = [cycle[i % len(cycle)] for i in range(guesses - 1 if picks else 0)]
+    rest = [cycle[i % len(cycle)] for i in range(guesses)]
     return jax.tree.map(lambda *leaves: jnp.array(leaves), *first, *rest)
 
 
@@ -190,8 +191,15 @@ def _smooths(structure: Structure) -> bool:
     )
 
 
-def _few(structure: Structure, mean_field: bool) -> int:
+def _picks(structure: Structure) -> bool:
+    """Whether a discrete site picks anything; guesses have clusters to differ in."""
+    return any(factor.source.selector is not None for factor in structure.factors)
+
+
+def _few(structure: Structure, mean_field: bool, picks: bool) -> int:
     """How many sweeps a guess has before it is judged."""
+    if not picks:
+        return _TURNED_SWEEPS
     coupled = any(
         len(group.discrete) + len(group.states) > 1
         and (group.kind == "product" or (group.kind == "mixture" and mean_field))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jax import Array
+from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.inference.evidence import Evidence
@@ -16,7 +16,7 @@ from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import Factor, GaussianConditional, GaussianFactor
 from numpyro_svae.program.places import Place, clean, pull_to, read_at
 
-__all__ = ["changes_of", "estimate_paths", "shown_values", "values_of"]
+__all__ = ["changes_of", "estimate_paths", "shown_values", "turned", "values_of"]
 
 
 def estimate_paths(evidence: Evidence, potentials: dict[str, Any]) -> dict[str, Array]:
@@ -64,17 +64,44 @@ def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
     v = clean(
         place, jnp.broadcast_to(data.value, place.positions + data.value.shape[-1:])
     )
-    known, local = data.known, evidence.place(name)
+    local = evidence.place(name)
     size = evidence.local(name).size
     weight = jnp.ones(place.positions)
     if place.mask is not None:
         weight = weight * place.mask
-    simple = isinstance(factor, GaussianFactor) and factor.source.selector is None
-    if simple and factor.parent_map is None and known is not None:
+    if _is_placed(evidence, factor):
+        known: Any = data.known
         return _averaged(_least_squares(known.weight, v), weight, local, place)[0]
     residual = _without(v, data.regressor, weight)
     shown, count = _at_parent(residual, weight, local, place)
     return jnp.broadcast_to(_principal(shown, count, size), (*local.positions, size))
+
+
+def _is_placed(evidence: Evidence, factor: Factor) -> bool:
+    """Whether a known loading says what the coordinates of a parent mean."""
+    if not isinstance(factor, GaussianFactor) or factor.role != "value":
+        return False
+    known = evidence.bound.regressions[factor.site, factor.role].known
+    learnt = factor.source.selector is not None or factor.parent_map is not None
+    return known is not None and not learnt
+
+
+def turned(key: Array, evidence: Evidence, paths: dict[str, Array]) -> dict[str, Array]:
+    """Estimates of latent vectors and paths in other coordinates, where any will do.
+
+    Principal coordinates are one choice of many, and lead to one optimum of several.
+
+    :param key: random key of the rotations.
+    :param evidence: the factors.
+    :param paths: what :func:`estimate_paths` found, of the data alone.
+    """
+    factors = evidence.structure.factors
+    placed = {n for f in factors if _is_placed(evidence, f) for n in _parents(f)}
+    found = dict(paths)
+    for index, name in enumerate(sorted(set(paths) - placed)):
+        own, size = random.fold_in(key, index), paths[name].shape[-1]
+        found[name] = paths[name] @ random.orthogonal(own, size)
+    return found
 
 
 def _least_squares(weight: Array, v: Array) -> Array:
