@@ -20,7 +20,9 @@ BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 # The tests compile many programs and run each a few times: without these, XLA takes up
 # to four times as long. Slow tests run for longer, so theirs are optimised a little.
 # The tutorials, which run as a user's programs do, go without.
-QUICK = --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=$*
+QUICK = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 \
+	--xla_backend_optimization_level=$* $(QUICK-$*)
+QUICK-0 = --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE
 QUICKLY = [ $$\# -eq 0 ] || export XLA_FLAGS="$$* $$XLA_FLAGS"
 
 export SDL_VIDEODRIVER ?= dummy

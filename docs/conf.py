@@ -4,9 +4,12 @@
 """Sphinx configuration. The build needs no network."""
 
 from jax.typing import ArrayLike
+import optax
 from sphinx.util.typing import stringify_annotation
+import xarray
 
-from numpyro_svae import __version__
+from numpyro_svae import __version__, optim
+from numpyro_svae.forecasting import smooth
 
 project = "numpyro_svae"
 author = "The numpyro_svae developers"
@@ -31,6 +34,10 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 python_use_unqualified_type_names = True
+
+# What a module imports only where it uses it, its annotations name all the same.
+vars(optim)["optax"] = optax
+vars(smooth)["xr"] = xarray
 
 # The notebooks arrive executed: see "make tutorials".
 nb_execution_mode = "off"

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from numbers import Real
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import SVI
-import optax
 
 from numpyro_svae.families import DirichletNatural, NaturalParameters
 from numpyro_svae.whole_steps import whole_steps
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = [
     "NaturalStepState",
@@ -67,6 +69,8 @@ def svae_optimizer(
         neither a number nor a schedule.
     :raises ValueError: if a step size or the fraction is out of range.
     """
+    import optax
+
     neural = optax.adam(1e-3) if neural is None else neural
     if not isinstance(neural, optax.GradientTransformation):
         raise TypeError(
@@ -110,6 +114,8 @@ def _label(params: Any) -> Any:
 
 
 def _natural_step(rate: Any, fraction: float) -> optax.GradientTransformation:
+    import optax
+
     def init(params: Any) -> NaturalStepState:
         # Two arrays, as a step that donates its state cannot give one away twice.
         return NaturalStepState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 import warnings
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from numpyro_svae.notices import notice
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["WholeStepState", "skipped_steps", "spoilt", "whole_steps"]
 
@@ -47,6 +49,8 @@ def whole_steps(
 
     :param inner: the optimiser.
     """
+    import optax
+
     optimizer = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> WholeStepState:

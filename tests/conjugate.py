@@ -42,6 +42,13 @@ KINDS = {
     "geometric": (beta, lambda p: dist.Geometric(p)),
     "poisson": (gamma, lambda rate: dist.Poisson(rate)),
     "exponential": (gamma, lambda rate: dist.Exponential(rate)),
+    "negative-binomial": (beta, lambda p: dist.NegativeBinomial(4.0, probs=p)),
+    "negative-binomial-logits": (
+        beta,
+        lambda p: dist.NegativeBinomial(4.0, logits=jnp.log(p / (1 - p))),
+    ),
+    "gamma": (gamma, lambda rate: dist.Gamma(2.5, rate)),
+    "inverse-gamma": (gamma, lambda rate: dist.InverseGamma(2.5, rate)),
 }
 
 

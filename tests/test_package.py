@@ -6,6 +6,8 @@
 from importlib import metadata, resources
 from pathlib import Path
 import re
+import subprocess
+import sys
 import tomllib
 
 import jax.numpy as jnp
@@ -15,6 +17,15 @@ import numpyro_svae
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = sorted(set(numpyro_svae.__all__) - {"__version__"})
+
+# Prints the modules that importing the package adds to what it cannot do without.
+IMPORT = """
+import sys
+import funsor, numpyro
+before = set(sys.modules)
+import numpyro_svae
+print(*(set(sys.modules) - before))
+"""
 
 
 def test_installed_metadata() -> None:
@@ -38,6 +49,20 @@ def test_api_reference_lists_exactly_the_public_names() -> None:
     page = (ROOT / "docs" / "api.rst").read_text("utf-8")
     listed = re.findall(r"^   (\w+)$", page, re.M)
     assert sorted(listed) == PUBLIC
+
+
+def test_import_adds_modules_of_its_own_and_no_others() -> None:
+    """ArviZ, scoringrules, xarray, optax and lineax are imported where they are used.
+
+    They take seconds.
+    """
+    output = subprocess.check_output([sys.executable, "-c", IMPORT], text=True)
+    added = [name.split(".") for name in output.split()]
+    known = {"funsor", "numpyro", "numpyro_svae", *sys.stdlib_module_names}
+    assert {name[0] for name in added} <= known
+    parts = {name[1] for name in added if name[0] == "numpyro_svae" and name[1:]}
+    assert "guide" in parts and not parts & {"control", "plots"}
+    assert len(added) < 220
 
 
 def test_changelog_has_an_unreleased_section() -> None:

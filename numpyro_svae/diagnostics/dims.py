@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpyro.distributions as dist
-import xarray as xr
 
 from numpyro_svae.distributions import (
     DiscreteMarkovChain,
@@ -19,6 +18,9 @@ from numpyro_svae.distributions import (
     NormalInverseWishart,
 )
 from numpyro_svae.program.wrappers import peel
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["PACKED", "Dims"]
 
@@ -96,6 +98,8 @@ class Dims:
         :param values: arrays by name; with a leading dimension of draws if ``sample``.
         :param sample: whether they are draws; then there is one chain of them.
         """
+        import xarray as xr
+
         lead = ["chain", "draw"] if sample else []
         variables, sizes = {}, dict[str, int]()
         for name, value in values.items():

@@ -12,7 +12,8 @@ import numpy as np
 
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.bound_regressions import BoundRegression
+from numpyro_svae.program.factors import Factor, GaussianFactor
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.priors import RegressionPrior
 
@@ -35,13 +36,16 @@ def eigenvalues(
     """
     found = {}
     for factor in guide._wiring.factors:
-        if factor.role != "transition" or (factor.site, factor.role) not in (
-            bound.regressions
-        ):
+        if not isinstance(factor, GaussianFactor) or factor.role != "transition":
             continue
+        if (factor.site, factor.role) not in bound.regressions:
+            continue
+        data = bound.regressions[factor.site, factor.role]
         weight = _draws(guide, params, factor, key, num_samples)
         if weight is None:
-            weight = _known(bound, factor)
+            weight = _known(data, factor)
+        elif data.known is not None:
+            weight = _placed(data, weight)
         if weight is not None:
             square = weight[..., : weight.shape[-2]]
             found[factor.site] = np.linalg.eigvals(square)
@@ -65,11 +69,23 @@ def _draws(
     return np.asarray(prior.weight(values))
 
 
-def _known(bound: Bound, factor: Factor) -> np.ndarray | None:
+def _known(data: BoundRegression, factor: GaussianFactor) -> np.ndarray | None:
     """The different known weights of a chain, as one draw."""
-    known = bound.regressions[factor.site, factor.role].known
-    if known is None:
+    if data.known is None or factor.source.prior is not None:
         return None
-    weight = np.asarray(known.weight)
-    found = np.unique(weight.reshape(-1, *weight.shape[-2:]), axis=0)
+    found = _different(data.known)
     return found if len(found) == 1 else found[None]
+
+
+def _placed(data: BoundRegression, weight: np.ndarray) -> np.ndarray | None:
+    """``K + F S`` of draws of F, if K and S are the same at all steps and sequences."""
+    known, placement = (_different(x) for x in (data.known, data.placement))
+    if len(known) > 1 or len(placement) > 1:
+        return None
+    return known[0] + weight @ placement[0]
+
+
+def _different(matrices: Any) -> np.ndarray:
+    """The matrices that are different, on the first axis."""
+    found = np.asarray(matrices)
+    return np.unique(found.reshape(-1, *found.shape[-2:]), axis=0)

@@ -53,7 +53,7 @@ def _(posterior: DirichletNatural, prior: DirichletNatural) -> dict[str, PriorSh
 
 @_parts.register
 def _(posterior: GammaNatural, prior: GammaNatural) -> dict[str, PriorShare]:
-    return {"": _of_counts(posterior.shape, prior.shape)}
+    return {"": _of_counts(posterior.concentration, prior.concentration)}
 
 
 @_parts.register

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import arviz
 import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
 import numpy as np
 from numpyro.handlers import uncondition
 from numpyro.infer import Predictive
-import xarray as xr
 
 from numpyro_svae.diagnostics.dims import PACKED, Dims
 from numpyro_svae.diagnostics.evidence import (
@@ -31,6 +29,9 @@ from numpyro_svae.diagnostics.evidence import (
 from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["to_arviz"]
 
@@ -136,7 +137,14 @@ def to_arviz(
     seen = in_plates([sites[name] for name in observed], plates)
     of_data = dims.dataset({joint: blanked(likelihood, seen)}, True)
     groups["log_likelihood"] = _without_blanks(of_data, seen)
-    groups = {name: group for name, group in groups.items() if group.data_vars}
+    return _container({n: group for n, group in groups.items() if group.data_vars})
+
+
+def _container(groups: dict[str, xr.Dataset]) -> Any:
+    """What the installed ArviZ keeps groups in."""
+    import arviz
+    import xarray as xr
+
     container: Any = vars(arviz).get("InferenceData")  # hasattr would warn in 1.x
     return container(**groups) if container else xr.DataTree.from_dict(groups)
 

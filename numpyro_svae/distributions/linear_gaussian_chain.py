@@ -14,7 +14,6 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from numpyro_svae.blocks import gaussian_chain
-from numpyro_svae.blocks.absorbing import absorb
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
 from numpyro_svae.blocks.layout import (
     events_from_lanes,
@@ -248,7 +247,13 @@ class LinearGaussianChain(CheckedArguments):
         :return: the exact posterior, a chain that runs in the other direction, and
             :math:`\log E[\exp \sum_t \psi_t(x_t)]` under this chain, shape ``(...)``.
         """
-        h, J, batch = self._potential_lanes(potential)
+        check_potential(potential, self.event_shape)
+        batch = jnp.broadcast_shapes(batch_of(self), potential.batch_shape[:-1])
+        rank = 1 if potential.is_diagonal else 2
+        h = potential.info_vector
+        h = jnp.broadcast_to(h, h.shape[:-2] + self.event_shape)
+        h, J = to_lanes(h, 1, batch), to_lanes(potential.precision, rank, batch)
+        h, J = self._in_time(h), self._in_time(J)
         initial, dynamics = self._chain(batch)
         posterior = gaussian_chain.smooth(initial, dynamics, h, J)
         chain = self._from_lanes(
@@ -256,30 +261,6 @@ class LinearGaussianChain(CheckedArguments):
         )
         chain._marginals = posterior.marginals
         return chain, from_lanes(posterior.log_normalizer, 0, batch, time=False)
-
-    def absorb(self, potential: GaussianPotential) -> "LinearGaussianChain":
-        """The posterior given a potential, as a chain in the direction of this one.
-
-        It is safe where dynamics are far from normal, and computed once for sequences
-        that share dynamics and precisions.
-
-        :param potential: full, with batch shape ``(..., T)`` that broadcasts with the
-            chain's.
-        """
-        h, J, batch = self._potential_lanes(potential)
-        initial, dynamics = absorb(*self._chain(batch), h, J)
-        return self._from_lanes(initial, dynamics, batch, self.time_reversed)
-
-    def _potential_lanes(
-        self, potential: GaussianPotential
-    ) -> tuple[Array, Array, tuple[int, ...]]:
-        check_potential(potential, self.event_shape)
-        batch = jnp.broadcast_shapes(batch_of(self), potential.batch_shape[:-1])
-        rank = 1 if potential.is_diagonal else 2
-        h = potential.info_vector
-        h = jnp.broadcast_to(h, h.shape[:-2] + self.event_shape)
-        h, J = to_lanes(h, 1, batch), to_lanes(potential.precision, rank, batch)
-        return self._in_time(h), self._in_time(J), batch
 
     def reverse(self) -> "LinearGaussianChain":
         """The same distribution as a chain that runs in the other direction."""

@@ -4,14 +4,11 @@
 """Conjugate exponential families: natural parameters, moments, natural gradients."""
 
 from numpyro_svae.families.dirichlet import DirichletNatural
+from numpyro_svae.families.expected_regression import ExpectedRegression
 from numpyro_svae.families.gamma import GammaNatural
 from numpyro_svae.families.gaussian import ExpectedGaussian, GaussianNatural
 from numpyro_svae.families.natural import NaturalParameters, expected, natural_kl
-from numpyro_svae.families.regression import (
-    ExpectedRegression,
-    RegressionNatural,
-    RegressionStandard,
-)
+from numpyro_svae.families.regression import RegressionNatural, RegressionStandard
 
 __all__ = [
     "DirichletNatural",

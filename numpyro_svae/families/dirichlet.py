@@ -23,10 +23,20 @@ __all__ = ["DirichletNatural"]
 class DirichletNatural(NaturalParameters):
     """Natural parameters of a Dirichlet; its statistic is :math:`\\log \\pi`.
 
-    :param concentration: :math:`\\alpha`, of shape ``(..., K)``.
+    :param concentration: :math:`\\alpha`, of shape ``(..., K)``. A category of which it
+        is zero has probability zero, and the others are a Dirichlet by themselves.
     """
 
     concentration: Array
+
+    @property
+    def _open(self) -> tuple[Array, Array]:
+        """Which categories are possible, and concentrations that are safe elsewhere.
+
+        What is below zero counts as possible, so that it shows as NaN.
+        """
+        possible = self.concentration != 0
+        return possible, jnp.where(possible, self.concentration, 1.0)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -34,25 +44,29 @@ class DirichletNatural(NaturalParameters):
 
     def log_normalizer(self) -> Array:
         total = jnp.sum(self.concentration, -1)
-        return jnp.sum(gammaln(self.concentration), -1) - gammaln(total)
+        possible, safe = self._open
+        each = jnp.where(possible, gammaln(safe), 0.0)
+        return jnp.sum(each, -1) - gammaln(total)
 
     def expected_statistics(self) -> DirichletNatural:
-        return DirichletNatural(self.moments())
+        """The moments; zero for what is impossible, which is no part of the family."""
+        return DirichletNatural(jnp.where(self._open[0], self.moments(), 0.0))
 
     def moments(self) -> Array:
         """:math:`E[\\log \\pi] = \\psi(\\alpha) - \\psi(\\sum \\alpha)`."""
         total = jnp.sum(self.concentration, -1, keepdims=True)
-        return digamma(self.concentration) - digamma(total)
+        possible, safe = self._open
+        return jnp.where(possible, digamma(safe) - digamma(total), -inf)
 
     def pull_back(self, cotangent: Array) -> DirichletNatural:
-        return DirichletNatural(cotangent)
+        return DirichletNatural(jnp.where(self._open[0], cotangent, 0.0))
 
     def kl(self, other: DirichletNatural) -> Array:
         difference = (self - other).inner(self.expected_statistics())
         return difference - self.log_normalizer() + other.log_normalizer()
 
     def largest_step(self, direction: DirichletNatural, enough: float = inf) -> Array:
-        falls = direction.concentration < 0
+        falls = (direction.concentration < 0) & self._open[0]
         slope = jnp.where(falls, -direction.concentration, 1.0)
         steps = jnp.where(falls, self.concentration / slope, jnp.inf)
         return jnp.min(steps, -1)

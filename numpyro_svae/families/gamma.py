@@ -27,23 +27,23 @@ class GammaNatural(NaturalParameters):
     A count y adds ``(y, 1)``, a waiting time y adds ``(1, y)``, a Gaussian residual r
     of which it is the precision ``(1/2, r^2/2)``.
 
-    :param shape: a, of shape ``(...)``.
+    :param concentration: a, of shape ``(...)``.
     :param rate: b, of shape ``(...)``.
     """
 
-    shape: Array
+    concentration: Array
     rate: Array
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.shape)
+        return jnp.shape(self.concentration)
 
     def log_normalizer(self) -> Array:
-        return gammaln(self.shape) - self.shape * jnp.log(self.rate)
+        return gammaln(self.concentration) - self.concentration * jnp.log(self.rate)
 
     def expected_statistics(self) -> GammaNatural:
-        log_mean = digamma(self.shape) - jnp.log(self.rate)
-        return GammaNatural(log_mean, -self.shape / self.rate)
+        log_mean = digamma(self.concentration) - jnp.log(self.rate)
+        return GammaNatural(log_mean, -self.concentration / self.rate)
 
     def moments(self) -> GammaNatural:
         """The expected statistics."""
@@ -53,13 +53,17 @@ class GammaNatural(NaturalParameters):
         return cotangent
 
     def kl(self, other: GammaNatural) -> Array:
-        more, ratio = self.shape - other.shape, other.rate / self.rate
-        normalizers = gammaln(other.shape) - gammaln(self.shape)
-        shapes = more * digamma(self.shape) + normalizers
-        return shapes - other.shape * jnp.log(ratio) + self.shape * (ratio - 1.0)
+        more, ratio = self.concentration - other.concentration, other.rate / self.rate
+        normalizers = gammaln(other.concentration) - gammaln(self.concentration)
+        shapes = more * digamma(self.concentration) + normalizers
+        return (
+            shapes
+            - other.concentration * jnp.log(ratio)
+            + self.concentration * (ratio - 1.0)
+        )
 
     def largest_step(self, direction: GammaNatural, enough: float = inf) -> Array:
         return jnp.minimum(
-            step_to_zero(self.shape, direction.shape),
+            step_to_zero(self.concentration, direction.concentration),
             step_to_zero(self.rate, direction.rate),
         )

@@ -26,6 +26,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import digamma, multigammaln
 
 from numpyro_svae.families.compensated import residual
+from numpyro_svae.families.expected_regression import ExpectedRegression
 from numpyro_svae.families.matrices import (
     inverse_from_tril,
     log_diagonal,
@@ -36,7 +37,7 @@ from numpyro_svae.families.matrices import (
 )
 from numpyro_svae.families.natural import NaturalParameters
 
-__all__ = ["ExpectedRegression", "RegressionNatural", "RegressionStandard"]
+__all__ = ["RegressionNatural", "RegressionStandard"]
 
 
 class RegressionStandard(NamedTuple):
@@ -72,62 +73,6 @@ class RegressionStandard(NamedTuple):
         halves = 0.5 * (self.df[..., None] - jnp.arange(dim, dtype=self.df.dtype))
         log_det = 2 * log_diagonal(self.scale_tril)
         return log_det - dim * log(2) - jnp.sum(digamma(halves), -1)
-
-
-class ExpectedRegression(NamedTuple):
-    """:math:`E_q \\log N(v; F u, \\Sigma)` in centred form.
-
-    It is a proper Gaussian ``N(v; weight u, covariance)`` times an information
-    potential ``-1/2 u' excess u`` and a constant, with none of the cancellation that
-    the plain moments :math:`E[F^T \\Sigma^{-1} F]` would bring in float32. Known
-    :math:`(F, \\Sigma)` are the case ``excess = 0``.
-
-    :param weight: :math:`E[\\Sigma^{-1}]^{-1} E[\\Sigma^{-1} F]`, ``(..., D, M)``.
-    :param covariance: :math:`E[\\Sigma^{-1}]^{-1}`, of shape ``(..., D, D)``.
-    :param excess: :math:`E[F^T \\Sigma^{-1} F]` less that of the weight, which is
-        positive semi-definite, of shape ``(..., M, M)``.
-    :param log_det: :math:`E \\log|\\Sigma|`, of shape ``(...)``.
-    """
-
-    weight: Array
-    covariance: Array
-    excess: Array
-    log_det: Array
-
-    def only(self, entries: Array) -> ExpectedRegression:
-        """The same of some entries of the response: others add nothing at value zero.
-
-        :param entries: which ones, of shape ``(..., D)``. The covariance is diagonal
-            and known, as the weight is.
-        """
-        variance = jnp.diagonal(self.covariance, axis1=-2, axis2=-1)
-        rows = ExpectedRegression(
-            self.weight[..., None, :],
-            variance[..., None, None],
-            jnp.zeros((*variance.shape, 1, 1), variance.dtype),
-            jnp.log(variance),
-        )
-        return rows.together(entries)._replace(excess=self.excess)
-
-    def together(self, entries: Array | None = None) -> ExpectedRegression:
-        """One regression of a vector from those of its entries, the last batch axis.
-
-        :param entries: which of them count, of shape ``(..., D)``; others add nothing
-            if the value of the response is zero there.
-        """
-        weight, variance = self.weight[..., 0, :], self.covariance[..., 0, 0]
-        excess, log_det = self.excess, self.log_det
-        if entries is not None:
-            weight = jnp.where(entries[..., None], weight, 0.0)
-            variance = jnp.where(entries, variance, 1.0)
-            excess = jnp.where(entries[..., None, None], excess, 0.0)
-            log_det = jnp.where(entries, log_det, -log(2 * pi))
-        return ExpectedRegression(
-            weight,
-            variance[..., None] * jnp.eye(variance.shape[-1], dtype=variance.dtype),
-            jnp.sum(excess, -3),
-            jnp.sum(log_det, -1),
-        )
 
 
 @jax.jit

@@ -13,7 +13,6 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-import scoringrules
 
 __all__ = ["coverage", "crps"]
 
@@ -30,6 +29,8 @@ def crps(draws: ArrayLike, observed: ArrayLike) -> Array:
     :return: of shape ``(...)``, NaN where nothing was observed.
     :raises ValueError: if the shapes do not fit.
     """
+    import scoringrules
+
     draws, observed = _checked(draws, observed)
     found = scoringrules.crps_ensemble(
         observed, draws, m_axis=0, estimator="pwm", backend="jax"

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax import Array, random
 import jax.numpy as jnp
 import numpyro.distributions as dist
-import xarray as xr
 
 from numpyro_svae.diagnostics.dims import Dims
 from numpyro_svae.diagnostics.evidence import read_fit
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["covariance_of", "smooth"]
 

@@ -18,7 +18,7 @@ from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import Conditional, DiscreteFactor, Source
+from numpyro_svae.program.factors import DiscreteFactor, Source
 from numpyro_svae.program.places import per_entry
 
 __all__ = ["ChainPrior", "chain_prior", "discrete_prior", "log_probs"]
@@ -147,13 +147,13 @@ def log_probs(evidence: Evidence, name: str) -> Array:
     They are zero where its prior is one of the factors of several sites.
     """
     factor = evidence.own(name)
-    if isinstance(factor, Conditional):
+    if factor.coupled:
         return jnp.zeros(evidence.local(name).size)
     return _log_probs(evidence, factor, evidence.site(name).fn.probs)
 
 
 def _log_probs(evidence: Evidence, factor: DiscreteFactor, given: Array) -> Array:
     if factor.source.prior is not None:
-        return evidence.moments[factor.source.prior]
+        return evidence.rows(factor)
     possible = given > 0
     return jnp.where(possible, jnp.log(jnp.where(possible, given, 1.0)), -jnp.inf)

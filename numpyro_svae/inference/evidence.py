@@ -16,7 +16,8 @@ from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.densities import log_density
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.binding import Bound, BoundRegression
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.bound_regressions import BoundRegression
 from numpyro_svae.program.factors import (
     Factor,
     GaussianFactor,
@@ -26,6 +27,7 @@ from numpyro_svae.program.factors import (
     TableConditional,
     TableFactor,
 )
+from numpyro_svae.program.joins import nothing_learnt
 from numpyro_svae.program.places import (
     Place,
     clean,
@@ -34,7 +36,6 @@ from numpyro_svae.program.places import (
     pull_to,
     read_at,
 )
-from numpyro_svae.program.priors import RegressionPrior
 from numpyro_svae.program.sites import Site
 
 __all__ = ["Evidence"]
@@ -119,28 +120,31 @@ class Evidence:
     def scored(self, name: str) -> list[Any]:
         """Observed factors that a discrete site selects, without a latent parent."""
         kinds = (GaussianFactor, StatisticsFactor, TableFactor)
-        found = self.observed(*kinds, parent=None)
+        found = self.observed(*kinds, parent=None, coupled=False)
         return [f for f in found if f.source.selector == name]
 
     # parameters of factors
 
     def regression(self, factor: Factor) -> ExpectedRegression:
-        """Moments of (F, Sigma) at the positions of a Gaussian factor."""
-        bound = self._bound(factor)
-        source = factor.source
-        moments, entries = bound.known, bound.entries
-        if entries is not None and source.selector is not None:
-            entries = entries[..., None, :]
+        """Moments of the weight and the covariance at the positions of a factor."""
+        bound, source = self._bound(factor), factor.source
+        states, entries = len(factor.selectors), bound.entries
+        if entries is not None:
+            entries = jnp.expand_dims(entries, tuple(range(-1 - states, -1)))
         join = self.structure.joins.get(str(source.prior))
-        prior = self.structure.priors.get(str(source.prior))
         if join is not None:
-            moments = join.moments(self.moments, moments, bound.members, entries)
-        elif moments is None:
+            moments = join.moments(self.moments, bound.noise, bound.members, entries)
+        elif bound.noise is not None:
+            moments = nothing_learnt(bound.noise)
+        else:
             moments = self.moments[str(source.prior)]
             if bound.members is not None:
                 moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
-            if isinstance(prior, RegressionPrior):
-                moments = prior.regression(moments, entries)
+            prior: Any = self.structure.priors[str(source.prior)]
+            moments = prior.regression(moments, entries)
+        moments = bound.placed(moments, entries)
+        if source.selector is not None:
+            moments = messages.in_states(moments, self.local(source.selector).size)
         if source.selector in self.probs:
             probs = self.spread_for(factor, self.probs[str(source.selector)])
             moments = messages.average(moments, probs)
@@ -239,30 +243,20 @@ class Evidence:
 
     def conditional_table(self, factor: TableConditional) -> Array:
         """Log density of a site by states, ``(*positions, *states)`` or less."""
-        if factor.source.prior is not None:
-            return self.moments[factor.source.prior]
-        return self.bound.tables[factor.site].log_probs
+        if factor.source.prior is None:
+            return self.bound.tables[factor.site].log_probs
+        latent = factor.site in self.structure.locals
+        return self.rows(factor) if latent else self._statistics(factor)
 
-    def _statistics(self, factor: StatisticsFactor) -> Array:
+    def rows(self, factor: Factor) -> Array:
+        """Expected logs of the rows of a latent site, which a block holds."""
+        moments = self.moments[str(factor.source.prior)]
+        picked = self.bound.picked.get((factor.site, factor.role))
+        return moments if picked is None else picked.take(moments)
+
+    def _statistics(self, factor: StatisticsFactor | TableConditional) -> Array:
         bound = self.bound.statistics[factor.site, factor.role]
-        moments = bound.known
-        if moments is None:
-            moments = self.moments[str(factor.source.prior)]
-        if bound.members is not None:
-            moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
-        place = self.place(factor)
-        states = int(factor.source.selector is not None)
-
-        def pair(statistic: Array, moment: Array) -> Array:
-            event = statistic.ndim - len(place.positions)
-            axes = tuple(range(-event, 0))
-            statistic = jnp.expand_dims(statistic, (len(place.positions),) * states)
-            counted = jnp.where(statistic == 0, 0.0, moment)  # 0 log 0 = 0
-            return jnp.sum(statistic * counted, axes)
-
-        terms = jax.tree.map(pair, bound.statistics, moments)
-        base = jnp.expand_dims(bound.base, (-1,) * states)
-        return jax.tree.reduce(jnp.add, terms) + base
+        return bound.log_prob(self.moments.get(str(factor.source.prior)))
 
     def _bound(self, factor: Factor) -> BoundRegression:
         return self.bound.regressions[factor.site, factor.role]
@@ -270,18 +264,16 @@ class Evidence:
     def _regression_data(self, factor: GaussianFactor) -> tuple[Array, Array, Any]:
         bound = self._bound(factor)
         v, c = clean(self.place(factor), bound.value), bound.regressor
-        parent_map: Any = factor.parent_map
-        if parent_map is None and factor.parent is not None:
-            parent_map = jnp.eye(c.shape[-1], dtype=c.dtype)
-        return v, c, parent_map
+        return v, c, bound.parent_map
 
     # factors of globals and data alone
 
     def data_log_probs(self) -> dict[str, Array]:
         """Expected log probabilities of the sites with no latent local parent."""
         found: dict[str, Array] = {}
-        for factor in self.observed(GaussianFactor, StatisticsFactor, parent=None):
-            if factor.source.selector is None:
+        kinds = GaussianFactor, StatisticsFactor
+        for factor in self.observed(*kinds, parent=None, coupled=False):
+            if not factor.selectors:
                 value = per_entry(self.table(factor), self.place(factor))
                 found[factor.site] = found.get(factor.site, 0.0) + value
         return found

@@ -22,12 +22,10 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
-import lineax
 import numpy as np
 
 __all__ = ["FixedPoint", "Solution", "adjoint_is_found", "solve_fixed_point"]
 
-_MAX_PRODUCTS = 200
 _SHORTEST = 1 / 16
 
 
@@ -198,6 +196,8 @@ def _solve_fwd(step: Callable, options: FixedPoint, start: Array, constants: tup
 
 
 def _solve_bwd(step: Callable, options: FixedPoint, residuals: Any, cotangents: Any):
+    from numpyro_svae.inference.adjoint import solve_adjoint
+
     value, constants = residuals
     one = jnp.ones((), value.dtype)
     _, pull = jax.vjp(lambda y, a: step(y, one, *a), value, constants)
@@ -216,85 +216,8 @@ def adjoint_is_found(sweep: Callable[[Any], Any], value: Any) -> Array:
     :param sweep: the function f.
     :param value: its fixed point.
     """
+    from numpyro_svae.inference.adjoint import solve_adjoint
+
     flat, unravel = ravel_pytree(value)
     _, pull = jax.vjp(lambda y: ravel_pytree(sweep(unravel(y)))[0], flat)
     return solve_adjoint(lambda v: pull(v)[0], jnp.ones_like(flat))[1]
-
-
-def solve_adjoint(pull: Callable[[Array], Array], g: Array) -> tuple[Array, Array]:
-    """Solve ``v = g + J' v`` for the product ``pull`` with ``J'``.
-
-    Where the solution is not found, ``v = g`` takes its place: the gradient of one
-    sweep, which is a descent direction wherever sweeps converge (Fung et al.,
-    *JFB: Jacobian-free backpropagation for implicit networks*, AAAI 2022).
-
-    :return: the solution, and whether it was found.
-    """
-    tolerance = 1e-10 if g.dtype == jnp.float64 else 1e-4
-    operator = lineax.FunctionLinearOperator(
-        lambda v: v - pull(v), jax.ShapeDtypeStruct(g.shape, g.dtype)
-    )
-    solver = _ConjugateResiduals(tolerance, 0.0, max_steps=_MAX_PRODUCTS)
-    solution = lineax.linear_solve(operator, g, solver, throw=False)
-    good = solution.result == lineax.RESULTS.successful
-    return jnp.where(good, solution.value, g), good
-
-
-class _Search(NamedTuple):
-    """A solution so far, what is left, and the last directions with their images."""
-
-    value: Array
-    left: Array
-    directions: Array
-    images: Array
-    products: Array
-
-
-class _ConjugateResiduals(lineax.GMRES):
-    """What GMRES finds, with the product with ``A`` at one place instead of three.
-
-    It is the derivative of a sweep, and most of what is compiled. Each direction is
-    what is left, made such that its image is orthogonal to those of the directions
-    before (generalised conjugate residuals: Eisenstat, Elman and Schultz, *Variational
-    iterative methods for nonsymmetric systems of linear equations*, 1983).
-    """
-
-    def compute(self, state: Any, vector: Array, options: dict) -> tuple:
-        def goes_on(search: _Search) -> Array:
-            unfinished = _largest(search.left) > enough
-            return unfinished & (search.products < self.max_steps)
-
-        def add(search: _Search) -> _Search:
-            value, left, directions, images, products = search
-            direction, image = left, state.mv(left)
-            for _ in range(2):  # once more for what rounding leaves
-                along = images @ image
-                image = image - along @ images
-                direction = direction - along @ directions
-            size = jnp.linalg.norm(image)
-            scale = jnp.where(size > 0, 1.0 / size, 0.0)
-            direction, image = scale * direction, scale * image
-            step, slot = image @ left, products % self.restart
-            return _Search(
-                value + step * direction,
-                left - step * image,
-                directions.at[slot].set(direction),
-                images.at[slot].set(image),
-                products + 1,
-            )
-
-        enough = self.rtol * _largest(vector)
-        none = jnp.zeros((self.restart, vector.size), vector.dtype)
-        begin = _Search(jnp.zeros_like(vector), vector, none, none, jnp.array(0))
-        search = lax.while_loop(goes_on, add, begin)
-        result = lineax.RESULTS.where(
-            _largest(search.left) <= enough,
-            lineax.RESULTS.successful,
-            lineax.RESULTS.max_steps_reached,
-        )
-        stats = {"num_steps": search.products, "max_steps": self.max_steps}
-        return search.value, result, stats
-
-
-def _largest(x: Array) -> Array:
-    return jnp.max(jnp.abs(x), initial=0.0)

@@ -17,7 +17,7 @@ the residuals there make it.
 from __future__ import annotations
 
 from math import log, pi
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jax import Array
 from jax.nn import log_softmax
@@ -28,13 +28,7 @@ from numpyro_svae.inference import messages
 from numpyro_svae.inference.chains import log_probs
 from numpyro_svae.inference.densities import whitener_of
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.program.factors import (
-    Conditional,
-    Factor,
-    GaussianConditional,
-    GaussianFactor,
-    TableConditional,
-)
+from numpyro_svae.program.factors import Factor, GaussianFactor, TableConditional
 from numpyro_svae.program.places import Place, clean, read_at
 
 __all__ = ["Form", "Origins", "form_of"]
@@ -86,7 +80,7 @@ def form_of(
     :param proper: whether a prior is to be the density that is closest to it, of mass
         one whatever the sites are that it depends on.
     """
-    if isinstance(factor, GaussianFactor | GaussianConditional):
+    if isinstance(factor, GaussianFactor):
         return _gaussian(evidence, factor, origins or {}, proper)
     states: tuple[str, ...] = (factor.site,)
     if not isinstance(factor, TableConditional):
@@ -106,34 +100,9 @@ def _place(evidence: Evidence, factor: Factor) -> Place:
     return evidence.place(factor.site if latent else factor)
 
 
-class _Parts(NamedTuple):
-    """A Gaussian factor in the parents of its site.
-
-    :param parents: Gaussian sites whose values x concatenates.
-    :param selectors: discrete sites.
-    :param parent_map: U, ``(*positions, M, P)`` or less.
-    """
-
-    parents: tuple[str, ...]
-    selectors: tuple[str, ...]
-    parent_map: Any
-
-
-def _parts(evidence: Evidence, factor: Any, columns: int) -> _Parts:
-    if isinstance(factor, Conditional):
-        bound = evidence.bound.regressions[factor.site, factor.role]
-        return _Parts(factor.parents, factor.selectors, bound.parent_map)
-    selector, parent = factor.source.selector, factor.parent
-    selectors = () if selector is None else (selector,)
-    if parent is None:
-        return _Parts((), selectors, jnp.zeros((columns, 0)))
-    known = jnp.eye(columns) if factor.parent_map is None else factor.parent_map
-    return _Parts((parent,), selectors, jnp.asarray(known))
-
-
 def _gaussian(
     evidence: Evidence,
-    factor: GaussianFactor | GaussianConditional,
+    factor: GaussianFactor,
     origins: Origins,
     proper: bool,
 ) -> Form:
@@ -153,7 +122,11 @@ def _gaussian(
     regression, c = evidence.regression(factor), evidence.regressor(factor)
     if proper:
         regression = messages.proper_regression(regression)
-    parents, selectors, parent_map = _parts(evidence, factor, c.shape[-1])
+    parents, selectors = factor.parents, factor.selectors
+    data = evidence.bound.regressions[factor.site, factor.role]
+    parent_map = data.parent_map
+    if parent_map is None:
+        parent_map = jnp.zeros((c.shape[-1], 0))
     latent = factor.site in evidence.structure.locals
 
     def origin(name: str) -> Array:
@@ -165,7 +138,7 @@ def _gaussian(
     if latent:
         v = origin(factor.site)
     else:
-        v = clean(place, evidence.bound.regressions[factor.site, factor.role].value)
+        v = clean(place, data.value)
     if any(name in origins for name in parents):
         x = jnp.concatenate([origin(name) for name in parents], -1)
         c = c + jnp.squeeze(parent_map @ x[..., None], -1)

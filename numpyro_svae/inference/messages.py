@@ -34,6 +34,7 @@ __all__ = [
     "expected_log_density",
     "expected_response",
     "expected_transitions",
+    "in_states",
     "normalizer_gap",
     "proper",
     "proper_regression",
@@ -68,6 +69,25 @@ def with_states(regression: ExpectedRegression) -> ExpectedRegression:
     weight, covariance, excess, log_det = regression
     return ExpectedRegression(
         expand(weight, 2), expand(covariance, 2), expand(excess, 2), expand(log_det, 0)
+    )
+
+
+def in_states(regression: ExpectedRegression, count: int) -> ExpectedRegression:
+    """A factor given for each state, with an axis of all states in all of its moments.
+
+    :param regression: with states after the positions, of size one where they are
+        alike.
+    :param count: number of states.
+    """
+
+    def widen(leaf: Array, event_dim: int) -> Array:
+        batch, event = leaf.shape[: leaf.ndim - event_dim], leaf.shape[-event_dim:]
+        event = event if event_dim else ()
+        return jnp.broadcast_to(leaf, (*batch[:-1], count, *event))
+
+    weight, covariance, excess, log_det = regression
+    return ExpectedRegression(
+        widen(weight, 2), widen(covariance, 2), widen(excess, 2), widen(log_det, 0)
     )
 
 

@@ -23,7 +23,7 @@ from numpyro_svae.inference.coupling import Moments, Statistics
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.forms import Form, form_of
 from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.program.factors import Conditional, GaussianFactor
+from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.groups import scope
 from numpyro_svae.program.places import per_entry
 
@@ -102,7 +102,7 @@ def joining_forms(evidence: Evidence, members: set[str]) -> tuple[Form, ...]:
     found = (
         factor
         for factor in evidence.structure.factors
-        if isinstance(factor, Conditional)
+        if factor.coupled
         and members & set(scope(evidence.structure, factor))
         and evidence.bound.active(factor.site, evidence.structure)
     )

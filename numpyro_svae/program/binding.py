@@ -7,70 +7,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.distributions import LinearGaussianChain
-from numpyro_svae.families import ExpectedRegression, NaturalParameters
-from numpyro_svae.program.conditionals import bind_regression
+from numpyro_svae.families import NaturalParameters
+from numpyro_svae.program.affine import View
+from numpyro_svae.program.bound_regressions import BoundRegression, bind_regression
+from numpyro_svae.program.entries import Picked
 from numpyro_svae.program.factors import (
-    GaussianConditional,
+    DiscreteFactor,
     GaussianFactor,
     StatisticsFactor,
     Structure,
     TableConditional,
     TableFactor,
 )
-from numpyro_svae.program.known import PARAMETERS, known_moments, linear_map
-from numpyro_svae.program.places import Place, place_of
-from numpyro_svae.program.probing import Prober, parameters
-from numpyro_svae.program.regressions import (
-    covariance_members,
-    gathered_members,
-    scanned_inputs,
-)
+from numpyro_svae.program.gathered import scanned_inputs
+from numpyro_svae.program.places import Place
+from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Program, Site
-from numpyro_svae.program.statistics import BoundStatistics, bind_statistics
+from numpyro_svae.program.statistics import BoundStatistics, bind_rows, bind_statistics
 from numpyro_svae.program.tables import bind_table
 
-__all__ = ["Bound", "BoundRegression", "BoundTable", "bind"]
-
-
-class BoundRegression(NamedTuple):
-    """The data of one Gaussian factor ``N(v; F (U x + c), Sigma)``.
-
-    :param known: the moments of (F, Sigma) where no prior holds them, with batch
-        ``(*positions, [K])`` or less.
-    :param value: v, of shape ``(*positions, D)``; meaningless for a latent site.
-    :param regressor: c, of shape ``(*positions, M)``; of a latent chain's transition,
-        meaningless.
-    :param members: which member of the prior's batch each position uses.
-    :param parent_map: U, ``(*positions, M, P)``, in a graph.
-    :param entries: which entries of v count, ``(*positions, D)``; None for all of them.
-        Those that do not are zero.
-    """
-
-    known: ExpectedRegression | None
-    value: Array
-    regressor: Array
-    members: Array | None
-    parent_map: Array | None = None
-    entries: Array | None = None
-
-    def only(self, entries: Array | None, states: int) -> BoundRegression:
-        """The same of some entries of the response.
-
-        :param states: how many axes of ``known`` are states.
-        """
-        if entries is None:
-            return self
-        known, value = self.known, jnp.where(entries, self.value, 0.0)
-        if known is not None:
-            known = known.only(jnp.expand_dims(entries, tuple(range(-1 - states, -1))))
-        return self._replace(known=known, value=value, entries=entries)
+__all__ = ["Bound", "BoundTable", "bind"]
 
 
 @partial(
@@ -111,6 +74,8 @@ class Bound:
     :param regressions: data of the Gaussian factors, by site and role.
     :param statistics: data of the statistics factors, by site and role.
     :param tables: of the table factors, by site.
+    :param picked: where rows of latent sites are in their blocks, by site and role, if
+        they are not their members.
     """
 
     sites: dict[str, Site]
@@ -118,6 +83,7 @@ class Bound:
     regressions: dict[tuple[str, str], BoundRegression]
     statistics: dict[tuple[str, str], BoundStatistics]
     tables: dict[str, BoundTable]
+    picked: dict[tuple[str, str], Picked]
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
@@ -132,11 +98,12 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     :param sites: the sites of a run at the plain values (see :func:`plain_values`).
     :return: the program with its data.
     """
-    prober = Prober(program, sites, structure.priors, structure.locals, structure.joins)
+    known = structure.priors, structure.locals, structure.joins
+    prober = Prober(program, sites, *known, at_plain=True)
     priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
-    bound = Bound(kept, priors, {}, {}, {})
+    bound = Bound(kept, priors, {}, {}, {}, {})
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -144,30 +111,28 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
         if isinstance(factor, TableFactor):
             selector = str(factor.source.selector)
             bound.tables[factor.site] = _table(prober, site, (selector,))
-        elif isinstance(factor, TableConditional):
-            if factor.source.prior is None:
-                bound.tables[factor.site] = _table(prober, site, factor.selectors)
-        elif isinstance(factor, GaussianConditional):
-            regression = _conditional(prober, site, factor)
-            states = len(factor.selectors)
-            bound.regressions[key] = regression.only(site.entries, states)
-        elif isinstance(factor, StatisticsFactor):
-            bound.statistics[key] = bind_statistics(site, factor, structure.priors)
+        elif isinstance(factor, TableConditional) and factor.source.prior is None:
+            bound.tables[factor.site] = _table(prober, site, factor.selectors)
+        elif (
+            isinstance(factor, DiscreteFactor | TableConditional) and not site.observed
+        ):
+            if not factor.source.plain:
+                bound.picked[key] = bind_rows(prober, site, factor)
+        elif isinstance(factor, StatisticsFactor | TableConditional):
+            bound.statistics[key] = bind_statistics(prober, site, factor)
         elif isinstance(factor, GaussianFactor):
-            regression = _regression(prober, site, factor)
-            states = int(factor.source.selector is not None)
-            bound.regressions[key] = regression.only(site.entries, states)
+            bound.regressions[key] = bind_regression(prober, site, factor)
     return bound
 
 
 def _with_inputs(prober: Prober, site: Site, structure: Structure) -> Site:
     """A chain that a scan spells, with its inputs."""
     for factor in structure.factors:
-        if factor.site != site.name or factor.role != "transition":
+        if factor.site != site.name or not isinstance(factor, GaussianFactor):
             continue
-        prior = structure.priors.get(str(factor.source.prior))
-        inputs = scanned_inputs(prober, site, prior)
-        if inputs is None:
+        holder = prober.holder(factor.source.prior)
+        inputs = scanned_inputs(View(prober, site, factor.role, holder))
+        if inputs is None or factor.beside.location:
             continue
         fn: Any = site.fn
         dim, width = fn.event_shape[-1], fn.event_shape[-1] + inputs.shape[-1]
@@ -190,51 +155,3 @@ def _table(prober: Prober, site: Site, selectors: tuple[str, ...]) -> BoundTable
     if not site.observed:
         extra -= 1  # the states of the site itself
     return BoundTable(table, site.scale, site.batch_shape, extra)
-
-
-# Gaussian factors
-
-
-def _regression(prober: Prober, site: Site, factor: GaussianFactor) -> BoundRegression:
-    source, place = factor.source, place_of(site, factor.role)
-    holder, members = prober.holder(source.prior), None
-    if source.gathered and factor.role == "value":
-        members = gathered_members(prober, site, holder)
-    elif source.gathered:
-        covariance = parameters(site)[PARAMETERS[factor.role][1]]
-        members = jnp.broadcast_to(covariance_members(covariance), place.positions)
-    if factor.parent is not None and (holder is None or not holder.columns):
-        known, offset = linear_map(prober, site, factor.parent)
-        nothing = jnp.zeros((*site.positions, known.weight.shape[-1]), offset.dtype)
-        return BoundRegression(known, site.value - offset, nothing, members)
-    value, regressor = _data(prober, site, factor)
-    given = known_moments(prober, site, factor)
-    return BoundRegression(given, value, regressor, members)
-
-
-def _conditional(
-    prober: Prober, site: Site, factor: GaussianConditional
-) -> BoundRegression:
-    known, parent_map, regressor = bind_regression(prober, site, factor)
-    members = None
-    if factor.source.gathered:
-        members = gathered_members(prober, site, prober.holder(factor.source.prior))
-    return BoundRegression(known, site.value, regressor, members, parent_map)
-
-
-def _data(prober: Prober, site: Site, factor: GaussianFactor) -> tuple[Array, Array]:
-    """The response and the known part of the regressor."""
-    value = site.value
-    ones = jnp.ones((*place_of(site, factor.role).positions, 1), value.dtype)
-    if factor.role == "initial":
-        return value[..., 0, :], ones
-    if factor.role == "transition":
-        inputs: Array = site.fn.inputs
-        inputs = jnp.broadcast_to(inputs, ones.shape[:-1] + inputs.shape[-1:])
-        return value[..., 1:, :], jnp.concatenate([value[..., :-1, :], inputs], -1)
-    holder = prober.holder(factor.source.prior)
-    if holder is None or not holder.columns:
-        return value, ones
-    if holder.columns == 1:
-        return value, parameters(site)["loc"][..., :1]
-    return value, prober.regressor(site.name, holder, {})

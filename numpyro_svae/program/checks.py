@@ -23,7 +23,7 @@ from numpyro_svae.families import (
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.digits import check_digits
 from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.priors import DirichletPrior, Prior
 from numpyro_svae.program.sites import Site
 
 __all__ = [
@@ -114,10 +114,13 @@ def check_hyperparameters(
         natural = naturals[name]
         if isinstance(natural, DirichletNatural):
             lowest = float(jnp.min(natural.concentration))
-            if not lowest > 0:
+            learnt = isinstance(prior, DirichletPrior)  # which may have zeros
+            least = jnp.max(natural.concentration, -1) if learnt else lowest
+            if not (lowest >= 0 and bool(jnp.all(least > 0))):
                 raise ValueError(
                     f"Site '{name}': found a concentration of {lowest}. "
-                    "Accepted: positive and finite concentrations."
+                    "Accepted: positive and finite concentrations; for a Dirichlet "
+                    "zeros too, of categories that are impossible, not of a whole row."
                 )
         elif isinstance(natural, RegressionNatural):
             _check_regression(name, prior, natural)
@@ -129,7 +132,9 @@ def check_hyperparameters(
                     "and finite scales or a positive definite covariance."
                 )
         elif isinstance(natural, GammaNatural):
-            lowest = float(jnp.minimum(jnp.min(natural.shape), jnp.min(natural.rate)))
+            lowest = float(
+                jnp.minimum(jnp.min(natural.concentration), jnp.min(natural.rate))
+            )
             if not lowest > 0:
                 raise ValueError(
                     f"Site '{name}': found a Gamma shape or rate of {lowest}. "

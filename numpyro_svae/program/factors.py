@@ -17,10 +17,9 @@ from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
 
 __all__ = [
-    "Conditional",
+    "Beside",
     "DiscreteFactor",
     "Factor",
-    "GaussianConditional",
     "GaussianFactor",
     "Local",
     "Source",
@@ -64,13 +63,23 @@ class Source:
     :param selector: the latent discrete site that picks a member of the batch.
     :param offset: position ``t`` of the factor has the state of the selector at
         ``t + offset``.
-    :param gathered: whether data pick a member of the batch.
+    :param gathered: whether data pick a member of the batch, alone or with discrete
+        sites.
+    :param placed: whether the parameters are entries of the block one by one, each
+        times a known number, beside entries that are known.
     """
 
     prior: str | None = None
     selector: str | None = None
     offset: int = 0
     gathered: bool = False
+    placed: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the parameters are those of the block as it is, or of its members by
+        the states of the selector."""
+        return not (self.gathered or self.placed)
 
 
 @dataclass(frozen=True)
@@ -87,29 +96,78 @@ class Factor:
     source: Source = Source()
     role: str = "value"
 
+    @property
+    def coupled(self) -> bool:
+        """Whether it joins its local sites as a factor of a general graph does."""
+        return False
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The local Gaussian sites that it depends on."""
+        return ()
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """The local discrete sites that it depends on."""
+        return () if self.source.selector is None else (self.source.selector,)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the program gives of ``N(v; (K + F S) w, s Sigma)``, beside F and Sigma.
+
+    :param location: ``""`` if K is zero; ``"offset"`` if it is for all regressors but
+        the constant one; else ``"map"``.
+    :param by_state: whether K differs between the states of the selectors.
+    :param noise_by_state: whether a known covariance does.
+    :param shared: whether K and S are the same at all positions, but for the offset.
+    :param scaled: whether there is an s that is not one.
+    """
+
+    location: str = ""
+    by_state: bool = False
+    noise_by_state: bool = False
+    shared: bool = True
+    scaled: bool = False
+
 
 @dataclass(frozen=True)
 class GaussianFactor(Factor):
-    """``N(v; F u, Sigma)`` with ``u = parent_map @ x + data``.
+    """``N(v; (K + F S) w, s Sigma)`` with (F, Sigma) learnt, and K, S and s known.
 
-    In the transition of a chain, v is a state and u the state before it with the
-    inputs; in its initial part, u is 1.
+    The regressor w is [x; 1] with the parents x side by side. In the transition of a
+    chain, v is a state and w the state before it with the inputs; in its initial part,
+    w is 1.
 
-    :param parent: the latent Gaussian site x in the regressor.
-    :param parent_map: of shape (M, D of x), the same for all arguments of the program;
-        None without a parent, and for one that is known to be linear but not how. It
-        follows from the rest, so a factor is compared and hashed without it.
+    :param parents: the latent Gaussian sites in x.
+    :param selectors: the latent discrete sites that it differs between.
+    :param beside: what is known in it.
+    :param coupled: whether it takes a general graph: its response and a parent are
+        latent, it has several parents or selectors, or a map of its own at each
+        position. Others say a potential to their one parent.
+    :param parent_map: the columns of S for x, ``(M, P)``, where they are the same for
+        all positions and arguments; None if they are to be read. It follows from the
+        rest, so a factor is compared and hashed without it.
     """
 
-    parent: str | None = None
+    parents: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ()
+    beside: Beside = Beside()
+    coupled: bool = False
     parent_map: Array | None = field(default=None, compare=False)
+
+    @property
+    def parent(self) -> str | None:
+        """The one parent of a factor that is not coupled."""
+        return self.parents[0] if self.parents and not self.coupled else None
 
 
 @dataclass(frozen=True)
 class DiscreteFactor(Factor):
     """The density of a latent categorical site, or a part of that of a chain.
 
-    The rows of a transition are the members of a Dirichlet block.
+    The rows of a transition are the members of a Dirichlet block, if the source is
+    plain.
     """
 
 
@@ -133,28 +191,16 @@ class TableFactor(Factor):
 
 
 @dataclass(frozen=True)
-class Conditional(Factor):
-    """The density of a site given any latent sites: a factor of a general graph.
+class TableConditional(Factor):
+    """A discrete site given discrete sites, or any observed site given several.
 
-    :param parents: the Gaussian sites in it.
-    :param selectors: the discrete sites in it.
+    :param event_dim: as that of :class:`StatisticsFactor`, for an observed site of
+        which a block holds a parameter.
     """
 
-    parents: tuple[str, ...] = ()
     selectors: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class GaussianConditional(Conditional):
-    """``N(v; F u, Sigma)`` with u affine in the parents, each position in its own way.
-
-    If no block holds (F, Sigma), they may differ between the states of all selectors.
-    """
-
-
-@dataclass(frozen=True)
-class TableConditional(Conditional):
-    """A discrete site given discrete sites, or any observed site given several."""
+    coupled: bool = True
+    event_dim: int = 0
 
 
 @dataclass(frozen=True, eq=False)

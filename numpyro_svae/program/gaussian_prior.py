@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 import numpy as np
 import numpyro.distributions as dist
-from numpyro.distributions.transforms import ReshapeTransform
+from numpyro.distributions.transforms import ParameterFreeTransform, ReshapeTransform
 
 from numpyro_svae.families import GaussianNatural, expected
 from numpyro_svae.program.noise_priors import PrecisionPrior
@@ -60,12 +61,13 @@ class GaussianPrior(Prior):
     """A Gaussian prior over a mean or over weights.
 
     The value is read as a weight F of D rows and M columns: a number is 1 x 1, a mean
-    D x 1, the weights of a single response 1 x M.
+    D x 1, the weights of a single response 1 x M, and a matrix is F or its transpose.
 
     :param event_shape: of the site.
     :param dim: D, the number of rows.
     :param columns: M, the number of regressors.
     :param by_row: whether rows are independent, under the prior and under the noise.
+    :param transposed: whether the site is the transpose of F.
     :param scaling: the block that its scale depends on, if it does.
     """
 
@@ -73,15 +75,20 @@ class GaussianPrior(Prior):
     dim: int
     columns: int
     by_row: bool
+    transposed: bool = False
     scaling: Scaling | None = None
 
     def weight(self, value: Any) -> Any:
         """The weight ``(..., D, M)`` that a value of the site is."""
+        if self.transposed:
+            return value.swapaxes(-1, -2)
         batch = value.shape[: value.ndim - len(self.event_shape)]
         return value.reshape(*batch, self.dim, self.columns)
 
     def values(self, weight: Any) -> dict[str, Any]:
         """The value of the site, from a weight."""
+        if self.transposed:
+            return {self.name: weight.swapaxes(-1, -2)}
         return {self.name: weight.reshape(*weight.shape[:-2], *self.event_shape)}
 
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
@@ -105,27 +112,31 @@ class GaussianPrior(Prior):
     def natural_of(self, fn: dist.Distribution) -> GaussianNatural:
         """Natural parameters of a distribution of the site's shape."""
         base: Any = unwrap(fn)[0]
-        shape = (*self.batch_shape, self.dim, self.columns)
-        loc = jnp.broadcast_to(base.loc, self.batch_shape + self.event_shape)
-        loc = loc.reshape(shape)
+        dim, columns = self.dim, self.columns
+        whole = self.batch_shape + self.event_shape
+        loc = self.weight(jnp.broadcast_to(base.loc, whole))
         if isinstance(base, dist.Normal):
-            scale = jnp.broadcast_to(base.scale, self.batch_shape + self.event_shape)
-            entries = 1.0 / scale.reshape(shape) ** 2
-            return self._pack(loc, entries[..., None] * jnp.eye(self.columns))
+            entries = 1.0 / self.weight(jnp.broadcast_to(base.scale, whole)) ** 2
+            return self._pack(loc, entries[..., None] * jnp.eye(columns))
         if isinstance(base, dist.MatrixNormal):
-            row, column = base.scale_tril_row, base.scale_tril_column
-            size = self.dim * self.columns
-            precision = jnp.einsum(
-                "...ij,...kl->...ikjl", _inverse(row), _inverse(column)
-            )
-            precision = precision.reshape(*precision.shape[:-4], size, size)
+            row, column = map(_inverse, (base.scale_tril_row, base.scale_tril_column))
+            row, column = (column, row) if self.transposed else (row, column)
+            precision = jnp.einsum("...ij,...kl->...ikjl", row, column)
+        elif self.transposed:  # the columns of F are independent
+            own = _inverse(base.scale_tril)
+            own = jnp.broadcast_to(own, (*self.batch_shape, columns, dim, dim))
+            precision = jnp.einsum("...mij,mn->...imjn", own, jnp.eye(columns))
         else:
-            precision, size = _inverse(base.scale_tril), self.dim
+            precision = _inverse(base.scale_tril)
             if len(self.event_shape) == 2:
                 return self._pack(loc, precision)
-            if self.dim == 1:
+            if dim == 1:
                 return self._pack(loc, precision[..., None, :, :])
-        precision = jnp.broadcast_to(precision, (*self.batch_shape, size, size))
+        square = (*self.batch_shape, dim * columns, dim * columns)
+        if len(self.event_shape) == 2:
+            pairs = (*self.batch_shape, dim, columns, dim, columns)
+            precision = jnp.broadcast_to(precision, pairs).reshape(square)
+        precision = jnp.broadcast_to(precision, square)
         return GaussianNatural.from_mean(loc.reshape(*self.batch_shape, -1), precision)
 
     def _pack(self, loc: Array, rows: Array) -> GaussianNatural:
@@ -164,7 +175,7 @@ class GaussianPrior(Prior):
         shape = (*self.batch_shape, self.dim, self.columns)
         alpha = moments[block.name]
         mean = jnp.broadcast_to(form(-alpha.rate), shape)
-        gap = jnp.log(mean) - form(alpha.shape)
+        gap = jnp.log(mean) - form(alpha.concentration)
         ratio = mean / form(block.precisions(block.plain_values()[block.name]))
         ratio = ratio.reshape(plain.info_vector.shape)
         # the prior's precision is diagonal, so this scales its entries
@@ -186,18 +197,20 @@ class GaussianPrior(Prior):
         vector = dist.MultivariateNormal(mean, precision_matrix=precision)
         if len(self.event_shape) == 1:
             return vector
+        found: dist.Distribution
         if self.by_row:
-            return vector.to_event(1)
-        size = self.dim * self.columns
-        reshape = ReshapeTransform(self.event_shape, (size,))
-        return _Reshaped(vector, reshape)
+            found = vector.to_event(1)
+        else:
+            shape = self.dim, self.columns
+            found = _Moved(vector, ReshapeTransform(shape, (math.prod(shape),)))
+        return _Moved(found, _Transpose()) if self.transposed else found
 
     def unpack(self, value: Array) -> dict[str, Array]:
         return {self.name: value}
 
 
-class _Reshaped(dist.TransformedDistribution):
-    """A matrix whose entries are jointly Gaussian, with its moments."""
+class _Moved(dist.TransformedDistribution):
+    """A Gaussian whose entries are put elsewhere, with its moments."""
 
     @property
     def mean(self) -> Array:
@@ -206,6 +219,30 @@ class _Reshaped(dist.TransformedDistribution):
     @property
     def variance(self) -> Array:
         return self.transforms[0](self.base_dist.variance)
+
+
+class _Transpose(ParameterFreeTransform):
+    """The transpose of a matrix."""
+
+    domain = dist.constraints.independent(dist.constraints.real, 2)
+    codomain = dist.constraints.independent(dist.constraints.real, 2)
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.swapaxes(x, -1, -2)
+
+    def _inverse(self, y: Array) -> Array:
+        return jnp.swapaxes(y, -1, -2)
+
+    def log_abs_det_jacobian(
+        self, x: Array, y: Array, intermediates: Any = None
+    ) -> Array:
+        return jnp.zeros_like(x, shape=x.shape[:-2])
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-2], shape[-1], shape[-2])
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.forward_shape(shape)
 
 
 def _inverse(tril: Array) -> Array:

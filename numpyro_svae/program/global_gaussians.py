@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
@@ -76,9 +77,12 @@ class Candidates:
         joint = isinstance(self.blocks.get(name), RegressionPrior)
         return joint or isinstance(self._site(name).fn, kinds)
 
-    def read(self) -> dict[str, GaussianPrior]:
-        """The Gaussian sites that are global blocks."""
-        names = [name for name in self.prober.sites if self._is_open(name)]
+    def read(self, states: frozenset[str]) -> dict[str, GaussianPrior]:
+        """The Gaussian sites that are global blocks.
+
+        :param states: sites that are none.
+        """
+        names = [n for n in self.prober.sites if self._is_open(n) and n not in states]
         chosen = {name for name in names if self._cannot_be_local(name)}
         chosen |= {name for name in names if self._is_learnt_apart(name, chosen)}
         grown = True
@@ -161,27 +165,54 @@ class Candidates:
         site = self._site(name)
         event = tuple(site.outer.event_shape)
         dims = {response_dim(s) for s in self._dependents(name)} - {None}
-        shape = _rows_and_columns(event, dims)
+        transposed = len(event) == 2 and self._is_transposed(name, dims)
+        shape = _rows_and_columns(event[::-1] if transposed else event, dims)
         if len(site.batch_shape) > 1 or shape is None:
             raise ValueError(
                 f"Site '{name}' ({type(site.fn).__name__}): found batch shape "
                 f"{site.batch_shape} and event shape {event}, for responses of "
                 f"dimension {sorted(d for d in dims if d is not None)}. Accepted for "
                 "a global mean or weight: at most one plate of K components, around "
-                "it alone; a mean of the dimension D of its responses, a weight (D, "
-                "M), or the weights (M,) of a response of dimension one."
+                "it alone; a mean of the dimension D of its responses, a weight F of "
+                "shape (D, M) as in F @ u, or (M, D) as in u @ F, or the weights (M,) "
+                "of a response of dimension one."
             )
         dim, columns = shape
-        rows = len(event) == 2 or dim == 1
+        rows = (len(event) == 2 and not transposed) or dim == 1
         apart = isinstance(site.fn, dist.Normal) or (
             isinstance(site.fn, dist.MultivariateNormal) and rows
         )
         diagonal = all(isinstance(s.fn, dist.Normal) for s in self._dependents(name))
         by_row = apart and (diagonal or dim == 1)
         plain = GaussianPrior(
-            name, (name,), site.batch_shape, event, dim, columns, by_row
+            name, (name,), site.batch_shape, event, dim, columns, by_row, transposed
         )
         return self._scaled(plain) if self.needs[name] else plain
+
+    def _is_transposed(self, name: str, dims: set[Any]) -> bool:
+        """Whether a matrix W stands in a program as ``u @ W``."""
+        rows, columns = self._site(name).outer.event_shape
+        if rows != columns or not dims <= {rows}:
+            return dims <= {columns} and not dims <= {rows}
+        return any(self._row_moves_all(name, site) for site in self._dependents(name))
+
+    def _row_moves_all(self, name: str, site: Site) -> bool:
+        """Whether the first row of a matrix moves more than the first entry."""
+        if gaussian_view(site) is None:
+            return False
+        rng = np.random.default_rng(0)
+        values = {n: s.value for n, s in self.prober.sites.items() if not s.observed}
+        for n in self.needs[site.name]:
+            if jnp.issubdtype(values[n].dtype, jnp.floating) and self._is_gaussian(n):
+                values[n] = jnp.asarray(rng.standard_normal(np.shape(values[n])))
+        zero = np.zeros(np.shape(values[name]))
+        row = zero.copy()
+        row[..., 0, :] = rng.standard_normal(row.shape[-1:])
+        found = [
+            np.asarray(self.prober.read({**values, name: value})[site.name]["loc"])
+            for value in (zero, row)
+        ]
+        return not same(found[0][..., 1:], found[1][..., 1:])
 
     def _scaled(self, prior: GaussianPrior) -> GaussianPrior:
         """The block with that of its precisions."""

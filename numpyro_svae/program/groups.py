@@ -7,13 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numpyro_svae.program.factors import (
-    Conditional,
-    Factor,
-    GaussianFactor,
-    Local,
-    Structure,
-)
+from numpyro_svae.program.factors import Factor, GaussianFactor, Local, Structure
 
 __all__ = ["Group", "coupled_groups", "mixtures", "parents_of", "scope"]
 
@@ -26,8 +20,8 @@ class Group:
     :param states: its Gaussian sites and chains.
     :param kind: ``"mixture"`` if the states are independent of each other given the one
         discrete site, each position given one of its states, so that the exact joint
-        posterior is as cheap as a product; ``"graph"`` if there is a
-        :class:`Conditional` and no chain; ``"product"`` for all others.
+        posterior is as cheap as a product; ``"graph"`` if a factor is coupled and there
+        is no chain; ``"product"`` for all others.
     """
 
     discrete: tuple[str, ...]
@@ -37,12 +31,8 @@ class Group:
 
 def parents_of(factor: Factor) -> list[str]:
     """The local sites that a factor depends on: what picks it, and its parents."""
-    names = [factor.source.selector]
-    if isinstance(factor, GaussianFactor):
-        names.append(factor.parent)
-    if isinstance(factor, Conditional):
-        names += [*factor.parents, *factor.selectors]
-    return [name for name in names if name is not None]
+    picks = [factor.source.selector, *factor.parents, *factor.selectors]
+    return list(dict.fromkeys(name for name in picks if name is not None))
 
 
 def scope(structure: Structure, factor: Factor) -> tuple[str, ...]:
@@ -74,10 +64,7 @@ def _group(structure: Structure, members: set[str]) -> Group:
     kind = "product"
     if _is_mixture(structure, locals):
         kind = "mixture"
-    if any(
-        isinstance(f, Conditional) and members & set(scope(structure, f))
-        for f in structure.factors
-    ):
+    if any(f.coupled and members & set(scope(structure, f)) for f in structure.factors):
         kind = "product" if any(local.chain for local in locals) else "graph"
     return Group(discrete, states, kind)
 

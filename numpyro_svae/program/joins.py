@@ -19,7 +19,7 @@ from numpyro_svae.families.matrices import inverse_from_tril
 from numpyro_svae.program.gaussian_prior import ExpectedWeight, GaussianPrior
 from numpyro_svae.program.noise_priors import ExpectedNoise, NoisePrior
 
-__all__ = ["Join"]
+__all__ = ["Join", "nothing_learnt"]
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,22 @@ class Join:
     :param dim: D, the dimension of the response.
     :param weights: the blocks of F, in program order; none if it is known.
     :param noise: the block of Sigma; None if it is known.
-    :param by_state: whether a known Sigma differs between states of the selector.
     """
 
     name: str
     dim: int
     weights: tuple[GaussianPrior, ...]
     noise: NoisePrior | None
-    by_state: bool = False
 
     @property
     def blocks(self) -> tuple[Any, ...]:
         """All blocks in it."""
         return self.weights if self.noise is None else (*self.weights, self.noise)
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether a block holds Sigma."""
+        return self.noise is not None
 
     @property
     def components(self) -> int | None:
@@ -84,14 +87,18 @@ class Join:
             first += block.columns
         return values
 
+    def unit_noise(self) -> dict[str, Any]:
+        """Values with a weight of zero, at which all covariances are one."""
+        values = self.plain_values(-1)
+        return values if self.noise is None else values | self.noise.unit_noise()
+
     def pair(self, values: dict[str, Any]) -> tuple[Any, Any]:
-        """The weight ``(..., D, M)`` and the covariance; None for what is known."""
+        """The weight ``(..., D, M)``, and the covariance; None if that is known."""
         batch = () if self.components is None else (self.components,)
-        weight = cov = None
-        if self.weights:
-            parts = [block.weight(values[block.name]) for block in self.weights]
-            parts = [np.broadcast_to(p, (*batch, *p.shape[-2:])) for p in parts]
-            weight = np.concatenate(parts, -1)
+        parts = [block.weight(values[block.name]) for block in self.weights]
+        parts = [np.broadcast_to(p, (*batch, *p.shape[-2:])) for p in parts]
+        weight = np.concatenate([np.zeros((*batch, self.dim, 0)), *parts], -1)
+        cov = None
         if self.noise is not None:
             cov = self.noise.covariance(values[self.noise.name], self.dim)
             cov = np.broadcast_to(cov, (*batch, self.dim, self.dim))
@@ -100,7 +107,7 @@ class Join:
     def moments(
         self,
         by_block: dict[str, Any],
-        known: ExpectedRegression | None,
+        known: ExpectedNoise | None,
         members: Array | None,
         entries: Array | None = None,
     ) -> ExpectedRegression:
@@ -110,22 +117,19 @@ class Join:
         :math:`\\sum_{ij} P_{ij} Cov(F_{i \\cdot}, F_{j \\cdot})`.
 
         :param by_block: moments of the blocks.
-        :param known: the weight and the covariance that the program gives.
+        :param known: the covariance, where the program gives it.
         :param members: which member of the batch each position uses.
         :param entries: which entries of the response count, ``(..., D)``; None for all.
             The noise is diagonal then.
         """
         found = {b.name: self._picked(b, by_block, members) for b in self.blocks}
-        given: Any = known
+        noise: Any = known
         if self.noise is not None:
             noise = self.noise.noise(found[self.noise.name], self.dim, entries)
-        else:
-            noise = ExpectedNoise(given.covariance, given.log_det)
-        if self.weights:
-            parts = [found[block.name] for block in self.weights]
-            weight, excess = _side_by_side(parts, noise.covariance, entries)
-        else:
-            weight, excess = given.weight, given.excess
+        if not self.weights:
+            return nothing_learnt(noise)
+        parts = [found[block.name] for block in self.weights]
+        weight, excess = _side_by_side(parts, noise.covariance, entries)
         return _alike(
             ExpectedRegression(weight, noise.covariance, excess, noise.log_det)
         )
@@ -135,6 +139,14 @@ class Join:
         if members is None or block.components is None:
             return found
         return jax.tree.map(lambda leaf: leaf[members], found)
+
+
+def nothing_learnt(noise: ExpectedNoise) -> ExpectedRegression:
+    """The factor of a weight without columns."""
+    covariance, log_det = noise
+    empty = jnp.zeros((*covariance.shape[:-1], 0), covariance.dtype)
+    excess = jnp.zeros((*covariance.shape[:-2], 0, 0), covariance.dtype)
+    return ExpectedRegression(empty, covariance, excess, log_det)
 
 
 def _side_by_side(

@@ -57,8 +57,15 @@ def easy_value(message: dict) -> Array | None:
     return jnp.asarray(np.broadcast_to(value, shape))
 
 
-def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
-    """The global blocks, in program order."""
+def read_priors(
+    program: Program, sites: dict[str, Site], states: frozenset[str] = frozenset()
+) -> dict[str, Prior]:
+    """The global blocks, in program order.
+
+    :param program: the program.
+    :param sites: the sites of one run.
+    :param states: Gaussian sites that are none, as they are in the body of a scan.
+    """
     latent = [site for site in sites.values() if not site.observed]
     prober = Prober(program, sites, {}, {})
     found = prober.dependencies([site.name for site in latent])
@@ -77,7 +84,7 @@ def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
         if half is not None:
             priors[half.name] = half
     held = {name: prior for prior in priors.values() for name in prior.sites}
-    priors.update(Candidates(prober, needs, held).read())
+    priors.update(Candidates(prober, needs, held).read(states))
     order = list(sites)
     return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
 
@@ -91,9 +98,9 @@ def _own_block(site: Site) -> Prior | None:
         shape = dim, width - dim
         return RegressionPrior(name, (name,), _batch(site), *shape, vector)
     if isinstance(fn, dist.Dirichlet):
-        return DirichletPrior(name, (name,), _batch(site), fn.event_shape[-1])
+        return DirichletPrior(name, (name,), site.batch_shape, fn.event_shape[-1])
     if isinstance(fn, dist.Beta):
-        return BetaPrior(name, (name,), _batch(site), site.outer.event_shape)
+        return BetaPrior(name, (name,), site.batch_shape, site.outer.event_shape)
     return None
 
 
@@ -116,7 +123,7 @@ def _scale(
     inverse = isinstance(half.fn, dist.InverseGamma)
     if inverse or any(isinstance(sites[n].fn, _GAUSSIAN) for n in users):
         return PrecisionPrior(name, (name,), _batch(half), features, inverse)
-    return GammaPrior(name, (name,), _batch(half), features)
+    return GammaPrior(name, (name,), half.batch_shape, features)
 
 
 def _batch(site: Site) -> tuple[int, ...]:

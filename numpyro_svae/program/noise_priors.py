@@ -15,6 +15,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.families import GammaNatural, RegressionNatural
+from numpyro_svae.families.matrices import log_diagonal
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.rate_priors import FeaturePrior
 from numpyro_svae.program.sites import Site
@@ -31,6 +32,24 @@ class ExpectedNoise(NamedTuple):
 
     covariance: Array
     log_det: Array
+
+    @classmethod
+    def of(cls, covariance: Array) -> ExpectedNoise:
+        """Those of a covariance that is known."""
+        tril = jnp.linalg.cholesky(covariance)
+        return cls(covariance, 2 * log_diagonal(tril))
+
+    def only(self, entries: Array) -> ExpectedNoise:
+        """The same of some entries of the response: others add nothing at value zero.
+
+        :param entries: which ones, of shape ``(..., D)``. The covariance is diagonal,
+            and known.
+        """
+        variance = jnp.diagonal(self.covariance, axis1=-2, axis2=-1)
+        log_variance = jnp.where(entries, jnp.log(variance), -log(2 * pi))
+        variance = jnp.where(entries, variance, 1.0)
+        covariance = variance[..., None] * jnp.eye(variance.shape[-1])
+        return ExpectedNoise(covariance, jnp.sum(log_variance, -1))
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,10 @@ class PrecisionPrior(FeaturePrior):
         variance = 1.0 + np.arange(self.components or 1)
         return self._by_member(variance if self.inverse else 1.0 / variance)
 
+    def unit_noise(self) -> dict[str, Any]:
+        """The value at which all variances are one."""
+        return {self.name: np.ones(self.batch_shape + self.features)}
+
     def natural(self, sites: dict[str, Site]) -> GammaNatural:
         return self.natural_of(sites[self.name].fn)
 
@@ -63,7 +86,7 @@ class PrecisionPrior(FeaturePrior):
 
     def posterior(self, natural: GammaNatural) -> dist.Distribution:
         family = dist.InverseGamma if self.inverse else dist.Gamma
-        return family(natural.shape, natural.rate).to_event(len(self.features))
+        return family(natural.concentration, natural.rate).to_event(len(self.features))
 
     def covers(self, dim: int) -> bool:
         """Whether it is the noise of responses with D dimensions."""
@@ -88,7 +111,7 @@ class PrecisionPrior(FeaturePrior):
         :param entries: which of them count, ``(..., D)``; others add nothing if the
             response and its weight are zero there.
         """
-        variance, log_variance = -1.0 / moments.rate, -moments.shape
+        variance, log_variance = -1.0 / moments.rate, -moments.concentration
         if not self.features:
             variance, log_variance = variance[..., None], log_variance[..., None]
         shape = (*variance.shape[:-1], dim)
@@ -134,6 +157,11 @@ class CovariancePrior(Prior):
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
         count = (1.0 + np.arange(self.components or 1)).reshape(*self.batch_shape, 1, 1)
         return {self.name: count * np.eye(self.dim)}
+
+    def unit_noise(self) -> dict[str, Any]:
+        """The value at which all covariances are one."""
+        shape = (*self.batch_shape, self.dim, self.dim)
+        return {self.name: np.broadcast_to(np.eye(self.dim), shape)}
 
     def natural(self, sites: dict[str, Site]) -> RegressionNatural:
         return self.natural_of(sites[self.name].fn)

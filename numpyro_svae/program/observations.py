@@ -13,6 +13,7 @@ from jax import Array
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 import numpyro.distributions as dist
+from numpyro.distributions.conjugate import NegativeBinomialProbs
 
 from numpyro_svae.families import GammaNatural
 from numpyro_svae.program.priors import DirichletPrior, Prior
@@ -32,17 +33,37 @@ class Observation(NamedTuple):
     :param statistics: maps the distribution and its value to the statistics, in the
         container of the moments of the prior, and to the log base measure, which has
         the shape of the value or less.
+    :param given: other attributes, which must be known.
     """
 
     kinds: Any
     parameter: str
     prior: type[Prior]
     statistics: Callable[[Any, Array], tuple[Any, Array]]
+    given: tuple[str, ...] = ()
+
+    def read(self, fn: Any) -> dict[str, Any]:
+        """The parameter, and what else the distribution has."""
+        found = getattr(fn, self.parameter, None)
+        if found is None:  # as of a negative binomial that is given by logits
+            found = jax.nn.sigmoid(fn.logits)
+        return {self.parameter: found} | {n: getattr(fn, n) for n in self.given}
+
+    @property
+    def rows(self) -> bool:
+        """Whether the parameter is a row of probabilities that sum to one."""
+        return self.prior is DirichletPrior
+
+    @property
+    def priors(self) -> tuple[type[Prior], ...]:
+        """The classes of priors that may hold the parameter."""
+        return (DirichletPrior, BetaPrior) if self.rows else (self.prior,)
 
     @property
     def conjugate(self) -> str:
-        """Name of the conjugate distribution."""
-        return self.prior.__name__.removesuffix("Prior")
+        """Names of the conjugate distributions."""
+        names = [prior.__name__.removesuffix("Prior") for prior in self.priors]
+        return " or ".join(names)
 
 
 def _categorical(fn: Any, y: Array) -> tuple[Array, Array]:
@@ -77,18 +98,39 @@ def _exponential(fn: Any, y: Array) -> tuple[GammaNatural, Array]:
     return GammaNatural(jnp.ones(y.shape), y), jnp.zeros(y.shape)
 
 
+def _gamma(fn: Any, y: Array) -> tuple[GammaNatural, Array]:
+    shape = jnp.broadcast_to(1.0 * fn.concentration, y.shape)
+    return GammaNatural(shape, y), (shape - 1) * jnp.log(y) - gammaln(shape)
+
+
+def _inverse_gamma(fn: Any, y: Array) -> tuple[GammaNatural, Array]:
+    shape = jnp.broadcast_to(1.0 * fn.concentration, y.shape)
+    return GammaNatural(shape, 1 / y), -(shape + 1) * jnp.log(y) - gammaln(shape)
+
+
+def _negative_binomial(fn: Any, y: Array) -> tuple[Array, Array]:
+    count = jnp.broadcast_to(1.0 * fn.total_count, y.shape)
+    base = gammaln(y + count) - gammaln(count) - gammaln(y + 1.0)
+    return jnp.stack([1.0 * y, count], -1), base
+
+
 _MULTINOMIAL = dist.MultinomialProbs | dist.MultinomialLogits
 _BERNOULLI = dist.BernoulliProbs | dist.BernoulliLogits
 _BINOMIAL = dist.BinomialProbs | dist.BinomialLogits
 _GEOMETRIC = dist.GeometricProbs | dist.GeometricLogits
+_NEGATIVE = NegativeBinomialProbs | dist.NegativeBinomialLogits
+_SHAPE, _TRIALS = ("concentration",), ("total_count",)
 _KINDS = (
     Observation(CATEGORICAL, "probs", DirichletPrior, _categorical),
     Observation(_MULTINOMIAL, "probs", DirichletPrior, _multinomial),
     Observation(_BERNOULLI, "probs", BetaPrior, _bernoulli),
-    Observation(_BINOMIAL, "probs", BetaPrior, _binomial),
+    Observation(_BINOMIAL, "probs", BetaPrior, _binomial, _TRIALS),
     Observation(_GEOMETRIC, "probs", BetaPrior, _geometric),
+    Observation(_NEGATIVE, "probs", BetaPrior, _negative_binomial, _TRIALS),
     Observation(dist.Poisson, "rate", GammaPrior, _poisson),
     Observation(dist.Exponential, "rate", GammaPrior, _exponential),
+    Observation(dist.Gamma, "rate", GammaPrior, _gamma, _SHAPE),
+    Observation(dist.InverseGamma, "rate", GammaPrior, _inverse_gamma, _SHAPE),
 )
 
 

@@ -17,7 +17,7 @@ from numpyro.ops.provenance import eval_provenance
 
 from numpyro_svae.program.sites import Program
 
-__all__ = ["NOT_TRACEABLE", "elsewhere"]
+__all__ = ["NOT_TRACEABLE", "at_others", "depends", "elsewhere"]
 
 # what a program raises that looks at the values of its arguments
 NOT_TRACEABLE = (
@@ -28,25 +28,34 @@ NOT_TRACEABLE = (
 )
 
 
-def elsewhere(program: Program, read: Callable[[Program], Array]) -> Array:
+def elsewhere(program: Program, read: Callable[[Program], Any]) -> Any:
     """What is read off a program at other arguments and parameters than its own.
 
     :param program: the program.
-    :param read: reads an array.
-    :return: the array; that at its own ones if it is computed from none of them.
+    :param read: reads arrays.
+    :return: the arrays; those at its own ones if they are computed from none of them.
     """
+    return read(at_others(program) if depends(program, read) else program)
+
+
+def depends(program: Program, read: Callable[[Program], Any]) -> bool:
+    """Whether what is read off a program is computed from arguments or parameters."""
     leaves, rebuild = _arrays(program)
 
-    def traced(**own: Array) -> Array:
+    def traced(**own: Array) -> Any:
         return read(rebuild(own))
 
     try:
         used = eval_provenance(traced, **leaves)
     except NOT_TRACEABLE:
-        used = frozenset(leaves)
-    if not used:
-        return read(program)
-    return read(rebuild({name: _other(leaf) for name, leaf in leaves.items()}))
+        return bool(leaves)
+    return any(jax.tree.leaves(used, is_leaf=lambda x: isinstance(x, frozenset)))
+
+
+def at_others(program: Program) -> Program:
+    """A program at other arguments and parameters than its own."""
+    leaves, rebuild = _arrays(program)
+    return rebuild({name: _other(leaf) for name, leaf in leaves.items()})
 
 
 def _arrays(program: Program) -> tuple[dict[str, Any], Callable[[dict], Program]]:

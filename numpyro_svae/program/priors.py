@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from jax import Array
@@ -28,7 +29,7 @@ from numpyro_svae.families import (
 )
 from numpyro_svae.program.sites import Site
 
-__all__ = ["DirichletPrior", "Prior", "RegressionPrior"]
+__all__ = ["DirichletPrior", "Prior", "RegressionPrior", "TablePrior"]
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,36 @@ class Prior(ABC):
         return 0.0
 
 
+class TablePrior(Prior):
+    """A block of which parameters may have single entries: probabilities or rates."""
+
+    size: int
+    """How many entries hang together, as categories do."""
+
+    normalised = True
+    """Whether these sum to one."""
+
+    @property
+    def member_size(self) -> int:
+        """Number of entries of one member of the batch."""
+        return self.size * prod(self.features)
+
+    @property
+    def total(self) -> int:
+        """Number of entries of all members."""
+        return self.member_size * prod(self.batch_shape)
+
+    @abstractmethod
+    def values_of(self, rows: Any) -> dict[str, Any]:
+        """The value of its site, from that of all entries, ``(-1, size)``."""
+
+    @abstractmethod
+    def rows_of(self, values: dict[str, Any]) -> np.ndarray:
+        """The values of all entries, ``(-1, size)``, from that of its site."""
+
+
 @dataclass(frozen=True)
-class DirichletPrior(Prior):
+class DirichletPrior(TablePrior):
     """A Dirichlet prior over probabilities.
 
     :param size: number of categories.
@@ -110,23 +139,18 @@ class DirichletPrior(Prior):
 
     size: int
 
+    def values_of(self, rows: Any) -> dict[str, Any]:
+        return {self.name: rows.reshape(*self.batch_shape, self.size)}
+
+    def rows_of(self, values: dict[str, Any]) -> np.ndarray:
+        return np.reshape(values[self.name], (-1, self.size))
+
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
         return {self.name: rng.dirichlet(np.ones(self.size), self.batch_shape)}
 
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
-        first = (1.0 + np.arange(self.components or 1)) / (1.0 + (self.components or 1))
-        if self.size == 1:  # all rows are alike
-            first = np.ones_like(first)
-        rest = np.repeat((1 - first[:, None]) / max(self.size - 1, 1), self.size - 1, 1)
-        rows = np.concatenate([first[:, None], rest], 1)
-        return {self.name: rows.reshape(*self.batch_shape, self.size)}
-
-    def members(self, probs: Array) -> Array:
-        """Which rows are seen at the plain values; the first one if they are alike."""
-        if self.size == 1:
-            return jnp.zeros(probs.shape[:-1], jnp.int32)
-        count = 1 + (self.components or 1)
-        return jnp.round(probs[..., 0] * count).astype(jnp.int32) - 1
+        rows = np.full((*self.batch_shape, self.size), 1.0 / self.size)
+        return {self.name: rows}
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
         concentration = sites[self.name].fn.concentration
@@ -135,7 +159,8 @@ class DirichletPrior(Prior):
         )
 
     def posterior(self, natural: DirichletNatural) -> dist.Distribution:
-        return dist.Dirichlet(natural.concentration)
+        # NumPyro refuses zeros, of categories that are ruled out
+        return dist.Dirichlet(natural.concentration, validate_args=False)
 
     def unpack(self, value: Array) -> dict[str, Array]:
         return {self.name: value}
@@ -217,6 +242,17 @@ class RegressionPrior(Prior):
 
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
         return self.values(*self.basis_pair(column))
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether it holds the covariance of a factor."""
+        return True
+
+    def unit_noise(self) -> dict[str, Any]:
+        """Values with a weight of zero, at which all covariances are one."""
+        shape = (*self.batch_shape, self.dim)
+        cov = np.broadcast_to(np.eye(self.dim), (*shape, self.dim))
+        return self.values(np.zeros((*shape, self.columns)), cov)
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
         fn = sites[self.name].fn

@@ -12,6 +12,7 @@ a clip far from where the probes fall, can pass for the identity that it is near
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.factors import Local, Structure
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.observations import observation_of
+from numpyro_svae.program.origins import at_others
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Program, Site, gaussian_view
 
@@ -35,7 +37,6 @@ __all__ = [
     "parameters",
     "plain_run",
     "same",
-    "shared_map",
 ]
 
 _NUM_PROBES = 3
@@ -54,7 +55,7 @@ def parameters(site: Site) -> dict[str, Any]:
         return {name: getattr(site.fn, name) for name in _DISCRETE_CHAIN}
     kind = observation_of(site.fn)
     if kind is not None:
-        return {kind.parameter: getattr(site.fn, kind.parameter)}
+        return kind.read(site.fn)
     return {"parameters": jax.tree.leaves(site.fn)}
 
 
@@ -87,6 +88,7 @@ class Prober:
     :param priors: global blocks.
     :param locals: local sites.
     :param joins: joins of global blocks.
+    :param at_plain: whether the run was at the plain values.
     """
 
     def __init__(
@@ -96,18 +98,26 @@ class Prober:
         priors: dict[str, Prior],
         locals: dict[str, Local],
         joins: dict[str, Join] | None = None,
+        at_plain: bool = False,
     ) -> None:
         self.program = program
         self.sites = sites
         self.priors = priors
         self.locals = locals
         self.joins = {} if joins is None else joins
+        self.at_plain = at_plain
         self.read = jax.jit(self._read)
 
     def _read(self, values: dict[str, Array]) -> dict[str, dict[str, Any]]:
         """Parameters of every site, at given values of the latent ones."""
         sites = self.program.sites(values)
         return {name: parameters(site) for name, site in sites.items()}
+
+    def plain(self, name: str) -> dict[str, Any]:
+        """Parameters of a site at the plain values."""
+        if self.at_plain:
+            return parameters(self.sites[name])
+        return self.read(self.plain_values())[name]
 
     def holds(self, identity: Identity) -> bool:
         """Whether an identity holds at random values of the latent sites."""
@@ -176,50 +186,14 @@ class Prober:
         """The block or the join with a name; None without one."""
         return self.joins.get(str(name), self.priors.get(str(name)))
 
-    def regressor(
-        self, name: str, holder: Any, values: dict[str, Array], **options: Any
-    ) -> Array:
-        """The regressor u ``(*positions, M)`` of a Gaussian site.
+    def at(self, program: Program) -> Prober:
+        """The same for other arguments and parameters of the program."""
+        return Prober(program, self.sites, self.priors, self.locals, self.joins)
 
-        :param name: the site.
-        :param holder: the block or the join that has its weight, of M columns.
-        :param values: values of the local sites to read it at.
-        :param options: of the plain values of a join.
-        """
-
-        def show(column: Array) -> Array:
-            shown = holder.plain_values(column, **options)
-            found = self.read({**self.plain_values(), **shown, **values})
-            return found[name]["loc"][..., 0]
-
-        if holder.columns == 1:
-            return show(jnp.zeros((), int))[..., None]
-        return jnp.moveaxis(jax.vmap(show)(jnp.arange(holder.columns)), 0, -1)
-
-    def at_arguments(self, program: Program) -> Prober:
-        """The same for other arguments of the program."""
-        known = self.sites, self.priors, self.locals, self.joins
-        return Prober(program, *known)
-
-    def parent_map(self, parent: str, read: Callable[[dict], Array]) -> Array:
-        """The matrices of an affine dependence on a parent site, by position.
-
-        :param parent: the parent, with values of shape ``(..., D)``.
-        :param read: reads what depends on the parent, ``(..., M)``, at given values.
-        :return: of shape (number of positions, M, D).
-        """
-        zero = jnp.zeros_like(self.sites[parent].value)
-        origin = read({parent: zero})
-        basis = jnp.eye(self.locals[parent].size, dtype=zero.dtype)
-        shifts = jax.vmap(lambda e: read({parent: zero + e}) - origin)(basis)
-        columns = jnp.reshape(shifts, (basis.shape[0], -1, origin.shape[-1]))
-        return jnp.transpose(columns, (1, 2, 0))
-
-
-def shared_map(maps: Array) -> Array | None:
-    """The one matrix of all positions; None if there is more than one."""
-    alike = np.allclose(maps, maps[:1], rtol=1e-4, atol=1e-5)
-    return maps[0] if alike else None
+    @cached_property
+    def elsewhere(self) -> Prober:
+        """The same at arguments and parameters that are not its own."""
+        return self.at(at_others(self.program))
 
 
 def plain_globals(

@@ -14,7 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.families import DirichletNatural, GammaNatural, NaturalParameters
-from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.priors import Prior, TablePrior
 from numpyro_svae.program.sites import Site
 
 __all__ = ["BetaPrior", "FeaturePrior", "GammaPrior"]
@@ -33,44 +33,49 @@ class FeaturePrior(Prior):
     def features(self) -> tuple[int, ...]:
         return self.feature_shape
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the value of the site."""
+        return self.batch_shape + self.features
+
     def _by_member(self, values: np.ndarray) -> dict[str, Any]:
         """A value for each member of the batch, the same for all of its features."""
-        shape = self.batch_shape + self.features
         values = np.reshape(values, self.batch_shape + (1,) * len(self.features))
-        return {self.name: np.broadcast_to(values, shape)}
-
-    def _first(self, parameter: Array) -> Array:
-        """The first feature of a parameter ``(..., *features)``."""
-        return parameter[(..., *(0,) * len(self.features))]
+        return {self.name: np.broadcast_to(values, self.shape)}
 
     def unpack(self, value: Array) -> dict[str, Array]:
         return {self.name: value}
 
 
+class _RatePrior(FeaturePrior, TablePrior):
+    """A prior over probabilities or rates, of which each is an entry of its own."""
+
+    def values_of(self, rows: Any) -> dict[str, Any]:
+        return {self.name: rows[..., 0].reshape(self.shape)}
+
+
 @dataclass(frozen=True)
-class BetaPrior(FeaturePrior):
+class BetaPrior(_RatePrior):
     """A Beta prior over probabilities p: a Dirichlet over ``(p, 1 - p)``."""
 
+    size = 2
+
+    def rows_of(self, values: dict[str, Any]) -> np.ndarray:
+        found = np.ravel(values[self.name])
+        return np.stack([found, 1 - found], -1)
+
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
-        shape = self.batch_shape + self.features
-        return {self.name: rng.uniform(0.1, 0.9, shape)}
+        return {self.name: rng.uniform(0.1, 0.9, self.shape)}
 
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
-        count = self.components or 1
-        return self._by_member((1.0 + np.arange(count)) / (1.0 + count))
-
-    def members(self, parameter: Array) -> Array:
-        count = 1 + (self.components or 1)
-        found = jnp.round(self._first(parameter) * count)
-        return found.astype(jnp.int32) - 1
+        return {self.name: np.full(self.shape, 0.5)}
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
         fn = sites[self.name].fn
         counts = jnp.stack(
             jnp.broadcast_arrays(fn.concentration1, fn.concentration0), -1
         )
-        shape = (*self.batch_shape, *self.features, 2)
-        return DirichletNatural(jnp.broadcast_to(counts, shape) + 0.0)
+        return DirichletNatural(jnp.broadcast_to(counts, (*self.shape, 2)) + 0.0)
 
     def posterior(self, natural: DirichletNatural) -> dist.Distribution:
         first, second = natural.concentration[..., 0], natural.concentration[..., 1]
@@ -78,25 +83,29 @@ class BetaPrior(FeaturePrior):
 
 
 @dataclass(frozen=True)
-class GammaPrior(FeaturePrior):
+class GammaPrior(_RatePrior):
     """A Gamma prior over rates."""
 
+    size = 1
+    normalised = False
+
+    def rows_of(self, values: dict[str, Any]) -> np.ndarray:
+        return np.reshape(values[self.name], (-1, 1))
+
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
-        return {self.name: rng.uniform(0.5, 3.0, self.batch_shape + self.features)}
+        return {self.name: rng.uniform(0.5, 3.0, self.shape)}
 
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
-        return self._by_member(1.0 + np.arange(self.components or 1))
-
-    def members(self, parameter: Array) -> Array:
-        return jnp.round(self._first(parameter)).astype(jnp.int32) - 1
+        return {self.name: np.ones(self.shape)}
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
         fn = sites[self.name].fn
-        shape = self.batch_shape + self.features
         return GammaNatural(
-            jnp.broadcast_to(fn.concentration, shape) + 0.0,
-            jnp.broadcast_to(fn.rate, shape) + 0.0,
+            jnp.broadcast_to(fn.concentration, self.shape) + 0.0,
+            jnp.broadcast_to(fn.rate, self.shape) + 0.0,
         )
 
     def posterior(self, natural: GammaNatural) -> dist.Distribution:
-        return dist.Gamma(natural.shape, natural.rate).to_event(len(self.features))
+        return dist.Gamma(natural.concentration, natural.rate).to_event(
+            len(self.features)
+        )

@@ -125,10 +125,10 @@ def _factors(wiring: Wiring, site: Site, spoken: frozenset[str]) -> list[Factor]
     if kind is not None and blocks:
         return [read_statistics(wiring, site, kind)]
     if gaussian_view(site) is not None and (latent or blocks):
-        return [read_gaussian(wiring, site, blocks, parents)]
+        return [read_gaussian(wiring, site)]
     if blocks:
         raise not_conjugate(site, "its parameters", blocks, "no latent global site")
     if parents and all(locals[n].discrete for n in parents):
         return [read_table(wiring, site, parents)]
     unspoken = {n for n in parents - spoken if not locals[n].discrete}
-    return [read_known_regression(wiring, site, parents, unspoken)] if unspoken else []
+    return [read_known_regression(wiring, site, unspoken)] if unspoken else []

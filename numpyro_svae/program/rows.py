@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
+from numpyro_svae.program.entries import Parameter
 from numpyro_svae.program.factors import (
     DiscreteFactor,
     Factor,
@@ -16,10 +18,13 @@ from numpyro_svae.program.factors import (
     TableFactor,
 )
 from numpyro_svae.program.observations import Observation
-from numpyro_svae.program.priors import DirichletPrior, Prior
-from numpyro_svae.program.probing import Found
+from numpyro_svae.program.placing import find_entries, moves
+from numpyro_svae.program.priors import DirichletPrior, TablePrior
+from numpyro_svae.program.probing import Found, Prober
+from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.sites import Site
-from numpyro_svae.program.sources import find_source, split
+from numpyro_svae.program.sources import find_source
+from numpyro_svae.program.statistics import parameter_of
 from numpyro_svae.program.tables import find_table, is_picked
 from numpyro_svae.program.wiring import Wiring, not_conjugate
 
@@ -40,119 +45,158 @@ def read_table(wiring: Wiring, site: Site, parents: set[str]) -> Factor:
     return TableFactor(site.name, Source(selector=selectors[0]))
 
 
-def _latent_row(
-    wiring: Wiring,
-    site: Site,
-    options: tuple[Prior | None, str | None] | None,
-    used: Any,
-) -> Factor | None:
-    """A latent categorical site whose probabilities discrete sites pick."""
-    if options is not None and isinstance(options[0], DirichletPrior):
-        source = _row_source(wiring, site, "value", "probs", options)
-        if source is None or source.offset:
-            return None
-        picked = (str(source.selector),)
-        return TableConditional(site.name, source, selectors=picked)
-    selectors = wiring.ordered(used, True)
-    if len(selectors) < len(used):
-        return None
-    return find_table(wiring.prober, site, selectors)
-
-
-def _row_source(
-    wiring: Wiring, site: Site, role: str, parameter: str, options: Any
-) -> Source | None:
-    prior: Any = options[0]
-    return find_source(
-        wiring.prober,
-        site,
-        role,
-        (parameter,),
-        options,
-        lambda values: (values[prior.name],),
-        lambda plain: prior.members(plain[parameter]),
-    )
-
-
+_ROWS = DirichletPrior | BetaPrior
 _ACCEPTED = (
-    "the value of one Dirichlet site (a batch of it for the rows of a transition), a "
-    "row that a discrete site picks (in plates of its own, for a latent site), or "
-    "fixed probabilities"
+    "the value of one Dirichlet or Beta site, members of a batch of it that data or "
+    "discrete sites pick, its entries in other places among known ones (as zeros), or "
+    "fixed probabilities. Latent discrete sites may pick the rows of a latent "
+    "Categorical (in plates of its own) or of an observed site, not of a latent chain"
 )
 
 
 def read_discrete_chain(wiring: Wiring, site: Site) -> list[Factor]:
     """The factors of a discrete chain: its first state, and its steps."""
-    return [_first_state(wiring, site), _steps(wiring, site)]
+    return [_chain_part(wiring, site, role) for role in ("initial", "transition")]
 
 
-def _first_state(wiring: Wiring, site: Site) -> Factor:
-    used = wiring.needs[site.name]["initial_probs"]
+def _chain_part(wiring: Wiring, site: Site, role: str) -> Factor:
+    kind = StatisticsFactor if site.observed else DiscreteFactor
+    parameter = parameter_of(site, role)
+    used = wiring.needs[site.name][parameter.name]
     if not used:
-        return _kind(site)(site.name, Source(), "initial")
-    options = split(wiring.prober, wiring.block_of, used)
-    source = None
-    if options and isinstance(options[0], DirichletPrior) and options[1] is None:
-        source = _row_source(wiring, site, "initial", "initial_probs", options)
-    if source is None or (source.gathered and not site.observed):
-        raise not_conjugate(site, "initial_probs", used, _ACCEPTED)
-    return _kind(site)(site.name, source, "initial")
-
-
-def _steps(wiring: Wiring, site: Site) -> Factor:
-    used = wiring.needs[site.name]["transition_probs"]
-    if not used:
-        return _kind(site)(site.name, Source(), "transition")
-    options = split(wiring.prober, wiring.block_of, used)
-    prior = options[0] if options else None
-    if isinstance(prior, DirichletPrior) and prior.batch_shape == (prior.size,):
-        name = prior.name
-
-        def holds(values: dict[str, Any], found: Found) -> bool:
-            return found.agrees(site.name, transition_probs=values[name])
-
-        if wiring.prober.holds(holds):
-            return _kind(site)(site.name, Source(name), "transition")
-    raise not_conjugate(site, "transition_probs", used, _ACCEPTED)
-
-
-def _kind(site: Site) -> type[StatisticsFactor | DiscreteFactor]:
-    return StatisticsFactor if site.observed else DiscreteFactor
+        return kind(site.name, Source(), role)
+    found = _find(wiring, site, parameter, used, _ROWS)
+    if found is None or (found.selectors and not site.observed):
+        raise not_conjugate(site, parameter.name, used, _ACCEPTED)
+    if len(found.selectors) > 1:
+        raise not_conjugate(site, parameter.name, used, "one of these sites alone")
+    return kind(site.name, found.source, role)
 
 
 def read_latent_row(wiring: Wiring, site: Site) -> Factor:
     """The factor of a latent categorical site."""
-    used = wiring.needs[site.name]["probs"]
+    parameter = parameter_of(site)
+    used = wiring.needs[site.name][parameter.name]
     if not used:
         return DiscreteFactor(site.name)
-    options = split(wiring.prober, wiring.block_of, used)
-    factor: Factor | None = None
-    if any(name in wiring.prober.locals for name in used):
-        factor = _latent_row(wiring, site, options, used)
-    elif options and isinstance(options[0], DirichletPrior):
-        source = _row_source(wiring, site, "value", "probs", options)
-        if source is not None and not source.gathered:
-            factor = DiscreteFactor(site.name, source)
-    if factor is None:
-        raise not_conjugate(site, "probs", used, _ACCEPTED)
-    return factor
+    if not any(name in wiring.block_of for name in used):
+        selectors = wiring.ordered(used, True)
+        whole = len(selectors) == len(used)
+        table = find_table(wiring.prober, site, selectors) if whole else None
+        if table is not None:
+            return table
+    found = _find(wiring, site, parameter, used, _ROWS)
+    if found is None or found.source.offset:
+        raise not_conjugate(site, parameter.name, used, _ACCEPTED)
+    if found.selectors:
+        return TableConditional(site.name, found.source, selectors=found.selectors)
+    return DiscreteFactor(site.name, found.source)
 
 
-def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> StatisticsFactor:
+def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> Factor:
     """The factor of an observation whose parameter a global block holds.
 
     :param kind: what kind of observation it is.
     """
-    parameter, used = kind.parameter, wiring.needs[site.name][kind.parameter]
-    options = split(wiring.prober, wiring.block_of, used)
-    prior = options[0] if options else None
-    source = None
-    if options and isinstance(prior, kind.prior):
-        source = _row_source(wiring, site, "value", parameter, options)
-    if prior is None or source is None:
+    needs = wiring.needs[site.name]
+    for name in kind.given:
+        if needs[name]:
+            raise not_conjugate(site, name, needs[name], f"a known {name}")
+    used = needs[kind.parameter]
+    for features in (True, False):
+        found = None
+        event_dim = _features(wiring, site, used) if features else 0
+        parameter = parameter_of(site, "value", event_dim)
+        if event_dim or not features:
+            found = _find(wiring, site, parameter, used, kind.priors)
+        if found is not None:
+            break
+    if found is None:
         accepted = (
             f"the value of one {kind.conjugate} site with the event shape of the "
-            "parameter, or the member of a batch of it that one discrete site picks"
+            "parameter, or a member of a batch of it that discrete sites or data pick"
         )
-        raise not_conjugate(site, parameter, used, accepted)
-    return StatisticsFactor(site.name, source, "value", len(prior.features))
+        if kind.prior is GammaPrior:
+            accepted += ", either of them times known positive numbers"
+        raise not_conjugate(site, kind.parameter, used, accepted)
+    if len(found.selectors) > 1:
+        return TableConditional(
+            site.name, found.source, selectors=found.selectors, event_dim=event_dim
+        )
+    return StatisticsFactor(site.name, found.source, "value", event_dim)
+
+
+def _features(wiring: Wiring, site: Site, used: Collection[str]) -> int:
+    """How many event dimensions of a site are features of the block it depends on."""
+    priors = [wiring.block_of[name] for name in used if name in wiring.block_of]
+    features = priors[0].features if priors else ()
+    shape = site.outer.event_shape
+    return len(features) if shape[len(shape) - len(features) :] == features else 0
+
+
+class _FoundRows(NamedTuple):
+    """Where a parameter comes from, and the discrete sites that pick it."""
+
+    source: Source
+    selectors: tuple[str, ...]
+
+
+def _find(
+    wiring: Wiring, site: Site, parameter: Parameter, used: Collection[str], kinds: Any
+) -> _FoundRows | None:
+    """Where a parameter comes from; None if not all of it is of one block or known.
+
+    :param used: the latent sites that it depends on.
+    :param kinds: the classes of blocks that may hold it.
+    """
+    prober, selectors = wiring.prober, wiring.ordered(used, True)
+    blocks = {wiring.block_of[n].name for n in used if n in wiring.block_of}
+    others = {n for n in used if n not in wiring.block_of} - {*selectors}
+    if len(blocks) > 1 or others:
+        return None
+    prior: Any = prober.priors[blocks.pop()] if blocks else None
+    if prior is not None and not isinstance(prior, kinds):
+        return None
+    if prior is not None and len(selectors) < 2:
+        source = _as_it_is(prober, site, parameter, prior, selectors)
+        if source is not None:
+            return _FoundRows(source, selectors)
+    name = None if prior is None else prior.name
+    selector = selectors[0] if len(selectors) == 1 else None
+    how = find_entries(prober, site, parameter, prior, selectors)
+    if how is None:
+        return None
+    return _FoundRows(Source(name, selector, 0, **{how: True}), selectors)
+
+
+def _as_it_is(
+    prober: Prober,
+    site: Site,
+    parameter: Parameter,
+    prior: TablePrior,
+    selectors: tuple[str, ...],
+) -> Source | None:
+    """The source of a parameter that is that of a block, or of its members by state,
+    whatever the arguments of the program are."""
+    name, source = parameter.name, None
+    if parameter.role == "transition":
+
+        def holds(values: dict[str, Any], found: Found) -> bool:
+            return found.agrees(site.name, **{name: values[prior.name]})
+
+        square = prior.batch_shape == (prior.size,) and not selectors
+        if square and prober.holds(holds):
+            source = Source(prior.name)
+    elif bool(selectors) == bool(prior.batch_shape):
+        source = find_source(
+            prober,
+            site,
+            parameter.role,
+            (name,),
+            (prior, selectors[0] if selectors else None),
+            lambda values: (values[prior.name],),
+            lambda plain: None,
+        )
+    if source is None or moves(prober, site, parameter):
+        return None
+    return source

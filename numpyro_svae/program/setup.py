@@ -98,10 +98,11 @@ def _show_scans(
 ) -> tuple[Program, dict[str, dict]]:
     """The program and a run of it with scans in the one-site spelling."""
     samples = [m for m in messages.values() if m["type"] == "sample"]
-    if not any(is_scanned(message) for message in samples):
+    scanned = frozenset(m["name"] for m in samples if is_scanned(m))
+    if not scanned:
         return program, messages
     rng, values = np.random.default_rng(0), dict[str, Any]()
-    for prior in read_priors(program, sample_sites(messages)).values():
+    for prior in read_priors(program, sample_sites(messages), scanned).values():
         values.update(prior.random_values(rng))
     values = {n: jnp.asarray(v) for n, v in values.items()}
     program = replace(program, scans=find_scans(program, values, easy_value))

@@ -51,7 +51,11 @@ def split(
 
 
 def sources_of(
-    prober: Prober, place: Place, prior: Any, selector: str | None
+    prober: Prober,
+    place: Place,
+    prior: Any,
+    selector: str | None,
+    unpicked: bool = False,
 ) -> Iterator[Source]:
     """The ways in which a block and a discrete site may give parameters.
 
@@ -59,12 +63,13 @@ def sources_of(
     :param place: where the factor is.
     :param prior: the block or the join that the parameters depend on.
     :param selector: the discrete site that they depend on.
+    :param unpicked: whether it may pick from something else than the block.
     """
     name = None if prior is None else prior.name
     batch = prior is not None and prior.components is not None
     if selector is None:
         yield Source(name, gathered=batch)
-    elif batch or prior is None:
+    elif batch or prior is None or unpicked:
         local = place_of(prober.sites[selector])
         count = 1
         if local.extra == place.extra > 0:

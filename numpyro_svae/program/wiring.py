@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joins import Join
-from numpyro_svae.program.known import PARAMETERS
 from numpyro_svae.program.noise_priors import NoisePrior
 from numpyro_svae.program.priors import Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober
@@ -63,16 +62,9 @@ class Wiring:
         noise = noises[0] if noises else None
         if noise is not None and not noise.covers(dim):
             return None
-        discrete = {n for n in self.used(site.name) if self._picks(n)}
-        covariance = PARAMETERS[role][1]
-        by_state = noise is None and bool(discrete & self.needs[site.name][covariance])
-        join = Join(f"{site.name} {role}", dim, weights, noise, by_state)
+        join = Join(f"{site.name} {role}", dim, weights, noise)
         self.prober.joins[join.name] = join
         return join
-
-    def _picks(self, name: str) -> bool:
-        local = self.prober.locals.get(name)
-        return local is not None and local.discrete
 
 
 def listed(names: Collection[str]) -> str:

@@ -74,6 +74,8 @@ def merge_components(
     :param num_particles: number of samples in each loss that is compared.
     :param kwargs: keyword arguments of the model and the guide.
     :raises FloatingPointError: if the loss is NaN before any merge.
+    :raises ValueError: naming the site, if there is no such discrete site, or if data
+        pick its rows.
 
     **Example**
 
@@ -161,6 +163,13 @@ def _axes_of_states(structure: Structure, site: str) -> Axes:
             factor, DiscreteFactor | TableConditional
         )
         picked = factor.source.selector == site or (own and factor.role == "transition")
+        elsewhere = factor.source.placed or (picked and factor.source.gathered)
+        if (own or picked) and elsewhere and factor.source.prior is not None:
+            raise ValueError(
+                f"site: '{site}' has parameters at '{factor.site}' that data pick, or "
+                f"entries of '{factor.source.prior}' one by one, whose states cannot "
+                "be merged. Accepted: a site whose states are the members of a batch."
+            )
         for name in structure.blocks_of(factor):
             members = picked and structure.priors[name].components == size
             found = {0} if members else set[int]()

@@ -55,7 +55,7 @@ def over_time(x, start):
 @pytest.mark.slow
 def test_an_lds_with_learnt_parameters(x64):
     y, actions = sequences(count=2, steps=6)
-    guide = ns.AutoSVAE(linear_lds)
+    guide = ns.AutoSVAE(linear_lds, num_starts=1)
     params = start_of(linear_lds, guide, y, actions)
     state = ns.filter(linear_lds, guide, params, y[:, :START], actions[:, : START - 1])
     later = {"y": over_time(y, START), "actions": over_time(actions, START - 1)}
@@ -145,7 +145,7 @@ def autoregressive_hmm(x):
 
 def test_an_observed_switching_autoregression(x64):
     x, _ = sequences(count=2, steps=6, outputs=2)
-    guide = ns.AutoSVAE(autoregressive_hmm)
+    guide = ns.AutoSVAE(autoregressive_hmm, num_starts=1)
     params = start_of(autoregressive_hmm, guide, x)
     state = ns.filter(autoregressive_hmm, guide, params, x[:, :START])
     state, _ = run(state, x=over_time(x, START))

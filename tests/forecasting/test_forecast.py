@@ -258,7 +258,7 @@ def test_intervals_cover_what_they_say():
     count, length, horizon = 200, 20, 5
     simulate = trace(seed(known_lds, 0)).get_trace
     y = simulate(shape=(count, length + horizon))["y"]["value"]
-    guide = ns.AutoSVAE(linear_lds)
+    guide = ns.AutoSVAE(linear_lds, num_starts=1)
     past, future = y[:, :length], y[:, length:]
     params, _ = steps(make_svi(linear_lds, guide), 50, past)
     data = linear_lds, guide, params, KEY, past

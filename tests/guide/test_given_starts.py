@@ -46,7 +46,7 @@ def test_starts_that_do_not_fit_are_named(init, message):
 
 
 def test_restarts_that_are_copies_are_said():
-    init = {"components": niw()}
+    init = {"components": niw(), "weights": dist.Dirichlet(jnp.ones(3))}
     svi = make_svi(mixture, ns.AutoSVAE(mixture, init=init), natural=0.5)
     with pytest.warns(RuntimeWarning, match="all 2 restarts took the same steps"):
         run_restarts(svi, random.PRNGKey(1), 2, 3, Y)

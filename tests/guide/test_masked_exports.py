@@ -31,7 +31,7 @@ def hmm(y, seen):
 
 @pytest.fixture(scope="module")
 def fitted():
-    guide = ns.AutoSVAE(hmm)
+    guide = ns.AutoSVAE(hmm, num_starts=1)
     y = jnp.where(SEEN[..., None], Y, 99.0).astype(jnp.float32)
     with numpyro.handlers.trace() as messages, seed(rng_seed=0):
         guide(y, SEEN)

@@ -59,7 +59,6 @@ def assert_no_nan(model, says, num_steps, *args, mean_field=False, seeds=SEEDS):
     """Default settings, several seeds at once; looks at every loss and parameter."""
     guide = ns.AutoSVAE(model, says, mean_field=mean_field)
     svi = SVI(model, guide, ns.svae_optimizer(), ns.SVAE_ELBO())
-    svi.init(random.PRNGKey(0), *args)
 
     @jax.jit
     @jax.vmap

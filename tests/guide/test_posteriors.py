@@ -20,7 +20,7 @@ from tests.models import mixture, mixture_recognition, mixture_svae
 
 
 def test_names_of_the_parameters_have_the_prefix():
-    guide = ns.AutoSVAE(mixture, prefix="mine")
+    guide = ns.AutoSVAE(mixture, prefix="mine", num_starts=1)
     with handlers.trace() as messages, handlers.seed(rng_seed=0):
         guide(clusters()[0])
     params = {name for name, m in messages.items() if m["type"] == "param"}
@@ -42,7 +42,7 @@ def test_posteriors_are_distributions_of_the_families_by_site(gmm, lds):
 
 
 def test_two_site_posterior_goes_by_the_name_of_its_location():
-    guide = ns.AutoSVAE(partial(mixture, joint=False))
+    guide = ns.AutoSVAE(partial(mixture, joint=False), num_starts=1)
     y, _ = clusters()
     with handlers.trace() as messages, handlers.seed(rng_seed=0):
         guide(y)

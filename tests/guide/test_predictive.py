@@ -134,8 +134,8 @@ def test_masked_data_are_as_good_as_absent(gmm):
 
     everything = jnp.ones(20, bool)
     bad = jnp.where(keep[:, None], y, jnp.nan)
-    masked = elbo(model, ns.AutoSVAE(model), bad, keep, params=gmm.params)
-    guide = ns.AutoSVAE(model)
+    masked = elbo(model, ns.AutoSVAE(model, num_starts=1), bad, keep, params=gmm.params)
+    guide = ns.AutoSVAE(model, num_starts=1)
     absent = elbo(model, guide, y[keep], everything, params=gmm.params)
     np.testing.assert_allclose(masked, absent, rtol=1e-5)
 
@@ -148,7 +148,7 @@ def mixture_globals():
 def test_subsampled_guide_sees_the_same_minibatch_as_the_model():
     y, _ = clusters()
     model = partial(mixture, subsample=5)
-    guide = handlers.seed(ns.AutoSVAE(model), 0)
+    guide = handlers.seed(ns.AutoSVAE(model, num_starts=1), 0)
     messages = handlers.trace(guide).get_trace(y)
     assert messages["data"]["value"].shape == (5,)
     assert messages["z"]["value"].shape == (5,)

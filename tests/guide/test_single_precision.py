@@ -134,7 +134,7 @@ class Compiled:
     """A program with a guide and a step of its own, in one precision."""
 
     def __init__(self, model):
-        self.guide = ns.AutoSVAE(model)
+        self.guide = ns.AutoSVAE(model, num_starts=1)
         self.svi = make_svi(model, self.guide)
 
         @jax.jit

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from numpyro_svae.inference.adjoint import solve_adjoint
 from numpyro_svae.inference.fixed_point import (
     FixedPoint,
     adjoint_is_found,
-    solve_adjoint,
     solve_fixed_point,
 )
 

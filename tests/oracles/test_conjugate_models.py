@@ -45,6 +45,14 @@ def evidence(kind, y):
         return beta_evidence(y, 5) + np.log(binom(5, y)).sum()
     if kind == "geometric":
         return betaln(2 + len(y), 3 + y.sum()) - betaln(2, 3)
+    if kind.startswith("negative-binomial"):
+        base = gammaln(y + 4) - gammaln(4) - gammaln(y + 1)
+        return betaln(2 + y.sum(), 3 + 4 * len(y)) - betaln(2, 3) + base.sum()
+    if kind.endswith("gamma"):
+        x = 1 / y if kind == "inverse-gamma" else y
+        power = -3.5 if kind == "inverse-gamma" else 1.5
+        base = power * np.log(y) - gammaln(2.5)
+        return gamma_evidence(2.5 * len(y), x.sum()) + base.sum()
     if kind == "poisson":
         return gamma_evidence(y.sum(), len(y)) - gammaln(y + 1).sum()
     return gamma_evidence(len(y), y.sum())
@@ -57,6 +65,10 @@ def data(kind, shape=(6,), seed=0):
         "geometric": lambda: rng.geometric(0.3, shape) - 1,
         "poisson": lambda: rng.poisson(3.0, shape),
         "exponential": lambda: rng.exponential(0.5, shape),
+        "negative-binomial": lambda: rng.negative_binomial(4, 0.6, shape),
+        "negative-binomial-logits": lambda: rng.negative_binomial(4, 0.6, shape),
+        "gamma": lambda: rng.gamma(2.5, 0.5, shape),
+        "inverse-gamma": lambda: 1 / rng.gamma(2.5, 0.5, shape),
     }
     return jnp.asarray(draws.get(kind, lambda: rng.binomial(1, 0.4, shape))())
 
@@ -74,6 +86,10 @@ KINDS = (
     "geometric",
     "poisson",
     "exponential",
+    "negative-binomial",
+    "negative-binomial-logits",
+    "gamma",
+    "inverse-gamma",
 )
 
 

@@ -81,7 +81,7 @@ def test_gradients_through_sweeps_are_those_without_padding(x64):
 def test_globals_learn_nothing_from_padding(x64):
     """The counts of transitions and of components are those of the real steps."""
     y, _ = padded()
-    guide = ns.AutoSVAE(hmm)
+    guide = ns.AutoSVAE(hmm, num_starts=1)
     svi = make_svi(hmm, guide, natural=1.0)
     params, _ = steps(svi, 3, y, lengths=LENGTHS)
     posterior = guide.get_posterior(params)

@@ -117,7 +117,6 @@ def test_a_scale_is_worth_repetitions(x64, name):
     svi, plain = make_svi(model, guide), make_svi(model, other)
     params = svi.get_params(svi.init(random.PRNGKey(0), y, 3.0))
     repeated = jnp.repeat(y, 3, 0)
-    plain.init(random.PRNGKey(0), repeated, 1.0)
     expected = value_and_gradient(plain, params, repeated, 1.0)
     assert_same(value_and_gradient(svi, params, y, 3.0), expected)
 

@@ -71,7 +71,7 @@ CASES = {
 def case(request):
     """Estimates by SVAE_ELBO at the start of a model, and what they were made of."""
     model, recognition, args = CASES[request.param]
-    guide = ns.AutoSVAE(model, recognition)
+    guide = ns.AutoSVAE(model, recognition, num_starts=1)
     params = start(model, guide, *args)
     problem = (params, model, guide, args)
     return estimates(ns.SVAE_ELBO(), *problem), problem

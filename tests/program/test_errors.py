@@ -159,14 +159,14 @@ def mixture_with(change):
             lambda w, m, s: (w**2 / jnp.sum(w**2), m, s),
             ("'z'", "'weights'", "value of one Dirichlet"),
         ),
-        (lambda w, m, s: (w[::-1], m, s), ("'z'", "'weights'", "Dirichlet")),
-        (lambda w, m, s: (w, jnp.tanh(m), s), ("'y'", "'components'", "affine")),
-        (lambda w, m, s: (w, m**2, s), ("'y'", "'components'", "affine")),
-        (lambda w, m, s: (w, m, 2 * s), ("'y'", "'components'", "Sigma")),
+        (lambda w, m, s: ((w + w[::-1]) / 2, m, s), ("'z'", "'weights'", "Dirichlet")),
+        (lambda w, m, s: (w, jnp.tanh(m), s), ("'y'", "'components'", "K + F S")),
+        (lambda w, m, s: (w, m**2, s), ("'y'", "'components'", "K + F S")),
+        (lambda w, m, s: (w, m, s**2), ("'y'", "'components'", "s Sigma")),
         (lambda w, m, s: (w, m + w[:, None], s), ("'y'", "'weights'", "conjugate")),
         (lambda w, m, s: (w, m, s[:, ::-1, ::-1]), ("'y'", "'components'", "Sigma")),
     ],
-    ids=["squared", "reversed", "network", "power", "scaled", "mixed", "flipped"],
+    ids=["squared", "averaged", "network", "power", "noise", "mixed", "flipped"],
 )
 def test_dependence_that_is_not_conjugate(change, parts):
     message = error_of(mixture_with(change), clusters()[0])
@@ -175,8 +175,8 @@ def test_dependence_that_is_not_conjugate(change, parts):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda F: jnp.tanh(F), lambda F: 2 * F, lambda F: F @ F],
-    ids=["network", "scaled", "squared"],
+    [lambda F: jnp.tanh(F), lambda F: F.T, lambda F: F @ F],
+    ids=["network", "transposed", "squared"],
 )
 def test_chain_whose_dynamics_are_not_the_value_of_a_block(change):
     def model(x):
@@ -189,7 +189,7 @@ def test_chain_whose_dynamics_are_not_the_value_of_a_block(change):
 
     message = error_of(model, sequences(outputs=2)[0])
     assert_says(message, "'x'", "(transition_matrix, transition_cov)", "'dynamics'")
-    assert_says(message, "not conjugate", "weight and the covariance", "fixed values")
+    assert_says(message, "not conjugate", "weight F and the covariance", "fixed values")
 
 
 def test_network_between_a_global_site_and_the_data():
@@ -274,7 +274,7 @@ def test_two_site_prior_outside_of_its_domain():
     assert_says(error_of(model, clusters()[0]), "'cov'", "0.5", "more than 1")
 
 
-@pytest.mark.parametrize("lowest", [0.0, -1.0, np.nan])
+@pytest.mark.parametrize("lowest", [-1.0, np.nan])
 def test_dirichlet_prior_outside_of_its_domain(lowest):
     def model(z):
         prior = dist.Dirichlet(jnp.array([1.0, lowest]))
@@ -330,7 +330,7 @@ def test_masked_data_may_hold_anything():
     ids=["optax.adam", "numpyro.optim.Adam", "optax.adagrad"],
 )
 def test_optimiser_that_would_rescale_natural_gradients(optimizer):
-    svi = SVI(mixture, ns.AutoSVAE(mixture), optimizer, ns.SVAE_ELBO())
+    svi = SVI(mixture, ns.AutoSVAE(mixture, num_starts=1), optimizer, ns.SVAE_ELBO())
     with pytest.raises(TypeError) as raised:
         svi.init(random.PRNGKey(0), clusters()[0])
     assert_says(str(raised.value), "'weights'", "Adam", "svae_optimizer")
@@ -342,7 +342,7 @@ def test_optimiser_that_would_rescale_natural_gradients(optimizer):
     ids=["optax.sgd", "numpyro.optim.SGD", "svae_optimizer"],
 )
 def test_optimiser_that_steps_along_natural_gradients(optimizer):
-    svi = SVI(mixture, ns.AutoSVAE(mixture), optimizer, ns.SVAE_ELBO())
+    svi = SVI(mixture, ns.AutoSVAE(mixture, num_starts=1), optimizer, ns.SVAE_ELBO())
     state = svi.init(random.PRNGKey(0), clusters()[0])
     assert "weights_auto_natural" in svi.get_params(state)
 

@@ -75,7 +75,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_global_blocks_and_local_sites(name):
     model, arguments, globals, locals = CASES[name]
-    guide = ns.AutoSVAE(model)
+    guide = ns.AutoSVAE(model, num_starts=1)
     with handlers.seed(rng_seed=0):
         draws = guide(Y, **arguments)
     assert list(guide.structure.priors) == globals
@@ -109,14 +109,14 @@ def test_scale_that_is_another_function_of_a_precision():
 
 def test_weight_that_does_not_fit_its_responses():
     def model(y):
-        w = numpyro.sample("w", dist.Normal(jnp.zeros((3, 2)), 1.0).to_event(2))
+        w = numpyro.sample("w", dist.Normal(jnp.zeros((3, 2, 1)), 1.0).to_event(3))
         tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
         with numpyro.plate("data", len(y)):
-            loc = jnp.ones((len(y), 3)) @ w
+            loc = jnp.ones((len(y), 3)) @ w[:, :, 0]
             numpyro.sample("y", dist.Normal(loc, tau**-0.5).to_event(1), obs=y)
 
     message = error_of(model, Y)
-    assert_says(message, "'w' (Normal)", "(3, 2)", "dimension [2]", "(D, M)")
+    assert_says(message, "'w' (Normal)", "(3, 2, 1)", "dimension [2]", "(D, M)")
 
 
 @pytest.mark.parametrize("cov", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]])

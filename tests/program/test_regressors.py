@@ -114,6 +114,6 @@ def test_walks_seen_through_loadings_that_data_pick(x64):
 def test_dynamics_start_where_data_pick_the_loadings():
     y, group = numbers(3, 4, 3), np.array([1, 0, 1])
     model = partial(grouped, learnt=True)
-    svi = make_svi(model, ns.AutoSVAE(model))
+    svi = make_svi(model, ns.AutoSVAE(model, num_starts=1))
     start = svi.init(KEY, group, y)
     assert np.isfinite(svi.evaluate(start, group, y))

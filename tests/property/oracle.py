@@ -304,7 +304,7 @@ def divergence(spec: Spec, name: str, posterior: Any) -> Array:
         pair = (dist.Dirichlet(x.concentration) for x in (posterior, prior))
         return jnp.sum(dist.kl_divergence(*pair))
     if hasattr(posterior, "rate"):
-        pair = (dist.Gamma(x.shape, x.rate) for x in (posterior, prior))
+        pair = (dist.Gamma(x.concentration, x.rate) for x in (posterior, prior))
         return jnp.sum(dist.kl_divergence(*pair))
     if hasattr(posterior, "info_vector"):
         pair = (gaussian(x) for x in (posterior, prior))

@@ -7,6 +7,8 @@ import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from scipy.special import gammaln, multigammaln
 
@@ -125,7 +127,9 @@ def test_of_a_chain_rows_and_columns_are_merged():
     joined = [[19.0, 3.0, 1.0], [2.0, 19.0, 1.0], [1.0, 1.0, 1.0]]
     np.testing.assert_allclose(got["rows_auto_natural"].concentration, joined)
     np.testing.assert_allclose(got["initial_auto_natural"].concentration, [2, 1, 1])
-    np.testing.assert_allclose(got["rate_auto_natural"].shape, [2 + low, 2 + high, 2])
+    np.testing.assert_allclose(
+        got["rate_auto_natural"].concentration, [2 + low, 2 + high, 2]
+    )
     np.testing.assert_allclose(got["rate_auto_natural"].rate, [21.5, 21.5, 1.5])
 
 
@@ -136,3 +140,20 @@ def test_errors_say_what_is_accepted(halved):
     annealed = make_svi(mixture, anneal_kl(svi.guide, lambda step: 1.0))
     with pytest.raises(TypeError, match="accepted is an AutoSVAE"):
         merge_components(annealed, state, y, count=COUNT)
+
+
+def test_rows_that_data_pick_are_not_merged():
+    def model(z, group):
+        with numpyro.plate("rows of groups", 4):
+            rows = numpyro.sample("rows", dist.Dirichlet(jnp.ones(2)))
+        rows = rows.reshape(2, 2, 2)[group][:, None]
+        with numpyro.plate("data", len(z)):
+            half = jnp.full(2, 0.5)
+            chain = numpyro.sample("z", ns.DiscreteMarkovChain(half, rows, 3))
+            numpyro.sample("y", dist.Normal(1.0 * chain, 1.0).to_event(1), obs=z)
+
+    args = jnp.ones((2, 3)), jnp.array([0, 1])
+    svi = make_svi(model, ns.AutoSVAE(model, num_starts=1))
+    state = svi.init(random.key(0), *args)
+    with pytest.raises(ValueError, match=r"'z' has parameters .* that data pick"):
+        merge_components(svi, state, *args)

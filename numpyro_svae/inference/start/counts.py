@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import math
 from typing import Any
 
@@ -13,27 +14,63 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import DirichletNatural, NaturalParameters
+from numpyro_svae.program.entries import Picked
 from numpyro_svae.program.places import Place
 
-__all__ = ["add_statistics", "spread_counts"]
+__all__ = ["add_statistics", "spread_counts", "spread_rows"]
 
 
 def add_statistics(
-    prior: Any, statistics: Any, members: Array, place: Place
+    prior: Any, table: Callable[[Any], Array], members: Array, place: Place
 ) -> NaturalParameters:
     """The prior updated by the statistics of the members of each component.
 
-    :param statistics: in the container of the moments, ``(*positions, ...)``.
+    :param table: the log density of each component at each position,
+        ``(*positions, K)``, linear in the moments of the block.
     :param members: memberships ``(*positions, K)``.
     :param place: where they are.
     """
     share = weighted(members, place)
-    axes = tuple(range(len(place.positions)))
 
-    def total(leaf: Array) -> Array:
-        return jnp.tensordot(share, leaf, (axes, axes))
+    def total(moments: Any) -> Array:
+        return jnp.sum(share * table(moments))
 
-    return prior + prior.pull_back(jax.tree.map(total, statistics))
+    return _moved(prior, total)
+
+
+def spread_rows(
+    prior: DirichletNatural,
+    picked: Picked,
+    place: Place,
+    used: Array | float,
+    before: int = 0,
+) -> DirichletNatural:
+    """Counts of all data, divided as the prior expects among what is used.
+
+    :param picked: where the rows of the data are.
+    :param place: where the data are.
+    :param used: which categories are, ``(K,)``.
+    :param before: the number of states that a row may follow, in a chain; zero for
+        rows by themselves.
+    """
+    share = picked.shares(prior.concentration)
+    open_ = jnp.where(jnp.any(share * used > 0, -1, keepdims=True), share * used, share)
+    sums = jnp.sum(open_, -1, keepdims=True)
+    share = open_ / jnp.where(sums > 0, sums, 1.0) / max(before, 1)
+    weight = jnp.ones(()) if place.mask is None else 1.0 * place.mask
+    weight = jnp.broadcast_to(weight * place.scale, place.positions)
+    weight = jnp.expand_dims(weight, (-2, -1) if before else -1)
+
+    def total(moments: Array) -> Array:
+        return jnp.sum(weight * share * picked.take(moments))
+
+    return _moved(prior, total)
+
+
+def _moved(prior: Any, total: Callable[[Any], Array]) -> Any:
+    """The prior, with the statistics of which a total is the expectation."""
+    moments = jax.tree.map(jnp.zeros_like, prior.moments())
+    return prior + prior.pull_back(jax.grad(total)(moments))
 
 
 def spread_counts(
@@ -48,6 +85,8 @@ def spread_counts(
         number = jnp.sum(jnp.broadcast_to(place.mask, place.positions))
     count = number * place.scale / math.prod(prior.batch_shape)
     open_ = prior.concentration * used
+    some = jnp.any(open_ > 0, -1, keepdims=True)
+    open_ = jnp.where(some, open_, prior.concentration)
     share = open_ / jnp.sum(open_, -1, keepdims=True)
     return DirichletNatural(prior.concentration + count * share)
 

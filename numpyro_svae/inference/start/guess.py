@@ -22,7 +22,11 @@ import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.start.counts import add_statistics, spread_counts
+from numpyro_svae.inference.start.counts import (
+    add_statistics,
+    spread_counts,
+    spread_rows,
+)
 from numpyro_svae.inference.start.dynamics import slow_dynamics
 from numpyro_svae.inference.start.joins import of_joint, scale_of_weights, stand_in
 from numpyro_svae.inference.start.members import Kind, guess_members
@@ -30,7 +34,6 @@ from numpyro_svae.inference.start.regressions import regressions, transitions
 from numpyro_svae.program.factors import (
     DiscreteFactor,
     Factor,
-    GaussianConditional,
     GaussianFactor,
     StatisticsFactor,
 )
@@ -93,15 +96,20 @@ class Guess:
                 if factor.site in self._members:
                     members = self._members[factor.site]
                     used = jnp.any(members.reshape(-1, members.shape[-1]) > 0, 0)
-                return spread_counts(prior, place, 1.0 * used)
+                picked = bound.picked.get((factor.site, factor.role))
+                if picked is None:
+                    return spread_counts(prior, place, 1.0 * used)
+                size = structure.locals[factor.site].size
+                before = size if factor.role == "transition" else 0
+                return spread_rows(prior, picked, place, 1.0 * used, before)
             if isinstance(factor, StatisticsFactor):
                 if factor.source.selector is None:
                     continue
                 data = bound.statistics[factor.site, factor.role]
                 members = self._members_at(factor, prior)
                 place = self.evidence.place(factor)
-                return add_statistics(prior, data.statistics, members, place)
-            if isinstance(factor, GaussianFactor | GaussianConditional):
+                return add_statistics(prior, data.log_prob, members, place)
+            if isinstance(factor, GaussianFactor):
                 found = self._weights_and_noise(name, factor)
                 if found is not None:
                     return found
@@ -123,8 +131,8 @@ class Guess:
         if join is None:
             prior = block.whole(bound.priors[name])
         elif join.weights:
-            known = bound.regressions[factor.site, factor.role].known
-            prior = stand_in(join, bound.priors, known)
+            noise = bound.regressions[factor.site, factor.role].noise
+            prior = stand_in(join, bound.priors, noise)
         else:
             return None
         start = self._regression(factor, prior)
@@ -140,6 +148,9 @@ class Guess:
         members = self._members_at(factor, prior)
         if factor.role == "transition" and (switches or not site.observed):
             path = site.value if site.observed else self.paths.get(factor.site)
+            data = self.evidence.bound.regressions[factor.site, factor.role]
+            if data.known is not None and not switches:
+                return prior  # what is known says which coordinates these are
             if path is None or not switches:
                 return slow_dynamics(self.key, prior, site.fn.event_shape[-1])
             return transitions(prior, factor, self.evidence, members, path)

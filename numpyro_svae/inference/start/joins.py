@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax.scipy.linalg import block_diag
 
 from numpyro_svae.families import (
-    ExpectedRegression,
     GammaNatural,
     GaussianNatural,
     NaturalParameters,
@@ -27,7 +26,7 @@ from numpyro_svae.families import (
 from numpyro_svae.families.matrices import inverse_from_tril
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joins import Join
-from numpyro_svae.program.noise_priors import PrecisionPrior
+from numpyro_svae.program.noise_priors import ExpectedNoise, PrecisionPrior
 
 __all__ = ["of_joint", "scale_of_weights", "stand_in"]
 
@@ -35,12 +34,12 @@ Priors = dict[str, Any]
 
 
 def stand_in(
-    join: Join, priors: Priors, known: ExpectedRegression | None
+    join: Join, priors: Priors, known: ExpectedNoise | None
 ) -> RegressionNatural:
     """A joint prior with the expectations of independent ones.
 
     :param priors: natural parameters of the priors, by block.
-    :param known: what the program gives.
+    :param known: the covariance, where the program gives it.
     """
     batch = () if join.components is None else (join.components,)
     if join.noise is not None:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -15,7 +13,7 @@ from numpyro_svae.families import RegressionNatural
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.start.counts import weighted
 from numpyro_svae.inference.start.values import shown_values, values_of
-from numpyro_svae.program.factors import Factor, GaussianConditional, GaussianFactor
+from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.places import read_at
 
 __all__ = ["regressions", "transitions"]
@@ -45,13 +43,14 @@ def regressions(
         return None
     place = evidence.place(factor)
     v = shown_values(evidence, factor, values)
-    u = jnp.broadcast_to(data.regressor, (*v.shape[:-1], data.regressor.shape[-1]))
+    w = jnp.broadcast_to(data.regressor, (*v.shape[:-1], data.regressor.shape[-1]))
     shown = _parents(factor, evidence, paths)
     if shown is None:
         return None
     parent_map, x = shown
     if parent_map is not None:
-        u = u + (parent_map @ x[..., None])[..., 0]
+        w = w + (parent_map @ x[..., None])[..., 0]
+    v, u = data.to_block(v, w, len(factor.selectors))
     share = weighted(members, place)
     total = _sums(v, u, share)
     if parent_map is not None:
@@ -73,8 +72,10 @@ def transitions(
     inputs, place = evidence.site(factor.site).fn.inputs, evidence.place(factor)
     inputs = jnp.broadcast_to(inputs, (*place.positions, inputs.shape[-1]))
     path = jnp.broadcast_to(path, (*place.batch_shape, *path.shape[-2:]))
-    u = jnp.concatenate([path[..., :-1, :], inputs], -1)
-    total = _sums(path[..., 1:, :], u, weighted(members, place))
+    w = jnp.concatenate([path[..., :-1, :], inputs], -1)
+    data = evidence.bound.regressions[factor.site, factor.role]
+    v, u = data.to_block(path[..., 1:, :], w, len(factor.selectors))
+    total = _sums(v, u, weighted(members, place))
     return prior + _as_batch(prior, total)
 
 
@@ -83,21 +84,16 @@ def _parents(
 ) -> tuple[Array | None, Array] | None:
     """How the latent regressors are placed, and estimates of them side by side."""
     place = evidence.place(factor)
-    names: tuple[str, ...] = ()
-    parent_map: Any = evidence.bound.regressions[factor.site, factor.role].parent_map
-    if isinstance(factor, GaussianFactor) and factor.parent is not None:
-        names, parent_map = (factor.parent,), factor.parent_map
-    if isinstance(factor, GaussianConditional):
-        names = factor.parents
-    if not names:
+    parent_map = evidence.bound.regressions[factor.site, factor.role].parent_map
+    if not factor.parents:
         return None, jnp.zeros(())
-    if parent_map is None or not all(name in paths for name in names):
+    if parent_map is None or not all(name in paths for name in factor.parents):
         return None
     parts = []
-    for name in names:
+    for name in factor.parents:
         found = read_at(paths[name], evidence.place(name), place, 1)
         parts.append(jnp.broadcast_to(found, (*place.positions, found.shape[-1])))
-    return jnp.asarray(parent_map), jnp.concatenate(parts, -1)
+    return parent_map, jnp.concatenate(parts, -1)
 
 
 def _sums(v: Array, u: Array, share: Array) -> RegressionNatural:

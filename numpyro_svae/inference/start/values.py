@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import Factor, GaussianConditional, GaussianFactor
+from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.places import Place, clean, pull_to, read_at
 
 __all__ = ["changes_of", "estimate_paths", "shown_values", "turned", "values_of"]
@@ -36,16 +36,10 @@ def estimate_paths(evidence: Evidence, potentials: dict[str, Any]) -> dict[str, 
             found[name] = _said_mean(potentials[name])
             continue
         for factor in evidence.structure.factors:
-            if name in _parents(factor) and evidence.site(factor.site).observed:
+            if name in factor.parents and evidence.site(factor.site).observed:
                 found[name] = _shown_mean(evidence, name, factor)
                 break
     return found
-
-
-def _parents(factor: Factor) -> tuple[str, ...]:
-    if isinstance(factor, GaussianFactor):
-        return () if factor.parent is None else (factor.parent,)
-    return factor.parents if isinstance(factor, GaussianConditional) else ()
 
 
 def _said_mean(potential: GaussianPotential) -> Array:
@@ -71,19 +65,23 @@ def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
         weight = weight * place.mask
     if _is_placed(evidence, factor):
         known: Any = data.known
-        return _averaged(_least_squares(known.weight, v), weight, local, place)[0]
-    residual = _without(v, data.regressor, weight)
+        if factor.selectors:
+            known = jnp.mean(known, -3)
+        loading, rest = known[..., :size], known[..., size:]
+        shown = _least_squares(loading, v - jnp.sum(rest, -1))
+        return _averaged(shown, weight, local, place)[0]
+    v, regressor = data.to_block(v, data.regressor, len(factor.selectors))
+    residual = _without(v, regressor, weight)
     shown, count = _at_parent(residual, weight, local, place)
     return jnp.broadcast_to(_principal(shown, count, size), (*local.positions, size))
 
 
 def _is_placed(evidence: Evidence, factor: Factor) -> bool:
     """Whether a known loading says what the coordinates of a parent mean."""
-    if not isinstance(factor, GaussianFactor) or factor.role != "value":
+    if not factor.parents or not evidence.site(factor.site).observed:
         return False
-    known = evidence.bound.regressions[factor.site, factor.role].known
-    learnt = factor.source.selector is not None or factor.parent_map is not None
-    return known is not None and not learnt
+    data = evidence.bound.regressions[factor.site, "value"]
+    return data.known is not None and data.all_known and not factor.coupled
 
 
 def turned(key: Array, evidence: Evidence, paths: dict[str, Array]) -> dict[str, Array]:
@@ -96,7 +94,7 @@ def turned(key: Array, evidence: Evidence, paths: dict[str, Array]) -> dict[str,
     :param paths: what :func:`estimate_paths` found, of the data alone.
     """
     factors = evidence.structure.factors
-    placed = {n for f in factors if _is_placed(evidence, f) for n in _parents(f)}
+    placed = {n for f in factors if _is_placed(evidence, f) for n in f.parents}
     found = dict(paths)
     for index, name in enumerate(sorted(set(paths) - placed)):
         own, size = random.fold_in(key, index), paths[name].shape[-1]

@@ -1,0 +1,81 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What data say of a Gaussian factor: members of a batch, and inputs of a scan."""
+
+from __future__ import annotations
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.program.affine import View
+from numpyro_svae.program.factors import GaussianFactor
+from numpyro_svae.program.joins import Join
+from numpyro_svae.program.places import place_of
+from numpyro_svae.program.priors import RegressionPrior
+
+__all__ = ["gathered_members", "scanned_inputs"]
+
+
+def gathered_members(view: View, factor: GaussianFactor) -> Array:
+    """Which member of a batch data pick at each position of a Gaussian factor.
+
+    At the plain values the covariance of a member is one more than its index; where no
+    covariance has a batch, the weights of members are made to differ so.
+    """
+    positions, holder = place_of(view.site, view.role).positions, view.holder
+    if not isinstance(holder, Join) or (holder.noise and holder.noise.components):
+        seen = view.covariance({})[..., 0, 0]
+        seen = seen / view.scale() if factor.beside.scaled else seen
+    else:
+        seen = _marked(view, holder)
+    return jnp.broadcast_to(jnp.round(seen).astype(jnp.int32) - 1, positions)
+
+
+def _marked(view: View, holder: Join) -> Array:
+    """By how much weights that differ between members multiply what is seen of them."""
+    prober = view.prober
+    states = {
+        name: jnp.zeros_like(prober.sites[name].value) + _distinct(local.size)
+        for name, local in prober.locals.items()
+        if not local.discrete
+    }
+    once, more = view.rows(states), view.rows(states, marked=True)
+    origin, batched = view.location(states), jnp.asarray(holder.batched_columns)
+    if view.role == "value":
+        once, more = once - origin[..., :1], more - origin[..., :1]
+    else:  # each entry of S
+        shape = (*once.shape[:-2], -1)
+        batched = jnp.repeat(batched, once.shape[-1])
+        once, more = ((x - origin[..., :1, :]).reshape(shape) for x in (once, more))
+    best = jnp.argmax(jnp.where(batched, jnp.abs(once), -1.0), -1)[..., None]
+    once, more = (jnp.take_along_axis(x, best, -1)[..., 0] for x in (once, more))
+    seen = once != 0  # where nothing is seen of a member, any will do
+    return jnp.where(seen, more / jnp.where(seen, once, 1.0), 1.0)
+
+
+def _distinct(size: int) -> Array:
+    """A vector whose entries do not cancel in a map by accident."""
+    return jnp.sqrt(2.0 + jnp.arange(size))
+
+
+def scanned_inputs(view: View) -> Array | None:
+    """The inputs ``(..., T - 1, A)`` of a chain that a scan spells; None without any.
+
+    A scan shows their effect on the mean of a state, and so the inputs themselves where
+    the weights of the block are zero but for one.
+    """
+    prober, name, holder = view.prober, view.site.name, view.holder
+    chains = {n: c for scan in prober.program.scans for n, c in scan.chains.items()}
+    moved = name in chains and chains[name].moved
+    if not moved or view.role != "transition":
+        return None
+    if not isinstance(holder, RegressionPrior):
+        return None
+
+    def show(column: Array) -> Array:
+        return view.location({}, column)[..., 0, -1]
+
+    dim = prober.locals[name].size
+    return jnp.moveaxis(jax.vmap(show)(jnp.arange(dim, holder.columns)), 0, -1)
