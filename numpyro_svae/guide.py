@@ -98,6 +98,10 @@ class AutoSVAE(FittedGuide):
         self.structure: Structure | None = None
         self.state_names = frozenset[str]()
         self.watch = Watch()
+        self.programs: dict[Any, Callable] = {}  # of functions of its fits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"programs": {}}
 
     # set-up
 
@@ -123,10 +127,10 @@ class AutoSVAE(FittedGuide):
 
     # inference
 
-    def _infer(
-        self, args: tuple, kwargs: dict, examine: bool = False
-    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
-        """Posteriors of the global and of the local sites, for these arguments."""
+    def _read(
+        self, args: tuple, kwargs: dict
+    ) -> tuple[dict[str, NaturalParameters], Bound, dict[str, Potential], dict]:
+        """Natural parameters, the program with its data, and what is said of it."""
         if self.structure is None:
             self._setup_prototype(*args, **kwargs)
         structure = self._wiring
@@ -150,7 +154,14 @@ class AutoSVAE(FittedGuide):
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
         known = search, bound, potentials, self.init
         naturals = natural_parameters(structure, self._natural_name, *known)
-        options = structure, self.mean_field, self.fixed_point
+        return naturals, bound, potentials, messages
+
+    def _infer(
+        self, args: tuple, kwargs: dict, examine: bool = False
+    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
+        """Posteriors of the global and of the local sites, for these arguments."""
+        naturals, bound, potentials, messages = self._read(args, kwargs)
+        options = self._wiring, self.mean_field, self.fixed_point
         local = local_posterior(*options, bound, naturals, potentials, examine=examine)
         if not examine:  # else it is looked at anyway
             local = self.watch.watch(local)
@@ -163,9 +174,9 @@ class AutoSVAE(FittedGuide):
         :param kwargs: the keyword arguments of the model.
         :return: values by site name.
         """
+        if is_initialising():
+            return self._begin(args, kwargs)
         naturals, bound, local, messages = self._infer(args, kwargs)
-        if naturals:
-            check_enclosing_optimizer(next(iter(naturals)))
         structure, plates = self._wiring, Plates(messages)
         posteriors, divergences = global_posteriors(structure, naturals, bound.priors)
         closed = emission.closed_forms(local, bound.sites, structure.scans, self.prefix)
@@ -184,3 +195,13 @@ class AutoSVAE(FittedGuide):
                 values |= emission.sample_local(*args, structure.scans, self.prefix)
             closed = {}
         return values
+
+    def _begin(self, args: tuple, kwargs: dict) -> dict[str, Array]:
+        """The parameters, and plain values of the latent sites.
+
+        ``SVI.init`` wants no more, and would compile all that is inferred for nothing.
+        """
+        naturals, _, _, messages = self._read(args, kwargs)
+        if naturals:
+            check_enclosing_optimizer(next(iter(naturals)))
+        return emission.sample_plain(self._wiring, messages)

@@ -15,7 +15,7 @@ import numpy as np
 
 from numpyro_svae.diagnostics.collapse import collapsed_sites
 from numpyro_svae.diagnostics.dynamics import eigenvalues
-from numpyro_svae.diagnostics.evidence import check_subsample, read_fit
+from numpyro_svae.diagnostics.fit import check_subsample, read_fit
 from numpyro_svae.diagnostics.influence import PriorShare, prior_shares
 from numpyro_svae.diagnostics.masks import counted_positions
 from numpyro_svae.diagnostics.reliability import pareto_k_global, pareto_k_joint

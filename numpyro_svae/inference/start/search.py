@@ -116,7 +116,6 @@ def find_start(
     local = search.mean_field, search.fixed_point
     rising = bound_of(structure, bound, potentials, given, *local)
     smooth = _smooths(structure)
-    first = guess(key, jax.tree.map(lambda leaf: leaf[0], kinds), paths)
 
     def consider(best: _Best, chosen: tuple) -> tuple[_Best, Array]:
         index, own_key, kind = chosen
@@ -136,7 +135,7 @@ def find_start(
         value, swept, means = ascend(rising, naturals, steps, size)
         rounding = _ROUNDING * jnp.finfo(value.dtype).eps * jnp.abs(value)
         better = value > best.value + jnp.where(ends, 0.0, _ALIKE + rounding)
-        choose = partial(jax.tree.map, partial(jnp.where, better))
+        choose = partial(jax.tree.map, partial(jnp.where, better | (index == 0)))
         begin = (index == 0) & jnp.isfinite(value)
         start = partial(jax.tree.map, partial(jnp.where, begin))
         own = best.paths | {n: means[n] for n in means if smooth and n in best.paths}
@@ -150,7 +149,7 @@ def find_start(
     indices = jnp.arange(count + 1)
     keys = jax.vmap(partial(random.fold_in, key))(indices)
     keys = keys.at[0].set(key)
-    begin = _Best(first, -jnp.inf * jnp.ones(()), paths, first)
+    begin = _Best.of(jax.eval_shape(guess, key, Kind(), paths), paths)
     best, _ = lax.scan(consider, begin, (indices, keys, kinds))
     return best.naturals
 
@@ -162,6 +161,12 @@ class _Best(NamedTuple):
     value: Array
     paths: dict[str, Array]
     first: Naturals
+
+    @classmethod
+    def of(cls, shapes: Any, paths: dict[str, Array]) -> _Best:
+        """Before the first guess."""
+        none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return cls(none, -jnp.inf * jnp.ones(()), paths, none)
 
 
 def _kinds(structure: Structure, guesses: int) -> Kind:
