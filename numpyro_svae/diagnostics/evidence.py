@@ -37,7 +37,7 @@ def guide_draw(fit: Fit, key: Array) -> tuple[dict[str, dict], Array]:
     :param key: random key.
     """
     guide = fit.guide
-    joints = {f"{name}_{guide.prefix}_joint" for name in guide._wiring.priors}
+    joints = {f"{name}_{guide.prefix}_joint" for name in guide.structure.priors}
     ours = fit.global_names | joints
     sites = sample_messages(fit.trace(guide, key, {}))
     return sites, total_log_prob(m for n, m in sites.items() if n in ours)
@@ -87,7 +87,7 @@ def _integrated(fit: Fit) -> Integrated:
         fixed_point=guide.fixed_point,
     )
     values = guide._sample_globals(random.PRNGKey(0), fit.params)
-    if guide._wiring.locals:
+    if guide.structure.locals:
         with block(), seed(rng_seed=0), substitute(data=fit.params):
             local_guide._setup_prototype(values, *fit.args, **fit.kwargs)
     plates: dict[int, str] = {}
@@ -119,7 +119,7 @@ def log_likelihood(
     def log_weight(key: Array) -> Array:
         ours, theirs = random.split(key)
         drawn: dict[str, dict] = {}
-        if fit.guide._wiring.locals:
+        if fit.guide.structure.locals:
             drawn = sample_messages(fit.trace(guide, ours, {}, values))
         replayed = replay(model, drawn)
         sites = sample_messages(fit.trace(replayed, theirs, {}, values))

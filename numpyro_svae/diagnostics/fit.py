@@ -36,7 +36,7 @@ class Fit(NamedTuple):
     @property
     def global_names(self) -> set[str]:
         """The global sites, once the guide has read its model."""
-        priors = self.guide._wiring.priors.values()
+        priors = self.guide.structure.priors.values()
         return {site for prior in priors for site in prior.sites}
 
     def trace(
@@ -65,7 +65,7 @@ def read_fit(
     if not isinstance(guide, AutoSVAE):
         raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
     fit = Fit(model, guide, params, args, kwargs)
-    if guide.structure is None:
+    if not guide.is_read:
         with block(), seed(rng_seed=0), substitute(data=params):
             guide._setup_prototype(*args, **kwargs)
     if guide.state_names - set(params):

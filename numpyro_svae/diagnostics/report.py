@@ -160,11 +160,11 @@ def report(
         *_elbo(losses),
         pareto_k_global(fit, global_key, num_samples, num_particles),
         pareto_k_joint(fit, joint_key, num_samples),
-        _counts(guide._wiring, bound, local),
+        _counts(guide.structure, bound, local),
         eigenvalues(guide, params, bound, draw_key, num_samples),
         local.convergence,
         _priors(guide, naturals, bound),
-        collapsed_sites(guide._wiring, bound, local),
+        collapsed_sites(guide.structure, bound, local),
         _skipped(losses, state),
     )
     if show:
@@ -202,7 +202,7 @@ def _counts(
 
 
 def _priors(guide: AutoSVAE, naturals: dict, bound: Bound) -> dict[str, PriorShare]:
-    structure, found = guide._wiring, {}
+    structure, found = guide.structure, {}
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
     for name, block in structure.priors.items():
         prior, _ = block.expected_prior(bound.priors[name], moments)

@@ -111,7 +111,7 @@ class Course:
             if chain is not None:
                 rank = len(message["fn"].batch_shape)
                 found[name] = Chain(name, rank, chain.lengths)
-        for scan in self.fit.guide._wiring.scans:
+        for scan in self.fit.guide.structure.scans:
             found |= {c.name: Chain(c.first, 0, None) for c in scan.chains.values()}
         if not found:
             raise ValueError(

@@ -190,7 +190,7 @@ def filter(
 
 def _check_locals(course: Course) -> None:
     """All latent local sites must be in time."""
-    wiring, (_, times) = course.fit.guide._wiring, course.times
+    wiring, (_, times) = course.fit.guide.structure, course.times
     firsts = {n for n in wiring.locals if wiring.scans}
     static = sorted(set(wiring.locals) - set(times) - firsts)
     if static:

@@ -63,7 +63,7 @@ class FilterSetup:
         guide, batches = course.fit.guide, dict[str, tuple[int, ...]]()
         for name, chain in course.chains.items():
             shape = begin.states[chain.first].shape
-            local = guide._wiring.locals.get(name)
+            local = guide.structure.locals.get(name)
             batches[name] = shape if local and local.discrete else shape[:-1]
         leaves = tuple(map(_shape_of, course.arguments.leaves))
         return cls(
@@ -87,7 +87,7 @@ class FilterSetup:
     @cached_property
     def structure(self) -> Any:
         """The wiring of a window."""
-        return continued(self.guide._wiring)
+        return continued(self.guide.structure)
 
     def fixed(self, leaves: Sequence[Any], lengths: Array | None) -> dict[int, Array]:
         """The arrays among arguments that have no time, by their place.
