@@ -205,6 +205,8 @@ def _agrees(
     elif factor.source.selector is not None and view.batched:
         member = index
     if member is not None:
+        if np.any((member < 0) | (member >= view.holder.components)):
+            return False  # what was read is no member: all of them are used together
         weight, cov = (None if p is None else p[member] for p in (weight, cov))
     if cov is None and affine.noise is not None:
         cov = at(affine.noise.covariance, 2, beside.noise_by_state)
