@@ -74,10 +74,10 @@ def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
             "sites, K, S and s known, and (F, Sigma) of one global block or of "
             "independent ones (Normal means and weights, of which those of several "
             "blocks are added up; a Gamma, InverseGamma or InverseWishart noise), "
-            "picked by at most one latent discrete site; weights that are used together "
-            "are one site, as Normal(0, 1).expand([M]).to_event(1), and no plate; a "
-            "latent chain over time is one LinearGaussianChain, or one site for each "
-            "step",
+            "picked by at most one latent discrete site; weights that are used "
+            "together are one site, as Normal(0, 1).expand([M]).to_event(1), and no "
+            "plate; a latent chain over time is one LinearGaussianChain, or one site "
+            "for each step",
         )
     return found
 
