@@ -167,7 +167,7 @@ class AutoSVAE(FittedGuide):
         if naturals:
             check_enclosing_optimizer(next(iter(naturals)))
         structure, plates = self._wiring, Plates(messages)
-        posteriors, divergences = global_posteriors(structure, naturals, bound.priors)
+        posteriors, divergences = global_posteriors(structure, naturals, bound)
         closed = emission.closed_forms(local, bound.sites, structure.scans, self.prefix)
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():

@@ -76,6 +76,8 @@ class Bound:
     :param tables: of the table factors, by site.
     :param picked: where rows of latent sites are in their blocks, by site and role, if
         they are not their members.
+    :param populations: what the program gives of priors that depend on other blocks, by
+        block.
     """
 
     sites: dict[str, Site]
@@ -84,6 +86,7 @@ class Bound:
     statistics: dict[tuple[str, str], BoundStatistics]
     tables: dict[str, BoundTable]
     picked: dict[tuple[str, str], Picked]
+    populations: dict[str, Any]
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
@@ -103,7 +106,8 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
-    bound = Bound(kept, priors, {}, {}, {}, {})
+    above = {n: p.bind(prober) for n, p in structure.populations.items()}
+    bound = Bound(kept, priors, {}, {}, {}, {}, above)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue

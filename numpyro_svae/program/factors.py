@@ -9,6 +9,7 @@ Everything here is static: it says how a program is wired, never what its data a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from jax import Array
 
@@ -220,6 +221,7 @@ class Structure:
         have conjugate factors.
     :param scans: the scans of the program, whose chains are among the local sites.
     :param joins: independent blocks that give the parameters of one factor together.
+    :param populations: priors of global blocks that depend on other blocks, by block.
     """
 
     priors: dict[str, Prior]
@@ -231,6 +233,7 @@ class Structure:
     axes: dict[str, tuple[str, ...]]
     scans: tuple[Scan, ...] = ()
     joins: dict[str, Join] = field(default_factory=dict)
+    populations: dict[str, Any] = field(default_factory=dict)
 
     def blocks_of(self, factor: Factor) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""

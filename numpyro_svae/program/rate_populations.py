@@ -1,0 +1,121 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Gamma priors of global sites whose rate is that of another Gamma site.
+
+Precisions of groups, or rates of their counts, are drawn from a population of which the
+rate is learnt: ``Gamma(a, c rate)`` with known a and c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_svae.families import GammaNatural, natural_kl
+from numpyro_svae.program.noise_priors import PrecisionPrior
+from numpyro_svae.program.probing import Found, Prober, same
+from numpyro_svae.program.rate_priors import GammaPrior
+from numpyro_svae.program.spreads import members_of
+
+__all__ = ["BoundRatePopulation", "RatePopulation"]
+
+Values = dict[str, Any]
+
+
+class BoundRatePopulation(NamedTuple):
+    """What a program gives of such a prior, in the shape of its site or less.
+
+    :param concentration: a.
+    :param entries: which entry of the block above each has, one after the other.
+    :param known: c.
+    """
+
+    concentration: Array
+    entries: Array
+    known: Array
+
+
+@dataclass(frozen=True)
+class RatePopulation:
+    """The prior of one Gamma block, given the block of its rate.
+
+    :param block: the block.
+    :param rate: that of its rate.
+    """
+
+    block: PrecisionPrior | GammaPrior
+    rate: PrecisionPrior | GammaPrior
+
+    @property
+    def above(self) -> tuple[Any, ...]:
+        """The blocks that the prior depends on."""
+        return (self.rate,)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self.block.batch_shape + self.block.features
+
+    def _read(self, prober: Prober, values: Values) -> tuple[Array, Array]:
+        fn: Any = prober.program.sites(values)[self.block.name].fn
+        return fn.concentration, fn.rate
+
+    def bind(self, prober: Prober) -> BoundRatePopulation:
+        """Read what the program gives of it."""
+        shape = self.rate.batch_shape + self.rate.features
+        each = 1.0 + jnp.arange(math.prod(shape)).reshape(shape)
+
+        def read(rates: Array) -> tuple[Array, Array]:
+            given = {self.rate.name: self.rate.precisions(rates)}
+            return self._read(prober, {**prober.plain_values(), **given})
+
+        concentration, known = read(jnp.ones(shape))
+        _, marked = read(each)
+        return BoundRatePopulation(concentration, members_of(marked / known), known)
+
+    def holds(self, prober: Prober) -> bool:
+        """Whether the program agrees with it at random values of all sites."""
+        concentration, entries, known = jax.jit(partial(self.bind, prober))()
+        read = jax.jit(partial(self._read, prober))
+
+        def agrees(values: Values, run: Found) -> bool:
+            rates = np.ravel(self.rate.precisions(values[self.rate.name]))
+            own = known * rates[np.clip(entries, 0, len(rates) - 1)]
+            found = read(values)
+            return same(found[0], concentration) and same(found[1], own)
+
+        return prober.holds(agrees)
+
+    def _expected(
+        self, bound: BoundRatePopulation, moments: dict[str, Any]
+    ) -> tuple[GammaNatural, Array]:
+        """Natural parameters at the expected rate, and what its spread adds."""
+        above, (concentration, entries, known) = moments[self.rate.name], bound
+        mean = jnp.ravel(-above.rate)[entries]
+        log_mean = jnp.ravel(above.concentration)[entries]
+        gap = concentration * (jnp.log(mean) - log_mean)
+        shape, rate, gap = (
+            jnp.broadcast_to(x, self._shape) for x in (concentration, known * mean, gap)
+        )
+        return GammaNatural(shape, rate), gap
+
+    def prior(
+        self, bound: BoundRatePopulation, moments: dict[str, Any]
+    ) -> GammaNatural:
+        """Natural parameters at the expectations of other blocks."""
+        return self._expected(bound, moments)[0]
+
+    def divergence(
+        self, natural: GammaNatural, bound: BoundRatePopulation, moments: dict[str, Any]
+    ) -> Array:
+        """The expected divergence of a posterior, of the batch shape of the block."""
+        prior, gap = self._expected(bound, moments)
+        total, rank = natural_kl(natural, prior) + gap, len(self.block.batch_shape)
+        return jnp.sum(total, tuple(range(rank, total.ndim)))
