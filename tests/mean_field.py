@@ -15,7 +15,11 @@ import numpy as np
 from scipy.special import digamma, gammaln, multigammaln
 
 
-@dataclass
+def inverse(matrix):
+    return np.linalg.solve(matrix, np.eye(len(matrix)))
+
+
+@dataclass(eq=False)
 class Vector:
     """A Gaussian vector; data have no covariance."""
 
@@ -27,7 +31,7 @@ class Vector:
         return cls(np.asarray(value), np.zeros((len(value), len(value))))
 
 
-@dataclass
+@dataclass(eq=False)
 class Known:
     """A noise that is known."""
 
@@ -35,7 +39,7 @@ class Known:
 
     @property
     def precision(self):
-        return np.linalg.inv(self.cov)
+        return inverse(self.cov)
 
     @property
     def log_det(self):
@@ -47,61 +51,42 @@ class Known:
         pass
 
 
-@dataclass
+@dataclass(eq=False)
 class Gammas:
-    """Precisions ``Gamma(a, b)`` of entries, or one for all of them."""
+    """Precisions ``Gamma(a, b)``, of which entries have one each, or all the same.
 
-    a: float
+    :param where: which precision each entry has, one-hot, ``(dim, count)``.
+    """
+
+    a: np.ndarray
     b: np.ndarray
+    where: np.ndarray
 
     def __post_init__(self):
-        self.prior = self.a * np.ones_like(self.b), 1.0 * self.b
-        self.a = self.prior[0]
-        self.dim = len(self.b)
+        self.prior = self.a, self.b
 
     @property
     def precision(self):
-        return np.diag(self.a / self.b)
+        return np.diag(self.where @ (self.a / self.b))
 
     @property
     def log_det(self):
-        return np.sum(np.log(self.b) - digamma(self.a))
+        return np.sum(self.where @ (np.log(self.b) - digamma(self.a)))
 
     @property
     def divergence(self):
         (a0, b0), a, b = self.prior, self.a, self.b
-        return np.sum(
-            (a - a0) * digamma(a) - gammaln(a) + gammaln(a0)
-            + a0 * (np.log(b) - np.log(b0)) + a * (b0 - b) / b
-        )  # fmt: skip
+        normalizers = gammaln(a0) - gammaln(a) + a0 * (np.log(b) - np.log(b0))
+        return np.sum((a - a0) * digamma(a) + normalizers + a * (b0 - b) / b)
 
     def learn(self, squares):
-        total = sum(np.diag(s) for s in squares)
-        a0, b0 = self.prior
-        self.a, self.b = a0 + 0.5 * len(squares), b0 + 0.5 * total
+        a, b = self.prior
+        total = np.diag(sum(squares))
+        self.a = a + 0.5 * len(squares) * self.where.sum(0)
+        self.b = b + 0.5 * total @ self.where
 
 
-@dataclass
-class OneGamma(Gammas):
-    """One precision for vectors of some dimension."""
-
-    size: int = 1
-
-    @property
-    def precision(self):
-        return np.eye(self.size) * self.a / self.b
-
-    @property
-    def log_det(self):
-        return self.size * np.sum(np.log(self.b) - digamma(self.a))
-
-    def learn(self, squares):
-        a0, b0 = self.prior
-        self.a = a0 + 0.5 * self.size * len(squares)
-        self.b = b0 + 0.5 * sum(np.trace(s) for s in squares)
-
-
-@dataclass
+@dataclass(eq=False)
 class Wishart:
     """An inverse-Wishart covariance."""
 
@@ -113,7 +98,7 @@ class Wishart:
 
     @property
     def precision(self):
-        return self.df * np.linalg.inv(self.scale)
+        return self.df * inverse(self.scale)
 
     @property
     def log_det(self):
@@ -139,14 +124,23 @@ class Wishart:
         self.df, self.scale = df + len(squares), scale + sum(squares)
 
 
-@dataclass
+@dataclass(eq=False)
 class Factor:
-    """``child ~ N(sum_i A_i parent_i + b, noise)``."""
+    """``child ~ N(sum_i A_i parent_i + b, noise / weight)``."""
 
     child: Vector
     parents: list
     noise: object
     offset: np.ndarray | float = 0.0
+    weight: float = 1.0
+
+    @property
+    def precision(self):
+        return self.weight * self.noise.precision
+
+    @property
+    def log_det(self):
+        return self.noise.log_det - len(self.child.mean) * log(self.weight)
 
     def mean(self, but=None):
         parts = [a @ x.mean for a, x in self.parents if x is not but]
@@ -158,7 +152,7 @@ class Factor:
         return np.outer(left, left) + spread
 
 
-@dataclass
+@dataclass(eq=False)
 class Tree:
     """Vectors and noises to be learnt, and the factors that they are in."""
 
@@ -166,20 +160,21 @@ class Tree:
     noises: list = field(default_factory=list)
     factors: list = field(default_factory=list)
 
-    def vector(self, parents, noise, offset=0.0):
+    def vector(self, parents, noise, *others):
         """A new vector with a prior."""
         size = len(noise.precision)
         new = Vector(np.zeros(size), np.eye(size))
         self.vectors.append(new)
-        self.factors.append(Factor(new, parents, noise, offset))
+        self.factors.append(Factor(new, parents, noise, *others))
         return new
 
     def noise(self, noise):
         self.noises.append(noise)
         return noise
 
-    def see(self, value, parents, noise, offset=0.0):
-        self.factors.append(Factor(Vector.data(value), parents, noise, offset))
+    def see(self, value, parents, noise):
+        """A vector of data."""
+        self.factors.append(Factor(Vector.data(value), parents, noise))
 
     def ascend(self, sweeps=300):
         """Coordinate ascent; the bound in the end."""
@@ -187,18 +182,18 @@ class Tree:
             for x in self.vectors:
                 info, precision = 0.0, 0.0
                 for f in self.factors:
-                    p = f.noise.precision
+                    p = f.precision
                     if f.child is x:
                         info, precision = info + p @ f.mean(), precision + p
                     for a, y in f.parents:
                         if y is x:
                             info = info + a.T @ p @ (f.child.mean - f.mean(but=x))
                             precision = precision + a.T @ p @ a
-                x.cov = np.linalg.inv(precision)
+                x.cov = inverse(precision)
                 x.mean = x.cov @ info
             for noise in self.noises:
-                own = [f.squares() for f in self.factors if f.noise is noise]
-                noise.learn(own)
+                own = [f for f in self.factors if f.noise is noise]
+                noise.learn([f.weight * f.squares() for f in own])
         return self.bound()
 
     def bound(self):
@@ -206,8 +201,8 @@ class Tree:
         total = 0.0
         for f in self.factors:
             dim = len(f.child.mean)
-            square = np.trace(f.noise.precision @ f.squares())
-            total -= 0.5 * (dim * log(2 * pi) + f.noise.log_det + square)
+            square = np.trace(f.precision @ f.squares())
+            total -= 0.5 * (dim * log(2 * pi) + f.log_det + square)
         for x in self.vectors:
             dim = len(x.mean)
             total += 0.5 * (dim * log(2 * pi * np.e) + np.linalg.slogdet(x.cov)[1])

@@ -7,6 +7,8 @@ They are compared with coordinate ascent in numpy, which makes every site indepe
 the others, and with spellings that are read in another way.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -15,7 +17,7 @@ import pytest
 
 import numpyro_svae as ns
 from tests.data import make_svi, steps
-from tests.mean_field import Gammas, Known, OneGamma, Tree, Wishart
+from tests.mean_field import Gammas, Known, Tree, Wishart
 
 pytestmark = pytest.mark.x64
 
@@ -48,25 +50,37 @@ def assert_is(posteriors, name, vectors):
 # a population of means
 
 
-def spread_of(kind):
-    """The covariance of a population, and what it is in numpy."""
-    gamma = dist.Gamma(2.0, 1.5)
-    if kind == "known":
-        return jnp.asarray(PSI), Known(PSI)
-    if kind == "wishart":
-        prior = dist.InverseWishart(5.0, scale_matrix=jnp.asarray(PSI))
-        return lambda: numpyro.sample("S", prior), Wishart(5.0, PSI)
-    if kind == "gammas":
-        prior = gamma.expand([D]).to_event(1)
-        return lambda: numpyro.sample("S", prior) ** -0.5, Gammas(2.0, 1.5 * np.ones(D))
-    if kind == "one":
-        return lambda: numpyro.sample("S", gamma) ** -0.5, OneGamma(
-            2.0, np.array([1.5]), D
-        )
-    variance = dist.InverseGamma(2.0, 1.5)
-    return lambda: numpyro.sample("S", variance) ** 0.5, OneGamma(
-        2.0, np.array([1.5]), D
-    )
+def wishart():
+    prior = dist.InverseWishart(5.0, scale_matrix=jnp.asarray(PSI))
+    return numpyro.sample("S", prior)
+
+
+def gammas(name="S", count=D):
+    fn = dist.Gamma(2.0, 1.5)
+    return numpyro.sample(name, fn.expand([count]).to_event(1)) ** -0.5
+
+
+def own_gammas(count=D):
+    return Gammas(2.0 * np.ones(count), 1.5 * np.ones(count), np.eye(count))
+
+
+def one_gamma(count=D):
+    return Gammas(2.0 * np.ones(1), 1.5 * np.ones(1), np.ones((count, 1)))
+
+
+SPREADS = {
+    "known": (lambda: jnp.asarray(PSI), partial(Known, PSI)),
+    "wishart": (wishart, partial(Wishart, 5.0, PSI)),
+    "precisions": (gammas, own_gammas),
+    "precision": (
+        lambda: numpyro.sample("S", dist.Gamma(2.0, 1.5)) ** -0.5,
+        one_gamma,
+    ),
+    "variance": (
+        lambda: numpyro.sample("S", dist.InverseGamma(2.0, 1.5)) ** 0.5,
+        one_gamma,
+    ),
+}
 
 
 def normal(loc, spread):
@@ -76,36 +90,134 @@ def normal(loc, spread):
     return dist.Normal(loc, spread).to_event(1)
 
 
+def seen(mean, y, noise=NOISE):
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.MultivariateNormal(mean, noise), obs=y)
+
+
+def wide(name, size=D, scale=10.0):
+    fn = dist.MultivariateNormal(jnp.zeros(size), scale * jnp.eye(size))
+    return numpyro.sample(name, fn)
+
+
 def groups(y, spread, top=None):
-    if top is None:
-        top = numpyro.sample("top", dist.MultivariateNormal(jnp.zeros(D), WIDE))
-    spread = spread() if callable(spread) else spread
+    top = wide("top") if top is None else top
+    spread = spread()
     with numpyro.plate("groups", G):
         mu = numpyro.sample("mu", normal(top, spread))
-    with numpyro.plate("data", N):
-        numpyro.sample("y", dist.MultivariateNormal(mu[GROUP], NOISE), obs=y)
+    seen(mu[GROUP], y)
 
 
-@pytest.mark.parametrize("kind", ["known", "wishart", "gammas", "one", "inverse"])
-@pytest.mark.parametrize("learnt", [True, False], ids=["top", "known top"])
+KINDS = [*((kind, True) for kind in SPREADS), ("wishart", False), ("precision", False)]
+
+
+@pytest.mark.parametrize(("kind", "learnt"), KINDS)
 def test_means_of_groups_and_their_population(kind, learnt):
-    spread, noise = spread_of(kind)
-    if kind == "known" and not learnt:
-        pytest.skip("nothing is learnt above")
-    known = None if learnt else jnp.array([0.5, -0.5])
-    guide, params, losses = fitted(groups, Y, spread, known)
-    tree = Tree()
-    if kind != "known":
-        tree.noise(noise)
-    parents, offset = [], np.array([0.5, -0.5])
+    spread, noise = SPREADS[kind]
+    known = np.array([0.5, -0.5])
+    args = () if learnt else (jnp.asarray(known),)
+    guide, params, losses = fitted(groups, Y, spread, *args)
+    tree, eye = Tree(), np.eye(D)
+    noise = tree.noise(noise())
+    parents, offset = [], known
     if learnt:
         top = tree.vector([], Known(WIDE))
-        parents, offset = [(np.eye(D), top)], 0.0
+        parents, offset = [(eye, top)], 0.0
     mu = [tree.vector(parents, noise, offset) for _ in range(G)]
     for y, g in zip(Y, GROUP):
-        tree.see(y, [(np.eye(D), mu[g])], Known(NOISE))
+        tree.see(y, [(eye, mu[g])], Known(NOISE))
     np.testing.assert_allclose(-losses[-1], tree.ascend(), rtol=1e-8)
     posteriors = guide.get_posterior(params)
     assert_is(posteriors, "mu", mu)
     if learnt:
         assert_is(posteriors, "top", [top])
+    if (kind, learnt) == ("known", True):  # means are those of the joint Gaussian
+        assert_joint(
+            np.concatenate([posteriors["top"].mean[None], posteriors["mu"].mean])
+        )
+
+
+def assert_joint(means):
+    """Means of top and of the groups, from all of their dense precision."""
+    weight = np.linalg.solve(PSI, np.eye(D))
+    counts = np.bincount(GROUP)
+    precision = np.kron(np.diag([G, *np.ones(G)]), weight)
+    precision -= np.kron(np.eye(G + 1)[0][:, None] * ([0] + [1] * G), weight)
+    precision -= np.kron(np.array([0] + [1] * G)[:, None] * np.eye(G + 1)[0], weight)
+    precision += np.kron(np.diag([1.0, *np.zeros(G)]), np.eye(D) / 10)
+    precision += np.kron(np.diag([0, *counts]), np.linalg.solve(NOISE, np.eye(D)))
+    sums = np.eye(G)[GROUP].T @ Y
+    info = np.concatenate([np.zeros((1, D)), np.linalg.solve(NOISE, sums.T).T])
+    expected = np.linalg.solve(precision, info.reshape(-1))
+    np.testing.assert_allclose(means.reshape(-1), expected, rtol=1e-6)
+
+
+# other maps and more levels
+
+REGION = np.array([0, 1, 1, 0])
+KIND = np.array([2, 0, 1, 1])
+MAP = RNG.standard_normal((D, 3))
+SHIFT = RNG.standard_normal((G, D))
+
+
+def levels(y, noise):
+    """A grand mean, regions, and groups in them; all of their spreads are learnt."""
+    top = wide("top")
+    outer, inner = noise("outer"), noise("inner")
+    with numpyro.plate("regions", 2):
+        region = numpyro.sample("region", normal(top, outer))
+    with numpyro.plate("groups", G):
+        mu = numpyro.sample("mu", normal(region[REGION], inner))
+    seen(mu[GROUP], y)
+
+
+def test_three_levels():
+    guide, params, losses = fitted(levels, Y, gammas, count=250)
+    tree, eye = Tree(), np.eye(D)
+    outer, inner = tree.noise(own_gammas()), tree.noise(own_gammas())
+    top = tree.vector([], Known(WIDE))
+    region = [tree.vector([(eye, top)], outer) for _ in range(2)]
+    mu = [tree.vector([(eye, region[r])], inner) for r in REGION]
+    for y, g in zip(Y, GROUP):
+        tree.see(y, [(eye, mu[g])], Known(NOISE))
+    np.testing.assert_allclose(-losses[-1], tree.ascend(), rtol=1e-8)
+    posteriors = guide.get_posterior(params)
+    for name, vectors in (("top", [top]), ("region", region), ("mu", mu)):
+        assert_is(posteriors, name, vectors)
+
+
+def crossed(y, shift):
+    """Groups of a map of a vector, a region, a kind and something known."""
+    top = wide("top", 3)
+    noise = gammas("noise")
+    scale = numpyro.sample("scale", dist.Gamma(2.0, 1.5)) ** -0.5
+    with numpyro.plate("regions", 2):
+        region = numpyro.sample("region", dist.Normal(jnp.zeros(D), 2.0).to_event(1))
+    with numpyro.plate("kinds", 3):
+        kind = numpyro.sample("kind", dist.Normal(0.0, 1.5))
+    with numpyro.plate("groups", G):
+        loc = MAP @ top + 0.5 * region[REGION] + kind[KIND][:, None] + shift
+        weights = jnp.sqrt(1.0 + jnp.arange(G))[:, None]
+        mu = numpyro.sample("mu", dist.Normal(loc, scale / weights).to_event(1))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(mu[GROUP], noise).to_event(1), obs=y)
+
+
+def test_maps_offsets_and_several_parents():
+    guide, params, losses = fitted(crossed, Y, SHIFT, count=300)
+    tree, eye, column = Tree(), np.eye(D), np.ones((D, 1))
+    noise, scale = tree.noise(own_gammas()), tree.noise(one_gamma())
+    top = tree.vector([], Known(10 * np.eye(3)))
+    region = [tree.vector([], Known(4 * eye)) for _ in range(2)]
+    kind = [tree.vector([], Known(1.5**2 * np.eye(1))) for _ in range(3)]
+    mu = []
+    for g in range(G):
+        above = [(MAP, top), (0.5 * eye, region[REGION[g]]), (column, kind[KIND[g]])]
+        mu.append(tree.vector(above, scale, SHIFT[g], 1.0 + g))
+    for y, g in zip(Y, GROUP):
+        tree.see(y, [(eye, mu[g])], noise)
+    np.testing.assert_allclose(-losses[-1], tree.ascend(), rtol=1e-8)
+    posteriors = guide.get_posterior(params)
+    for name, vectors in (("top", [top]), ("region", region), ("kind", kind)):
+        assert_is(posteriors, name, vectors)
+    assert_is(posteriors, "mu", mu)
