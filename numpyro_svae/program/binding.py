@@ -27,6 +27,7 @@ from numpyro_svae.program.factors import (
     TableFactor,
 )
 from numpyro_svae.program.gathered import scanned_inputs
+from numpyro_svae.program.hierarchies import bind_populations
 from numpyro_svae.program.places import Place
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Program, Site
@@ -106,7 +107,7 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
-    above = {n: p.bind(prober) for n, p in structure.populations.items()}
+    above = bind_populations(structure.populations, prober)
     bound = Bound(kept, priors, {}, {}, {}, {}, above)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):

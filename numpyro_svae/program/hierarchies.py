@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.noise_priors import PrecisionPrior
 from numpyro_svae.program.populations import Population
-from numpyro_svae.program.priors import Prior, RegressionPrior
+from numpyro_svae.program.priors import RegressionPrior
+from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.rate_populations import RatePopulation
 from numpyro_svae.program.rate_priors import GammaPrior
 from numpyro_svae.program.spreads import SpreadPrior
 from numpyro_svae.program.wiring import Wiring, listed
 
-__all__ = ["AnyPopulation", "read_populations"]
+__all__ = ["AnyPopulation", "bind_populations", "read_populations"]
 
 AnyPopulation = Population | RatePopulation
 _GAUSSIAN = (
@@ -34,22 +39,48 @@ def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
 
     :raises ValueError: naming the site, if such a prior is not conjugate.
     """
-    found: dict[str, AnyPopulation] = {}
-    for name, block in wiring.prober.priors.items():
+    prober, above = wiring.prober, dict[str, frozenset[str]]()
+    for name, block in prober.priors.items():
         used = frozenset().union(*map(wiring.used, block.sites)) - {*block.sites}
-        if not used:
-            continue
-        population = _candidate(wiring, block, used)
-        if population is None or not population.holds(wiring.prober):
-            raise _refused(wiring, block, used)
-        found[name] = population
+        above |= {name: used} if used else {}
+    found = dict[str, AnyPopulation]()
+    for name, used in above.items():
+        candidate = _candidate(wiring, name, used)
+        if candidate is None:
+            raise _refused(wiring, name, used)
+        found[name] = candidate
+    if not found:
+        return found
+
+    @jax.jit
+    def shown(values: dict[str, Any]) -> dict[str, Any]:
+        sites = prober.program.sites(values)
+        return {name: p.shown(sites) for name, p in found.items()}
+
+    bound = bind_populations(found, prober)
+    for values in prober.probes():
+        run = shown(values)
+        for name, population in found.items():
+            if not population.agrees(bound[name], values, run[name]):
+                raise _refused(wiring, name, above[name])
     return found
 
 
-def _candidate(
-    wiring: Wiring, block: Prior, used: frozenset[str]
-) -> AnyPopulation | None:
+def bind_populations(
+    populations: dict[str, AnyPopulation], prober: Prober
+) -> dict[str, Any]:
+    """What a program gives of the priors that depend on other blocks, by block."""
+
+    @jax.jit
+    def bind() -> dict[str, Any]:
+        return {name: p.bind(prober) for name, p in populations.items()}
+
+    return bind() if populations else {}
+
+
+def _candidate(wiring: Wiring, name: str, used: frozenset[str]) -> AnyPopulation | None:
     """The only prior that there may be, given the kinds of the sites."""
+    block = wiring.prober.priors[name]
     if not used <= {*wiring.block_of}:
         return None
     names = {wiring.block_of[site].name for site in used}
@@ -73,8 +104,8 @@ def _candidate(
     return None
 
 
-def _refused(wiring: Wiring, block: Prior, used: frozenset[str]) -> ValueError:
-    accepted = _FIXED
+def _refused(wiring: Wiring, name: str, used: frozenset[str]) -> ValueError:
+    block, accepted = wiring.prober.priors[name], _FIXED
     if isinstance(block, GaussianPrior):
         accepted = f"{_FIXED}; or {_GAUSSIAN}"
     elif isinstance(block, PrecisionPrior | GammaPrior):

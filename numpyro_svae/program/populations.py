@@ -28,7 +28,8 @@ import numpy as np
 from numpyro_svae.families import GaussianNatural, gaussian_kl
 from numpyro_svae.program.gaussian_prior import ExpectedWeight, GaussianPrior
 from numpyro_svae.program.normals import NormalRows, normal_rows
-from numpyro_svae.program.probing import Found, Prober, same
+from numpyro_svae.program.probing import Prober, same
+from numpyro_svae.program.sites import Site
 from numpyro_svae.program.spreads import Spread, SpreadPrior, members_of, read_spread
 
 __all__ = ["BoundPopulation", "Population"]
@@ -117,10 +118,9 @@ class Population:
         """The blocks that the prior depends on."""
         return self.parents if self.noise is None else (*self.parents, self.noise)
 
-    def _rows(self, prober: Prober, values: Values) -> tuple[Array, Array]:
-        fn = prober.program.sites(values)[self.block.name].fn
-        found = normal_rows(fn, self.block.event_shape)
-        return found.loc, found.scale
+    def shown(self, sites: dict[str, Site]) -> NormalRows:
+        """The parameters of the prior in a run."""
+        return normal_rows(sites[self.block.name].fn, self.block.event_shape)
 
     def bind(self, prober: Prober) -> BoundPopulation:
         """Read what the program gives of it."""
@@ -129,35 +129,31 @@ class Population:
             shape = (*parent.batch_shape, parent.dim, parent.columns)
             base |= parent.values(jnp.zeros(shape))
         base |= {} if self.noise is None else self.noise.unit_noise()
-        read = jax.jit(partial(self._rows, prober))
 
         def rows(values: Values) -> NormalRows:
-            return NormalRows(*read({**base, **values}))
+            return self.shown(prober.program.sites({**base, **values}))
 
         origin = rows({}).loc
         parents = [_read_parent(rows, parent, origin) for parent in self.parents]
         spread = read_spread(rows, self.noise)
         return BoundPopulation(origin, tuple(parents), spread)
 
-    def holds(self, prober: Prober) -> bool:
-        """Whether the program agrees with it at random values of all sites."""
-        bound = jax.jit(partial(self.bind, prober))()
-        read = jax.jit(partial(self._rows, prober))
+    def agrees(self, bound: BoundPopulation, values: Values, found: NormalRows) -> bool:
+        """Whether a run has the location and the covariance that it says.
 
-        def agrees(values: Values, run: Found) -> bool:
-            found, size = NormalRows(*read(values)), bound.offset.shape[-1]
-            more, covariance = bound.spread.at(self.noise, values)
-            loc = np.asarray(bound.offset) + more
-            for own, parent in zip(bound.parents, self.parents):
-                weight = parent.weight(values[parent.name])
-                flat = weight.reshape(*parent.batch_shape, -1)
-                loc = loc + np.asarray(own.location(jnp.asarray(flat)))
-            pairs = (found.loc, loc), map(partial(_square, size), (
-                found.covariance, covariance
-            ))  # fmt: skip
-            return all(same(*pair) for pair in pairs)
-
-        return prober.holds(agrees)
+        :param bound: what the program gives.
+        :param values: of all latent sites.
+        :param found: what is shown in the run.
+        """
+        more, covariance = bound.spread.at(self.noise, values)
+        loc = np.asarray(bound.offset) + more
+        for own, parent in zip(bound.parents, self.parents):
+            weight = parent.weight(values[parent.name])
+            flat = jnp.asarray(weight.reshape(*parent.batch_shape, -1))
+            loc = loc + np.asarray(own.location(flat))
+        square = partial(_square, loc.shape[-1])
+        alike = same(square(found.covariance), square(covariance))
+        return alike and same(found.loc, loc)
 
     def expected(
         self, bound: BoundPopulation, moments: dict[str, Any]

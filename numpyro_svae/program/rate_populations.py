@@ -10,19 +10,18 @@ rate is learnt: ``Gamma(a, c rate)`` with known a and c.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 import math
 from typing import Any, NamedTuple
 
-import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.families import GammaNatural, natural_kl
 from numpyro_svae.program.noise_priors import PrecisionPrior
-from numpyro_svae.program.probing import Found, Prober, same
+from numpyro_svae.program.probing import Prober, same
 from numpyro_svae.program.rate_priors import GammaPrior
+from numpyro_svae.program.sites import Site
 from numpyro_svae.program.spreads import members_of
 
 __all__ = ["BoundRatePopulation", "RatePopulation"]
@@ -63,35 +62,31 @@ class RatePopulation:
     def _shape(self) -> tuple[int, ...]:
         return self.block.batch_shape + self.block.features
 
-    def _read(self, prober: Prober, values: Values) -> tuple[Array, Array]:
-        fn: Any = prober.program.sites(values)[self.block.name].fn
+    def shown(self, sites: dict[str, Site]) -> tuple[Array, Array]:
+        """The parameters of the prior in a run."""
+        fn: Any = sites[self.block.name].fn
         return fn.concentration, fn.rate
 
     def bind(self, prober: Prober) -> BoundRatePopulation:
         """Read what the program gives of it."""
-        shape = self.rate.batch_shape + self.rate.features
-        each = 1.0 + jnp.arange(math.prod(shape)).reshape(shape)
+        plain, shape = prober.plain_values(), self.rate.batch_shape + self.rate.features
 
-        def read(rates: Array) -> tuple[Array, Array]:
-            given = {self.rate.name: self.rate.precisions(rates)}
-            return self._read(prober, {**prober.plain_values(), **given})
+        def rates(values: Array) -> tuple[Array, Array]:
+            given = {self.rate.name: self.rate.precisions(values)}
+            return self.shown(prober.program.sites({**plain, **given}))
 
-        concentration, known = read(jnp.ones(shape))
-        _, marked = read(each)
+        concentration, known = rates(jnp.ones(shape))
+        _, marked = rates(1.0 + jnp.arange(math.prod(shape)).reshape(shape))
         return BoundRatePopulation(concentration, members_of(marked / known), known)
 
-    def holds(self, prober: Prober) -> bool:
-        """Whether the program agrees with it at random values of all sites."""
-        concentration, entries, known = jax.jit(partial(self.bind, prober))()
-        read = jax.jit(partial(self._read, prober))
-
-        def agrees(values: Values, run: Found) -> bool:
-            rates = np.ravel(self.rate.precisions(values[self.rate.name]))
-            own = known * rates[np.clip(entries, 0, len(rates) - 1)]
-            found = read(values)
-            return same(found[0], concentration) and same(found[1], own)
-
-        return prober.holds(agrees)
+    def agrees(
+        self, bound: BoundRatePopulation, values: Values, found: tuple[Array, Array]
+    ) -> bool:
+        """Whether a run has the parameters that it says."""
+        rates = np.ravel(self.rate.precisions(values[self.rate.name]))
+        entries = np.clip(bound.entries, 0, len(rates) - 1)
+        expected = bound.concentration, bound.known * rates[entries]
+        return all(map(same, found, expected))
 
     def _expected(
         self, bound: BoundRatePopulation, moments: dict[str, Any]

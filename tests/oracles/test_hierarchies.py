@@ -9,11 +9,14 @@ the others, and with spellings that are read in another way.
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro.distributions.kl import kl_divergence
 import pytest
+from scipy.special import digamma
 
 import numpyro_svae as ns
 from tests.data import make_svi, steps
@@ -221,3 +224,133 @@ def test_maps_offsets_and_several_parents():
     for name, vectors in (("top", [top]), ("region", region), ("kind", kind)):
         assert_is(posteriors, name, vectors)
     assert_is(posteriors, "mu", mu)
+
+
+# a joint prior of mean and covariance; other spellings
+
+
+def joint_population(y, nested):
+    """Groups that data pick, or whose data have the plate of the group within."""
+    prior = ns.NormalInverseWishart(jnp.zeros(D), 0.1, 5.0, jnp.asarray(PSI))
+    top, S = ns.sample("top", prior)
+    with numpyro.plate("groups", G, dim=-1):
+        mu = numpyro.sample("mu", dist.MultivariateNormal(top, S))
+        if nested:
+            with numpyro.plate("data", 3, dim=-2):
+                own = dist.MultivariateNormal(mu, NOISE)
+                numpyro.sample("y", own, obs=y.reshape(3, G, D))
+    if not nested:
+        seen(mu[GROUP[: 3 * G]], y)
+
+
+def normal_gammas(y, nested):
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 1.5).expand([D]).to_event(1))
+    top = numpyro.sample("top", dist.Normal(0.5, 3.0 * tau**-0.5).to_event(1))
+    with numpyro.plate("groups", G, dim=-1):
+        mu = numpyro.sample("mu", dist.Normal(top, tau**-0.5).to_event(1))
+        if nested:
+            with numpyro.plate("data", 3, dim=-2):
+                own = dist.MultivariateNormal(mu, NOISE)
+                numpyro.sample("y", own, obs=y.reshape(3, G, D))
+    if not nested:
+        seen(mu[GROUP[: 3 * G]], y)
+
+
+@pytest.mark.parametrize("model", [joint_population, normal_gammas])
+def test_data_pick_groups_or_are_in_their_plates(model):
+    """The groups are one global block, or latent vectors of their plate."""
+    y = Y[: 3 * G]
+    picked, inside = (fitted(model, y, nested, count=60) for nested in (False, True))
+    assert list(picked[0].structure.priors) == ["top", "mu"]
+    assert list(inside[0].structure.locals) == ["mu"]
+    np.testing.assert_allclose(picked[2][-1], inside[2][-1], rtol=1e-9)
+    found, expected = (own[1]["top_auto_natural"] for own in (picked, inside))
+    for pair in zip(*map(jax.tree.leaves, (found, expected))):
+        np.testing.assert_allclose(*pair, rtol=1e-6)
+
+
+# weights by group beside a path
+
+
+T, SEQUENCES = 6, 6
+
+
+def loadings_by_group(y, group, known=None):
+    """Paths with learnt dynamics, seen through the loadings of their group."""
+    prior = ns.MatrixNormalInverseWishart(
+        0.8 * jnp.eye(D), jnp.eye(D), 5.0, 0.5 * jnp.eye(D)
+    )
+    F, Q = ns.sample("dynamics", prior)
+    if known is None:
+        scale = numpyro.sample("spread", dist.Gamma(2.0, 1.0)) ** -0.5
+        top = numpyro.sample("top", dist.Normal(jnp.zeros((3, D)), 2.0).to_event(2))
+        mean = numpyro.sample("mean", dist.Normal(jnp.zeros(3), 3.0).to_event(1))
+    else:
+        top, mean, scale = known
+    noise = gammas("noise", 3)
+    with numpyro.plate("groups", 2):
+        C = numpyro.sample("C", dist.Normal(top, scale).to_event(2))
+        d = numpyro.sample("d", dist.Normal(mean, 0.7).to_event(1))
+    with numpyro.plate("sequences", SEQUENCES):
+        chain = ns.LinearGaussianChain(jnp.zeros(D), jnp.eye(D), F, Q, num_steps=T)
+        x = numpyro.sample("x", chain)
+        loc = jnp.einsum("nij,ntj->nti", C[group], x) + d[group][:, None]
+        numpyro.sample("y", dist.Normal(loc, noise).to_event(2), obs=y)
+
+
+def test_loadings_and_offsets_by_group_beside_learnt_dynamics():
+    """Of given posteriors: the bound, what is said to a population and by it."""
+    group = np.arange(SEQUENCES) % 2
+    y = np.cumsum(RNG.normal(0.3, 1.0, (SEQUENCES, T, 3)), 1)
+    C, top = RNG.standard_normal((2, 3, D)), RNG.standard_normal((3, D))
+    d, mean = RNG.standard_normal((2, 3)), RNG.standard_normal(3)
+    dynamics = ns.MatrixNormalInverseWishart(
+        0.7 * jnp.eye(D), 9.0 * jnp.eye(D), 9.0, 3.0 * jnp.eye(D)
+    )
+    below = {
+        "dynamics": dynamics,
+        "noise": dist.Gamma(5.0 * jnp.ones(3), 2.0).to_event(1),
+        "C": dist.Normal(C, 0.3).to_event(2),
+        "d": dist.Normal(d, 0.2).to_event(1),
+    }
+    above = {
+        "spread": dist.Gamma(5.0, 3.0),
+        "top": dist.Normal(top, 0.5).to_event(2),
+        "mean": dist.Normal(mean, 0.4).to_event(1),
+    }
+    losses, params = moved(loadings_by_group, y, group, init=below | above)
+    precision = 5.0 / 3.0
+    known = top, mean, precision**-0.5
+    expected, others = moved(loadings_by_group, y, group, known, init=below)
+    for name in below:  # which do not feel how sure it is
+        pair = (p[f"{name}_auto_natural"] for p in (params, others))
+        for own in zip(*map(jax.tree.leaves, pair)):
+            np.testing.assert_allclose(*own, rtol=1e-8, atol=1e-8)
+    # the bound feels it
+    more = C.size * (precision * 0.5**2 + np.log(precision) - digamma(5) + np.log(3))
+    more = 0.5 * (more + d.size * 0.4**2 / 0.7**2)
+    priors = dist.Gamma(2.0, 1.0), dist.Normal(0.0, 2.0), dist.Normal(0.0, 3.0)
+    for own, prior in zip(above.values(), priors):
+        base = own if own.event_shape == () else own.base_dist
+        more = more + kl_divergence(base, prior).sum()
+    np.testing.assert_allclose(losses, expected + more, rtol=1e-9)
+    # populations, given what is in them
+    found = params["spread_auto_natural"]
+    residual = (C - top) ** 2 + 0.3**2 + 0.5**2
+    np.testing.assert_allclose(found.concentration, 2.0 + 0.5 * C.size, rtol=1e-9)
+    np.testing.assert_allclose(found.rate, 1.0 + 0.5 * residual.sum(), rtol=1e-9)
+    for name, own, each, wide in (
+        ("top", C, precision, 4.0),
+        ("mean", d, 0.49**-1, 9.0),
+    ):
+        found, size = params[f"{name}_auto_natural"], own[0].size
+        info = each * own.sum(0).reshape(-1)
+        np.testing.assert_allclose(found.info_vector, info, rtol=1e-8)
+        total = (1 / wide + 2 * each) * np.eye(size)
+        np.testing.assert_allclose(found.precision, total, rtol=1e-8, atol=1e-12)
+
+
+def moved(model, *args, **options):
+    """The loss, and natural parameters after one whole natural step."""
+    _, params, losses = fitted(model, *args, count=1, natural=1.0, **options)
+    return losses[0], params
