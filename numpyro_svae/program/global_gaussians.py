@@ -56,22 +56,33 @@ class Candidates:
         return free and isinstance(site.fn, _GAUSSIAN)
 
     def _is_open(self, name: str) -> bool:
-        """Whether a site is no state of data: its dependents have other plates."""
-        own = {frame.name for frame in self._site(name).frames}
+        """Whether a site is no state of data: its dependents have other plates. They
+        may have its own if it is a number, of which there are no states."""
         found = self._dependents(name)
-        around = {frame.name for site in found for frame in site.frames}
-        if not self._is_gaussian(name) or not found or own & around:
+        if not self._is_gaussian(name) or not found:
+            return False
+        if self._shares_plates(name, found) and not self._is_number(name, found):
             return False
         return not any(self._is_of_data(n, name) for n in self.needs[name])
 
     def _is_above(self, name: str, chosen: set[str]) -> bool:
         """Whether the prior of a site that is chosen depends on a site."""
-        own = {frame.name for frame in self._site(name).frames}
         found = self._dependents(name)
         if not self._is_gaussian(name) or not any(s.name in chosen for s in found):
             return False
         others = [s for s in found if s.name not in chosen]
-        return not own & {frame.name for s in others for frame in s.frames}
+        return not self._shares_plates(name, others)
+
+    def _shares_plates(self, name: str, others: list[Site]) -> bool:
+        own = {frame.name for frame in self._site(name).frames}
+        return bool(own & {frame.name for s in others for frame in s.frames})
+
+    def _is_number(self, name: str, found: list[Site]) -> bool:
+        """Whether a site is a number for each member of a whole plate, which only
+        Gaussian sites depend on."""
+        site = self._site(name)
+        whole = not site.outer.event_shape and bool(np.all(np.equal(site.scale, 1.0)))
+        return whole and all(isinstance(s.fn, _GAUSSIAN) for s in found)
 
     def _is_of_data(self, name: str, of: str) -> bool:
         """Whether a site that depends on another is a state of data, as it is of a

@@ -10,17 +10,20 @@ the others, and with spellings that are read in another way.
 from functools import partial
 
 import jax
+from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions.kl import kl_divergence
+from numpyro.infer import Predictive
 import pytest
-from scipy.special import digamma
+from scipy.special import digamma, gammaln
 
 import numpyro_svae as ns
 from tests.data import make_svi, steps
 from tests.mean_field import Gammas, Known, Tree, Wishart
+from tests.program.test_errors import assert_says, error_of
 
 pytestmark = pytest.mark.x64
 
@@ -354,3 +357,133 @@ def moved(model, *args, **options):
     """The loss, and natural parameters after one whole natural step."""
     _, params, losses = fitted(model, *args, count=1, natural=1.0, **options)
     return losses[0], params
+
+
+# numbers; rates
+
+
+SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+
+def schools(y=None):
+    mu = numpyro.sample("mu", dist.Normal(1.0, 5.0))
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 100.0))
+    with numpyro.plate("schools", 8):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau**-0.5))
+        numpyro.sample("y", dist.Normal(theta, ERRORS), obs=y)
+
+
+@pytest.fixture(scope="module")
+def schools_fit():
+    with jax.enable_x64(True):
+        return fitted(schools, SCHOOLS, count=300)
+
+
+def test_numbers_of_a_plate_that_have_a_datum_each(schools_fit):
+    guide, params, losses = schools_fit
+    tree, eye = Tree(), np.eye(1)
+    tau = tree.noise(Gammas(2.0 * np.ones(1), 100.0 * np.ones(1), eye))
+    mu = tree.vector([], Known(25.0 * eye), 1.0)
+    theta = [tree.vector([(eye, mu)], tau) for _ in SCHOOLS]
+    for y, x, error in zip(SCHOOLS, theta, ERRORS):
+        tree.see(np.array([y]), [(eye, x)], Known(error**2 * eye))
+    np.testing.assert_allclose(-losses[-1], tree.ascend(), rtol=1e-8)
+    posteriors = guide.get_posterior(params)
+    assert_is(posteriors, "mu", [mu])
+    assert_is(posteriors, "theta", theta)
+
+
+def test_what_reads_a_fit(schools_fit):
+    """Draws, predictions, the report and ArviZ know of populations."""
+    guide, params, losses = schools_fit
+    draws = guide.sample_posterior(random.key(0), params, SCHOOLS, sample_shape=(400,))
+    posteriors = guide.get_posterior(params)
+    for name in ("mu", "theta"):
+        own = posteriors[name]
+        error = np.abs(draws[name].mean(0) - own.mean) / np.sqrt(own.variance / 400)
+        assert np.max(error) < 5
+    predictive = Predictive(schools, guide=guide, params=params, num_samples=50)
+    assert predictive(random.key(1))["y"].shape == (50, 8)
+    report = ns.report(schools, guide, params, SCHOOLS, losses=losses, show=False)
+    share = report.priors["theta"].share[:, 0]
+    expected = (
+        params["tau_auto_natural"].concentration / params["tau_auto_natural"].rate
+    )
+    expected = expected / (expected + ERRORS**-2)
+    np.testing.assert_allclose(share, expected, rtol=1e-6)
+    data = ns.to_arviz(schools, guide, params, SCHOOLS, num_samples=20)
+    assert data.posterior["theta"].shape == (1, 20, 8)
+
+
+def rates(y, site):
+    """Counts of groups, or scales of their data, with a shared rate."""
+    rate = numpyro.sample("rate", dist.Gamma(1.5, 0.5))
+    with numpyro.plate("groups", G):
+        own = numpyro.sample("own", dist.Gamma(3.0, 2.0 * rate))
+    with numpyro.plate("data", N):
+        fn = dist.Poisson if site == "counts" else lambda p: dist.Normal(0.0, p**-0.5)
+        numpyro.sample("y", fn(own[GROUP]), obs=y)
+
+
+@pytest.mark.parametrize("site", ["counts", "scales"])
+def test_gammas_of_groups_with_a_shared_rate(site):
+    y = RNG.poisson(3.0, N) if site == "counts" else Y[:, 0]
+    _, params, losses = fitted(rates, y, site)
+    count, total = np.bincount(GROUP), np.bincount(GROUP, y)
+    if site == "counts":
+        more, faster = total, count
+        base = -gammaln(y + 1.0).sum()
+    else:
+        more, faster = 0.5 * count, 0.5 * np.bincount(GROUP, y**2)
+        base = -0.5 * N * np.log(2 * np.pi)
+    a, mean = 1.5 + 3.0 * G, 1.0
+    for _ in range(200):
+        shape, scale = 3.0 + more, 2.0 * mean + faster
+        b = 0.5 + 2.0 * np.sum(shape / scale)
+        mean = a / b
+    found = params["own_auto_natural"]
+    np.testing.assert_allclose(found.concentration, shape, rtol=1e-6)
+    np.testing.assert_allclose(found.rate, scale, rtol=1e-6)
+    np.testing.assert_allclose(params["rate_auto_natural"].rate, b, rtol=1e-6)
+    # the bound: expected log joint density and entropies
+    own, log_own = shape / scale, digamma(shape) - np.log(scale)
+    log_mean = digamma(a) - np.log(b)
+    bound = base + np.sum(more * log_own - faster * own)
+    bound += np.sum(3 * (np.log(2) + log_mean) - gammaln(3) + 2 * log_own)
+    bound += -np.sum(2 * mean * own) - kl_divergence(
+        dist.Gamma(a, b), dist.Gamma(1.5, 0.5)
+    )
+    bound += np.sum(
+        shape - np.log(scale) + gammaln(shape) + (1 - shape) * digamma(shape)
+    )
+    np.testing.assert_allclose(-losses[-1], bound, rtol=1e-8)
+
+
+# what is refused
+
+
+def population(change):
+    def model(y):
+        top = wide("top")
+        S = wishart()
+        with numpyro.plate("groups", G):
+            mu = numpyro.sample("mu", change(top, S))
+        seen(mu[GROUP], y)
+
+    return error_of(model, Y)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda top, S: dist.MultivariateNormal(top**2, S),
+        lambda top, S: dist.MultivariateNormal(top, S + jnp.eye(D)),
+        lambda top, S: dist.MultivariateNormal(S[0], S),
+        lambda top, S: dist.Normal(top, jnp.sqrt(jnp.diag(S))).to_event(1),
+        lambda top, S: dist.MultivariateNormal(top, S * jnp.exp(top[0])),
+    ],
+)
+def test_populations_that_are_not_conjugate(change):
+    message = population(change)
+    assert_says(message, "Site 'mu'", "'S'", "not conjugate", "Accepted", "Write")
