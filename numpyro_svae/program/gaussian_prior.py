@@ -167,13 +167,18 @@ class GaussianPrior(Prior):
 class _Moved(dist.TransformedDistribution):
     """A Gaussian whose entries are put elsewhere, with its moments."""
 
+    def _moved(self, value: Array) -> Array:
+        for transform in self.transforms:  # those of what it moves are among them
+            value = transform(value)
+        return value
+
     @property
     def mean(self) -> Array:
-        return self.transforms[0](self.base_dist.mean)
+        return self._moved(self.base_dist.mean)
 
     @property
     def variance(self) -> Array:
-        return self.transforms[0](self.base_dist.variance)
+        return self._moved(self.base_dist.variance)
 
 
 class _Transpose(ParameterFreeTransform):

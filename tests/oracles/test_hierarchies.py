@@ -229,6 +229,53 @@ def test_maps_offsets_and_several_parents():
     assert_is(posteriors, "mu", mu)
 
 
+# weights
+
+
+INPUTS = RNG.standard_normal((N, 3))
+COLUMNS = np.eye(3) + 0.3
+
+
+def matrices(y):
+    """Weights of groups around a matrix, with known dependent entries."""
+    zeros, eye = jnp.zeros((D, 3)), jnp.eye(3)
+    top = numpyro.sample("top", dist.MatrixNormal(zeros, 2.0 * jnp.eye(D), eye))
+    roots = jnp.linalg.cholesky(NOISE), jnp.linalg.cholesky(COLUMNS)
+    with numpyro.plate("groups", G):
+        mu = numpyro.sample("mu", dist.MatrixNormal(top, *roots))
+    seen(jnp.einsum("nij,nj->ni", mu[GROUP], INPUTS), y)
+
+
+def on_the_right(y):
+    """The same on the right of a vector, with a precision for each entry."""
+    top = numpyro.sample("top", dist.Normal(jnp.zeros((3, D)), 2.0).to_event(2))
+    prior = dist.Gamma(2.0, 1.5).expand([3, D]).to_event(2)
+    S = numpyro.sample("S", prior)
+    with numpyro.plate("groups", G):
+        mu = numpyro.sample("mu", dist.Normal(top, S**-0.5).to_event(2))
+    seen(jnp.einsum("nj,nji->ni", INPUTS, mu[GROUP]), y)
+
+
+@pytest.mark.parametrize("model", [matrices, on_the_right])
+def test_weights_of_groups_around_a_weight(model):
+    guide, params, losses = fitted(model, Y)
+    tree, eye = Tree(), np.eye(3 * D)
+    top = tree.vector([], Known(4.0 * eye))
+    if model is matrices:
+        noise = Known(np.kron(NOISE, COLUMNS))
+        shown = [np.kron(np.eye(D), u) for u in INPUTS]
+    else:
+        noise = tree.noise(own_gammas(3 * D))
+        shown = [np.kron(u, np.eye(D)) for u in INPUTS]
+    mu = [tree.vector([(eye, top)], noise) for _ in range(G)]
+    for y, g, u in zip(Y, GROUP, shown):
+        tree.see(y, [(u, mu[g])], Known(NOISE))
+    np.testing.assert_allclose(-losses[-1], tree.ascend(), rtol=1e-8)
+    posteriors = guide.get_posterior(params)
+    assert_is(posteriors, "top", [top])
+    assert_is(posteriors, "mu", mu)
+
+
 # a joint prior of mean and covariance; other spellings
 
 
