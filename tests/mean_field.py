@@ -56,22 +56,26 @@ class Gammas:
     """Precisions ``Gamma(a, b)``, of which entries have one each, or all the same.
 
     :param where: which precision each entry has, one-hot, ``(dim, count)``.
+    :param cov: the covariance where all of them are one.
     """
 
     a: np.ndarray
     b: np.ndarray
     where: np.ndarray
+    cov: np.ndarray | None = None
 
     def __post_init__(self):
         self.prior = self.a, self.b
+        self.cov = np.eye(len(self.where)) if self.cov is None else self.cov
 
     @property
     def precision(self):
-        return np.diag(self.where @ (self.a / self.b))
+        return (self.where @ (self.a / self.b))[:, None] * inverse(self.cov)
 
     @property
     def log_det(self):
-        return np.sum(self.where @ (np.log(self.b) - digamma(self.a)))
+        own = np.sum(self.where @ (np.log(self.b) - digamma(self.a)))
+        return own + np.linalg.slogdet(self.cov)[1]
 
     @property
     def divergence(self):
@@ -81,7 +85,7 @@ class Gammas:
 
     def learn(self, squares):
         a, b = self.prior
-        total = np.diag(sum(squares))
+        total = np.diag(inverse(self.cov) @ sum(squares))
         self.a = a + 0.5 * len(squares) * self.where.sum(0)
         self.b = b + 0.5 * total @ self.where
 

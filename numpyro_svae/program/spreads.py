@@ -70,24 +70,25 @@ class PrecisionSpread(NamedTuple):
 
     :param entries: which entry of the site each has, one after the other, ``(..., R,
         L)``.
-    :param variance: what the inverses of their precisions are multiplied by, likewise.
+    :param rows: the distribution where all of the precisions are one. Entries of a row
+        that are not independent have the same.
     """
 
     entries: Array
-    variance: Array
+    rows: NormalRows
 
     def expected(self, block: Any, moments: Any) -> ExpectedSpread:
         """The moments, from those of the block."""
         mean = jnp.ravel(-moments.rate)[self.entries]
         log_mean = jnp.ravel(moments.concentration)[self.entries]
         gap = jnp.sum(jnp.log(mean) - log_mean, -1)
-        return ExpectedSpread((mean / self.variance)[..., None], gap)
+        return ExpectedSpread(mean[..., None] * self.rows.precision, gap)
 
     def at(self, block: Any, values: Values) -> tuple[Any, Any]:
-        """What is added to the location, and the variances of the entries."""
+        """What is added to the location, and the covariances."""
         found = np.ravel(block.precisions(values[block.name]))
         index = np.clip(self.entries, 0, len(found) - 1)
-        return 0.0, (np.asarray(self.variance) / found[index])[..., None]
+        return 0.0, np.asarray(self.rows.covariance) / found[index][..., None]
 
 
 class MatrixSpread(NamedTuple):
@@ -151,9 +152,8 @@ def read_spread(
         shape = block.batch_shape + block.features
         each = 1.0 + jnp.arange(math.prod(shape)).reshape(shape)
         marked = rows({block.name: block.precisions(each)})
-        return PrecisionSpread(
-            members_of(plain.variance / marked.variance), plain.variance
-        )
+        entries = members_of(plain.variance / marked.variance)
+        return PrecisionSpread(entries, plain)
     scale, members = plain.variance[..., 0], None
     if block.components is not None:
         marked = rows(block.plain_values())

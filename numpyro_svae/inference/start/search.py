@@ -201,7 +201,7 @@ def _sweep(
     """A few sweeps from a guess: the bound, where it is reached, and smoothed paths."""
     few = min(_LOCAL_SWEEPS, search.fixed_point.max_sweeps)
     options = replace(search.fixed_point, max_sweeps=few, gradient="stopped")
-    size = 0.5 if structure.joins else 1.0
+    size = 0.5 if structure.joins or structure.populations else 1.0
     coupled = any(
         len(group.discrete) + len(group.states) > 1
         and (group.kind == "product" or (group.kind == "mixture" and search.mean_field))
