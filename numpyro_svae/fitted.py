@@ -31,7 +31,7 @@ class FittedGuide(AutoGuide):
     """
 
     @property
-    def _wiring(self) -> Structure:
+    def structure(self) -> Structure:
         raise NotImplementedError
 
     def _natural_name(self, name: str) -> str:
@@ -51,7 +51,7 @@ class FittedGuide(AutoGuide):
         """
         return {
             name: prior.posterior(params[self._natural_name(name)])
-            for name, prior in self._wiring.priors.items()
+            for name, prior in self.structure.priors.items()
         }
 
     def posterior_local(
@@ -121,7 +121,7 @@ class FittedGuide(AutoGuide):
         values: dict[str, Array] = {}
         for name, fn in self.get_posterior(params).items():
             key, draw = random.split(key)
-            values.update(self._wiring.priors[name].unpack(fn.sample(draw)))
+            values.update(self.structure.priors[name].unpack(fn.sample(draw)))
         return values
 
     def median(self, params: dict[str, Any]) -> dict[str, Array]:

@@ -95,23 +95,40 @@ class AutoSVAE(FittedGuide):
         self.fixed_point = fixed_point or FixedPoint()
         self.init = dict(init or {})
         self.num_starts = check_num_starts(num_starts)
-        self.structure: Structure | None = None
+        self._structure: Structure | None = None
         self.state_names = frozenset[str]()
         self.watch = Watch()
+        self.programs: dict[Any, Callable] = {}  # of functions of its fits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"programs": {}}
 
     # set-up
 
     @property
-    def _wiring(self) -> Structure:
-        if self.structure is None:
+    def is_read(self) -> bool:
+        """Whether the model has been read."""
+        return self._structure is not None
+
+    @property
+    def structure(self) -> Structure:
+        """How the guide has read its model: ``print`` shows it.
+
+        It has the global blocks (``priors``), the latent local sites (``locals``), the
+        conjugate ``factors``, and the observed sites that are sampled
+        (``likelihoods``).
+
+        :raises RuntimeError: before the model has been read.
+        """
+        if self._structure is None:
             raise RuntimeError(
                 "AutoSVAE has not read its model yet: call SVI.init, SVI.run, or the "
                 "guide itself with the arguments of the model first."
             )
-        return self.structure
+        return self._structure
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        self.structure, messages, self.state_names = read_program(
+        self._structure, messages, self.state_names = read_program(
             self.model, self.recognition, args, kwargs
         )
         check_names(self.structure.priors, self.init)
@@ -123,13 +140,13 @@ class AutoSVAE(FittedGuide):
 
     # inference
 
-    def _infer(
-        self, args: tuple, kwargs: dict, examine: bool = False
-    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
-        """Posteriors of the global and of the local sites, for these arguments."""
-        if self.structure is None:
+    def _read(
+        self, args: tuple, kwargs: dict
+    ) -> tuple[dict[str, NaturalParameters], Bound, dict[str, Potential], dict]:
+        """Natural parameters, the program with its data, and what is said of it."""
+        if not self.is_read:
             self._setup_prototype(*args, **kwargs)
-        structure = self._wiring
+        structure = self.structure
         key = numpyro.prng_key()
         model_key, guide_key = random.split(random.PRNGKey(0) if key is None else key)
         program = Program(self.model, args, kwargs, model_key, scans=structure.scans)
@@ -150,7 +167,14 @@ class AutoSVAE(FittedGuide):
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
         known = search, bound, potentials, self.init
         naturals = natural_parameters(structure, self._natural_name, *known)
-        options = structure, self.mean_field, self.fixed_point
+        return naturals, bound, potentials, messages
+
+    def _infer(
+        self, args: tuple, kwargs: dict, examine: bool = False
+    ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
+        """Posteriors of the global and of the local sites, for these arguments."""
+        naturals, bound, potentials, messages = self._read(args, kwargs)
+        options = self.structure, self.mean_field, self.fixed_point
         local = local_posterior(*options, bound, naturals, potentials, examine=examine)
         if not examine:  # else it is looked at anyway
             local = self.watch.watch(local)
@@ -163,10 +187,10 @@ class AutoSVAE(FittedGuide):
         :param kwargs: the keyword arguments of the model.
         :return: values by site name.
         """
+        if is_initialising():
+            return self._begin(args, kwargs)
         naturals, bound, local, messages = self._infer(args, kwargs)
-        if naturals:
-            check_enclosing_optimizer(next(iter(naturals)))
-        structure, plates = self._wiring, Plates(messages)
+        structure, plates = self.structure, Plates(messages)
         posteriors, divergences = global_posteriors(structure, naturals, bound)
         closed = emission.closed_forms(local, bound.sites, structure.scans, self.prefix)
         values: dict[str, Array] = {}
@@ -184,3 +208,13 @@ class AutoSVAE(FittedGuide):
                 values |= emission.sample_local(*args, structure.scans, self.prefix)
             closed = {}
         return values
+
+    def _begin(self, args: tuple, kwargs: dict) -> dict[str, Array]:
+        """The parameters, and plain values of the latent sites.
+
+        ``SVI.init`` wants no more, and would compile all that is inferred for nothing.
+        """
+        naturals, _, _, messages = self._read(args, kwargs)
+        if naturals:
+            check_enclosing_optimizer(next(iter(naturals)))
+        return emission.sample_plain(self.structure, messages)

@@ -16,6 +16,7 @@ import numpy as np
 from numpyro.infer import SVI
 
 from numpyro_svae.families import DirichletNatural, NaturalParameters
+from numpyro_svae.tracing import computed_now
 from numpyro_svae.whole_steps import whole_steps
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def _steps_along_gradient(optimizer: Any) -> bool:
         return optimizer.get_params(state)["trial"] - natural["trial"]
 
     try:
-        with jax.ensure_compile_time_eval():
+        with computed_now():
             moved = np.asarray(jax.jit(step)().concentration)
     except (KeyError, TypeError, ValueError):
         return True  # an optimiser tied to its own parameters cannot be tried out

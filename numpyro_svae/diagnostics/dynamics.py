@@ -35,7 +35,7 @@ def eigenvalues(
         together are left out.
     """
     found = {}
-    for factor in guide._wiring.factors:
+    for factor in guide.structure.factors:
         if not isinstance(factor, GaussianFactor) or factor.role != "transition":
             continue
         if (factor.site, factor.role) not in bound.regressions:
@@ -56,7 +56,7 @@ def _draws(
     guide: AutoSVAE, params: dict[str, Any], factor: Factor, key: Array, count: int
 ) -> np.ndarray | None:
     """Draws of the weight that a block holds, ``(S, [K], D, M)``."""
-    structure = guide._wiring
+    structure = guide.structure
     source = str(factor.source.prior)
     join, prior = structure.joins.get(source), structure.priors.get(source)
     if join is not None and len(join.weights) == 1:

@@ -6,171 +6,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array, random
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from numpyro.handlers import block, replay, seed, substitute, trace
+from numpyro.handlers import block, replay, seed, substitute
 
+from numpyro_svae.diagnostics.fit import Fit, sample_messages
+from numpyro_svae.diagnostics.programs import kept
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.mutable_state import Given, check_state
 
 __all__ = [
-    "Fit",
-    "check_subsample",
-    "global_log_joint",
+    "Integrated",
     "guide_draw",
-    "integrated_log_likelihood",
+    "integrated",
+    "log_joint",
+    "log_likelihood",
     "log_prob",
-    "read_fit",
-    "sample_messages",
     "total_log_prob",
 ]
 
 
-class Fit(NamedTuple):
-    """A guide that has been fitted, and the data that it is looked at with.
+def guide_draw(fit: Fit, key: Array) -> tuple[dict[str, dict], Array]:
+    """The messages of the sample sites of a guide, and the density of the global ones.
 
-    :param model: the model.
-    :param guide: its guide.
-    :param params: parameters.
-    :param args: arguments of both.
-    :param kwargs: keyword arguments of both.
+    :param fit: a guide that has read its model.
+    :param key: random key.
+    """
+    guide = fit.guide
+    joints = {f"{name}_{guide.prefix}_joint" for name in guide.structure.priors}
+    ours = fit.global_names | joints
+    sites = sample_messages(fit.trace(guide, key, {}))
+    return sites, total_log_prob(m for n, m in sites.items() if n in ours)
+
+
+class Integrated(NamedTuple):
+    """A model whose global sites are given, and a guide for the rest.
+
+    :param model: of their values and then the arguments of the model.
+    :param guide: its guide, which has read it.
+    :param plates: those that all local and observed sites are in, by dimension.
     """
 
     model: Callable
     guide: AutoSVAE
-    params: dict[str, Any]
-    args: tuple
-    kwargs: dict[str, Any]
-
-    @property
-    def global_names(self) -> set[str]:
-        """The global sites, once the guide has read its model."""
-        priors = self.guide._wiring.priors.values()
-        return {site for prior in priors for site in prior.sites}
-
-    def trace(
-        self, fn: Callable, key: Array, values: dict[str, Any], *first: Any
-    ) -> dict[str, dict]:
-        """A run of the model or guide at some values, unseen by enclosing handlers.
-
-        :param fn: the function.
-        :param key: random key.
-        :param values: values of sites.
-        :param first: arguments in front of those of the model.
-        """
-        with block():
-            run = substitute(seed(fn, key), data={**self.params, **values})
-            return trace(run).get_trace(*first, *self.args, **self.kwargs)
+    plates: dict[int, str]
 
 
-def read_fit(
-    model: Callable, guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict
-) -> Fit:
-    """A fit whose guide has read its model.
+def integrated(fit: Fit) -> Integrated:
+    """The model of a fit given its global sites, read once for all fits of it.
 
-    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
-    :raises ValueError: if parameters lack the mutable state of networks.
+    :param fit: a guide that has read its model. The first one has known values, with
+        which it is read.
     """
-    if not isinstance(guide, AutoSVAE):
-        raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
-    fit = Fit(model, guide, params, args, kwargs)
-    if guide.structure is None:
-        fit.trace(guide, random.PRNGKey(0), {})  # with concrete arguments
-    if guide.state_names - set(params):
-        _check_state(fit)
-    return fit
+    return kept(fit, integrated, partial(_integrated, fit))
 
 
-def _check_state(fit: Fit) -> None:
-    """The state of networks must be there, of the model and of recognition alike."""
-
-    def run() -> Any:
-        found = []
-        for fn in (fit.guide, fit.model):
-            messages = trace(seed(fn, 0)).get_trace(*fit.args, **fit.kwargs)
-            sites = sample_messages(messages).values()
-            found.append([(site["fn"], site["value"]) for site in sites])
-        return found
-
-    with block(), Given() as given, substitute(data=fit.params):
-        run()
-    check_state(run, fit.params, given.begun)
-
-
-def sample_messages(messages: dict[str, dict]) -> dict[str, dict]:
-    """The messages of sample sites."""
-    return {n: m for n, m in messages.items() if m["type"] == "sample"}
-
-
-def check_subsample(messages: dict[str, dict]) -> None:
-    """All plates of a run must have all of their data.
-
-    :raises ValueError: naming the plate.
-    """
-    for name, message in messages.items():
-        if message["type"] == "plate" and len(message["value"]) < message["args"][0]:
-            raise ValueError(
-                f"Plate '{name}': found a subsample of {len(message['value'])} of "
-                f"{message['args'][0]}. Accepted: a model that runs on all of its data."
-            )
-
-
-def guide_draw(fit: Fit) -> Callable[[Array], tuple[dict[str, dict], Array]]:
-    """A function that draws the sites of a guide, and the density of the global ones.
-
-    :param fit: a guide that has read its model.
-    :return: a function from a random key to the messages of the sample sites, and the
-        log density of the global sites.
-    """
-    guide = fit.guide
-    joints = {f"{name}_{guide.prefix}_joint" for name in guide._wiring.priors}
-    ours = fit.global_names | joints
-
-    def draw(key: Array) -> tuple[dict[str, dict], Array]:
-        sites = sample_messages(fit.trace(guide, key, {}))
-        return sites, total_log_prob(m for n, m in sites.items() if n in ours)
-
-    return draw
-
-
-def global_log_joint(
-    fit: Fit, num_particles: int
-) -> tuple[Callable[[Array, dict[str, Array]], tuple[Array, Array]], tuple[str, ...]]:
-    """A function for the log likelihood and the log prior at values of global sites.
-
-    :param fit: a guide that has read its model.
-    :param num_particles: number of importance samples of local sites.
-    :return: a function of a random key and the values, and the plates of its first
-        result; see :func:`integrated_log_likelihood`.
-    """
-    estimate, plates = integrated_log_likelihood(fit, num_particles)
-
-    def log_joint(key: Array, values: dict[str, Array]) -> tuple[Array, Array]:
-        sites = fit.trace(fit.model, key, values)
-        return estimate(key, values), total_log_prob(sites[n] for n in sorted(values))
-
-    return log_joint, plates
-
-
-def integrated_log_likelihood(
-    fit: Fit, num_particles: int
-) -> tuple[Callable[[Array, dict[str, Array]], Array], tuple[str, ...]]:
-    """A function that estimates ``log p(y_n | globals)``, and the plates of its data.
-
-    Local sites are importance-sampled from their posterior *given the globals*, which
-    a guide of the model with these globals finds. In conjugate models that posterior is
-    exact, all weights are equal, and the estimate is exact from one sample on.
-
-    :param fit: a guide that has read its model.
-    :param num_particles: number of importance samples.
-    :return: a function of a random key and values of the global sites, whose result has
-        a dimension for each plate that all local and observed sites are in; and the
-        names of these plates.
-    """
+def _integrated(fit: Fit) -> Integrated:
     guide, names = fit.guide, fit.global_names
 
     def given(fn: Callable) -> Callable:
@@ -191,30 +86,62 @@ def integrated_log_likelihood(
         mean_field=guide.mean_field,
         fixed_point=guide.fixed_point,
     )
-    latent = bool(guide._wiring.locals)
+    values = guide._sample_globals(random.PRNGKey(0), fit.params)
+    if guide.structure.locals:
+        with block(), seed(rng_seed=0), substitute(data=fit.params):
+            local_guide._setup_prototype(values, *fit.args, **fit.kwargs)
     plates: dict[int, str] = {}
 
-    def log_weight(key: Array, values: dict[str, Array]) -> Array:
+    def read() -> None:
+        sites = sample_messages(fit.trace(local_model, random.PRNGKey(0), {}, values))
+        plates.update(_shared_plates(sites))
+
+    jax.eval_shape(read)
+    return Integrated(local_model, local_guide, plates)
+
+
+def log_likelihood(
+    fit: Fit, key: Array, values: dict[str, Array], num_particles: int
+) -> Array:
+    """Estimates of ``log p(y_n | globals)``, with a dimension for each shared plate.
+
+    Local sites are importance-sampled from their posterior *given the globals*, which
+    a guide of the model with these globals finds. In conjugate models that posterior is
+    exact, all weights are equal, and the estimate is exact from one sample on.
+
+    :param fit: a guide that has read its model.
+    :param key: random key.
+    :param values: of the global sites.
+    :param num_particles: number of importance samples.
+    """
+    model, guide, plates = integrated(fit)
+
+    def log_weight(key: Array) -> Array:
         ours, theirs = random.split(key)
         drawn: dict[str, dict] = {}
-        if latent:
-            drawn = sample_messages(fit.trace(local_guide, ours, {}, values))
-        replayed = replay(local_model, drawn)
+        if fit.guide.structure.locals:
+            drawn = sample_messages(fit.trace(guide, ours, {}, values))
+        replayed = replay(model, drawn)
         sites = sample_messages(fit.trace(replayed, theirs, {}, values))
-        plates.update(_shared_plates(sites))
         log_p = [log_prob(message, plates) for message in sites.values()]
         log_q = [log_prob(message, plates) for message in drawn.values()]
         zero = jnp.zeros(())
         return sum(log_p, zero) - sum(log_q, zero)
 
-    def estimate(key: Array, values: dict[str, Array]) -> Array:
-        keys = random.split(key, num_particles)
-        weights = jax.vmap(lambda key: log_weight(key, values))(keys)
-        return logsumexp(weights, 0) - jnp.log(num_particles)
+    weights = jax.vmap(log_weight)(random.split(key, num_particles))
+    return logsumexp(weights, 0) - jnp.log(num_particles)
 
-    start = guide._sample_globals(random.PRNGKey(0), fit.params)
-    log_weight(random.PRNGKey(0), start)  # reads the model, with concrete values
-    return estimate, tuple(plates[dim] for dim in sorted(plates))
+
+def log_joint(
+    fit: Fit, key: Array, values: dict[str, Array], num_particles: int
+) -> tuple[Array, Array]:
+    """The log likelihood and the log prior at values of global sites.
+
+    The parameters are those of :func:`log_likelihood`.
+    """
+    sites = fit.trace(fit.model, key, values)
+    log_prior = total_log_prob(sites[n] for n in sorted(values))
+    return log_likelihood(fit, key, values, num_particles), log_prior
 
 
 def _shared_plates(sites: dict[str, dict]) -> dict[int, str]:

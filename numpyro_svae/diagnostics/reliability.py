@@ -16,12 +16,13 @@ from numpyro.handlers import replay
 from numpyro.infer import psis_diagnostic
 
 from numpyro_svae.diagnostics.evidence import (
-    Fit,
-    global_log_joint,
     guide_draw,
-    sample_messages,
+    integrated,
+    log_joint,
     total_log_prob,
 )
+from numpyro_svae.diagnostics.fit import Fit, sample_messages
+from numpyro_svae.diagnostics.programs import compiled
 
 __all__ = ["pareto_k_global", "pareto_k_joint"]
 
@@ -39,19 +40,18 @@ def pareto_k_global(
     :param num_samples: number of weights.
     :param num_particles: number of importance samples of local sites for each.
     """
-    names = fit.global_names
-    if not names:
+    if not fit.global_names:
         return np.nan
-    draw, (log_joint, _) = guide_draw(fit), global_log_joint(fit, num_particles)
+    integrated(fit)  # is read with known values
+    return _k_hat(compiled(_global_weight, fit, num_particles), key, num_samples)
 
-    def log_weight(key: Array) -> Array:
-        ours, theirs = random.split(key)
-        sites, log_q = draw(ours)
-        values = {name: sites[name]["value"] for name in sorted(names)}
-        likelihood, log_prior = log_joint(theirs, values)
-        return log_prior + jnp.sum(likelihood) - log_q
 
-    return _k_hat(log_weight, key, num_samples)
+def _global_weight(fit: Fit, key: Array, num_particles: int) -> Array:
+    ours, theirs = random.split(key)
+    sites, log_q = guide_draw(fit, ours)
+    values = {name: sites[name]["value"] for name in sorted(fit.global_names)}
+    likelihood, log_prior = log_joint(fit, theirs, values, num_particles)
+    return log_prior + jnp.sum(likelihood) - log_q
 
 
 def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
@@ -61,16 +61,14 @@ def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
     :param key: random key.
     :param num_samples: number of weights.
     """
-    draw = guide_draw(fit)
+    return _k_hat(compiled(_joint_weight, fit), key, num_samples)
 
-    def log_weight(key: Array) -> Array:
-        ours, theirs = random.split(key)
-        drawn, _ = draw(ours)
-        replayed = replay(fit.model, drawn)
-        sites = sample_messages(fit.trace(replayed, theirs, {}))
-        return total_log_prob(sites.values()) - total_log_prob(drawn.values())
 
-    return _k_hat(log_weight, key, num_samples)
+def _joint_weight(fit: Fit, key: Array) -> Array:
+    ours, theirs = random.split(key)
+    drawn, _ = guide_draw(fit, ours)
+    sites = sample_messages(fit.trace(replay(fit.model, drawn), theirs, {}))
+    return total_log_prob(sites.values()) - total_log_prob(drawn.values())
 
 
 def _k_hat(log_weight: Callable[[Array], Array], key: Array, count: int) -> float:
@@ -79,13 +77,12 @@ def _k_hat(log_weight: Callable[[Array], Array], key: Array, count: int) -> floa
     Where all weights are equal, so that the guide is exact, it would have no tail to
     fit; that is minus infinity.
     """
-    compiled = jax.jit(log_weight)
-    some = jax.vmap(compiled)(random.split(key, min(_CHUNK, count)))
+    some = jax.vmap(log_weight)(random.split(key, min(_CHUNK, count)))
     if jnp.ptp(some) <= _EXACT * (1 + jnp.max(jnp.abs(some))):
         return -np.inf
 
     def program() -> None:
-        numpyro.factor("log_weight", compiled(numpyro.prng_key()))
+        numpyro.factor("log_weight", log_weight(numpyro.prng_key()))
 
     return psis_diagnostic(
         key, {}, program, lambda: None, num_particles=count, chunk_size=_CHUNK

@@ -15,7 +15,7 @@ import numpy as np
 
 from numpyro_svae.diagnostics.collapse import collapsed_sites
 from numpyro_svae.diagnostics.dynamics import eigenvalues
-from numpyro_svae.diagnostics.evidence import check_subsample, read_fit
+from numpyro_svae.diagnostics.fit import check_subsample, read_fit
 from numpyro_svae.diagnostics.influence import PriorShare, prior_shares
 from numpyro_svae.diagnostics.masks import counted_positions
 from numpyro_svae.diagnostics.reliability import pareto_k_global, pareto_k_joint
@@ -161,11 +161,11 @@ def report(
         *_elbo(losses),
         pareto_k_global(fit, global_key, num_samples, num_particles),
         pareto_k_joint(fit, joint_key, num_samples),
-        _counts(guide._wiring, bound, local),
+        _counts(guide.structure, bound, local),
         eigenvalues(guide, params, bound, draw_key, num_samples),
         local.convergence,
         _priors(guide, naturals, bound),
-        collapsed_sites(guide._wiring, bound, local),
+        collapsed_sites(guide.structure, bound, local),
         _skipped(losses, state),
     )
     if show:
@@ -203,7 +203,7 @@ def _counts(
 
 
 def _priors(guide: AutoSVAE, naturals: dict, bound: Bound) -> dict[str, PriorShare]:
-    structure, found = guide._wiring, {}
+    structure, found = guide.structure, {}
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
     for name in structure.priors:
         prior = expected_prior(structure, bound, name, moments)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +17,15 @@ from numpyro.handlers import uncondition
 from numpyro.infer import Predictive
 
 from numpyro_svae.diagnostics.dims import PACKED, Dims
-from numpyro_svae.diagnostics.evidence import (
+from numpyro_svae.diagnostics.evidence import guide_draw, integrated, log_joint
+from numpyro_svae.diagnostics.fit import (
     Fit,
     check_subsample,
-    global_log_joint,
-    guide_draw,
     read_fit,
     sample_messages,
 )
 from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
+from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel
 
@@ -96,19 +95,18 @@ def to_arviz(
     fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
     draw_key, predict_key, prior_key, weigh_key, run_key = random.split(key, 5)
-    draws, log_q = _draw(fit, random.split(draw_key, num_samples))
+    draws, log_q = compiled(_draw, fit)(random.split(draw_key, num_samples))
     messages = fit.trace(model, run_key, {n: value[0] for n, value in draws.items()})
     check_subsample(messages)
     shown = _shown(fit.global_names, messages, set(local_sites), set(draws))
-    free = uncondition(model)
-    predict = Predictive(free, posterior_samples=draws, params=params)
-    predicted = predict(predict_key, *args, **kwargs)
-    simulate = Predictive(free, num_samples=num_samples, params=params)
-    simulated = simulate(prior_key, *args, **kwargs)
+    predicted = compiled(_predict, fit)(predict_key, draws)
+    simulated = compiled(_simulate, fit, num_samples)(prior_key)
 
     sites, dims = sample_messages(messages), Dims(messages)
     observed = {n: m["value"] for n, m in sites.items() if m["is_observed"]}
-    likelihood, log_prior, plates = _weigh(fit, num_particles, draws, weigh_key)
+    plates = tuple(name for _, name in sorted(integrated(fit).plates.items()))
+    weigh = compiled(_weigh, fit, num_particles)
+    likelihood, log_prior = weigh(weigh_key, draws)
     lp = log_prior + jnp.sum(likelihood.reshape(num_samples, -1), -1)
     constants = _constants(model, args, kwargs, observed)
     if losses is not None:
@@ -164,30 +162,42 @@ def _shown(
 
 
 def _weigh(
-    fit: Fit, num_particles: int, draws: dict[str, Array], key: Array
-) -> tuple[Array, Array, tuple[str, ...]]:
+    fit: Fit, key: Array, draws: dict[str, Array], num_particles: int
+) -> tuple[Array, Array]:
     """Log likelihoods and log priors of draws of the global sites."""
-    log_joint, plates = global_log_joint(fit, num_particles)
     values = {name: draws[name] for name in sorted(fit.global_names)}
     count = len(next(iter(draws.values())))
-    keys = random.split(key, count)
-    batch = min(_BATCH, count)
-    run = jax.jit(partial(lax.map, lambda pair: log_joint(*pair), batch_size=batch))
-    return *run((keys, values)), plates
+
+    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, Array]:
+        return log_joint(fit, *pair, num_particles)
+
+    pairs = random.split(key, count), values
+    return lax.map(one, pairs, batch_size=min(_BATCH, count))
 
 
 def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:
     """Samples of the guide, and the log density of their global sites."""
-    draw = guide_draw(fit)
 
-    @jax.jit
-    @jax.vmap
-    def values(key: Array) -> tuple[dict[str, Array], Array]:
-        sites, log_q = draw(key)
+    def one(key: Array) -> tuple[dict[str, Array], Array]:
+        sites, log_q = guide_draw(fit, key)
         shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
         return {n: m["value"] for n, m in shown.items()}, log_q
 
-    return values(keys)
+    return jax.vmap(one)(keys)
+
+
+def _predict(fit: Fit, key: Array, draws: dict[str, Array]) -> dict[str, Array]:
+    """Data and deterministic sites at draws of the latent ones."""
+    free = uncondition(fit.model)
+    run = Predictive(free, posterior_samples=draws, params=fit.params)
+    return run(key, *fit.args, **fit.kwargs)
+
+
+def _simulate(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
+    """Draws of all sites from the model."""
+    free = uncondition(fit.model)
+    run = Predictive(free, num_samples=num_samples, params=fit.params)
+    return run(key, *fit.args, **fit.kwargs)
 
 
 def _without_blanks(data: xr.Dataset, seen: np.ndarray | None) -> xr.Dataset:

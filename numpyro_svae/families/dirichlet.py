@@ -12,6 +12,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
+import numpy as np
 
 from numpyro_svae.families.natural import NaturalParameters
 
@@ -70,3 +71,7 @@ class DirichletNatural(NaturalParameters):
         slope = jnp.where(falls, -direction.concentration, 1.0)
         steps = jnp.where(falls, self.concentration / slope, jnp.inf)
         return jnp.min(steps, -1)
+
+    def in_domain(self) -> bool:
+        each = np.asarray(self.concentration)
+        return bool(np.all(np.isfinite(each) & (each >= 0)) and np.all(each.max(-1)))

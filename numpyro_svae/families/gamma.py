@@ -12,6 +12,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
+import numpy as np
 
 from numpyro_svae.families.matrices import step_to_zero
 from numpyro_svae.families.natural import NaturalParameters
@@ -67,3 +68,7 @@ class GammaNatural(NaturalParameters):
             step_to_zero(self.concentration, direction.concentration),
             step_to_zero(self.rate, direction.rate),
         )
+
+    def in_domain(self) -> bool:
+        both = np.stack(np.broadcast_arrays(self.concentration, self.rate))
+        return bool(np.all(np.isfinite(both) & (both > 0)))

@@ -13,8 +13,10 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
+import numpy as np
 
 from numpyro_svae.families.matrices import (
+    has_cholesky,
     inverse_from_tril,
     log_diagonal,
     step_to_singular,
@@ -100,6 +102,10 @@ class GaussianNatural(NaturalParameters):
 
     def largest_step(self, direction: GaussianNatural, enough: float = inf) -> Array:
         return step_to_singular(self.precision, direction.precision, enough)
+
+    def in_domain(self) -> bool:
+        finite = np.all(np.isfinite(np.asarray(self.info_vector)))
+        return bool(finite) and has_cholesky(self.precision)
 
 
 @jax.custom_vjp

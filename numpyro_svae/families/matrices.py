@@ -10,8 +10,10 @@ from math import isfinite
 from jax import Array, lax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
+import numpy as np
 
 __all__ = [
+    "has_cholesky",
     "inverse_from_tril",
     "log_diagonal",
     "step_to_singular",
@@ -45,6 +47,17 @@ def inverse_from_tril(tril: Array) -> Array:
     """The inverse of ``tril @ tril.T``."""
     identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
     return symmetric(cho_solve((tril, True), identity))
+
+
+def has_cholesky(matrix: Array | np.ndarray) -> bool:
+    """Whether all matrices of a batch are positive definite, as NumPy finds them.
+
+    :param matrix: known, ``(..., D, D)``. Nothing is compiled to look at it.
+    """
+    try:
+        return bool(np.all(np.isfinite(np.linalg.cholesky(np.asarray(matrix)))))
+    except np.linalg.LinAlgError:
+        return False
 
 
 def step_to_singular(matrix: Array, direction: Array, enough: float) -> Array:

@@ -65,6 +65,10 @@ class NaturalParameters(ABC):
             ``batch_shape``.
         """
 
+    @abstractmethod
+    def in_domain(self) -> bool:
+        """Whether known parameters are all in the domain; nothing is compiled."""
+
     def __add__(self, other: Self) -> Self:
         return jax.tree.map(jnp.add, self, other)
 

@@ -24,10 +24,12 @@ from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import digamma, multigammaln
+import numpy as np
 
 from numpyro_svae.families.compensated import residual
 from numpyro_svae.families.expected_regression import ExpectedRegression
 from numpyro_svae.families.matrices import (
+    has_cholesky,
     inverse_from_tril,
     log_diagonal,
     step_to_singular,
@@ -232,3 +234,10 @@ class RegressionNatural(NaturalParameters):
         to_singular = step_to_singular(self.joint(), direction.joint(), enough)
         slack = self.df - (self.vv.shape[-1] - 1)
         return jnp.minimum(to_singular, step_to_zero(slack, direction.df))
+
+    def in_domain(self) -> bool:
+        leaves = self.vv, self.vu, self.uu
+        vv, vu, uu = (np.asarray(leaf, np.float64) for leaf in leaves)
+        joint = np.block([[uu, np.swapaxes(vu, -1, -2)], [vu, vv]])
+        enough = np.asarray(self.df) > vv.shape[-1] - 1
+        return bool(np.all(enough)) and has_cholesky(joint)

@@ -15,7 +15,7 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.diagnostics.evidence import Fit, check_subsample, sample_messages
+from numpyro_svae.diagnostics.fit import Fit, check_subsample, sample_messages
 from numpyro_svae.forecasting.continuation import Continue, chain_of
 from numpyro_svae.forecasting.timeline import (
     Arguments,
@@ -27,7 +27,7 @@ from numpyro_svae.forecasting.timeline import (
 )
 from numpyro_svae.forecasting.window import Window, check_names, check_shape
 
-__all__ = ["Course", "Messages", "draw_sites"]
+__all__ = ["Begin", "Chain", "Course", "Messages", "draw_sites"]
 
 Messages = dict[str, dict]
 
@@ -45,17 +45,23 @@ class Chain(NamedTuple):
     lengths: Array | None
 
 
+class Begin(NamedTuple):
+    """What a future begins with.
+
+    :param states: the last states of the chains, by the site that begins each.
+    :param values: of the sites that are not in time.
+    """
+
+    states: dict[str, Array]
+    values: dict[str, Array]
+
+
 def draw_sites(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
     """Draws of the latent sites from the guide, leading."""
 
-    @jax.jit
-    def draw(key: Array) -> dict[str, Array]:
-        shape = (num_samples,)
-        return fit.guide.sample_posterior(
-            key, fit.params, *fit.args, sample_shape=shape, **fit.kwargs
-        )
-
-    return draw(key)
+    return fit.guide.sample_posterior(
+        key, fit.params, *fit.args, sample_shape=(num_samples,), **fit.kwargs
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +111,7 @@ class Course:
             if chain is not None:
                 rank = len(message["fn"].batch_shape)
                 found[name] = Chain(name, rank, chain.lengths)
-        for scan in self.fit.guide._wiring.scans:
+        for scan in self.fit.guide.structure.scans:
             found |= {c.name: Chain(c.first, 0, None) for c in scan.chains.values()}
         if not found:
             raise ValueError(
@@ -163,29 +169,29 @@ class Course:
 
         def run() -> None:
             key, kept = random.PRNGKey(0), self.fit.global_names
-            messages = self._continue(key, self.start, leaves, kept)
+            messages = self.run(key, self._begin(self.start, kept), leaves)
             found.update({n: np.shape(m["value"]) for n, m in messages.items()})
 
         jax.eval_shape(run)
         return found
 
-    def run(self, key: Array, draw: dict[str, Array], leaves: tuple) -> Messages:
-        """Run the model on from the last states of a draw.
+    def begin(self, draw: dict[str, Array]) -> Begin:
+        """What the future needs of a draw; latent sites in time are drawn anew."""
+        return self._begin(draw, set(draw) - set(self.times[1]))
+
+    def _begin(self, draw: dict[str, Array], kept: set[str]) -> Begin:
+        states = self.last_states(draw)
+        return Begin(states, {n: v for n, v in draw.items() if n in kept - set(states)})
+
+    def run(self, key: Array, begin: Begin, leaves: tuple) -> Messages:
+        """Run the model on from last states.
 
         :param key: random key.
-        :param draw: of the latent sites; those in time but the last states are drawn
-            anew.
+        :param begin: what is there of the past.
         :param leaves: of the arguments, for the last step of the data and those after.
         :return: the messages of sample and deterministic sites.
         """
-        return self._continue(key, draw, leaves, set(draw) - set(self.times[1]))
-
-    def _continue(
-        self, key: Array, draw: dict[str, Array], leaves: tuple, kept: set[str]
-    ) -> Messages:
-        """A run with last states, and with the values of sites that are kept."""
-        states = self.last_states(draw)
-        values = {n: v for n, v in draw.items() if n in kept - set(states)}
+        states, values = begin
         args, kwargs = self.arguments.join(leaves)
         fit = self.fit._replace(args=args, kwargs=kwargs)
         messages = fit.trace(Continue(fit.model, states), key, values)

@@ -20,8 +20,9 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.diagnostics.evidence import read_fit
-from numpyro_svae.forecasting.course import Course
+from numpyro_svae.diagnostics.fit import read_fit
+from numpyro_svae.diagnostics.programs import compiled, kept
+from numpyro_svae.forecasting.course import Course, draw_sites
 from numpyro_svae.forecasting.filter_setup import FilterSetup
 from numpyro_svae.forecasting.filter_window import (
     Belief,
@@ -35,7 +36,7 @@ __all__ = ["FilterState", "filter"]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["beliefs", "last", "params"],
+    data_fields=["beliefs", "last", "params", "fixed", "lengths"],
     meta_fields=["setup"],
 )
 @dataclass(frozen=True)
@@ -48,12 +49,16 @@ class FilterState:
         discrete ones, by site.
     :param last: arguments of the model at the step.
     :param params: parameters of the model and the guide.
+    :param fixed: arguments of the model that are arrays without time.
+    :param lengths: of the first sequences, if they are padded.
     :param setup: how the model goes on in time.
     """
 
     beliefs: Beliefs
     last: dict[int, Array]
     params: dict[str, Any]
+    fixed: dict[int, Array]
+    lengths: Array | None
     setup: FilterSetup = field(repr=False)
 
     @property
@@ -86,37 +91,43 @@ class FilterState:
         It is compiled by itself, once for each number of steps.
 
         :param data: by argument of the model, what the data so far are for as many
-            sequences as before: two steps or more. All others stay as they are.
+            sequences as before: two steps or more. Arguments without time may be left
+            out, and stay as they are.
         :return: the state at their last step, by the same parameters.
-        :raises ValueError: if the model has no such argument, or padded sequences.
+        :raises ValueError: if the model has no such argument, if one that has time is
+            missing, or if sequences are padded.
         """
-        course = self.setup.course
-        unknown = sorted(set(data) - set(course.arguments.names))
-        if unknown or course.lengths is not None:
+        names, timed = set(self.setup.arguments.names), self.setup.timed
+        unknown, missing = sorted(set(data) - names), sorted(timed - set(data))
+        if unknown or missing or self.lengths is not None:
             raise ValueError(
-                f"Arguments {unknown}, lengths {course.lengths}: found. Accepted: some "
-                f"of {sorted(set(course.arguments.names))}, and no padded sequences."
+                f"Arguments {unknown}, lengths {self.lengths}: found; {missing}: not "
+                f"found. Accepted: some of {sorted(names)}, with all that have time, "
+                f"{sorted(timed)}, and no padded sequences."
             )
         return _restart(self, {n: jnp.asarray(v) for n, v in data.items()})
 
 
 @jax.jit
 def _restart(state: FilterState, data: dict[str, Array]) -> FilterState:
-    course = state.setup.course
-    named = zip(course.arguments.names, course.arguments.leaves)
-    leaves = [data.get(name, leaf) for name, leaf in named]
-    beliefs, last = state.setup.begin(state.params, leaves)
-    return replace(state, beliefs=beliefs, last=last)
+    arguments, setup = state.setup.arguments, state.setup
+    leaves, fixed = list[Any](), dict[int, Array]()
+    for i, (name, leaf) in enumerate(zip(arguments.names, arguments.leaves)):
+        leaves.append(data.get(name, state.fixed.get(i, leaf)))
+        if i in state.fixed:
+            fixed[i] = leaves[i]
+    beliefs, last = setup.begin(state.params, leaves, None)
+    return replace(state, beliefs=beliefs, last=last, fixed=fixed)
 
 
 @jax.jit
 def _update(state: FilterState, new: dict[str, Array]) -> FilterState:
-    setup, course = state.setup, state.setup.course
-    arguments, last = setup.window(state.last, new)
+    setup = state.setup
+    arguments, last = setup.window(state.last, state.fixed, new)
     beliefs = infer_window(
-        course.fit.guide,
+        setup.guide,
         setup.structure,
-        course.times[1],
+        setup.times[1],
         state.params,
         state.beliefs,
         arguments,
@@ -167,16 +178,19 @@ def filter(
         state, means = jax.lax.scan(step, state, {"y": later_y, "actions": later})
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    course = Course.of(fit, random.PRNGKey(0), 1)
+    draws = compiled(draw_sites, fit, 1)(random.PRNGKey(0))
+    course = Course(fit, draws, 1)
     _check_locals(course)
-    setup = FilterSetup.of(course)
-    beliefs, last = setup.begin(params, list(course.arguments.leaves))
-    return FilterState(beliefs, last, dict(params), setup)
+    setup = kept(fit, FilterSetup, partial(FilterSetup.of, course), shapes=True)
+    leaves, lengths = course.arguments.leaves, course.lengths
+    fixed = setup.fixed(leaves, lengths)
+    beliefs, last = setup.begin(params, leaves, lengths)
+    return FilterState(beliefs, last, dict(params), fixed, lengths, setup)
 
 
 def _check_locals(course: Course) -> None:
     """All latent local sites must be in time."""
-    wiring, (_, times) = course.fit.guide._wiring, course.times
+    wiring, (_, times) = course.fit.guide.structure, course.times
     firsts = {n for n in wiring.locals if wiring.scans}
     static = sorted(set(wiring.locals) - set(times) - firsts)
     if static:

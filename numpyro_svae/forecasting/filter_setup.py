@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,75 +15,113 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.forecasting.course import Course
+from numpyro_svae.forecasting.course import Chain, Course
 from numpyro_svae.forecasting.filter_window import Beliefs, belief_of, continued
-from numpyro_svae.forecasting.timeline import at_last, blank
+from numpyro_svae.forecasting.timeline import Arguments, InTime, at_last, blank
 from numpyro_svae.forecasting.window import check_names, check_shape
+from numpyro_svae.guide import AutoSVAE
 
 __all__ = ["FilterSetup"]
 
 
 @dataclass(frozen=True, eq=False)
 class FilterSetup:
-    """What does not change from step to step.
+    """What does not change from step to step, nor with other data of these shapes.
 
-    :param course: the model with its first data.
+    :param guide: the guide.
+    :param arguments: of the model; arrays have only their shapes.
+    :param times: where time is in the arguments, and in the sites.
+    :param chains: the chains, by their sites.
+    :param batches: the positions of their last states.
     :param needed: arguments that the states depend on.
     :param data: the other ones with time.
     """
 
-    course: Course
+    guide: AutoSVAE
+    arguments: Arguments
+    times: tuple[tuple[InTime | None, ...], dict[str, InTime]]
+    chains: dict[str, Chain]
+    batches: dict[str, tuple[int, ...]]
     needed: frozenset[str]
     data: frozenset[str]
 
     @classmethod
     def of(cls, course: Course) -> FilterSetup:
         """Find out which arguments the states depend on."""
-        window = course.window(1, {})
+        window, begin = course.window(1, {}), course.begin(course.start)
 
-        @jax.jit
-        def run(given: list[Array]) -> list[Array]:
-            leaves = window.with_blanks(given)
-            messages = course.run(random.PRNGKey(0), course.start, leaves)
+        def run(leaves: tuple) -> list[Array]:
+            messages = course.run(random.PRNGKey(0), begin, leaves)
             return [m["value"] for m in messages.values()]
 
-        found = run([window.leaves[i] for i in window.blanks])
-        names = {i: window.arguments.names[i] for i in window.blanks}
-        needed = {n for i, n in names.items() if window.depends(run, found, i)}
-        data = set(names.values()) - needed
+        depends = jax.device_get(jax.jit(window.depends, static_argnums=0)(run))
+        names = {argument.name for argument in depends}
+        needed = {argument.name for argument, matters in depends.items() if matters}
+        data = names - needed
         if set(course.observed) & set(course.chains):  # data are states
             needed, data = needed | data, set()
-        return cls(course, frozenset(needed), frozenset(data))
+        guide, batches = course.fit.guide, dict[str, tuple[int, ...]]()
+        for name, chain in course.chains.items():
+            shape = begin.states[chain.first].shape
+            local = guide.structure.locals.get(name)
+            batches[name] = shape if local and local.discrete else shape[:-1]
+        leaves = tuple(map(_shape_of, course.arguments.leaves))
+        return cls(
+            guide,
+            replace(course.arguments, leaves=leaves),
+            course.times,
+            {n: chain._replace(lengths=None) for n, chain in course.chains.items()},
+            batches,
+            frozenset(needed),
+            frozenset(data),
+        )
+
+    @property
+    def timed(self) -> set[str]:
+        """The arguments that are arrays over time."""
+        pairs = zip(self.arguments.names, self.times[0])
+        return {
+            name for name, time in pairs if time is not None and time.axis is not None
+        }
 
     @cached_property
     def structure(self) -> Any:
         """The wiring of a window."""
-        return continued(self.course.fit.guide._wiring)
+        return continued(self.guide.structure)
+
+    def fixed(self, leaves: Sequence[Any], lengths: Array | None) -> dict[int, Array]:
+        """The arrays among arguments that have no time, by their place.
+
+        :param leaves: of the arguments, with known values.
+        :param lengths: of the sequences; a window has two steps.
+        """
+        found = {}
+        for i, (leaf, time) in enumerate(zip(leaves, self.times[0])):
+            if time is None and isinstance(leaf, Array | np.ndarray):
+                same = lengths is not None and np.array_equal(leaf, lengths)
+                found[i] = jnp.full_like(leaf, 2) if same else jnp.asarray(leaf)
+        return found
 
     def begin(
-        self, params: dict[str, Any], leaves: list[Any]
+        self, params: dict[str, Any], leaves: Sequence[Any], lengths: Array | None
     ) -> tuple[Beliefs, dict[int, Array]]:
         """Beliefs and arguments at the last step of data."""
-        course = self.course
-        args, kwargs = course.arguments.join(leaves)
-        guide = course.fit.guide
-        states, beliefs = course.last_states(course.start), dict[str, Any]()
-        for name, marginal in guide.posterior_local(params, *args, **kwargs).items():
-            chain = course.chains.get(name)
-            if chain is not None:
-                shape = states[chain.first].shape
-                batch = shape if guide._wiring.locals[name].discrete else shape[:-1]
-                beliefs[name] = belief_of(marginal, batch, chain.lengths)
+        args, kwargs = self.arguments.join(tuple(leaves))
+        beliefs = dict[str, Any]()
+        marginals = self.guide.posterior_local(params, *args, **kwargs)
+        for name, marginal in marginals.items():
+            if name in self.chains:
+                beliefs[name] = belief_of(marginal, self.batches[name], lengths)
         last = {
-            i: at_last(jnp.asarray(leaf), time.axis, course.lengths)
-            for i, (leaf, time) in enumerate(zip(leaves, course.times[0]))
+            i: at_last(jnp.asarray(leaf), time.axis, lengths)
+            for i, (leaf, time) in enumerate(zip(leaves, self.times[0]))
             if time is not None and time.axis is not None and not time.lag
         }
         return beliefs, last
 
     def check(self, new: dict[str, Any]) -> None:
         """Values for one step must be complete and fit the arguments."""
-        arguments, (times, _) = self.course.arguments, self.course.times
+        arguments, (times, _) = self.arguments, self.times
         check_names(arguments, times, new)
         missing = self.needed - set(new)
         absent = self.data - set(new)
@@ -98,19 +137,17 @@ class FilterSetup:
             if name in new and time is not None:
                 axis = int(time.axis or 0)
                 value = jnp.expand_dims(jnp.asarray(new[name]), axis)
-                check_shape(name, jnp.asarray(leaf), axis, 1, value)
+                check_shape(name, leaf, axis, 1, value)
 
-    def window(self, last: dict[int, Array], new: dict[str, Array]) -> tuple:
+    def window(
+        self, last: dict[int, Array], fixed: dict[int, Array], new: dict[str, Array]
+    ) -> tuple[tuple[tuple, dict], dict[int, Array]]:
         """Arguments for two steps, and those of the second that the next one keeps."""
-        course, leaves, kept = self.course, list[Any](), dict[int, Array]()
-        times, lengths = course.times[0], course.lengths
-        for i, (name, leaf) in enumerate(
-            zip(course.arguments.names, course.arguments.leaves)
-        ):
-            time = times[i]
+        leaves, kept, arguments = list[Any](), dict[int, Array](), self.arguments
+        for i, (name, leaf) in enumerate(zip(arguments.names, arguments.leaves)):
+            time = self.times[0][i]
             if time is None:
-                same = lengths is not None and np.array_equal(leaf, lengths)
-                leaves.append(jnp.full_like(leaf, 2) if same else leaf)
+                leaves.append(fixed.get(i, leaf))
             elif time.axis is None or (time.lag and name not in new):
                 leaves.append(blank(leaf, time, 2, 0))
             elif time.lag:
@@ -118,4 +155,11 @@ class FilterSetup:
             else:
                 kept[i] = new.get(name, jnp.zeros_like(last[i])).astype(last[i].dtype)
                 leaves.append(jnp.stack([last[i], kept[i]], time.axis))
-        return course.arguments.join(leaves), kept
+        return arguments.join(leaves), kept
+
+
+def _shape_of(leaf: Any) -> Any:
+    """The shape of an array; other leaves as they are."""
+    if isinstance(leaf, Array | np.ndarray):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return leaf

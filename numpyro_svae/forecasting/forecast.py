@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 import numpy as np
 
-from numpyro_svae.diagnostics.evidence import read_fit
+from numpyro_svae.diagnostics.fit import Fit, read_fit
+from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.forecasting.continuation import chain_of
-from numpyro_svae.forecasting.course import Course, Messages
+from numpyro_svae.forecasting.course import Begin, Course, Messages
 from numpyro_svae.forecasting.timeline import InTime
+from numpyro_svae.forecasting.window import Missing, check_independent
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel
 
@@ -76,13 +78,8 @@ def forecast(
         low, high = jnp.quantile(paths["y"], jnp.array([0.05, 0.95]), axis=0)
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    draw_key, run_key = random.split(rng_key)
-    course = Course.of(fit, draw_key, num_samples)
-
-    def show(messages: Messages, times: dict[str, InTime]) -> dict[str, Array]:
-        return {n: _after(messages[n]["value"], time) for n, time in times.items()}
-
-    return _run(course, run_key, horizon, future_inputs, show)
+    run = compiled(_paths, fit, horizon, num_samples)
+    return _checked(run(rng_key, _arrays(future_inputs or {})))
 
 
 def log_score(
@@ -110,7 +107,42 @@ def log_score(
     The other parameters are those of :func:`forecast`.
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    draw_key, run_key = random.split(rng_key)
+    run = compiled(_densities, fit, num_samples)
+    return _checked(run(rng_key, _arrays(future_inputs or {}), _arrays(future)))
+
+
+def _arrays(given: Mapping[str, Any]) -> dict[str, Array]:
+    return {name: jnp.asarray(value) for name, value in given.items()}
+
+
+def _checked(found: tuple[dict[str, Array], dict[Missing, Array]]) -> dict[str, Array]:
+    values, depends = found
+    check_independent(jax.device_get(depends))
+    return values
+
+
+def _paths(
+    fit: Fit, key: Array, inputs: dict[str, Any], horizon: int, num_samples: int
+) -> tuple[dict[str, Array], dict[Missing, Array]]:
+    """Draws of what comes after, and what they depend on that is not given."""
+
+    def show(messages: Messages, times: dict[str, InTime]) -> dict[str, Array]:
+        return {n: _after(messages[n]["value"], time) for n, time in times.items()}
+
+    draw_key, run_key = random.split(key)
+    course = Course.of(fit, draw_key, num_samples)
+    return _run(course, run_key, horizon, inputs, show)
+
+
+def _densities(
+    fit: Fit,
+    key: Array,
+    inputs: dict[str, Any],
+    future: dict[str, Any],
+    num_samples: int,
+) -> tuple[dict[str, Array], dict[Missing, Array]]:
+    """Log densities of what came after, and what they depend on that is not given."""
+    draw_key, run_key = random.split(key)
     course = Course.of(fit, draw_key, num_samples)
     horizon = _check_future(course, future)
 
@@ -120,33 +152,34 @@ def log_score(
             for name, value in future.items()
         }
 
-    found = _run(course, run_key, horizon, future_inputs, show)
-    return {n: logsumexp(v, 0) - np.log(num_samples) for n, v in found.items()}
+    found, depends = _run(course, run_key, horizon, inputs, show)
+    mean = {n: logsumexp(v, 0) - np.log(num_samples) for n, v in found.items()}
+    return mean, depends
 
 
 def _run(
     course: Course,
     key: Array,
     horizon: int,
-    future_inputs: Mapping[str, Any] | None,
+    inputs: Mapping[str, Any],
     show: Callable[[Messages, dict[str, InTime]], dict[str, Array]],
-) -> dict[str, Array]:
-    """What is shown of one run of the model for each draw."""
+) -> tuple[dict[str, Array], dict[Missing, Array]]:
+    """What is shown of one run of the model for each draw.
+
+    Whether that depends on what is not given is tried with the first of them.
+    """
     if horizon < 1:
         raise ValueError(f"horizon: found {horizon}; accepted is at least 1.")
-    window, (_, times) = course.window(horizon, future_inputs or {}), course.times
+    window, (_, times) = course.window(horizon, inputs), course.times
     keys = random.split(key, course.num_samples)
+    begins = jax.vmap(course.begin)(course.draws)
 
-    @jax.jit
-    def run(given: list[Array]) -> dict[str, Array]:
-        leaves = window.with_blanks(given)
+    def one(key: Array, begin: Begin, leaves: tuple) -> dict[str, Array]:
+        return show(course.run(key, begin, leaves), times)
 
-        def one(key: Array, draw: dict[str, Array]) -> dict[str, Array]:
-            return show(course.run(key, draw, leaves), times)
-
-        return jax.vmap(one)(keys, course.draws)
-
-    return window.run(run)
+    first = keys[0], jax.tree.map(lambda leaf: leaf[0], begins)
+    depends = window.depends(lambda leaves: one(*first, leaves))
+    return jax.vmap(one, (0, 0, None))(keys, begins, window.leaves), depends
 
 
 def _after(value: Array, time: InTime) -> Array:

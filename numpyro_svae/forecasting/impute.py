@@ -12,7 +12,13 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 
-from numpyro_svae.diagnostics.evidence import check_subsample, read_fit, sample_messages
+from numpyro_svae.diagnostics.fit import (
+    Fit,
+    check_subsample,
+    read_fit,
+    sample_messages,
+)
+from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.forecasting.continuation import Continue
 from numpyro_svae.forecasting.course import draw_sites
 from numpyro_svae.guide import AutoSVAE
@@ -55,17 +61,20 @@ def impute(
         filled["y"].mean(0), filled["y"].std(0)
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    draw_key, run_key = random.split(rng_key)
+    return compiled(_completions, fit, num_samples)(rng_key)
+
+
+def _completions(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
+    draw_key, run_key = random.split(key)
     draws = draw_sites(fit, draw_key, num_samples)
     given = {name: value[0] for name, value in draws.items()}
-    messages = fit.trace(model, run_key, given)
+    messages = fit.trace(fit.model, run_key, given)
     check_subsample(messages)
     observed = {n: m for n, m in sample_messages(messages).items() if m["is_observed"]}
 
-    @jax.jit
     @jax.vmap
     def complete(key: Array, draw: dict[str, Array]) -> dict[str, Array]:
-        drawn = fit.trace(Continue(model, {}), key, draw)
+        drawn = fit.trace(Continue(fit.model, {}), key, draw)
         return {n: _filled(m, drawn[n]["value"]) for n, m in observed.items()}
 
     return complete(random.split(run_key, num_samples), draws)

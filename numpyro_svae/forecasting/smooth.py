@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from numpyro_svae.diagnostics.dims import Dims
-from numpyro_svae.diagnostics.evidence import read_fit
+from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.wrappers import peel

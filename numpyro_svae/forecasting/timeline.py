@@ -107,13 +107,13 @@ def find_times(
     )
 
 
-def blank(leaf: Any, time: InTime, num_steps: int, value: float = 1) -> Any:
+def blank(leaf: Any, time: InTime, num_steps: int, value: Any = 1) -> Any:
     """An argument for another number of steps that says nothing but its shape."""
     if time.axis is None:
         return num_steps - time.lag
-    shape = list(np.shape(leaf))
+    shape = list(leaf.shape)
     shape[time.axis] = num_steps - time.lag
-    return jnp.full(shape, value, jnp.asarray(leaf).dtype)
+    return jnp.full(shape, value, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 def at_last(x: Array, axis: int, lengths: Array | None) -> Array:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import Array
+import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.forecasting.timeline import Arguments, InTime, blank
 
-__all__ = ["Window", "check_names", "check_shape"]
+__all__ = ["Missing", "Window", "check_independent", "check_names", "check_shape"]
 
 
 class Window(NamedTuple):
@@ -31,49 +32,74 @@ class Window(NamedTuple):
     blanks: dict[int, InTime]
     horizon: int
 
-    def with_blanks(self, given: list[Array]) -> tuple[Any, ...]:
-        """The leaves with other values in the place of what was not given."""
-        other = dict(zip(self.blanks, given))
-        return tuple(other.get(i, leaf) for i, leaf in enumerate(self.leaves))
+    def with_blanks(self, value: Array) -> tuple[Any, ...]:
+        """The leaves with a value in all places of each that was not given.
 
-    def run(self, function: Callable[[list[Array]], Any]) -> Any:
-        """Apply a function of what was not given, on which it must not depend.
-
-        :raises ValueError: naming the argument that it depends on.
+        :param value: one for each, in their order.
         """
-        given = [self.leaves[i] for i in self.blanks]
-        found = function(given)
-        if self.depends(function, found, *self.blanks):
-            each = (i for i in self.blanks if self.depends(function, found, i))
-            self._fail(next(each))
-        return found
+        leaves = list(self.leaves)
+        for (index, time), own in zip(self.blanks.items(), value):
+            leaves[index] = blank(leaves[index], time, self.horizon + 1, own)
+        return tuple(leaves)
 
-    def depends(
-        self, function: Callable[[list[Array]], Any], found: Any, *changed: int
-    ) -> bool:
-        """Whether the result of a function changes with some that were not given."""
-        other = [
-            blank(self.leaves[i], time, self.horizon + 1, 0)
-            if i in changed
-            else self.leaves[i]
-            for i, time in self.blanks.items()
-        ]
-        same = jax.tree.map(_equal, function(other), found)
-        return not all(jax.tree.leaves(same))
+    def depends(self, function: Callable[[tuple], Any]) -> dict[Missing, Array]:
+        """Whether the result of a function changes with what was not given.
 
-    def _fail(self, index: int) -> None:
-        name = self.arguments.names[index]
-        shape = list(np.shape(self.leaves[index]))
-        shape[int(self.blanks[index].axis or 0)] = self.horizon
-        raise ValueError(
-            f"Argument '{name}': the model depends on its future values, and found "
-            f"none. Accepted: future_inputs={{'{name}': an array of shape "
-            f"{tuple(shape)}}}, its values at the steps after the data."
+        It is run once for each of that, and once for all.
+
+        :param function: of the leaves; its result is a pytree of arrays.
+        :return: by what was not given.
+        """
+        found = jax.lax.map(
+            lambda value: function(self.with_blanks(value)),
+            jnp.concatenate(
+                [jnp.zeros((1, len(self.blanks))), jnp.eye(len(self.blanks))]
+            ),
         )
 
+        def differs(x: Array) -> Array:
+            missing = (x != x) & (x[0] != x[0])
+            other = (x != x[0]) & ~missing
+            return jnp.any(other.reshape(len(other), -1), -1)
 
-def _equal(found: Array, expected: Array) -> bool:
-    return np.array_equal(found, expected, equal_nan=True)
+        each = sum(map(differs, jax.tree.leaves(found)), jnp.zeros((), bool))
+        return {
+            Missing(self.arguments.names[index], self._shape(index, time)): each[i + 1]
+            for i, (index, time) in enumerate(self.blanks.items())
+        }
+
+    def _shape(self, index: int, time: InTime) -> tuple[int, ...]:
+        """What values after the data have to have."""
+        shape = list(np.shape(self.leaves[index]))
+        shape[int(time.axis or 0)] = self.horizon
+        return tuple(shape)
+
+
+class Missing(NamedTuple):
+    """An argument whose values after the data were not given.
+
+    :param name: its name.
+    :param shape: that they would have.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def check_independent(depends: Mapping[Missing, Any]) -> None:
+    """Nothing that was not given may matter.
+
+    :param depends: whether it does, known.
+    :raises ValueError: naming the argument that something depends on.
+    """
+    for argument, matters in depends.items():
+        if matters:
+            name, shape = argument
+            raise ValueError(
+                f"Argument '{name}': the model depends on its future values, and found "
+                f"none. Accepted: future_inputs={{'{name}': an array of shape {shape}}}"
+                ", its values at the steps after the data."
+            )
 
 
 def check_names(
@@ -93,7 +119,7 @@ def check_names(
         )
 
 
-def check_shape(name: str, leaf: Array, axis: int, steps: int, found: Array) -> None:
+def check_shape(name: str, leaf: Any, axis: int, steps: int, found: Array) -> None:
     """Values of an argument at other steps must have its shape but for time."""
     shape = list(leaf.shape)
     shape[axis] = steps

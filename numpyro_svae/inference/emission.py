@@ -15,13 +15,20 @@ import numpyro.distributions as dist
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.inference.declared import Total
 from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
 from numpyro_svae.program.sites import Site, at_positions
 from numpyro_svae.program.wrappers import peel
 
-__all__ = ["closed_forms", "draw_graphs", "sample_global", "sample_local"]
+__all__ = [
+    "closed_forms",
+    "draw_graphs",
+    "sample_global",
+    "sample_local",
+    "sample_plain",
+]
 
 
 def closed_forms(
@@ -162,3 +169,26 @@ def sample_local(
         point = dist.Delta(value, event_dim=event_dim)
         found[own] = numpyro.sample(own, point, infer=known, rng_key=unused)
     return found
+
+
+def sample_plain(structure: Structure, messages: dict[str, dict]) -> dict[str, Array]:
+    """Point masses of all latent sites where a run of the program has them.
+
+    :param structure: wiring of the program.
+    :param messages: the trace of the run.
+    :return: values by site.
+    """
+    values = {}
+    names = [
+        *structure.locals,
+        *(n for p in structure.priors.values() for n in p.sites),
+    ]
+    for name in names:
+        value = messages[name]["value"]
+        scan = next((s for s in structure.scans if name in s), None)
+        rank = len(messages[name]["fn"].batch_shape)
+        own = {name: value} if scan is None else scan.split(name, value, rank)
+        for site, part in own.items():
+            point = dist.Delta(part, event_dim=jnp.ndim(part))
+            values[site] = numpyro.sample(site, point)
+    return values

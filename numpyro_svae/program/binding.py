@@ -104,11 +104,10 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     """
     known = structure.priors, structure.locals, structure.joins
     prober = Prober(program, sites, *known, at_plain=True)
-    priors = {name: prior.natural(sites) for name, prior in structure.priors.items()}
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
     above = bind_populations(structure.populations, prober)
-    bound = Bound(kept, priors, {}, {}, {}, {}, above)
+    bound = Bound(kept, _priors(structure, kept), {}, {}, {}, {}, above)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -128,6 +127,13 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
         elif isinstance(factor, GaussianFactor):
             bound.regressions[key] = bind_regression(prober, site, factor)
     return bound
+
+
+@partial(jax.jit, static_argnums=0)
+def _priors(
+    structure: Structure, sites: dict[str, Site]
+) -> dict[str, NaturalParameters]:
+    return {name: prior.natural(sites) for name, prior in structure.priors.items()}
 
 
 def _with_inputs(prober: Prober, site: Site, structure: Structure) -> Site:

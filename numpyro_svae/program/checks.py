@@ -15,11 +15,11 @@ import numpy as np
 
 from numpyro_svae.families import (
     DirichletNatural,
-    GammaNatural,
     GaussianNatural,
     NaturalParameters,
     RegressionNatural,
 )
+from numpyro_svae.families.matrices import has_cholesky
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.digits import check_digits
 from numpyro_svae.program.factors import Structure
@@ -68,15 +68,14 @@ def check_data(sites: dict[str, Site]) -> None:
         value = site.value
         if not site.observed or not _concrete(value, site.mask):
             continue
-        bad = ~jnp.isfinite(jnp.asarray(value, float))
+        bad = ~np.isfinite(np.asarray(value, float))
         if site.entries is not None:
             bad = bad & site.entries
         elif site.mask is not None:
-            mask = jnp.asarray(site.mask)
+            mask = np.asarray(site.mask)
             trailing = bad.ndim - len(site.batch_shape) - site.extra
-            mask = jnp.reshape(mask, mask.shape + (1,) * max(trailing, 0))
-            bad = bad & mask
-        count = int(jnp.sum(bad))
+            bad = bad & np.reshape(mask, mask.shape + (1,) * max(trailing, 0))
+        count = int(np.sum(bad))
         if count:
             raise ValueError(
                 f"Site '{site.name}': found {count} observed values that are NaN or "
@@ -112,56 +111,55 @@ def check_hyperparameters(
     """
     for name, prior in priors.items():
         natural = naturals[name]
-        if isinstance(natural, DirichletNatural):
-            lowest = float(jnp.min(natural.concentration))
-            learnt = isinstance(prior, DirichletPrior)  # which may have zeros
-            least = jnp.max(natural.concentration, -1) if learnt else lowest
-            if not (lowest >= 0 and bool(jnp.all(least > 0))):
-                raise ValueError(
-                    f"Site '{name}': found a concentration of {lowest}. "
-                    "Accepted: positive and finite concentrations; for a Dirichlet "
-                    "zeros too, of categories that are impossible, not of a whole row."
-                )
-        elif isinstance(natural, RegressionNatural):
-            _check_regression(name, prior, natural)
-        elif isinstance(natural, GaussianNatural):
-            if not bool(jnp.all(jnp.isfinite(natural.log_normalizer()))):
-                raise ValueError(
-                    f"Site '{name}': its location is not finite, or its covariance is "
-                    "not positive definite. Accepted: finite locations, and positive "
-                    "and finite scales or a positive definite covariance."
-                )
-        elif isinstance(natural, GammaNatural):
-            lowest = float(
-                jnp.minimum(jnp.min(natural.concentration), jnp.min(natural.rate))
-            )
-            if not lowest > 0:
-                raise ValueError(
-                    f"Site '{name}': found a Gamma shape or rate of {lowest}. "
-                    "Accepted: positive and finite ones."
-                )
+        if not natural.in_domain() or _has_zeros(prior, natural):
+            raise ValueError(_what_is_wrong(name, prior, natural))
 
 
-def _check_regression(name: str, prior: Prior, natural: RegressionNatural) -> None:
-    dim = natural.vv.shape[-1]
-    lowest = float(jnp.min(natural.df))
+def _what_is_wrong(name: str, prior: Prior, natural: NaturalParameters) -> str:
+    """A message about a prior that is not in the domain of its family."""
+    if isinstance(natural, RegressionNatural):
+        return _wrong_regression(name, prior, natural)
+    if isinstance(natural, DirichletNatural):
+        return (
+            f"Site '{name}': found a concentration of {np.min(natural.concentration)}. "
+            "Accepted: positive and finite concentrations; for a Dirichlet "
+            "zeros too, of categories that are impossible, not of a whole row."
+        )
+    if isinstance(natural, GaussianNatural):
+        return (
+            f"Site '{name}': its location is not finite, or its covariance is "
+            "not positive definite. Accepted: finite locations, and positive "
+            "and finite scales or a positive definite covariance."
+        )
+    leaves = [np.min(leaf) for leaf in jax.tree.leaves(natural)]
+    return (
+        f"Site '{name}': found a shape, a rate or another hyperparameter of "
+        f"{min(leaves)}. Accepted: positive and finite ones."
+    )
+
+
+def _has_zeros(prior: Prior, natural: NaturalParameters) -> bool:
+    """Whether a concentration is zero that may not be, as in a Beta."""
+    if not isinstance(natural, DirichletNatural) or isinstance(prior, DirichletPrior):
+        return False
+    return not np.all(np.asarray(natural.concentration))
+
+
+def _wrong_regression(name: str, prior: Prior, natural: RegressionNatural) -> str:
+    dim, lowest = natural.vv.shape[-1], np.min(natural.df)
     if not lowest > dim - 1:
-        raise ValueError(
+        return (
             f"Site '{prior.sites[0]}': found {lowest} degrees of freedom for matrices "
             f"of size {dim}. Accepted: more than {dim - 1}."
         )
-    standard = jax.jit(RegressionNatural.to_standard)(natural)
-    parts = {
-        "column precision (or the concentration)": standard.column_tril,
-        "scale matrix": standard.scale_tril,
-    }
-    for part, tril in parts.items():
-        if not bool(jnp.all(jnp.isfinite(tril))):
-            raise ValueError(
-                f"Site '{name}': its {part} is not positive definite in "
-                f"{tril.dtype}. Accepted: symmetric positive definite matrices, with a "
-                "location that is not so far from zero that rounding hides the scale."
-            )
+    part = "scale matrix"
+    if not has_cholesky(natural.uu):
+        part = "column precision (or the concentration)"
+    return (
+        f"Site '{name}': its {part} is not positive definite in "
+        f"{natural.vv.dtype}. Accepted: symmetric positive definite matrices, with a "
+        "location that is not so far from zero that rounding hides the scale."
+    )
 
 
 def check_potentials(
@@ -211,11 +209,9 @@ def check_start(name: str, natural: NaturalParameters) -> None:
     leaves = jax.tree.leaves(natural)
     if not _concrete(*leaves):
         return
-    with jax.ensure_compile_time_eval():  # a run may be traced around known values
-        statistics = jax.jit(type(natural).expected_statistics)(natural)
     if isinstance(natural, RegressionNatural):
         check_digits(name, natural)
-    if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(statistics)):
+    if not natural.in_domain():
         raise ValueError(
             f"Site '{name}': its natural parameters are outside of their domain in "
             f"{leaves[0].dtype}. Accepted: positive and finite ones; if a start was "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from numpyro_svae.families import RegressionNatural
+from numpyro_svae.families.matrices import has_cholesky
 
 __all__ = ["check_digits"]
 
@@ -23,7 +24,7 @@ def check_digits(name: str, natural: RegressionNatural) -> None:
     """
     leaves = natural.vv, natural.vu, natural.uu
     vv, vu, uu = (np.asarray(x, np.float64) for x in leaves)
-    if not all(np.all(np.isfinite(x)) for x in (vv, vu, uu)):
+    if not all(np.all(np.isfinite(x)) for x in (vv, vu)) or not has_cholesky(uu):
         return
     loc = np.swapaxes(np.linalg.solve(uu, np.swapaxes(vu, -1, -2)), -1, -2)
     sizes = np.sqrt(np.diagonal(vv, axis1=-2, axis2=-1))

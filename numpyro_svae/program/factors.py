@@ -8,6 +8,7 @@ Everything here is static: it says how a program is wired, never what its data a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -241,3 +242,29 @@ class Structure:
         if join is not None:
             return tuple(block.name for block in join.blocks)
         return () if factor.source.prior is None else (factor.source.prior,)
+
+    def __str__(self) -> str:
+        rows = []
+        for name, prior in self.priors.items():
+            kind = type(prior).__name__.removesuffix("Prior")
+            text = f"global: {kind} of {_listed(prior.sites)}"
+            if name in self.populations:
+                above = self.populations[name].above
+                text += f", given {_listed(block.name for block in above)}"
+            rows.append((f"'{name}'", text))
+        for name, local in self.locals.items():
+            size = "states" if local.discrete else "dimensions"
+            rows.append((f"'{name}'", f"local: {local.kind} of {local.size} {size}"))
+        for factor in self.factors:
+            part = "" if factor.role == "value" else f", {factor.role}"
+            given = [*self.blocks_of(factor), *factor.parents, *factor.selectors]
+            text = f"conjugate factor of {_listed(given)}" if given else "known factor"
+            rows.append((f"'{factor.site}'{part}", text))
+        for name, parents in self.likelihoods.items():
+            rows.append((f"'{name}'", f"evaluated at samples of {_listed(parents)}"))
+        width = max((len(label) for label, _ in rows), default=0)
+        return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))

@@ -38,6 +38,7 @@ from numpyro_svae.program.reader import read_structure
 from numpyro_svae.program.scales import check_scales
 from numpyro_svae.program.scans import find_scans, is_scanned
 from numpyro_svae.program.sites import Program, sample_sites
+from numpyro_svae.tracing import computed_now
 
 __all__ = ["read_program", "recognise"]
 
@@ -57,7 +58,7 @@ def read_program(
     """
     # a distribution cannot say which site it is at
     with block(), Given() as given, validation_enabled(False):
-        with jax.ensure_compile_time_eval():
+        with computed_now():
             known_args, known_kwargs = stand_ins((args, kwargs))
             program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
             program, structure, messages = _read_program(program, recognition)

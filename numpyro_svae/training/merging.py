@@ -92,7 +92,7 @@ def merge_components(
     def infer(naturals: Naturals) -> tuple[Naturals, Naturals, Array]:
         given = {**params, **_named(guide, naturals)}
         found, bound, local = guide._infer_all(given, args, kwargs, examine=False)
-        structure = guide._wiring
+        structure = guide.structure
         moments = {n: p.moments(found[n]) for n, p in structure.priors.items()}
         priors = {
             name: expected_prior(structure, bound, name, moments)
@@ -111,7 +111,7 @@ def merge_components(
         return jnp.mean(lax.map(sampled, random.split(state.rng_key, num_particles)))
 
     naturals, priors, probs = infer({})
-    axes = _axes_of_states(guide._wiring, _label(guide._wiring, site))
+    axes = _axes_of_states(guide.structure, _label(guide.structure, site))
     pairs: list[tuple[int, int]] = []
     losses = [float(loss(naturals))]
     if np.isnan(losses[0]):

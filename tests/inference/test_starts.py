@@ -201,6 +201,38 @@ def test_paths_seen_through_the_loadings_of_their_group_do_not_collapse():
     assert jnp.std(x) > 0.3 and jnp.mean(left**2) < 0.2
 
 
+def relevance(y):
+    """Dynamics and loadings whose columns have precisions to be learnt."""
+    columns = dist.Gamma(1e-3, 1e-3).expand([2]).to_event(1)
+    alpha, gamma = numpyro.sample("alpha", columns), numpyro.sample("gamma", columns)
+    prior = dist.Normal(jnp.zeros((2, 2)), alpha**-0.5).to_event(2)
+    matrix = numpyro.sample("matrix", prior)
+    prior = dist.Normal(jnp.zeros((y.shape[-1], 2)), gamma**-0.5).to_event(2)
+    loading = numpyro.sample("loading", prior)
+    eye = jnp.eye(2)
+    chain = ns.LinearGaussianChain(jnp.zeros(2), eye, matrix, eye, num_steps=len(y))
+    x = numpyro.sample("x", chain)
+    numpyro.sample("y", dist.Normal(x @ loading.T, 0.5).to_event(2), obs=y)
+
+
+def test_a_start_is_not_slowed_down_by_rotations_of_a_path():
+    """Plain steps from a single guess creep along them."""
+    turn = 0.9 * jnp.array([[0.8, -0.6], [0.6, 0.8]])
+    keys = random.split(random.PRNGKey(9), 3)
+    path = [jnp.ones(2)]
+    for noise in random.normal(keys[0], (29, 2)):
+        path.append(turn @ path[-1] + noise)
+    y = jnp.stack(path) @ random.normal(keys[1], (2, 4))
+    y = y + 0.5 * random.normal(keys[2], y.shape)
+    losses = []
+    for count in (1, 4):
+        svi = make_svi(relevance, ns.AutoSVAE(relevance, num_starts=count), natural=0.5)
+        run = svi.run(random.PRNGKey(0), 200, y, progress_bar=False)
+        losses.append(run.losses)
+    crept, (start, *_, end) = losses[0][-1], losses[1]
+    assert start < crept and start - end < 0.2
+
+
 @pytest.mark.slow
 def test_a_switching_system_is_found_from_any_key():
     """A point that turns one way near one centre, the other way near another."""

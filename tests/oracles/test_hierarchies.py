@@ -446,6 +446,7 @@ def test_numbers_of_a_plate_that_have_a_datum_each(schools_fit):
 def test_what_reads_a_fit(schools_fit):
     """Draws, predictions, the report and ArviZ know of populations."""
     guide, params, losses = schools_fit
+    assert "global: Gaussian of 'theta', given 'mu', 'tau'" in str(guide.structure)
     draws = guide.sample_posterior(random.key(0), params, SCHOOLS, sample_shape=(400,))
     posteriors = guide.get_posterior(params)
     for name in ("mu", "theta"):

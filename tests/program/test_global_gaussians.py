@@ -81,6 +81,10 @@ def test_global_blocks_and_local_sites(name):
     assert list(guide.structure.priors) == globals
     assert list(guide.structure.locals) == locals
     assert set(draws) == {*globals, *locals}
+    lines = str(guide.structure).splitlines()
+    shown = [line.split()[0] for line in lines if " global: " in line]
+    assert shown == [f"'{block}'" for block in globals]
+    assert any("conjugate factor of" in line for line in lines)
 
 
 def test_a_population_behind_a_network():

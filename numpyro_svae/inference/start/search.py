@@ -5,13 +5,13 @@
 
 A guess is judged by the bound, so that all that is sampled must be known in closed
 form. Sweeps are natural-gradient steps of full size, or of half of it where blocks are
-independent of each other under the prior and meet in a factor. All guesses go through
-one loop, which is compiled once.
+independent of each other under the prior and meet in a factor. Guesses differ in their
+clusters or, where there are none, in the coordinates of latent paths. The best one is
+swept for longer. All go through one loop, which is compiled once.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
-from numpyro_svae.inference.global_priors import divergence
-from numpyro_svae.inference.groups import infer_locals
+from numpyro_svae.inference.start.ascent import ascend
 from numpyro_svae.inference.start.guess import Guess
+from numpyro_svae.inference.start.judge import bound_of
 from numpyro_svae.inference.start.members import Kind
-from numpyro_svae.inference.start.values import estimate_paths
+from numpyro_svae.inference.start.values import estimate_paths, turned
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import DiscreteFactor, Structure
 from numpyro_svae.program.groups import coupled_groups
@@ -37,7 +37,7 @@ Naturals = dict[str, NaturalParameters]
 
 _SWEEPS = 30
 _COUPLED_SWEEPS = 5  # where each of them infers local sites by sweeps of its own
-_LOCAL_SWEEPS = 20
+_TURNED_SWEEPS = 60  # guesses that differ by a rotation are alike for longer
 _ALIKE = 1e-2  # nats by which the bounds of guesses that lead to the same may differ
 _ROUNDING = 16  # units in the last place, likewise
 
@@ -109,24 +109,33 @@ def find_start(
 
     if search.guesses == 1 or not _searches(structure, given, potentials):
         return guess(key, Kind(), paths)
-    kinds = _kinds(structure, search.guesses)
+    kinds, picks = _kinds(structure, search.guesses), _picks(structure)
+    count, few = search.guesses, _few(structure, search.mean_field, picks)
+    longer = few * count // 2
+    size = 0.5 if structure.joins or structure.populations else 1.0
+    local = search.mean_field, search.fixed_point
+    rising = bound_of(structure, bound, potentials, given, *local)
     smooth = _smooths(structure)
-    first = guess(key, jax.tree.map(lambda leaf: leaf[0], kinds), paths)
 
     def consider(best: _Best, chosen: tuple) -> tuple[_Best, Array]:
         index, own_key, kind = chosen
-        naturals = guess(own_key, kind, best.paths)
+        shown = best.paths
+        if not picks:
+            other = turned(own_key, evidence, paths)
+            shown = jax.tree.map(partial(jnp.where, index == 0), paths, other)
+        naturals = guess(own_key, kind, shown)
         if smooth:
             kept = {n: best.first[n] for n in naturals if not _picked(structure, n)}
             naturals = jax.tree.map(
                 partial(jnp.where, index == 0), naturals, naturals | kept
             )
-        value, swept, means = _sweep(
-            naturals, structure, search, bound, potentials, given
-        )
+        ends = index == count
+        naturals = jax.tree.map(partial(jnp.where, ends), best.naturals, naturals)
+        steps = jnp.where(ends, longer, few)
+        value, swept, means = ascend(rising, naturals, steps, size)
         rounding = _ROUNDING * jnp.finfo(value.dtype).eps * jnp.abs(value)
-        better = value > best.value + _ALIKE + rounding
-        choose = partial(jax.tree.map, partial(jnp.where, better))
+        better = value > best.value + jnp.where(ends, 0.0, _ALIKE + rounding)
+        choose = partial(jax.tree.map, partial(jnp.where, better | (index == 0)))
         begin = (index == 0) & jnp.isfinite(value)
         start = partial(jax.tree.map, partial(jnp.where, begin))
         own = best.paths | {n: means[n] for n in means if smooth and n in best.paths}
@@ -137,10 +146,10 @@ def find_start(
             start(swept, best.first),
         ), value
 
-    indices = jnp.arange(search.guesses)
+    indices = jnp.arange(count + 1)
     keys = jax.vmap(partial(random.fold_in, key))(indices)
     keys = keys.at[0].set(key)
-    begin = _Best(first, -jnp.inf * jnp.ones(()), paths, first)
+    begin = _Best.of(jax.eval_shape(guess, key, Kind(), paths), paths)
     best, _ = lax.scan(consider, begin, (indices, keys, kinds))
     return best.naturals
 
@@ -153,9 +162,15 @@ class _Best(NamedTuple):
     paths: dict[str, Array]
     first: Naturals
 
+    @classmethod
+    def of(cls, shapes: Any, paths: dict[str, Array]) -> _Best:
+        """Before the first guess."""
+        none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return cls(none, -jnp.inf * jnp.ones(()), paths, none)
+
 
 def _kinds(structure: Structure, guesses: int) -> Kind:
-    """What the guesses are, stacked.
+    """What the guesses are, stacked, and one more for the sweeps of the best.
 
     Where the dynamics of a latent path are picked, the first guess is one linear
     system, whose smoothed path the others cluster.
@@ -163,7 +178,7 @@ def _kinds(structure: Structure, guesses: int) -> Kind:
     smooth = _smooths(structure)
     cycle = _SMOOTHED if smooth else _CLUSTERED
     first = [Kind(1.0, 1.0)] if smooth else [Kind()]
-    rest = [cycle[i % len(cycle)] for i in range(guesses - 1)]
+    rest = [cycle[i % len(cycle)] for i in range(guesses)]
     return jax.tree.map(lambda *leaves: jnp.array(leaves), *first, *rest)
 
 
@@ -181,6 +196,23 @@ def _smooths(structure: Structure) -> bool:
     )
 
 
+def _picks(structure: Structure) -> bool:
+    """Whether a discrete site picks anything; guesses have clusters to differ in."""
+    return any(factor.source.selector is not None for factor in structure.factors)
+
+
+def _few(structure: Structure, mean_field: bool, picks: bool) -> int:
+    """How many sweeps a guess has before it is judged."""
+    if not picks:
+        return _TURNED_SWEEPS
+    coupled = any(
+        len(group.discrete) + len(group.states) > 1
+        and (group.kind == "product" or (group.kind == "mixture" and mean_field))
+        for group in coupled_groups(structure)
+    )
+    return _COUPLED_SWEEPS if coupled else _SWEEPS
+
+
 def _picked(structure: Structure, name: str) -> bool:
     """Whether a block has the components, or the probabilities, of a discrete site."""
     return any(
@@ -188,52 +220,3 @@ def _picked(structure: Structure, name: str) -> bool:
         and (factor.source.selector is not None or isinstance(factor, DiscreteFactor))
         for factor in structure.factors
     )
-
-
-def _sweep(
-    naturals: Naturals,
-    structure: Structure,
-    search: Search,
-    bound: Bound,
-    potentials: dict[str, Any],
-    given: Naturals,
-) -> tuple[Array, Naturals, dict[str, Array]]:
-    """A few sweeps from a guess: the bound, where it is reached, and smoothed paths."""
-    few = min(_LOCAL_SWEEPS, search.fixed_point.max_sweeps)
-    options = replace(search.fixed_point, max_sweeps=few, gradient="stopped")
-    size = 0.5 if structure.joins or structure.populations else 1.0
-    coupled = any(
-        len(group.discrete) + len(group.states) > 1
-        and (group.kind == "product" or (group.kind == "mixture" and search.mean_field))
-        for group in coupled_groups(structure)
-    )
-    count = _COUPLED_SWEEPS if coupled else _SWEEPS
-
-    def lower_bound(naturals: Naturals) -> tuple[Array, dict[str, Array]]:
-        moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
-        evidence = Evidence(structure, bound, moments)
-        local = infer_locals(evidence, potentials, search.mean_field, options)
-        value = sum(local.totals.values(), jnp.zeros(()))
-        for name, natural in naturals.items():
-            loss = divergence(structure, bound, name, natural, moments)
-            value = value - bound.sites[name].scale * jnp.sum(loss)
-        means = {
-            n: local.marginals[n].mean
-            for n, s in structure.locals.items()
-            if s.chain and not s.discrete
-        }
-        return value, means
-
-    gradient = jax.value_and_grad(lower_bound, has_aux=True)
-
-    def step(_: Array, state: tuple) -> tuple:
-        (value, means), rise = gradient(state[1])
-        moved = {n: state[1][n] + rise[n].scale(size) for n in state[1]} | given
-        return value, moved, means, state[1]
-
-    (value, means), _ = jax.eval_shape(gradient, naturals)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, means))
-    value, _, means, reached = lax.fori_loop(
-        0, count + 1, step, (empty[0], naturals, empty[1], naturals)
-    )
-    return value, reached, means

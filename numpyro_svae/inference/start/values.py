@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jax import Array
+from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.inference.evidence import Evidence
@@ -16,7 +16,7 @@ from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.places import Place, clean, pull_to, read_at
 
-__all__ = ["changes_of", "estimate_paths", "shown_values", "values_of"]
+__all__ = ["changes_of", "estimate_paths", "shown_values", "turned", "values_of"]
 
 
 def estimate_paths(evidence: Evidence, potentials: dict[str, Any]) -> dict[str, Array]:
@@ -63,8 +63,8 @@ def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
     weight = jnp.ones(place.positions)
     if place.mask is not None:
         weight = weight * place.mask
-    known = data.known
-    if known is not None and data.all_known and not factor.coupled:
+    if _is_placed(evidence, factor):
+        known: Any = data.known
         if factor.selectors:
             known = jnp.mean(known, -3)
         loading, rest = known[..., :size], known[..., size:]
@@ -74,6 +74,32 @@ def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
     residual = _without(v, regressor, weight)
     shown, count = _at_parent(residual, weight, local, place)
     return jnp.broadcast_to(_principal(shown, count, size), (*local.positions, size))
+
+
+def _is_placed(evidence: Evidence, factor: Factor) -> bool:
+    """Whether a known loading says what the coordinates of a parent mean."""
+    if not factor.parents or not evidence.site(factor.site).observed:
+        return False
+    data = evidence.bound.regressions[factor.site, "value"]
+    return data.known is not None and data.all_known and not factor.coupled
+
+
+def turned(key: Array, evidence: Evidence, paths: dict[str, Array]) -> dict[str, Array]:
+    """Estimates of latent vectors and paths in other coordinates, where any will do.
+
+    Principal coordinates are one choice of many, and lead to one optimum of several.
+
+    :param key: random key of the rotations.
+    :param evidence: the factors.
+    :param paths: what :func:`estimate_paths` found, of the data alone.
+    """
+    factors = evidence.structure.factors
+    placed = {n for f in factors if _is_placed(evidence, f) for n in f.parents}
+    found = dict(paths)
+    for index, name in enumerate(sorted(set(paths) - placed)):
+        own, size = random.fold_in(key, index), paths[name].shape[-1]
+        found[name] = paths[name] @ random.orthogonal(own, size)
+    return found
 
 
 def _least_squares(weight: Array, v: Array) -> Array:

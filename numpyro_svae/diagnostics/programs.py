@@ -1,0 +1,99 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Functions of a fit that are compiled once, and kept with its guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+from jax import Array
+from jax.errors import JAXTypeError
+import numpy as np
+
+from numpyro_svae.diagnostics.fit import Fit
+
+__all__ = ["compiled", "kept"]
+
+_MOST = 64  # programs that a guide keeps
+
+
+def compiled(
+    function: Callable[..., Any], fit: Fit, *static: Hashable
+) -> Callable[..., Any]:
+    """A function of a fit as one compiled program, which the guide keeps.
+
+    Parameters and data are its arguments: those of another fit of the same model, and
+    other data of the same shapes, compile nothing. A model that has to know the values
+    of its arguments while it is read is compiled for them every time.
+
+    :param function: of the fit, further arrays and then of what is static.
+    :param fit: the fit.
+    :param static: what the program is made for.
+    :return: a function of the further arrays.
+    """
+    leaves, tree = _leaves(fit)
+    known = [not isinstance(leaf, Array | np.ndarray) for leaf in leaves]
+    plain = [leaf if fixed else None for leaf, fixed in zip(leaves, known)]
+    arrays = [leaf for leaf, fixed in zip(leaves, known) if not fixed]
+    model, guide = fit.model, fit.guide
+
+    def run(arrays: list[Array], *given: Any) -> Any:
+        rest = iter(arrays)
+        found = [x if fixed else next(rest) for x, fixed in zip(plain, known)]
+        own = Fit(model, guide, *jax.tree.unflatten(tree, found))
+        return function(own, *given, *static)
+
+    program = kept(fit, (function, *static), lambda: jax.jit(run))
+
+    def call(*given: Any) -> Any:
+        try:
+            return program(arrays, *given)
+        except JAXTypeError:
+            return jax.jit(lambda given: function(fit, *given, *static))(given)
+
+    return call
+
+
+def kept(
+    fit: Fit, what: Hashable, make: Callable[[], Any], shapes: bool = False
+) -> Any:
+    """What a guide keeps for all fits of one model with arguments of one structure.
+
+    :param fit: one of them.
+    :param what: says what it is.
+    :param make: makes it, from no values of parameters and data.
+    :param shapes: whether it is made for arrays of these shapes alone.
+    """
+    leaves, tree = _leaves(fit)
+    key = what, fit.model, tree, tuple(_Key(leaf, shapes) for leaf in leaves)
+    programs = fit.guide.programs
+    found = programs.pop(key) if key in programs else make()
+    programs[key] = found  # in the order of their last use
+    while len(programs) > _MOST:
+        programs.pop(next(iter(programs)))
+    return found
+
+
+def _leaves(fit: Fit) -> tuple[list[Any], Any]:
+    return jax.tree.flatten((fit.params, fit.args, fit.kwargs))
+
+
+class _Key:
+    """What tells leaves of arguments apart: an array has its shape, if at all."""
+
+    def __init__(self, leaf: Any, shapes: bool) -> None:
+        if isinstance(leaf, Array | np.ndarray):
+            self.value: Hashable = (leaf.shape, leaf.dtype) if shapes else None
+        elif isinstance(leaf, bool | int | float | complex | str | bytes):
+            self.value = type(leaf), leaf
+        else:
+            self.value, self.leaf = id(leaf), leaf  # which lives as long as this
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)

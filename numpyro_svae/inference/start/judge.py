@@ -1,0 +1,73 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The bound that guesses of a start are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.families import NaturalParameters
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.fixed_point import FixedPoint
+from numpyro_svae.inference.global_priors import divergence
+from numpyro_svae.inference.groups import infer_locals
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import Structure
+
+__all__ = ["bound_of"]
+
+Naturals = dict[str, NaturalParameters]
+
+_LOCAL_SWEEPS = 20
+
+
+def bound_of(
+    structure: Structure,
+    bound: Bound,
+    potentials: dict[str, Any],
+    given: Naturals,
+    mean_field: bool,
+    fixed_point: FixedPoint,
+) -> Callable[[Naturals], tuple[tuple[Array, dict[str, Array]], Naturals]]:
+    """The bound, as a function of natural parameters that has natural gradients.
+
+    :param structure: wiring of the program.
+    :param bound: the program with its data.
+    :param potentials: what the recognition function says.
+    :param given: the blocks that may not move.
+    :param mean_field: as in the guide.
+    :param fixed_point: as in the guide; local sites have a few sweeps.
+    :return: the bound with the means of latent paths, and its gradients.
+    """
+    few = min(_LOCAL_SWEEPS, fixed_point.max_sweeps)
+    options = replace(fixed_point, max_sweeps=few, gradient="stopped")
+
+    def lower_bound(naturals: Naturals) -> tuple[Array, dict[str, Array]]:
+        moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
+        evidence = Evidence(structure, bound, moments)
+        local = infer_locals(evidence, potentials, mean_field, options)
+        value = sum(local.totals.values(), jnp.zeros(()))
+        for name, natural in naturals.items():
+            loss = divergence(structure, bound, name, natural, moments)
+            value = value - bound.sites[name].scale * jnp.sum(loss)
+        means = {
+            n: local.marginals[n].mean
+            for n, s in structure.locals.items()
+            if s.chain and not s.discrete
+        }
+        return value, means
+
+    gradient = jax.value_and_grad(lower_bound, has_aux=True)
+
+    def rising(naturals: Naturals) -> tuple:
+        found, rise = gradient(naturals)
+        return found, rise | {name: rise[name].scale(0.0) for name in given}
+
+    return rising

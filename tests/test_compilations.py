@@ -1,0 +1,87 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How many programs XLA compiles before a first result, and for a second one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+from numpyro.handlers import seed, substitute, trace
+import pytest
+
+import numpyro_svae as ns
+from tests.data import make_svi
+from tests.models import lds_recognition, lds_svae, linear_lds, mixture
+
+KEY = random.PRNGKey(0)
+_compiled = [0]
+
+
+def _count(event: str, *_: Any, **__: Any) -> None:
+    _compiled[0] += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+@contextmanager
+def compilations() -> Iterator[Callable[[], int]]:
+    """Count programs that are compiled inside."""
+    before = _compiled[0]
+    yield lambda: _compiled[0] - before
+
+
+def run_by_numpyro(model, recognition, *args):
+    """What ``SVI.init`` does of its own: both run, operation by operation."""
+    messages = trace(seed(model, KEY)).get_trace(*args)
+    known = {n: m["value"] for n, m in messages.items() if m["type"] == "param"}
+    if recognition is not None:
+        substitute(seed(recognition, KEY), data=known)(*args)
+
+
+@pytest.mark.parametrize(
+    "model, recognition, args, most",
+    [
+        (mixture, None, (random.normal(KEY, (30, 2)),), 30),
+        (
+            lds_svae,
+            lds_recognition,
+            (random.normal(KEY, (4, 6, 3)), jnp.ones((4, 5, 1))),
+            60,
+        ),
+    ],
+    ids=["mixture", "dynamics"],
+)
+def test_set_up_compiles_few_programs_of_its_own(model, recognition, args, most):
+    """Beside those of NumPyro's first run; there were 280 and 350."""
+    run_by_numpyro(model, recognition, *args)
+    svi = make_svi(model, ns.AutoSVAE(model, recognition, num_starts=2))
+    with compilations() as count:
+        svi.init(KEY, *args)
+    assert count() <= most
+
+
+def test_what_looks_at_a_fit_compiles_nothing_for_other_data():
+    y = random.normal(KEY, (2, 6, 3))
+    guide = ns.AutoSVAE(linear_lds, num_starts=1)
+    svi = make_svi(linear_lds, guide)
+    params = svi.get_params(svi.init(KEY, y))
+
+    def look(key: Array, y: Array, params: dict[str, Any]) -> None:
+        fit = linear_lds, guide, params
+        given = {"horizon": 2, "num_samples": 3}
+        ns.forecast(*fit, key, y, **given)
+        ns.log_score(*fit, key, y, future={"y": y[:, :2]}, num_samples=3)
+        ns.impute(*fit, key, y, num_samples=3)
+        ns.filter(*fit, y).update(y=y[:, 0])
+        ns.to_arviz(*fit, y, num_samples=3, num_particles=2, rng_key=key)
+
+    look(KEY, y, params)
+    other = jax.tree.map(lambda leaf: 1.01 * leaf, params)
+    with compilations() as count:
+        look(random.PRNGKey(1), y[::-1], other)
+    assert count() <= 3  # NumPyro and the binding of data run operations
