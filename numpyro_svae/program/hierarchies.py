@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.noise_priors import PrecisionPrior
+from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
 from numpyro_svae.program.populations import Population
-from numpyro_svae.program.priors import RegressionPrior
+from numpyro_svae.program.priors import Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.rate_populations import RatePopulation
 from numpyro_svae.program.rate_priors import GammaPrior
-from numpyro_svae.program.spreads import SpreadPrior
 from numpyro_svae.program.wiring import Wiring, listed
 
 __all__ = ["AnyPopulation", "bind_populations", "read_populations"]
@@ -43,27 +43,47 @@ def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
     for name, block in prober.priors.items():
         used = frozenset().union(*map(wiring.used, block.sites)) - {*block.sites}
         above |= {name: used} if used else {}
+    options = {n: list(_candidates(wiring, n, used)) for n, used in above.items()}
     found = dict[str, AnyPopulation]()
-    for name, used in above.items():
-        candidate = _candidate(wiring, name, used)
-        if candidate is None:
-            raise _refused(wiring, name, used)
-        found[name] = candidate
-    if not found:
-        return found
-
-    @jax.jit
-    def shown(values: dict[str, Any]) -> dict[str, Any]:
-        sites = prober.program.sites(values)
-        return {name: p.shown(sites) for name, p in found.items()}
-
-    bound = bind_populations(found, prober)
-    for values in prober.probes():
-        run = shown(values)
-        for name, population in found.items():
-            if not population.agrees(bound[name], values, run[name]):
+    while len(found) < len(options):
+        rest = [name for name in options if name not in found]
+        for name in rest:
+            if not options[name]:
                 raise _refused(wiring, name, above[name])
-    return found
+        tried = {name: options[name].pop(0) for name in rest}
+        holding = _holding(prober, tried)
+        found |= {name: tried[name] for name in holding}
+    return {name: found[name] for name in options}
+
+
+def _holding(prober: Prober, populations: dict[str, AnyPopulation]) -> set[str]:
+    """The blocks whose priors a program agrees with at random values of all sites.
+
+    Members of which rows have one may be weights that are one or zero in this call, so
+    that is tried for other arguments too.
+    """
+    probes = list(prober.probes())
+
+    def read(own: Prober) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        @jax.jit
+        def shown(values: dict[str, Any]) -> dict[str, Any]:
+            sites = own.program.sites(values)
+            return {name: p.shown(sites) for name, p in populations.items()}
+
+        return bind_populations(populations, own), [shown(v) for v in probes]
+
+    runs = [read(prober)]
+    if any(p.picks for p in populations.values()):
+        runs.append(prober.read_elsewhere(read))
+    return {
+        name
+        for name, population in populations.items()
+        if all(
+            population.agrees(bound[name], values, run[name])
+            for bound, shown in runs
+            for values, run in zip(probes, shown)
+        )
+    }
 
 
 def bind_populations(
@@ -78,30 +98,35 @@ def bind_populations(
     return bind() if populations else {}
 
 
-def _candidate(wiring: Wiring, name: str, used: frozenset[str]) -> AnyPopulation | None:
-    """The only prior that there may be, given the kinds of the sites."""
+def _candidates(
+    wiring: Wiring, name: str, used: frozenset[str]
+) -> Iterator[AnyPopulation]:
+    """The priors that there may be, given the kinds of the sites."""
     block = wiring.prober.priors[name]
     if not used <= {*wiring.block_of}:
-        return None
+        return
     names = {wiring.block_of[site].name for site in used}
     above = [p for p in wiring.prober.priors.values() if p.name in names]
     if isinstance(block, GaussianPrior):
         parents = tuple(p for p in above if isinstance(p, GaussianPrior))
         noises = [p for p in above if not isinstance(p, GaussianPrior)]
-        if not noises:
-            return Population(block, parents, None)
-        noise = noises[0]
-        if len(noises) > 1 or not isinstance(noise, SpreadPrior):
-            return None
-        size = (1, *block.event_shape)[-1]
-        if not isinstance(noise, PrecisionPrior) and noise.dim != size:
-            return None
-        return Population(block, parents, noise)
-    if isinstance(block, PrecisionPrior | GammaPrior) and len(above) == 1:
+        noise: Any = noises[0] if noises else None
+        if len(noises) <= 1 and (noise is None or _fits(noise, block)):
+            yield Population(block, parents, noise)
+            if any(parent.components for parent in parents):
+                yield Population(block, parents, noise, summed=True)
+    elif isinstance(block, PrecisionPrior | GammaPrior) and len(above) == 1:
         rate = above[0]
         if isinstance(rate, PrecisionPrior | GammaPrior):
-            return RatePopulation(block, rate)
-    return None
+            yield RatePopulation(block, rate)
+
+
+def _fits(noise: Prior, block: GaussianPrior) -> bool:
+    """Whether a block can hold the covariance of the rows of another."""
+    size = (1, *block.event_shape)[-1]
+    if isinstance(noise, CovariancePrior | RegressionPrior):
+        return noise.dim == size
+    return isinstance(noise, PrecisionPrior)
 
 
 def _refused(wiring: Wiring, name: str, used: frozenset[str]) -> ValueError:

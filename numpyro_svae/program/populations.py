@@ -16,8 +16,10 @@ and a constant: what the spread of the parents and that of Sigma add.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -40,36 +42,35 @@ Values = dict[str, Any]
 class Parent(NamedTuple):
     """The part that one Gaussian block has in a location.
 
-    :param members: which member of its batch each row has, ``(..., R)``; None without
-        a batch.
-    :param map: A, ``(..., R, L, N)``, for the N entries of its weight.
+    :param members: which member of its batch each row has, ``(..., R)``; None if a row
+        has all of them, side by side, or there is no batch.
+    :param map: A, ``(..., R, L, N)``, for the N entries of its weights.
     """
 
     members: Array | None
     map: Array
 
     def location(self, value: Any) -> Any:
-        """What the block adds to the location, from its entries ``(..., N)``."""
-        value = value if self.members is None else value[self.members]
+        """What the block adds to the location, from its entries ``(*batch, N)``."""
+        value = value.reshape(-1) if self.members is None else value[self.members]
         return (self.map @ value[..., None])[..., 0]
 
     def excess(self, moments: ExpectedWeight, precision: Array) -> Array:
         """``tr(P A Cov A')`` of each row, ``(..., R)``, at an expected precision P."""
         spread = moments.spread
-        rank = moments.mean.ndim + 1
-        by_row = spread.ndim == rank
-        spread = spread if self.members is None else spread[self.members]
-        dim, columns = moments.mean.shape[-2:]
+        if spread.ndim != moments.mean.ndim + 1:  # all entries of a weight together
+            size = math.prod(spread.shape[-2:])
+            spread = spread.reshape(*spread.shape[:-4], 1, size, size)
+        size = spread.shape[-1]
+        if self.members is None:
+            spread = spread.reshape(-1, size, size)
+        else:
+            spread = spread[self.members]
         diagonal = precision.shape[-1] == 1
         left = precision * self.map if diagonal else precision @ self.map
-        if by_row:
-            apart = self.map.reshape(*self.map.shape[:-1], dim, columns)
-            right = jnp.einsum("...ldm,...dmn->...ldn", apart, spread)
-            right = right.reshape(*right.shape[:-2], dim * columns)
-        else:
-            size = dim * columns
-            right = self.map @ spread.reshape(*spread.shape[:-4], size, size)
-        return jnp.sum(left * right, (-2, -1))
+        apart = self.map.reshape(*self.map.shape[:-1], -1, size)
+        right = jnp.einsum("...lij,...ijk->...lik", apart, spread)
+        return jnp.sum(left * right.reshape(left.shape), (-2, -1))
 
 
 class BoundPopulation(NamedTuple):
@@ -107,16 +108,23 @@ class Population:
     :param parents: the Gaussian blocks that its location depends on.
     :param noise: the block of its covariance, which may be one with a location; None if
         it is known.
+    :param summed: whether rows may depend on several members of a batch of parents.
     """
 
     block: GaussianPrior
     parents: tuple[GaussianPrior, ...]
     noise: SpreadPrior | None
+    summed: bool = False
 
     @property
     def above(self) -> tuple[Any, ...]:
         """The blocks that the prior depends on."""
         return self.parents if self.noise is None else (*self.parents, self.noise)
+
+    @property
+    def picks(self) -> bool:
+        """Whether each row has one member of a batch."""
+        return not self.summed and any(p.components for p in self.parents)
 
     def shown(self, sites: dict[str, Site]) -> NormalRows:
         """The parameters of the prior in a run."""
@@ -134,7 +142,7 @@ class Population:
             return self.shown(prober.program.sites({**base, **values}))
 
         origin = rows({}).loc
-        parents = [_read_parent(rows, parent, origin) for parent in self.parents]
+        parents = [_read_parent(rows, p, origin, self.summed) for p in self.parents]
         spread = read_spread(rows, self.noise)
         return BoundPopulation(origin, tuple(parents), spread)
 
@@ -152,7 +160,9 @@ class Population:
             flat = jnp.asarray(weight.reshape(*parent.batch_shape, -1))
             loc = loc + np.asarray(own.location(flat))
         square = partial(_square, loc.shape[-1])
-        alike = same(square(found.covariance), square(covariance))
+        shown = square(found.covariance)
+        # what is no covariance is told to be none later
+        alike = not np.all(np.isfinite(shown)) or same(shown, square(covariance))
         return alike and same(found.loc, loc)
 
     def expected(
@@ -189,10 +199,16 @@ class Population:
         return jnp.sum(kl, tuple(range(rank, kl.ndim))) + gap
 
 
-def _read_parent(rows: Any, parent: GaussianPrior, origin: Array) -> Parent:
+def _read_parent(
+    rows: Callable[[Values], NormalRows],
+    parent: GaussianPrior,
+    origin: Array,
+    summed: bool,
+) -> Parent:
     """The part of a block in a location that is ``origin`` where all parts are zero."""
     shape = parent.dim, parent.columns
-    units = jnp.eye(parent.dim * parent.columns).reshape(-1, *shape)
+    batch = parent.batch_shape if summed else ()
+    units = jnp.eye(math.prod(batch + shape)).reshape(-1, *batch, *shape)
 
     def show(marks: Array) -> Array:
         def one(unit: Array) -> Array:
@@ -202,7 +218,7 @@ def _read_parent(rows: Any, parent: GaussianPrior, origin: Array) -> Parent:
         return jnp.moveaxis(jax.vmap(one)(units), 0, -1)
 
     once = show(jnp.ones(()))
-    if parent.components is None:
+    if summed or parent.components is None:
         return Parent(None, once)
     more = show(1.0 + jnp.arange(parent.components)[:, None, None])
     flat, marked = (x.reshape(*x.shape[:-2], -1) for x in (once, more))
@@ -210,7 +226,8 @@ def _read_parent(rows: Any, parent: GaussianPrior, origin: Array) -> Parent:
     seen, mark = (jnp.take_along_axis(x, best, -1)[..., 0] for x in (flat, marked))
     # where nothing is seen of a member, any will do
     ratio = jnp.where(seen != 0, mark / jnp.where(seen != 0, seen, 1.0), 1.0)
-    return Parent(members_of(ratio), once)
+    members = jnp.clip(members_of(ratio), 0, parent.components - 1)
+    return Parent(members, once)
 
 
 def _square(size: int, covariance: Any) -> Any:

@@ -58,6 +58,8 @@ class RatePopulation:
         """The blocks that the prior depends on."""
         return (self.rate,)
 
+    picks = False
+
     @property
     def _shape(self) -> tuple[int, ...]:
         return self.block.batch_shape + self.block.features

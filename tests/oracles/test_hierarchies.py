@@ -14,6 +14,7 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro import handlers
 import numpyro.distributions as dist
 from numpyro.distributions.kl import kl_divergence
 from numpyro.infer import Predictive
@@ -159,6 +160,7 @@ def assert_joint(means):
 REGION = np.array([0, 1, 1, 0])
 KIND = np.array([2, 0, 1, 1])
 MAP = RNG.standard_normal((D, 3))
+SHARES = np.array([[1.0, 0.0], [0.3, 0.7], [0.5, 0.5], [0.0, 1.0]])
 SHIFT = RNG.standard_normal((G, D))
 
 
@@ -188,8 +190,8 @@ def test_three_levels():
         assert_is(posteriors, name, vectors)
 
 
-def crossed(y, shift):
-    """Groups of a map of a vector, a region, a kind and something known."""
+def crossed(y, shift, shares):
+    """Groups of a map of a vector, shares of regions, a kind and something known."""
     top = wide("top", 3)
     noise = gammas("noise")
     scale = numpyro.sample("scale", dist.Gamma(2.0, 1.5)) ** -0.5
@@ -198,7 +200,7 @@ def crossed(y, shift):
     with numpyro.plate("kinds", 3):
         kind = numpyro.sample("kind", dist.Normal(0.0, 1.5))
     with numpyro.plate("groups", G):
-        loc = MAP @ top + 0.5 * region[REGION] + kind[KIND][:, None] + shift
+        loc = MAP @ top + shares @ region + kind[KIND][:, None] + shift
         weights = jnp.sqrt(1.0 + jnp.arange(G))[:, None]
         mu = numpyro.sample("mu", dist.Normal(loc, scale / weights).to_event(1))
     with numpyro.plate("data", len(y)):
@@ -206,7 +208,12 @@ def crossed(y, shift):
 
 
 def test_maps_offsets_and_several_parents():
-    guide, params, losses = fitted(crossed, Y, SHIFT, count=300)
+    """The regions are read as shares, even of a first call where each group has one."""
+    guide = ns.AutoSVAE(crossed)
+    with handlers.seed(rng_seed=0):
+        guide(Y, SHIFT, jnp.asarray(np.eye(2)[REGION]))
+    svi = make_svi(crossed, guide, 0.6)
+    params, losses = steps(svi, 300, Y, SHIFT, jnp.asarray(SHARES))
     tree, eye, column = Tree(), np.eye(D), np.ones((D, 1))
     noise, scale = tree.noise(own_gammas()), tree.noise(one_gamma())
     top = tree.vector([], Known(10 * np.eye(3)))
@@ -214,7 +221,8 @@ def test_maps_offsets_and_several_parents():
     kind = [tree.vector([], Known(1.5**2 * np.eye(1))) for _ in range(3)]
     mu = []
     for g in range(G):
-        above = [(MAP, top), (0.5 * eye, region[REGION[g]]), (column, kind[KIND[g]])]
+        above = [(MAP, top), (column, kind[KIND[g]])]
+        above += [(share * eye, r) for share, r in zip(SHARES[g], region)]
         mu.append(tree.vector(above, scale, SHIFT[g], 1.0 + g))
     for y, g in zip(Y, GROUP):
         tree.see(y, [(eye, mu[g])], noise)
