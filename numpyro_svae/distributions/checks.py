@@ -163,6 +163,16 @@ def _positive_definite(value: np.ndarray, dim: int) -> str | None:
     return None
 
 
+def _noise(value: np.ndarray, dim: int) -> str | None:
+    complaint = _positive_definite(value, dim)
+    if complaint is not None and np.all(np.isfinite(value)):
+        complaint += (
+            ". A part of the state that moves without noise may have a small variance, "
+            "such as 1e-6 of the others, in the place of none"
+        )
+    return complaint
+
+
 def _lower_cholesky(value: np.ndarray, dim: int) -> str | None:
     expected = "lower triangular with a positive diagonal"
     if (complaint := _finite(value, dim)) is not None:
@@ -203,7 +213,7 @@ _CHECKS = {
     "initial_loc": _finite,
     "initial_cov": _positive_definite,
     "transition_matrix": _finite,
-    "transition_cov": _positive_definite,
+    "transition_cov": _noise,
     "inputs": _finite,
     "initial_probs": _probabilities,
     "transition_probs": _probabilities,

@@ -28,11 +28,13 @@ from numpyro_svae.program.factors import (
 )
 from numpyro_svae.program.gathered import scanned_inputs
 from numpyro_svae.program.hierarchies import bind_populations
+from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.places import Place
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Program, Site
 from numpyro_svae.program.statistics import BoundStatistics, bind_rows, bind_statistics
 from numpyro_svae.program.tables import bind_table
+from numpyro_svae.program.wrappers import shape_of
 
 __all__ = ["Bound", "BoundTable", "bind"]
 
@@ -106,8 +108,10 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     prober = Prober(program, sites, *known, at_plain=True)
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
+    latent = {n: site for n, site in kept.items() if not site.observed}
+    kept = {n: _as_data(site) for n, site in kept.items()}
     above = bind_populations(structure.populations, prober)
-    bound = Bound(kept, _priors(structure, kept), {}, {}, {}, {}, above)
+    bound = Bound(kept, _priors(structure, latent), {}, {}, {}, {}, above)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -127,6 +131,16 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
         elif isinstance(factor, GaussianFactor):
             bound.regressions[key] = bind_regression(prober, site, factor)
     return bound
+
+
+def _as_data(site: Site) -> Site:
+    """A site without the parameters of an observation, which its factor holds.
+
+    Those of some distributions may not enter compiled functions.
+    """
+    if not site.observed or observation_of(site.fn) is None:
+        return site
+    return replace(site, outer=shape_of(site.outer))
 
 
 @partial(jax.jit, static_argnums=0)

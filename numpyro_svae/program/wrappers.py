@@ -11,7 +11,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-__all__ = ["as_vectors", "peel"]
+__all__ = ["as_vectors", "peel", "shape_of"]
 
 
 def peel(fn: Any) -> tuple[Any, Array | None, int]:
@@ -46,3 +46,15 @@ def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
     vector = dist.Normal(loc, scale).expand((*fn.batch_shape, 1)).to_event(1)
     vector = vector if mask is None else vector.mask(mask)
     return vector, jnp.asarray(value)[..., None]
+
+
+def shape_of(fn: dist.Distribution) -> dist.Distribution:
+    """A distribution in the same wrappers that has nothing but its shape."""
+    if isinstance(fn, dist.ExpandedDistribution):
+        return shape_of(fn.base_dist).expand(fn.batch_shape)
+    if isinstance(fn, dist.MaskedDistribution):
+        return shape_of(fn.base_dist).mask(fn._mask)
+    if isinstance(fn, dist.Independent):
+        return shape_of(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+    shapes = fn.batch_shape, fn.event_shape
+    return dist.ImproperUniform(dist.constraints.real, *shapes)

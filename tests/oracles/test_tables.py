@@ -171,3 +171,24 @@ def test_categories_without_concentration_stay_impossible(x64):
     np.testing.assert_allclose(found[1][i, i], found[0][:, 0], rtol=1e-10)
     np.testing.assert_allclose(found[1][i, i + 1], found[0][:, 1], rtol=1e-10)
     assert np.all(np.asarray(found[1])[np.asarray(band) == 0] == 0)
+
+
+def counts_of_words(y, group):
+    """Documents of different lengths, whose group picks the probabilities."""
+    with numpyro.plate("groups", 2):
+        words = numpyro.sample("words", dist.Dirichlet(jnp.array([1.0, 2.0, 0.5])))
+    with numpyro.plate("documents", len(y)):
+        fn = dist.Multinomial(total_count=y.sum(-1), probs=words[group])
+        numpyro.sample("y", fn, obs=y)
+
+
+def test_documents_of_different_lengths(x64):
+    """NumPyro keeps the lengths, which are data, where jit wants what is static."""
+    rng = np.random.default_rng(5)
+    y, group = rng.poisson(4.0, (6, 3)), np.arange(6) % 2
+    guide = ns.AutoSVAE(counts_of_words)
+    params, losses = steps(make_svi(counts_of_words, guide), 2, y, jnp.array(group))
+    found = guide.get_posterior(params)["words"].concentration
+    sums = np.stack([y[group == k].sum(0) for k in range(2)])
+    np.testing.assert_allclose(found, [1.0, 2.0, 0.5] + sums, rtol=1e-12)
+    assert losses[1] < losses[0]

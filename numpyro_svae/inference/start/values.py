@@ -81,7 +81,7 @@ def _is_placed(evidence: Evidence, factor: Factor) -> bool:
     if not factor.parents or not evidence.site(factor.site).observed:
         return False
     data = evidence.bound.regressions[factor.site, "value"]
-    return data.known is not None and data.all_known and not factor.coupled
+    return data.known is not None and data.all_known and len(factor.parents) == 1
 
 
 def turned(key: Array, evidence: Evidence, paths: dict[str, Array]) -> dict[str, Array]:
@@ -110,6 +110,8 @@ def _least_squares(weight: Array, v: Array) -> Array:
 def _without(v: Array, regressor: Array, weight: Array) -> Array:
     """What known regressors leave unexplained, zero where nothing counts."""
     columns = regressor.shape[-1]
+    if not columns:
+        return v * weight[..., None]
     u = jnp.broadcast_to(regressor, (*v.shape[:-1], columns)) * weight[..., None]
     flat, response = u.reshape(-1, columns), v.reshape(-1, v.shape[-1])
     gram = flat.T @ flat
