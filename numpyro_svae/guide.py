@@ -191,7 +191,7 @@ class AutoSVAE(FittedGuide):
             return self._begin(args, kwargs)
         naturals, bound, local, messages = self._infer(args, kwargs)
         structure, plates = self.structure, Plates(messages)
-        posteriors, divergences = global_posteriors(structure, naturals, bound.priors)
+        posteriors, divergences = global_posteriors(structure, naturals, bound)
         closed = emission.closed_forms(local, bound.sites, structure.scans, self.prefix)
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():

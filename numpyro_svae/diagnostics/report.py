@@ -20,6 +20,7 @@ from numpyro_svae.diagnostics.influence import PriorShare, prior_shares
 from numpyro_svae.diagnostics.masks import counted_positions
 from numpyro_svae.diagnostics.reliability import pareto_k_global, pareto_k_joint
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.global_priors import expected_prior
 from numpyro_svae.inference.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import Structure
@@ -204,8 +205,8 @@ def _counts(
 def _priors(guide: AutoSVAE, naturals: dict, bound: Bound) -> dict[str, PriorShare]:
     structure, found = guide.structure, {}
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
-    for name, block in structure.priors.items():
-        prior, _ = block.expected_prior(bound.priors[name], moments)
+    for name in structure.priors:
+        prior = expected_prior(structure, bound, name, moments)
         for part, share in prior_shares(naturals[name], prior).items():
             found[f"{name} {part}".strip()] = share
     return found

@@ -6,7 +6,11 @@
 from numpyro_svae.families.dirichlet import DirichletNatural
 from numpyro_svae.families.expected_regression import ExpectedRegression
 from numpyro_svae.families.gamma import GammaNatural
-from numpyro_svae.families.gaussian import ExpectedGaussian, GaussianNatural
+from numpyro_svae.families.gaussian import (
+    ExpectedGaussian,
+    GaussianNatural,
+    gaussian_kl,
+)
 from numpyro_svae.families.natural import NaturalParameters, expected, natural_kl
 from numpyro_svae.families.regression import RegressionNatural, RegressionStandard
 
@@ -20,5 +24,6 @@ __all__ = [
     "RegressionNatural",
     "RegressionStandard",
     "expected",
+    "gaussian_kl",
     "natural_kl",
 ]

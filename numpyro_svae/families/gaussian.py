@@ -25,7 +25,7 @@ from numpyro_svae.families.matrices import (
 )
 from numpyro_svae.families.natural import NaturalParameters
 
-__all__ = ["ExpectedGaussian", "GaussianNatural"]
+__all__ = ["ExpectedGaussian", "GaussianNatural", "gaussian_kl"]
 
 
 class ExpectedGaussian(NamedTuple):
@@ -106,3 +106,41 @@ class GaussianNatural(NaturalParameters):
     def in_domain(self) -> bool:
         finite = np.all(np.isfinite(np.asarray(self.info_vector)))
         return bool(finite) and has_cholesky(self.precision)
+
+
+@jax.custom_vjp
+def gaussian_kl(natural: GaussianNatural, mean: Array, precision: Array) -> Array:
+    """The divergence from a Gaussian that is given by its mean.
+
+    It is :func:`~numpyro_svae.families.natural_kl` where the other Gaussian is learnt
+    too. Its gradients in the mean and in the precision are made of residuals, and not
+    of moments about zero, which cancel where means are large beside their spread.
+
+    :param natural: natural parameters of the posterior.
+    :param mean: of the prior, of shape ``(..., N)``.
+    :param precision: of the prior, of shape ``(..., N, N)``.
+    :return: of the batch shape of the posterior.
+    """
+    return natural.kl(GaussianNatural.from_mean(mean, precision))
+
+
+def _kl_forward(natural: GaussianNatural, mean: Array, precision: Array) -> tuple:
+    other = GaussianNatural.from_mean(mean, precision)
+    return natural.kl(other), (natural, mean, precision)
+
+
+def _kl_backward(residuals: tuple, cotangent: Array) -> tuple:
+    natural, mean, precision = residuals
+    own, covariance = natural.moments()
+    shift = own - mean
+    second = covariance + shift[..., None] * shift[..., None, :]
+    second = second - inverse_from_tril(jnp.linalg.cholesky(precision))
+    to_mean = -jnp.squeeze(precision @ shift[..., None], -1)
+    return (
+        (natural - GaussianNatural.from_mean(mean, precision)).scale(cotangent),
+        cotangent[..., None] * to_mean,
+        0.5 * cotangent[..., None, None] * second,
+    )
+
+
+gaussian_kl.defvjp(_kl_forward, _kl_backward)

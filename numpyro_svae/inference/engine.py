@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 from jax import Array
-import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.families import NaturalParameters, natural_kl
+from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
+from numpyro_svae.inference.global_priors import divergence
 from numpyro_svae.inference.groups import infer_locals
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.binding import Bound
@@ -47,15 +47,13 @@ def local_posterior(
 
 @partial(jax.jit, static_argnames="structure")
 def global_posteriors(
-    structure: Structure, naturals: Naturals, priors: Naturals
+    structure: Structure, naturals: Naturals, bound: Bound
 ) -> tuple[dict[str, dist.Distribution], dict[str, Array]]:
     """Posteriors of the global blocks, and their divergences from the priors."""
     posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
-    divergences = {}
-    for name, natural in naturals.items():
-        block = structure.priors[name]
-        prior, gap = block.expected_prior(priors[name], moments)
-        kl, rank = natural_kl(natural, prior), len(block.batch_shape)
-        divergences[name] = jnp.sum(kl, tuple(range(rank, kl.ndim))) + gap
+    divergences = {
+        name: divergence(structure, bound, name, natural, moments)
+        for name, natural in naturals.items()
+    }
     return posteriors, divergences

@@ -27,6 +27,7 @@ from numpyro_svae.program.factors import (
     TableFactor,
 )
 from numpyro_svae.program.gathered import scanned_inputs
+from numpyro_svae.program.hierarchies import bind_populations
 from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.places import Place
 from numpyro_svae.program.probing import Prober
@@ -78,6 +79,8 @@ class Bound:
     :param tables: of the table factors, by site.
     :param picked: where rows of latent sites are in their blocks, by site and role, if
         they are not their members.
+    :param populations: what the program gives of priors that depend on other blocks, by
+        block.
     """
 
     sites: dict[str, Site]
@@ -86,6 +89,7 @@ class Bound:
     statistics: dict[tuple[str, str], BoundStatistics]
     tables: dict[str, BoundTable]
     picked: dict[tuple[str, str], Picked]
+    populations: dict[str, Any]
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
@@ -106,7 +110,8 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
     latent = {n: site for n, site in kept.items() if not site.observed}
     kept = {n: _as_data(site) for n, site in kept.items()}
-    bound = Bound(kept, _priors(structure, latent), {}, {}, {}, {})
+    above = bind_populations(structure.populations, prober)
+    bound = Bound(kept, _priors(structure, latent), {}, {}, {}, {}, above)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from jax import Array
 
@@ -221,6 +222,7 @@ class Structure:
         have conjugate factors.
     :param scans: the scans of the program, whose chains are among the local sites.
     :param joins: independent blocks that give the parameters of one factor together.
+    :param populations: priors of global blocks that depend on other blocks, by block.
     """
 
     priors: dict[str, Prior]
@@ -232,6 +234,7 @@ class Structure:
     axes: dict[str, tuple[str, ...]]
     scans: tuple[Scan, ...] = ()
     joins: dict[str, Join] = field(default_factory=dict)
+    populations: dict[str, Any] = field(default_factory=dict)
 
     def blocks_of(self, factor: Factor) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""
@@ -244,7 +247,11 @@ class Structure:
         rows = []
         for name, prior in self.priors.items():
             kind = type(prior).__name__.removesuffix("Prior")
-            rows.append((f"'{name}'", f"global: {kind} of {_listed(prior.sites)}"))
+            text = f"global: {kind} of {_listed(prior.sites)}"
+            if name in self.populations:
+                above = self.populations[name].above
+                text += f", given {_listed(block.name for block in above)}"
+            rows.append((f"'{name}'", text))
         for name, local in self.locals.items():
             size = "states" if local.discrete else "dimensions"
             rows.append((f"'{name}'", f"local: {local.kind} of {local.size} {size}"))

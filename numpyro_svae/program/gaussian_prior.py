@@ -11,17 +11,16 @@ from typing import Any, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.transforms import ParameterFreeTransform, ReshapeTransform
 
 from numpyro_svae.families import GaussianNatural, expected
-from numpyro_svae.program.noise_priors import PrecisionPrior
+from numpyro_svae.program.normals import normal_rows
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Site, unwrap
 
-__all__ = ["ExpectedWeight", "GaussianPrior", "Scaling"]
+__all__ = ["ExpectedWeight", "GaussianPrior"]
 
 
 class ExpectedWeight(NamedTuple):
@@ -36,26 +35,6 @@ class ExpectedWeight(NamedTuple):
     spread: Array
 
 
-class Scaling(NamedTuple):
-    """The block that holds the precisions of the entries of a weight.
-
-    :param block: the block.
-    :param form: what has a precision of its own: ``"all"``, ``"rows"``,
-        ``"columns"`` or ``"entries"``.
-    """
-
-    block: PrecisionPrior
-    form: str
-
-    def spread(self, value: Any) -> Any:
-        """Values of the block's site, as they fall on the entries ``(..., D, M)``."""
-        if self.form == "all":
-            return value[..., None, None]
-        if self.form == "rows":
-            return value[..., :, None]
-        return value[..., None, :] if self.form == "columns" else value
-
-
 @dataclass(frozen=True)
 class GaussianPrior(Prior):
     """A Gaussian prior over a mean or over weights.
@@ -68,7 +47,6 @@ class GaussianPrior(Prior):
     :param columns: M, the number of regressors.
     :param by_row: whether rows are independent, under the prior and under the noise.
     :param transposed: whether the site is the transpose of F.
-    :param scaling: the block that its scale depends on, if it does.
     """
 
     event_shape: tuple[int, ...]
@@ -76,7 +54,6 @@ class GaussianPrior(Prior):
     columns: int
     by_row: bool
     transposed: bool = False
-    scaling: Scaling | None = None
 
     def weight(self, value: Any) -> Any:
         """The weight ``(..., D, M)`` that a value of the site is."""
@@ -111,43 +88,46 @@ class GaussianPrior(Prior):
 
     def natural_of(self, fn: dist.Distribution) -> GaussianNatural:
         """Natural parameters of a distribution of the site's shape."""
-        base: Any = unwrap(fn)[0]
-        dim, columns = self.dim, self.columns
-        whole = self.batch_shape + self.event_shape
-        loc = self.weight(jnp.broadcast_to(base.loc, whole))
-        if isinstance(base, dist.Normal):
-            entries = 1.0 / self.weight(jnp.broadcast_to(base.scale, whole)) ** 2
-            return self._pack(loc, entries[..., None] * jnp.eye(columns))
-        if isinstance(base, dist.MatrixNormal):
-            row, column = map(_inverse, (base.scale_tril_row, base.scale_tril_column))
-            row, column = (column, row) if self.transposed else (row, column)
-            precision = jnp.einsum("...ij,...kl->...ikjl", row, column)
-        elif self.transposed:  # the columns of F are independent
-            own = _inverse(base.scale_tril)
-            own = jnp.broadcast_to(own, (*self.batch_shape, columns, dim, dim))
-            precision = jnp.einsum("...mij,mn->...imjn", own, jnp.eye(columns))
-        else:
-            precision = _inverse(base.scale_tril)
-            if len(self.event_shape) == 2:
-                return self._pack(loc, precision)
-            if dim == 1:
-                return self._pack(loc, precision[..., None, :, :])
-        square = (*self.batch_shape, dim * columns, dim * columns)
-        if len(self.event_shape) == 2:
-            pairs = (*self.batch_shape, dim, columns, dim, columns)
-            precision = jnp.broadcast_to(precision, pairs).reshape(square)
-        precision = jnp.broadcast_to(precision, square)
-        return GaussianNatural.from_mean(loc.reshape(*self.batch_shape, -1), precision)
+        rows = normal_rows(unwrap(fn)[0], self.event_shape)
+        return GaussianNatural.from_mean(*self.centred(rows.loc, rows.precision))
 
-    def _pack(self, loc: Array, rows: Array) -> GaussianNatural:
-        """From the precision ``(..., D, M, M)`` of each row."""
-        rows = jnp.broadcast_to(rows, (*loc.shape, self.columns))
-        if self.by_row:
-            return GaussianNatural.from_mean(loc, rows)
+    def centred(self, loc: Array, precision: Array) -> tuple[Array, Array]:
+        """Mean and precision as the natural parameters have them.
+
+        :param loc: of the value of the site as rows, ``(..., R, L)``; see
+            :class:`~numpyro_svae.program.normals.NormalRows`.
+        :param precision: of each row, ``(..., R, L, L)``, or entry, ``(..., R, L, 1)``.
+        """
+        batch, sizes = self.batch_shape, loc.shape[-2:]
+        entries = (*batch, *self.event_shape)
+        shape = (*batch, *sizes)
+        mean = self.weight(jnp.broadcast_to(loc, shape).reshape(entries))
+        if precision.shape[-1] == 1:
+            each = jnp.broadcast_to(precision[..., 0], shape).reshape(entries)
+            rows = self.weight(each)[..., None] * jnp.eye(self.columns)
+            return self._packed(mean, rows)
+        precision = jnp.broadcast_to(precision, (*shape, sizes[-1]))
+        if sizes == (self.dim, self.columns) and not self.transposed:
+            return self._packed(mean, precision)
+        whole = _block_diagonal(precision)
+        if self.transposed:
+            swapped = (*batch, *2 * (self.columns, self.dim))
+            rank = len(batch)
+            order = (*range(rank), *(rank + i for i in (1, 0, 3, 2)))
+            whole = jnp.transpose(whole.reshape(swapped), order)
         size = self.dim * self.columns
-        blocks = rows[..., :, :, None, :] * jnp.eye(self.dim)[:, None, :, None]
-        precision = blocks.reshape(*self.batch_shape, size, size)
-        return GaussianNatural.from_mean(loc.reshape(*self.batch_shape, -1), precision)
+        whole = whole.reshape(*batch, size, size)
+        if self.by_row:
+            pairs = whole.reshape(*batch, *2 * (self.dim, self.columns))
+            rows = jnp.diagonal(pairs, axis1=-4, axis2=-2)
+            return mean, jnp.moveaxis(rows, -1, -3)
+        return mean.reshape(*batch, -1), whole
+
+    def _packed(self, mean: Array, rows: Array) -> tuple[Array, Array]:
+        """From the precision ``(..., D, M, M)`` of each row of the weight."""
+        if self.by_row:
+            return mean, rows
+        return mean.reshape(*self.batch_shape, -1), _block_diagonal(rows)
 
     def moments(self, natural: GaussianNatural) -> ExpectedWeight:
         mean, covariance = expected(natural)
@@ -158,31 +138,6 @@ class GaussianPrior(Prior):
             mean.reshape(*self.batch_shape, *shape),
             covariance.reshape(*self.batch_shape, *shape, *shape),
         )
-
-    def expected_prior(
-        self, plain: GaussianNatural, moments: dict[str, Any]
-    ) -> tuple[GaussianNatural, Array | float]:
-        """The prior at the expected precisions of the block that it is scaled by.
-
-        :param plain: the prior at the plain values.
-        :param moments: of all blocks.
-        :return: natural parameters, and what the divergence from them lacks because
-            ``E log precision`` is not the log of the expectation.
-        """
-        if self.scaling is None:
-            return plain, 0.0
-        block, form = self.scaling.block, self.scaling.spread
-        shape = (*self.batch_shape, self.dim, self.columns)
-        alpha = moments[block.name]
-        mean = jnp.broadcast_to(form(-alpha.rate), shape)
-        gap = jnp.log(mean) - form(alpha.concentration)
-        ratio = mean / form(block.precisions(block.plain_values()[block.name]))
-        ratio = ratio.reshape(plain.info_vector.shape)
-        # the prior's precision is diagonal, so this scales its entries
-        scaled = GaussianNatural(
-            ratio * plain.info_vector, ratio[..., None] * plain.precision
-        )
-        return scaled, 0.5 * jnp.sum(gap, (-1, -2))
 
     def posterior(self, natural: GaussianNatural) -> dist.Distribution:
         mean, _ = natural.moments()
@@ -212,13 +167,18 @@ class GaussianPrior(Prior):
 class _Moved(dist.TransformedDistribution):
     """A Gaussian whose entries are put elsewhere, with its moments."""
 
+    def _moved(self, value: Array) -> Array:
+        for transform in self.transforms:  # those of what it moves are among them
+            value = transform(value)
+        return value
+
     @property
     def mean(self) -> Array:
-        return self.transforms[0](self.base_dist.mean)
+        return self._moved(self.base_dist.mean)
 
     @property
     def variance(self) -> Array:
-        return self.transforms[0](self.base_dist.variance)
+        return self._moved(self.base_dist.variance)
 
 
 class _Transpose(ParameterFreeTransform):
@@ -245,6 +205,8 @@ class _Transpose(ParameterFreeTransform):
         return self.forward_shape(shape)
 
 
-def _inverse(tril: Array) -> Array:
-    identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
-    return cho_solve((tril, True), identity)
+def _block_diagonal(blocks: Array) -> Array:
+    """The matrix ``(..., R L, R L)`` with blocks ``(..., R, L, L)``."""
+    count, size = blocks.shape[-3:-1]
+    apart = blocks[..., :, :, None, :] * jnp.eye(count)[:, None, :, None]
+    return apart.reshape(*blocks.shape[:-3], count * size, count * size)

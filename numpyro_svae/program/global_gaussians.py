@@ -19,21 +19,15 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
-from numpyro_svae.program.gaussian_prior import GaussianPrior, Scaling
+from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.noise_priors import PrecisionPrior
 from numpyro_svae.program.observations import CATEGORICAL
 from numpyro_svae.program.priors import Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober, same
 from numpyro_svae.program.sites import Site, gaussian_view, response_dim
-from numpyro_svae.program.wiring import listed
 
 __all__ = ["Candidates"]
 
-_FORMS: dict[int, tuple[str, ...]] = {
-    0: ("all",),
-    1: ("rows", "columns"),
-    2: ("entries",),
-}
 _GAUSSIAN = dist.Normal | dist.MultivariateNormal | dist.MatrixNormal
 
 
@@ -62,19 +56,40 @@ class Candidates:
         return free and isinstance(site.fn, _GAUSSIAN)
 
     def _is_open(self, name: str) -> bool:
-        """Whether a site is no state of data: its dependents have other plates."""
-        own = {frame.name for frame in self._site(name).frames}
+        """Whether a site is no state of data: its dependents have other plates. They
+        may have its own if it is a number, of which there are no states."""
         found = self._dependents(name)
-        around = {frame.name for site in found for frame in site.frames}
-        if any(self._is_of_data(n) for n in self.needs[name]):
+        if not self._is_gaussian(name) or not found:
             return False
-        return self._is_gaussian(name) and bool(found) and not own & around
+        if self._shares_plates(name, found) and not self._is_number(name, found):
+            return False
+        return not any(self._is_of_data(n, name) for n in self.needs[name])
 
-    def _is_of_data(self, name: str) -> bool:
-        """Whether only states of data can depend on a site: a label, a path, or a mean
-        and a covariance."""
+    def _is_above(self, name: str, chosen: set[str]) -> bool:
+        """Whether the prior of a site that is chosen depends on a site."""
+        found = self._dependents(name)
+        if not self._is_gaussian(name) or not any(s.name in chosen for s in found):
+            return False
+        others = [s for s in found if s.name not in chosen]
+        return not self._shares_plates(name, others)
+
+    def _shares_plates(self, name: str, others: list[Site]) -> bool:
+        own = {frame.name for frame in self._site(name).frames}
+        return bool(own & {frame.name for s in others for frame in s.frames})
+
+    def _is_number(self, name: str, found: list[Site]) -> bool:
+        """Whether a site is a number for each member of a whole plate, which only
+        Gaussian sites depend on."""
+        site = self._site(name)
+        whole = not site.outer.event_shape and bool(np.all(np.equal(site.scale, 1.0)))
+        return whole and all(isinstance(s.fn, _GAUSSIAN) for s in found)
+
+    def _is_of_data(self, name: str, of: str) -> bool:
+        """Whether a site that depends on another is a state of data, as it is of a
+        label, of a path, or of a mean and a covariance without a plate of its own."""
         kinds = CATEGORICAL | DiscreteMarkovChain | LinearGaussianChain
         joint = isinstance(self.blocks.get(name), RegressionPrior)
+        joint = joint and not self._site(of).frames
         return joint or isinstance(self._site(name).fn, kinds)
 
     def read(self, states: frozenset[str]) -> dict[str, GaussianPrior]:
@@ -92,8 +107,11 @@ class Candidates:
                 for n in names
                 if any(self.needs[s.name] & chosen for s in self._dependents(n))
             }
-            grown, chosen = not beside <= chosen, chosen | beside
-        return {name: self._prior(name) for name in names if name in chosen}
+            above = {n for n in self.prober.sites if self._is_above(n, chosen)}
+            more = beside | (above - states)
+            grown, chosen = not more <= chosen, chosen | more
+        names = [n for n in self.prober.sites if n in chosen]
+        return {name: self._prior(name, chosen) for name in names}
 
     # the rule
 
@@ -129,7 +147,8 @@ class Candidates:
             isinstance(self._site(n).fn, dist.InverseWishart) for n in used
         )
         subsampled = any(float(s.scale) != float(site.scale) for s in found)
-        return noise or bool(self.needs[name]) or subsampled
+        scaled = any(n in self.blocks for n in self.needs[name])
+        return noise or scaled or subsampled
 
     def _multiplies(self, name: str, site: Site) -> bool:
         """Whether a site's location has a product with another Gaussian site in it."""
@@ -161,10 +180,11 @@ class Candidates:
 
     # the block
 
-    def _prior(self, name: str) -> GaussianPrior:
-        site = self._site(name)
+    def _prior(self, name: str, chosen: set[str]) -> GaussianPrior:
+        site, found = self._site(name), self._dependents(name)
         event = tuple(site.outer.event_shape)
-        dims = {response_dim(s) for s in self._dependents(name)} - {None}
+        seen = [s for s in found if s.name not in chosen]
+        dims = {response_dim(s) for s in seen} - {None}
         transposed = len(event) == 2 and self._is_transposed(name, dims)
         shape = _rows_and_columns(event[::-1] if transposed else event, dims)
         if len(site.batch_shape) > 1 or shape is None:
@@ -182,12 +202,13 @@ class Candidates:
         apart = isinstance(site.fn, dist.Normal) or (
             isinstance(site.fn, dist.MultivariateNormal) and rows
         )
-        diagonal = all(isinstance(s.fn, dist.Normal) for s in self._dependents(name))
+        diagonal = all(isinstance(s.fn, dist.Normal) for s in found)
+        diagonal = diagonal and len(seen) == len(found)  # a population may mix rows
         by_row = apart and (diagonal or dim == 1)
-        plain = GaussianPrior(
-            name, (name,), site.batch_shape, event, dim, columns, by_row, transposed
+        sizes = event, dim, columns
+        return GaussianPrior(
+            name, (name,), site.batch_shape, *sizes, by_row, transposed
         )
-        return self._scaled(plain) if self.needs[name] else plain
 
     def _is_transposed(self, name: str, dims: set[Any]) -> bool:
         """Whether a matrix W stands in a program as ``u @ W``."""
@@ -214,41 +235,6 @@ class Candidates:
         ]
         return not same(found[0][..., 1:], found[1][..., 1:])
 
-    def _scaled(self, prior: GaussianPrior) -> GaussianPrior:
-        """The block with that of its precisions."""
-        site, used = self._site(prior.name), self.needs[prior.name]
-        block = self.blocks.get(next(iter(used)))
-        if len(used) == 1 and isinstance(block, PrecisionPrior):
-            for form in _FORMS.get(len(block.features), ()):
-                scaling = Scaling(block, form)
-                if isinstance(site.fn, dist.Normal) and self._agrees(prior, scaling):
-                    return GaussianPrior(**{**vars(prior), "scaling": scaling})
-        raise ValueError(
-            f"Site '{prior.name}' ({type(site.fn).__name__}): a global mean or weight "
-            f"whose prior depends on latent {listed(used)} in a way that is not "
-            "conjugate. Accepted: a location and a covariance that are fixed or a "
-            "numpyro.param; or a Normal with a fixed location and the scale "
-            "1 / sqrt(alpha) of one Gamma site alpha (or sqrt of an InverseGamma "
-            "site), for all entries, each row, each column or each entry."
-        )
-
-    def _agrees(self, prior: GaussianPrior, scaling: Scaling) -> bool:
-        rng, found, block = np.random.default_rng(0), [], scaling.block
-        shape = prior.batch_shape + prior.event_shape
-        for _ in range(2):
-            values = block.random_values(rng)
-            fn: Any = self.prober.program.sites(values)[prior.name].fn
-            loc, scale = (
-                prior.weight(np.broadcast_to(np.asarray(x), shape))
-                for x in (fn.loc, fn.scale)
-            )
-            alpha = scaling.spread(block.precisions(values[block.name]))
-            if not _fits(alpha.shape, loc.shape):
-                return False
-            found.append((scale**2 * alpha, loc))
-        (first, loc), (second, other) = found
-        return same(first, second) and same(loc, other)
-
 
 def _rows_and_columns(event: tuple[int, ...], dims: set[Any]) -> tuple[int, int] | None:
     """D and M of a site, from the dimensions of the responses."""
@@ -261,9 +247,3 @@ def _rows_and_columns(event: tuple[int, ...], dims: set[Any]) -> tuple[int, int]
     if len(event) == 2 and dims <= {event[0]}:
         return event[0], event[1]
     return None
-
-
-def _fits(shape: tuple[int, ...], goal: tuple[int, ...]) -> bool:
-    """Whether a shape broadcasts to a goal."""
-    pairs = zip(reversed(shape), reversed(goal))
-    return len(shape) <= len(goal) and all(n in (1, m) for n, m in pairs)

@@ -110,20 +110,21 @@ def _scale(
     """The block of a Gamma or inverse-Gamma site: a scale, alone or not, or rates."""
     name, features = half.name, half.outer.event_shape
     users = [n for n, used in needs.items() if name in used]
-
-    def shares_noise(partner: str) -> bool:
-        """Whether what depends on a site has the scale too, so that both are one."""
-        found = [used for used in needs.values() if partner in used]
-        return not found or any(name in used for used in found)
-
-    partners = [n for n in users if not sites[n].observed and shares_noise(n)]
-    joint = find_scaled(program, half, [sites[n] for n in partners])
+    alone = [sites[n] for n in users if needs[n] == {name} and not sites[n].observed]
+    partners = [site for site in alone if _shares(name, site, needs)]
+    joint = find_scaled(program, half, partners)
     if joint is not None:
         return joint
     inverse = isinstance(half.fn, dist.InverseGamma)
     if inverse or any(isinstance(sites[n].fn, _GAUSSIAN) for n in users):
         return PrecisionPrior(name, (name,), _batch(half), features, inverse)
     return GammaPrior(name, (name,), half.batch_shape, features)
+
+
+def _shares(half: str, partner: Site, needs: Needs) -> bool:
+    """Whether what depends on a site has its scale too, so that both are one block."""
+    found = [used for used in needs.values() if partner.name in used]
+    return not found or any(half in used for used in found)
 
 
 def _batch(site: Site) -> tuple[int, ...]:
@@ -146,6 +147,8 @@ def _covariance(
         if needs[site.name] != {half.name} or not (
             gaussian or isinstance(site.fn, dist.MatrixNormal)
         ):
+            continue
+        if site.batch_shape != half.batch_shape or not _shares(half.name, site, needs):
             continue
         if not _is_scaled_by(program, site.name, half):
             continue

@@ -85,18 +85,6 @@ class Prior(ABC):
     def unpack(self, value: Array) -> dict[str, Array]:
         """Values of the sites, from one of the packed block."""
 
-    def expected_prior(
-        self, plain: Any, moments: dict[str, Any]
-    ) -> tuple[Any, Array | float]:
-        """The prior, averaged over other blocks that it depends on.
-
-        :param plain: the prior at the plain values.
-        :param moments: of all blocks.
-        :return: natural parameters, and what the divergence from them lacks of the
-            expected divergence.
-        """
-        return plain, 0.0
-
     def log_stretch(self, values: dict[str, Array]) -> Array | float:
         """Log of the volume in the packed block for a volume in the sites."""
         return 0.0

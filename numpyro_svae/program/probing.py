@@ -11,7 +11,7 @@ a clip far from where the probes fall, can pass for the identity that it is near
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -121,11 +121,11 @@ class Prober:
 
     def holds(self, identity: Identity) -> bool:
         """Whether an identity holds at random values of the latent sites."""
-        for seed in range(_NUM_PROBES):
-            values = self.random_values(seed)
-            if not identity(values, Found(self.read(values))):
-                return False
-        return True
+        return all(identity(v, Found(self.read(v))) for v in self.probes())
+
+    def probes(self) -> Iterator[dict[str, Any]]:
+        """Random values of the latent sites, the same every time."""
+        return map(self.random_values, range(_NUM_PROBES))
 
     def random_values(self, seed: int) -> dict[str, Any]:
         """Random values of all latent sites."""

@@ -98,6 +98,10 @@ class GammaPrior(_RatePrior):
     def plain_values(self, column: Any = 0) -> dict[str, Any]:
         return {self.name: np.ones(self.shape)}
 
+    def precisions(self, value: Any) -> Any:
+        """What factors depend on, from the value of the site."""
+        return value
+
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
         fn = sites[self.name].fn
         return GammaNatural(

@@ -17,9 +17,9 @@ from numpyro_svae.program.gaussians import (
 )
 from numpyro_svae.program.graphs import check_graphs
 from numpyro_svae.program.groups import parents_of
+from numpyro_svae.program.hierarchies import read_populations
 from numpyro_svae.program.latents import read_locals, read_priors
 from numpyro_svae.program.observations import observation_of
-from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import Prober, label_of
 from numpyro_svae.program.rows import (
     read_discrete_chain,
@@ -28,7 +28,7 @@ from numpyro_svae.program.rows import (
     read_table,
 )
 from numpyro_svae.program.sites import Program, Site, gaussian_view
-from numpyro_svae.program.wiring import Wiring, listed, not_conjugate
+from numpyro_svae.program.wiring import Wiring, not_conjugate
 
 __all__ = ["read_structure"]
 
@@ -51,14 +51,13 @@ def read_structure(
     block_of = {name: prior for prior in priors.values() for name in prior.sites}
     needs = prober.dependencies([*block_of, *locals])
     wiring = Wiring(prober, block_of, needs)
+    populations = read_populations(wiring)
     observed = {name: label_of(name) for name in locals if locals[name].discrete}
     labels = {name: label for name, label in observed.items() if label in sites}
     factors: list[Factor] = []
     likelihoods: dict[str, frozenset[str]] = {}
     for name, site in sites.items():
-        if name in block_of:
-            _check_hyperparameters(wiring, block_of[name])
-        elif name not in labels.values():
+        if name not in block_of and name not in labels.values():
             found = _factors(wiring, site, frozenset(spoken))
             factors.extend(found)
             if not found and wiring.used(name):
@@ -76,6 +75,7 @@ def read_structure(
         axes,
         program.scans,
         prober.joins,
+        populations,
     )
     check_graphs(structure, sites)
     return structure
@@ -94,19 +94,6 @@ def _leaves(
         if not used & leaves:
             return frozenset(leaves)
         leaves -= used
-
-
-def _check_hyperparameters(wiring: Wiring, prior: Prior) -> None:
-    scales = getattr(prior, "scaling", None)
-    allowed = {*prior.sites, *(() if scales is None else scales.block.sites)}
-    for name in prior.sites:
-        others = wiring.used(name) - allowed
-        if others:
-            raise ValueError(
-                f"Site '{name}': its hyperparameters depend on latent "
-                f"{listed(others)}, which is not conjugate. Accepted: fixed "
-                "values or numpyro.param."
-            )
 
 
 def _factors(wiring: Wiring, site: Site, spoken: frozenset[str]) -> list[Factor]:

@@ -18,6 +18,7 @@ from numpyro.infer.svi import SVIState
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.global_priors import expected_prior
 from numpyro_svae.program.factors import DiscreteFactor, Structure, TableConditional
 
 __all__ = ["Merges", "merge_components"]
@@ -94,8 +95,8 @@ def merge_components(
         structure = guide.structure
         moments = {n: p.moments(found[n]) for n, p in structure.priors.items()}
         priors = {
-            name: block.expected_prior(bound.priors[name], moments)[0]
-            for name, block in structure.priors.items()
+            name: expected_prior(structure, bound, name, moments)
+            for name in structure.priors
         }
         return found, priors, local.marginals[_label(structure, site)].probs
 

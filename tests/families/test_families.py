@@ -14,6 +14,7 @@ from numpyro_svae.families import (
     GaussianNatural,
     RegressionNatural,
     expected,
+    gaussian_kl,
     natural_kl,
 )
 
@@ -138,6 +139,37 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     nearer, further = 0.9 * float(step.min()), 1.1 * float(step.max())
     assert np.all(eta.largest_step(direction, nearer) >= nearer)
     np.testing.assert_allclose(eta.largest_step(direction, further), step, rtol=1e-9)
+
+
+def test_kl_from_a_gaussian_that_is_given_by_its_mean(x64):
+    q, p = random_gaussian(0), random_gaussian(1)
+    mean, precision = p.moments().mean, p.precision
+
+    def plain(natural, mean, precision):
+        return jnp.sum(natural.kl(GaussianNatural.from_mean(mean, precision)))
+
+    found, pull = jax.vjp(gaussian_kl, q, mean, precision)
+    np.testing.assert_allclose(found, q.kl(p), rtol=1e-10)
+    to_q, *rest = pull(jnp.ones(2))
+    jax.tree.map(np.testing.assert_allclose, to_q, q - p)
+    expected = jax.grad(plain, (1, 2))(q, mean, precision)
+    for own, other in zip(rest, expected):
+        other = 0.5 * (other + jnp.swapaxes(other, -1, -2)) if other.ndim > 2 else other
+        np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-10)
+
+
+def test_gradients_of_that_keep_their_digits_far_from_zero():
+    """In single precision, of Gaussians at 1000 whose means differ by about one."""
+    at, shift = jnp.full(3, 1000.0), jnp.array([0.5, -1.0, 2.0])
+    precision = random_gaussian(1, ()).precision
+    q = GaussianNatural.from_mean(at, 4.0 * jnp.eye(3))
+
+    def kl(precision):
+        return gaussian_kl(q, at + shift, precision)
+
+    covariance = np.linalg.solve(np.float64(precision), np.eye(3))
+    expected = 0.5 * (np.eye(3) / 4 + np.outer(shift, shift) - covariance)
+    np.testing.assert_allclose(jax.grad(kl)(precision), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e3])

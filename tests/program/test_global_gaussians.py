@@ -87,16 +87,17 @@ def test_global_blocks_and_local_sites(name):
     assert any("conjugate factor of" in line for line in lines)
 
 
-def test_mean_of_a_mean_of_components_is_not_conjugate():
+def test_a_population_behind_a_network():
     def model(y):
         top = numpyro.sample("top", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
         with numpyro.plate("components", 2):
-            mu = numpyro.sample("mu", dist.Normal(top, 1.0).to_event(1))
+            mu = numpyro.sample("mu", dist.Normal(jnp.tanh(top), 1.0).to_event(1))
         with numpyro.plate("data", len(y)):
             z = numpyro.sample("z", dist.Categorical(jnp.ones(2) / 2))
             numpyro.sample("y", dist.Normal(mu[z], 1.0).to_event(1), obs=y)
 
-    assert_says(error_of(model, Y), "'mu' (Normal)", "'top'", "Accepted", "fixed")
+    parts = "'mu' (Normal)", "'top'", "Accepted", "affine", "Write"
+    assert_says(error_of(model, Y), *parts)
 
 
 def test_scale_that_is_another_function_of_a_precision():

@@ -28,7 +28,8 @@ from numpyro_svae.inference.start.counts import (
     spread_rows,
 )
 from numpyro_svae.inference.start.dynamics import slow_dynamics
-from numpyro_svae.inference.start.joins import of_joint, scale_of_weights, stand_in
+from numpyro_svae.inference.start.hierarchies import from_below, priors_alone
+from numpyro_svae.inference.start.joins import of_joint, stand_in
 from numpyro_svae.inference.start.members import Kind, guess_members
 from numpyro_svae.inference.start.regressions import regressions, transitions
 from numpyro_svae.program.factors import (
@@ -37,7 +38,6 @@ from numpyro_svae.program.factors import (
     GaussianFactor,
     StatisticsFactor,
 )
-from numpyro_svae.program.gaussian_prior import GaussianPrior
 
 __all__ = ["Guess"]
 
@@ -59,7 +59,15 @@ class Guess:
 
     def naturals(self) -> dict[str, NaturalParameters]:
         """Natural parameters of all blocks."""
-        return {name: self._block(name) for name in self.evidence.structure.priors}
+        evidence = self.evidence
+        own = {name: self._block(name) for name in evidence.structure.priors}
+        found = {name: start for name, start in own.items() if start is not None}
+        return from_below(evidence.structure, evidence.bound, self._priors, found)
+
+    @cached_property
+    def _priors(self) -> dict[str, Any]:
+        """Priors of all blocks, at the prior expectations of others."""
+        return priors_alone(self.evidence.structure, self.evidence.bound)
 
     @cached_property
     def _members(self) -> dict[str, Array]:
@@ -83,9 +91,10 @@ class Guess:
             return jnp.ones((*self.evidence.place(factor).positions, 1))
         return jax.nn.one_hot(data.members, prior.batch_shape[0], dtype=float)
 
-    def _block(self, name: str) -> NaturalParameters:
+    def _block(self, name: str) -> NaturalParameters | None:
+        """Where a block starts that data or estimates say something of."""
         structure, bound = self.evidence.structure, self.evidence.bound
-        prior: Any = bound.priors[name]
+        prior = self._priors[name]
         for factor in structure.factors:
             if name not in structure.blocks_of(factor):
                 continue
@@ -113,13 +122,7 @@ class Guess:
                 found = self._weights_and_noise(name, factor)
                 if found is not None:
                     return found
-        for weight in structure.priors.values():
-            scaling = getattr(weight, "scaling", None)
-            own = structure.priors[name]
-            if isinstance(weight, GaussianPrior) and scaling and scaling.block == own:
-                start = self._block(weight.name)
-                return scale_of_weights(scaling.block, weight, start, bound.priors)
-        return prior
+        return None
 
     def _weights_and_noise(self, name: str, factor: Factor) -> NaturalParameters | None:
         """Where a block of a Gaussian factor starts, alone or joined with others."""
@@ -129,16 +132,16 @@ class Guess:
         block: Any = structure.priors[name]
         join = structure.joins.get(str(factor.source.prior))
         if join is None:
-            prior = block.whole(bound.priors[name])
+            prior = block.whole(self._priors[name])
         elif join.weights:
             noise = bound.regressions[factor.site, factor.role].noise
-            prior = stand_in(join, bound.priors, noise)
+            prior = stand_in(join, self._priors, noise)
         else:
             return None
         start = self._regression(factor, prior)
         if start is None or join is None:
             return None if start is None else block.of_whole(start)
-        return of_joint(block, join, bound.priors, prior, start)
+        return of_joint(block, join, self._priors, prior, start)
 
     def _regression(
         self, factor: Factor, prior: RegressionNatural

@@ -17,18 +17,16 @@ import jax.numpy as jnp
 from jax.scipy.linalg import block_diag
 
 from numpyro_svae.families import (
-    GammaNatural,
     GaussianNatural,
     NaturalParameters,
     RegressionNatural,
-    natural_kl,
 )
 from numpyro_svae.families.matrices import inverse_from_tril
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joins import Join
-from numpyro_svae.program.noise_priors import ExpectedNoise, PrecisionPrior
+from numpyro_svae.program.noise_priors import ExpectedNoise
 
-__all__ = ["of_joint", "scale_of_weights", "stand_in"]
+__all__ = ["of_joint", "stand_in"]
 
 Priors = dict[str, Any]
 
@@ -124,24 +122,3 @@ def _updated(
     both = jnp.einsum("...ij,...mn->...imjn", precision, seen)
     total = prior.precision + both.reshape(*block.batch_shape, size, size)
     return GaussianNatural.from_mean(mean.reshape(*block.batch_shape, size), total)
-
-
-def scale_of_weights(
-    block: PrecisionPrior,
-    weight: GaussianPrior,
-    start: NaturalParameters,
-    priors: Priors,
-) -> GammaNatural:
-    """The best precisions of a weight, given where that starts.
-
-    :param block: the block of the precisions.
-    :param weight: the block that they scale.
-    :param start: natural parameters of that block.
-    """
-
-    def said(moments: GammaNatural) -> Array:
-        prior, gap = weight.expected_prior(priors[weight.name], {block.name: moments})
-        return -jnp.sum(natural_kl(start, prior)) - jnp.sum(gap)
-
-    own: GammaNatural = priors[block.name]
-    return own + jax.grad(said)(own.moments())

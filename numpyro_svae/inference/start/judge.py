@@ -13,9 +13,10 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.families import NaturalParameters, natural_kl
+from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
+from numpyro_svae.inference.global_priors import divergence
 from numpyro_svae.inference.groups import infer_locals
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import Structure
@@ -54,10 +55,8 @@ def bound_of(
         local = infer_locals(evidence, potentials, mean_field, options)
         value = sum(local.totals.values(), jnp.zeros(()))
         for name, natural in naturals.items():
-            block = structure.priors[name]
-            prior, gap = block.expected_prior(bound.priors[name], moments)
-            loss = jnp.sum(natural_kl(natural, prior)) + jnp.sum(gap)
-            value = value - bound.sites[name].scale * loss
+            loss = divergence(structure, bound, name, natural, moments)
+            value = value - bound.sites[name].scale * jnp.sum(loss)
         means = {
             n: local.marginals[n].mean
             for n, s in structure.locals.items()

@@ -112,7 +112,7 @@ def find_start(
     kinds, picks = _kinds(structure, search.guesses), _picks(structure)
     count, few = search.guesses, _few(structure, search.mean_field, picks)
     longer = few * count // 2
-    size = 0.5 if structure.joins else 1.0
+    size = 0.5 if structure.joins or structure.populations else 1.0
     local = search.mean_field, search.fixed_point
     rising = bound_of(structure, bound, potentials, given, *local)
     smooth = _smooths(structure)

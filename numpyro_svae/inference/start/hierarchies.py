@@ -1,0 +1,71 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where blocks start of which only other global blocks say something."""
+
+from __future__ import annotations
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.families import NaturalParameters
+from numpyro_svae.inference.global_priors import divergence, expected_prior
+from numpyro_svae.program.binding import Bound
+from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.gaussian_prior import GaussianPrior
+
+__all__ = ["from_below", "priors_alone"]
+
+Naturals = dict[str, NaturalParameters]
+
+
+def priors_alone(structure: Structure, bound: Bound) -> Naturals:
+    """The priors of all blocks, each at the prior expectations of those above it."""
+    found: Naturals = {}
+    moments: Naturals = {}
+    for name, block in structure.priors.items():
+        found[name] = expected_prior(structure, bound, name, moments)
+        moments[name] = block.moments(found[name])
+    return found
+
+
+def from_below(
+    structure: Structure, bound: Bound, priors: Naturals, starts: Naturals
+) -> Naturals:
+    """Starts of all blocks: the others have their prior, and what is said from below.
+
+    The last level comes first, and locations before the spread around them.
+
+    :param priors: of all blocks.
+    :param starts: of the blocks that data say something of.
+    """
+    names = [n for n in reversed(structure.priors) if n not in starts]
+    names.sort(key=lambda n: not isinstance(structure.priors[n], GaussianPrior))
+    found = priors | starts
+    for name in names:
+        below = [
+            n
+            for n, population in structure.populations.items()
+            if structure.priors[name] in population.above
+        ]
+        if below:
+            found[name] = _updated(structure, bound, found, name, below)
+    return {name: found[name] for name in structure.priors}
+
+
+def _updated(
+    structure: Structure, bound: Bound, found: Naturals, name: str, below: list[str]
+) -> NaturalParameters:
+    """The best natural parameters of a block, given those of the blocks below it."""
+
+    def gain(natural: NaturalParameters) -> Array:
+        given = found | {name: natural}
+        moments = {n: p.moments(given[n]) for n, p in structure.priors.items()}
+        losses = (
+            bound.sites[n].scale * divergence(structure, bound, n, found[n], moments)
+            for n in below
+        )
+        return -sum((jnp.sum(loss) for loss in losses), jnp.zeros(()))
+
+    return found[name] + jax.grad(gain)(found[name])

@@ -1,0 +1,147 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Recognises priors of global blocks that depend on other global blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from numpyro_svae.program.gaussian_prior import GaussianPrior
+from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
+from numpyro_svae.program.populations import Population
+from numpyro_svae.program.priors import Prior, RegressionPrior
+from numpyro_svae.program.probing import Prober
+from numpyro_svae.program.rate_populations import RatePopulation
+from numpyro_svae.program.rate_priors import GammaPrior
+from numpyro_svae.program.wiring import Wiring, listed
+
+__all__ = ["AnyPopulation", "bind_populations", "read_populations"]
+
+AnyPopulation = Population | RatePopulation
+_GAUSSIAN = (
+    "a location that is affine in other global Gaussian sites, and a covariance that "
+    "is known or that of one other site, times known numbers: an InverseWishart, the "
+    "scale 1 / sqrt(alpha) of one Gamma site alpha for all entries or some, or sqrt of "
+    "an InverseGamma site; or a location and a covariance of one joint prior. Data may "
+    "pick from batches, as in top[region]. Write numpyro.sample('mu', "
+    "dist.MultivariateNormal(top, S)) or dist.Normal(top, 1 / jnp.sqrt(alpha))"
+)
+_GAMMA = "a fixed shape and a rate that is a Gamma site times known numbers"
+_FIXED = "fixed values or numpyro.param"
+
+
+def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
+    """The priors of blocks that depend on other blocks, by block.
+
+    :raises ValueError: naming the site, if such a prior is not conjugate.
+    """
+    prober, above = wiring.prober, dict[str, frozenset[str]]()
+    for name, block in prober.priors.items():
+        used = frozenset().union(*map(wiring.used, block.sites)) - {*block.sites}
+        above |= {name: used} if used else {}
+    options = {n: list(_candidates(wiring, n, used)) for n, used in above.items()}
+    found = dict[str, AnyPopulation]()
+    while len(found) < len(options):
+        rest = [name for name in options if name not in found]
+        for name in rest:
+            if not options[name]:
+                raise _refused(wiring, name, above[name])
+        tried = {name: options[name].pop(0) for name in rest}
+        holding = _holding(prober, tried)
+        found |= {name: tried[name] for name in holding}
+    return {name: found[name] for name in options}
+
+
+def _holding(prober: Prober, populations: dict[str, AnyPopulation]) -> set[str]:
+    """The blocks whose priors a program agrees with at random values of all sites.
+
+    Members of which rows have one may be weights that are one or zero in this call, so
+    that is tried for other arguments too.
+    """
+    probes = list(prober.probes())
+
+    def read(own: Prober) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        @jax.jit
+        def shown(values: dict[str, Any]) -> dict[str, Any]:
+            sites = own.program.sites(values)
+            return {name: p.shown(sites) for name, p in populations.items()}
+
+        return bind_populations(populations, own), [shown(v) for v in probes]
+
+    runs = [read(prober)]
+    if any(p.picks for p in populations.values()):
+        runs.append(prober.read_elsewhere(read))
+    return {
+        name
+        for name, population in populations.items()
+        if all(
+            population.agrees(bound[name], values, run[name])
+            for bound, shown in runs
+            for values, run in zip(probes, shown)
+        )
+    }
+
+
+def bind_populations(
+    populations: dict[str, AnyPopulation], prober: Prober
+) -> dict[str, Any]:
+    """What a program gives of the priors that depend on other blocks, by block."""
+
+    @jax.jit
+    def bind() -> dict[str, Any]:
+        return {name: p.bind(prober) for name, p in populations.items()}
+
+    return bind() if populations else {}
+
+
+def _candidates(
+    wiring: Wiring, name: str, used: frozenset[str]
+) -> Iterator[AnyPopulation]:
+    """The priors that there may be, given the kinds of the sites."""
+    block = wiring.prober.priors[name]
+    if not used <= {*wiring.block_of}:
+        return
+    names = {wiring.block_of[site].name for site in used}
+    above = [p for p in wiring.prober.priors.values() if p.name in names]
+    if isinstance(block, GaussianPrior):
+        parents = tuple(p for p in above if isinstance(p, GaussianPrior))
+        noises = [p for p in above if not isinstance(p, GaussianPrior)]
+        noise: Any = noises[0] if noises else None
+        if len(noises) <= 1 and (noise is None or _fits(noise, block)):
+            yield Population(block, parents, noise)
+            if any(parent.components for parent in parents):
+                yield Population(block, parents, noise, summed=True)
+    elif isinstance(block, PrecisionPrior | GammaPrior) and len(above) == 1:
+        rate = above[0]
+        if isinstance(rate, PrecisionPrior | GammaPrior):
+            yield RatePopulation(block, rate)
+
+
+def _fits(noise: Prior, block: GaussianPrior) -> bool:
+    """Whether a block can hold the covariance of the rows of another."""
+    size = (1, *block.event_shape)[-1]
+    if isinstance(noise, CovariancePrior | RegressionPrior):
+        return noise.dim == size
+    return isinstance(noise, PrecisionPrior)
+
+
+def _refused(wiring: Wiring, name: str, used: frozenset[str]) -> ValueError:
+    block, accepted = wiring.prober.priors[name], _FIXED
+    if isinstance(block, GaussianPrior):
+        accepted = f"{_FIXED}; or {_GAUSSIAN}"
+    elif isinstance(block, PrecisionPrior | GammaPrior):
+        accepted = f"{_FIXED}; or {_GAMMA}"
+    elif isinstance(block, RegressionPrior):
+        accepted = (
+            f"{_FIXED}; or priors of location and covariance that are independent of "
+            "each other, of which that of the location may depend on global sites"
+        )
+    kind = type(wiring.prober.sites[block.name].fn).__name__
+    return ValueError(
+        f"Site '{block.name}' ({kind}): its hyperparameters depend on latent "
+        f"{listed(used)} in a way that is not conjugate. Accepted: {accepted}."
+    )
