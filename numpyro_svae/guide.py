@@ -132,7 +132,14 @@ class AutoSVAE(FittedGuide):
         structure = self._wiring
         key = numpyro.prng_key()
         model_key, guide_key = random.split(random.PRNGKey(0) if key is None else key)
-        program = Program(self.model, args, kwargs, model_key, scans=structure.scans)
+        program = Program(
+            self.model,
+            args,
+            kwargs,
+            model_key,
+            scans=structure.scans,
+            numbers=structure.numbers,
+        )
         messages = plain_run(program, structure, expose=True)
         program = replace(program, fixed=shared_values(messages))
 

@@ -95,6 +95,7 @@ def infer_window(
         key,
         params,
         structure.scans,
+        structure.numbers,
         beliefs,
         times,
         frozenset(structure.locals),

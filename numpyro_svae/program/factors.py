@@ -220,6 +220,7 @@ class Structure:
         have conjugate factors.
     :param scans: the scans of the program, whose chains are among the local sites.
     :param joins: independent blocks that give the parameters of one factor together.
+    :param numbers: the observed sites of numbers that have event dimensions.
     """
 
     priors: dict[str, Prior]
@@ -231,6 +232,7 @@ class Structure:
     axes: dict[str, tuple[str, ...]]
     scans: tuple[Scan, ...] = ()
     joins: dict[str, Join] = field(default_factory=dict)
+    numbers: frozenset[str] = frozenset()
 
     def blocks_of(self, factor: Factor) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""

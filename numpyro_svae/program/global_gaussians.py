@@ -77,12 +77,9 @@ class Candidates:
         joint = isinstance(self.blocks.get(name), RegressionPrior)
         return joint or isinstance(self._site(name).fn, kinds)
 
-    def read(self, states: frozenset[str]) -> dict[str, GaussianPrior]:
-        """The Gaussian sites that are global blocks.
-
-        :param states: sites that are none.
-        """
-        names = [n for n in self.prober.sites if self._is_open(n) and n not in states]
+    def read(self) -> dict[str, GaussianPrior]:
+        """The Gaussian sites that are global blocks."""
+        names = [n for n in self.prober.sites if self._is_open(n)]
         chosen = {name for name in names if self._cannot_be_local(name)}
         chosen |= {name for name in names if self._is_learnt_apart(name, chosen)}
         grown = True
@@ -133,7 +130,12 @@ class Candidates:
 
     def _multiplies(self, name: str, site: Site) -> bool:
         """Whether a site's location has a product with another Gaussian site in it."""
-        others = [n for n in self.needs[site.name] - {name} if self._is_gaussian(n)]
+        states = _GAUSSIAN | LinearGaussianChain
+        others = [
+            n
+            for n in self.needs[site.name] - {name, *self.blocks}
+            if isinstance(self._site(n).fn, states)
+        ]
         rank = len(self._site(name).outer.event_shape)
         for other in others:
             beside = self._is_open(other)

@@ -76,6 +76,7 @@ def read_structure(
         axes,
         program.scans,
         prober.joins,
+        program.numbers,
     )
     check_graphs(structure, sites)
     return structure

@@ -12,8 +12,6 @@ from typing import Any
 
 import jax
 from jax import Array, random
-import jax.numpy as jnp
-import numpy as np
 from numpyro import validation_enabled
 from numpyro.handlers import block, seed, substitute, trace
 
@@ -29,8 +27,9 @@ from numpyro_svae.program.checks import (
 )
 from numpyro_svae.program.draws import check_draws
 from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.latents import easy_value, read_priors
+from numpyro_svae.program.latents import easy_value, random_globals
 from numpyro_svae.program.mutable_state import Given
+from numpyro_svae.program.numbers import find_numbers
 from numpyro_svae.program.padding import check_padding
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.probing import plain_run
@@ -76,6 +75,7 @@ def _read_program(
     messages = program.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
     program, messages = _show_scans(program, messages)
+    program, messages = _show_numbers(program, messages)
     potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
     sites = sample_sites(messages)
     if not any(site.observed for site in sites.values()):
@@ -101,11 +101,19 @@ def _show_scans(
     scanned = frozenset(m["name"] for m in samples if is_scanned(m))
     if not scanned:
         return program, messages
-    rng, values = np.random.default_rng(0), dict[str, Any]()
-    for prior in read_priors(program, sample_sites(messages), scanned).values():
-        values.update(prior.random_values(rng))
-    values = {n: jnp.asarray(v) for n, v in values.items()}
+    values = random_globals(program, sample_sites(messages), scanned)
     program = replace(program, scans=find_scans(program, values, easy_value))
+    return program, program.trace({}, easy_value)
+
+
+def _show_numbers(
+    program: Program, messages: dict[str, dict]
+) -> tuple[Program, dict[str, dict]]:
+    """The program and a run of it with numbers at steps as vectors of dimension one."""
+    numbers = find_numbers(program, sample_sites(messages))
+    if not numbers:
+        return program, messages
+    program = replace(program, numbers=numbers)
     return program, program.trace({}, easy_value)
 
 

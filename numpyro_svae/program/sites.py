@@ -150,7 +150,7 @@ def at_positions(fn: dist.Distribution, extra: int) -> dist.Distribution | None:
 def read_site(message: dict) -> Site:
     """The site that a message of a trace describes."""
     fn, value = message["fn"], message["value"]
-    if message["is_observed"]:
+    if message["is_observed"] and _is_number(fn):
         fn, value = as_vectors(fn, value)
     return Site(
         message["name"],
@@ -160,6 +160,10 @@ def read_site(message: dict) -> Site:
         tuple(message["cond_indep_stack"]),
         1.0 if message["scale"] is None else message["scale"],
     )
+
+
+def _is_number(fn: dist.Distribution) -> bool:
+    return not fn.event_shape and isinstance(peel(fn)[0], dist.Normal)
 
 
 class GaussianView(NamedTuple):
@@ -216,6 +220,8 @@ class Program:
     :param fixed: values of parameters and plates that every run shares.
     :param key: random key for whatever a run draws.
     :param scans: its scans; their sites are shown as those of whole chains.
+    :param numbers: its observed sites of numbers that have event dimensions; they are
+        shown as vectors of dimension one.
     """
 
     model: Callable
@@ -224,6 +230,7 @@ class Program:
     key: Array
     fixed: dict[str, Any] = field(default_factory=dict)
     scans: tuple[Scan, ...] = ()
+    numbers: frozenset[str] = frozenset()
 
     def trace(
         self,
@@ -254,6 +261,10 @@ class Program:
             substitute(data=data),
         ):
             model(*self.args, **self.kwargs)
+        for name in self.numbers.intersection(messages):
+            if messages[name]["is_observed"]:
+                fn, value = as_vectors(messages[name]["fn"], messages[name]["value"])
+                messages[name] = {**messages[name], "fn": fn, "value": value}
         return messages
 
     def sites(self, values: dict[str, Any]) -> dict[str, Site]:

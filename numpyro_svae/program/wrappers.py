@@ -38,11 +38,15 @@ def peel(fn: Any) -> tuple[Any, Array | None, int]:
 
 
 def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
-    """Numbers that are Gaussian, as vectors of one dimension."""
-    base, mask, _ = peel(fn)
-    if not isinstance(base, dist.Normal) or fn.event_shape:
-        return fn, value
+    """Numbers that are Gaussian, as vectors of one dimension.
+
+    :param fn: their distribution; what :func:`peel` finds in it is a ``Normal``.
+    :param value: the numbers.
+    :return: the same with a last axis of size one.
+    """
+    base, mask, extra = peel(fn)
+    shape = fn.batch_shape + fn.event_shape
     loc, scale = (jnp.asarray(x)[..., None] for x in (base.loc, base.scale))
-    vector = dist.Normal(loc, scale).expand((*fn.batch_shape, 1)).to_event(1)
-    vector = vector if mask is None else vector.mask(mask)
-    return vector, jnp.asarray(value)[..., None]
+    vector = dist.Normal(loc, scale).expand((*shape, 1)).to_event(1)
+    vector = vector if mask is None else vector.mask(jnp.broadcast_to(mask, shape))
+    return vector.to_event(extra), jnp.asarray(value)[..., None]

@@ -84,6 +84,8 @@ def _least_squares(weight: Array, v: Array) -> Array:
 def _without(v: Array, regressor: Array, weight: Array) -> Array:
     """What known regressors leave unexplained, zero where nothing counts."""
     columns = regressor.shape[-1]
+    if not columns:
+        return v * weight[..., None]
     u = jnp.broadcast_to(regressor, (*v.shape[:-1], columns)) * weight[..., None]
     flat, response = u.reshape(-1, columns), v.reshape(-1, v.shape[-1])
     gram = flat.T @ flat
