@@ -132,7 +132,8 @@ def _own_block(site: Site) -> Prior | None:
         shape = dim, width - dim
         return RegressionPrior(name, (name,), _batch(site), *shape, vector)
     if isinstance(fn, dist.Dirichlet):
-        return DirichletPrior(name, (name,), site.batch_shape, fn.event_shape[-1])
+        size, kind = fn.event_shape[-1], type(fn)
+        return DirichletPrior(name, (name,), site.batch_shape, size, kind)
     if isinstance(fn, dist.Beta):
         return BetaPrior(name, (name,), site.batch_shape, site.outer.event_shape)
     return None

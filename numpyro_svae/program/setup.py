@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 import operator
 from typing import Any
 
@@ -37,6 +38,7 @@ from numpyro_svae.program.reader import read_structure
 from numpyro_svae.program.scales import check_scales
 from numpyro_svae.program.scans import find_scans, is_scanned
 from numpyro_svae.program.sites import Program, sample_sites
+from numpyro_svae.program.zeros import check_zeros, with_zeros
 
 __all__ = ["read_program", "recognise"]
 
@@ -59,18 +61,20 @@ def read_program(
         with jax.ensure_compile_time_eval():
             known_args, known_kwargs = stand_ins((args, kwargs))
             program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
-            program, structure, messages = _read_program(program, recognition)
+            program, structure, messages, zeros = _read_program(program, recognition)
             known = jax.tree.leaves((known_args, known_kwargs))
             concrete = all(map(operator.is_, jax.tree.leaves((args, kwargs)), known))
             check_padding(program, structure, concrete)
         check_draws(program, structure)
+    with block(), Given(), jax.ensure_compile_time_eval():
+        check_zeros(partial(program.trace, {}, easy_value), zeros)
     of_model = (n for n, m in messages.items() if m["type"] == "mutable")
     return structure, messages, frozenset((*given.begun, *of_model))
 
 
 def _read_program(
     program: Program, recognition: Callable | None
-) -> tuple[Program, Structure, dict[str, dict]]:
+) -> tuple[Program, Structure, dict[str, dict], list[str]]:
     args, kwargs = program.args, program.kwargs
     messages = program.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
@@ -89,8 +93,9 @@ def _read_program(
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)
     check_scales(structure, sites, messages)
-    check_hyperparameters(structure.priors, _read_priors(program, structure))
-    return program, structure, messages
+    naturals = _read_priors(program, structure)
+    check_hyperparameters(structure.priors, naturals)
+    return program, structure, messages, with_zeros(naturals)
 
 
 def _show_scans(
