@@ -139,6 +139,7 @@ class AutoSVAE(FittedGuide):
             model_key,
             scans=structure.scans,
             numbers=structure.numbers,
+            time_plates=structure.time_plates,
         )
         messages = plain_run(program, structure, expose=True)
         program = replace(program, fixed=shared_values(messages))

@@ -22,10 +22,11 @@ def read(model: Callable) -> tuple:
     """The factors of a program without arguments, and what is bound of their data."""
     with block():
         structure, *_ = read_program(model, None, (), {})
-        shown = structure.scans, structure.numbers
+        shown = structure.scans, structure.numbers, structure.time_plates
         program = Program(model, (), {}, random.PRNGKey(0), {}, *shown)
         bound = bind(program, structure, sample_sites(plain_run(program, structure)))
-    return structure.factors, (bound.priors, bound.regressions, bound.statistics)
+    data = bound.priors, bound.regressions, bound.statistics, bound.tables
+    return structure.factors, data
 
 
 def assert_read_alike(model: Callable, other: Callable) -> None:

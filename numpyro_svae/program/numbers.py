@@ -28,12 +28,13 @@ from numpyro_svae.distributions import (
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Program, Site
 
-__all__ = ["find_numbers"]
+__all__ = ["CHAIN", "NOISE", "drawn_values", "find_numbers"]
 
-_CHAIN = LinearGaussianChain | DiscreteMarkovChain
+CHAIN = LinearGaussianChain | DiscreteMarkovChain
 _JOINT = NormalInverseWishart | MatrixNormalInverseWishart
-_WEIGHT = dist.Normal | dist.MultivariateNormal | dist.MatrixNormal | _JOINT
-_NOISE = dist.Gamma | dist.InverseGamma
+_GAUSSIAN = dist.Normal | dist.MultivariateNormal | dist.MatrixNormal
+_WEIGHT = _GAUSSIAN | _JOINT
+NOISE = dist.Gamma | dist.InverseGamma
 
 
 def find_numbers(program: Program, sites: dict[str, Site]) -> frozenset[str]:
@@ -49,6 +50,21 @@ def find_numbers(program: Program, sites: dict[str, Site]) -> frozenset[str]:
     needs = prober.dependencies([n for n, s in sites.items() if not s.observed])
     used = {s.name: frozenset().union(*needs[s.name].values()) for s in found}
     return frozenset(s.name for s in found if _Entries(prober, s).apart(used[s.name]))
+
+
+def drawn_values(sites: dict[str, Site]) -> dict[str, Any]:
+    """Random values of Gaussian sites and chains, and easy ones of all others.
+
+    :param sites: the sites of one run.
+    """
+    rng, values = np.random.default_rng(0), dict[str, Any]()
+    for name, site in sites.items():
+        if site.observed:
+            continue
+        value = values[name] = np.asarray(site.value)
+        if isinstance(site.fn, _GAUSSIAN | LinearGaussianChain):
+            values[name] = rng.standard_normal(value.shape).astype(value.dtype)
+    return values
 
 
 def _has_entries(site: Site) -> bool:
@@ -68,15 +84,7 @@ class _Entries:
     def __init__(self, prober: Prober, site: Site) -> None:
         self.prober, self.site, self.size = prober, site, site.outer.event_shape[-1]
         self.plates = {frame.name for frame in site.frames}
-        rng = np.random.default_rng(0)
-        self.values: dict[str, Any] = {
-            s.name: rng.standard_normal(s.value.shape).astype(s.value.dtype)
-            if isinstance(s.fn, _WEIGHT | LinearGaussianChain)
-            and not isinstance(s.fn, _JOINT)
-            else np.asarray(s.value)
-            for s in prober.sites.values()
-            if not s.observed
-        }
+        self.values = drawn_values(prober.sites)
 
     def apart(self, used: Collection[str]) -> bool:
         """Whether the entries are numbers of which each has a place of its own.
@@ -86,7 +94,7 @@ class _Entries:
         sites = [self.prober.sites[name] for name in used]
         if any(self._follows(site) for site in sites if self._is_local(site)):
             return True
-        sizes = [s.outer.event_shape for s in sites if isinstance(s.fn, _NOISE)]
+        sizes = [s.outer.event_shape for s in sites if isinstance(s.fn, NOISE)]
         weights = [s for s in sites if isinstance(s.fn, _WEIGHT) and self._is_open(s)]
         if (self.size,) in sizes or not all(map(_is_of_number, weights)):
             return False
@@ -97,7 +105,7 @@ class _Entries:
 
     def _is_local(self, site: Site) -> bool:
         """Whether a site of data has one more axis of positions than the vector."""
-        state = isinstance(site.fn, _CHAIN) or not self._is_open(site)
+        state = isinstance(site.fn, CHAIN) or not self._is_open(site)
         return state and site.extra > self.site.extra
 
     def _follows(self, site: Site) -> bool:

@@ -77,6 +77,7 @@ def read_structure(
         program.scans,
         prober.joins,
         program.numbers,
+        program.time_plates,
     )
     check_graphs(structure, sites)
     return structure

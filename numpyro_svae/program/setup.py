@@ -38,6 +38,7 @@ from numpyro_svae.program.reader import read_structure
 from numpyro_svae.program.scales import check_scales
 from numpyro_svae.program.scans import find_scans, is_scanned
 from numpyro_svae.program.sites import Program, sample_sites
+from numpyro_svae.program.time_plates import find_time_plates
 from numpyro_svae.program.zeros import check_zeros, with_zeros
 
 __all__ = ["read_program", "recognise"]
@@ -79,7 +80,7 @@ def _read_program(
     messages = program.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
     program, messages = _show_scans(program, messages)
-    program, messages = _show_numbers(program, messages)
+    program, messages = _show_steps(program, messages)
     potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
     sites = sample_sites(messages)
     if not any(site.observed for site in sites.values()):
@@ -111,14 +112,16 @@ def _show_scans(
     return program, program.trace({}, easy_value)
 
 
-def _show_numbers(
+def _show_steps(
     program: Program, messages: dict[str, dict]
 ) -> tuple[Program, dict[str, dict]]:
-    """The program and a run of it with numbers at steps as vectors of dimension one."""
-    numbers = find_numbers(program, sample_sites(messages))
-    if not numbers:
+    """The program and a run of it with steps of chains as event dimensions, and numbers
+    at them as vectors of dimension one."""
+    sites = sample_sites(messages)
+    plates, numbers = find_time_plates(program, sites), find_numbers(program, sites)
+    if not plates and not numbers:
         return program, messages
-    program = replace(program, numbers=numbers)
+    program = replace(program, numbers=numbers, time_plates=plates)
     return program, program.trace({}, easy_value)
 
 

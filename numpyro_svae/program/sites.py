@@ -20,6 +20,7 @@ from numpyro.handlers import block, seed, substitute, trace
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.one_site import OneSite
 from numpyro_svae.program.scans import Scan
+from numpyro_svae.program.steps import with_time_in_event
 from numpyro_svae.program.wrappers import as_vectors, peel
 
 __all__ = [
@@ -222,6 +223,8 @@ class Program:
     :param scans: its scans; their sites are shown as those of whole chains.
     :param numbers: its observed sites of numbers that have event dimensions; they are
         shown as vectors of dimension one.
+    :param time_plates: its observed sites that have a plate over the steps of a chain,
+        and its dimension; they are shown with time in their event.
     """
 
     model: Callable
@@ -231,6 +234,7 @@ class Program:
     fixed: dict[str, Any] = field(default_factory=dict)
     scans: tuple[Scan, ...] = ()
     numbers: frozenset[str] = frozenset()
+    time_plates: dict[str, int] = field(default_factory=dict)
 
     def trace(
         self,
@@ -261,11 +265,18 @@ class Program:
             substitute(data=data),
         ):
             model(*self.args, **self.kwargs)
-        for name in self.numbers.intersection(messages):
-            if messages[name]["is_observed"]:
-                fn, value = as_vectors(messages[name]["fn"], messages[name]["value"])
-                messages[name] = {**messages[name], "fn": fn, "value": value}
-        return messages
+        return {name: self._as_read(message) for name, message in messages.items()}
+
+    def _as_read(self, message: dict) -> dict:
+        """A message as the reader has it."""
+        name = message["name"]
+        seen = message["type"] == "sample" and message["is_observed"]
+        if seen and name in self.time_plates:
+            return with_time_in_event(message, self.time_plates[name])
+        if seen and name in self.numbers:
+            fn, value = as_vectors(message["fn"], message["value"])
+            return {**message, "fn": fn, "value": value}
+        return message
 
     def sites(self, values: dict[str, Any]) -> dict[str, Site]:
         """The sample sites of a run with latent sites at given values."""

@@ -1,0 +1,124 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Observations in a plate over the steps of a chain: the same as with ``to_event``."""
+
+from functools import partial
+
+import jax
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_svae as ns
+from tests.data import make_svi
+from tests.reading import read
+
+pytestmark = pytest.mark.x64
+
+N, T, D = 3, 6, 2
+RNG = np.random.default_rng(0)
+Y, SEEN = RNG.standard_normal((N, T)), RNG.random((N, T)) < 0.7
+VECTORS, COUNTS = RNG.standard_normal((N, T, D)), RNG.poisson(2.0, (N, T))
+LOADING = np.array([1.0, 0.5])
+RATES = jnp.array([0.5, 4.0])
+
+
+def chain():
+    eye = jnp.eye(D)
+    return ns.LinearGaussianChain(jnp.zeros(D), eye, 0.9 * eye, eye, num_steps=T)
+
+
+def path():
+    return numpyro.sample("x", chain())
+
+
+def states():
+    rows = jnp.array([[0.8, 0.2], [0.3, 0.7]])
+    return numpyro.sample("z", ns.DiscreteMarkovChain(rows[0], rows, T))
+
+
+def observe(spelling, state, seen, y):
+    """Data of sequences, with time in their event, or in a plate inside or outside.
+
+    :param state: samples the latent chains.
+    :param seen: maps the chains, and how to move axes to where the plates are, to a
+        distribution.
+    """
+    with numpyro.plate("data", N, dim=-2 if spelling == "inside" else -1):
+        chains = state()
+        if spelling == "event":
+            numpyro.sample("y", seen(chains, lambda x: x).to_event(1), obs=y)
+            return
+        if spelling == "inside":
+            dim, chains, move = -1, chains[:, 0], lambda x: x
+        else:
+            dim, move = -2, lambda x: jnp.moveaxis(jnp.asarray(x), 0, 1)
+        with numpyro.plate("time", T, dim=dim):
+            numpyro.sample("y", seen(chains, move), obs=move(y))
+
+
+def numbers(spelling):
+    def seen(x, move):
+        return dist.Normal(move(x @ LOADING), 0.4).mask(move(SEEN))
+
+    observe(spelling, path, seen, Y)
+
+
+def learnt(spelling):
+    c = numpyro.sample("c", dist.Normal(0.0, 1.0).expand([D, D]).to_event(2))
+    noise = numpyro.sample("noise", dist.Gamma(2.0, 1.0).expand([D]).to_event(1))
+
+    def seen(x, move):
+        return dist.Normal(move(x @ c.T), noise**-0.5).to_event(1)
+
+    observe(spelling, path, seen, VECTORS)
+
+
+def counts(spelling):
+    observe(spelling, states, lambda z, move: dist.Poisson(move(RATES[z])), COUNTS)
+
+
+@pytest.mark.parametrize("spelling", ["inside", "outside"])
+@pytest.mark.parametrize("model", [numbers, learnt, counts])
+def test_a_plate_over_time_is_read_as_an_event_dimension(model, spelling):
+    (factors, data), (expected, others) = (
+        read(partial(model, own)) for own in (spelling, "event")
+    )
+    assert factors == expected
+    leaves = [[np.ravel(x) for x in jax.tree.leaves(tree)] for tree in (data, others)]
+    assert len(leaves[0]) == len(leaves[1])
+    for pair in zip(*leaves):
+        np.testing.assert_allclose(*pair, rtol=1e-12)
+
+
+def test_the_bound_of_one_path_in_a_plate_over_time():
+    """A dense Gaussian of what is seen of it."""
+
+    def model():
+        x = path()
+        with numpyro.plate("time", T):
+            numpyro.sample("y", dist.Normal(x @ LOADING, 0.4), obs=Y[0])
+
+    svi = make_svi(model, ns.AutoSVAE(model))
+    loss = svi.evaluate(svi.init(random.PRNGKey(0)))
+    map_, dense = np.kron(np.eye(T), LOADING), chain().to_dense()
+    cov = map_ @ dense.covariance_matrix @ map_.T + 0.16 * np.eye(T)
+    seen = dist.MultivariateNormal(map_ @ dense.loc, cov)
+    np.testing.assert_allclose(loss, -seen.log_prob(Y[0]), rtol=1e-8)
+
+
+def test_a_plate_that_a_latent_vector_has_too_is_none_of_a_chain():
+    """What is asked for is a site that the guide can read."""
+
+    def model():
+        x = path()
+        with numpyro.plate("time", T):
+            v = numpyro.sample("v", dist.Normal(0.0, 1.0).expand([D]).to_event(1))
+            numpyro.sample("y", dist.Normal((x + v) @ LOADING, 0.4), obs=Y[0])
+
+    with pytest.raises(ValueError, match="neither conjugate to it nor given"):
+        make_svi(model, ns.AutoSVAE(model)).init(random.PRNGKey(0))
