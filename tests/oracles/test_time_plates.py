@@ -27,13 +27,13 @@ LOADING = np.array([1.0, 0.5])
 RATES = jnp.array([0.5, 4.0])
 
 
-def chain():
+def chain(steps=T):
     eye = jnp.eye(D)
-    return ns.LinearGaussianChain(jnp.zeros(D), eye, 0.9 * eye, eye, num_steps=T)
+    return ns.LinearGaussianChain(jnp.zeros(D), eye, 0.9 * eye, eye, num_steps=steps)
 
 
-def path():
-    return numpyro.sample("x", chain())
+def path(steps=T):
+    return numpyro.sample("x", chain(steps))
 
 
 def states():
@@ -109,6 +109,23 @@ def test_the_bound_of_one_path_in_a_plate_over_time():
     cov = map_ @ dense.covariance_matrix @ map_.T + 0.16 * np.eye(T)
     seen = dist.MultivariateNormal(map_ @ dense.loc, cov)
     np.testing.assert_allclose(loss, -seen.log_prob(Y[0]), rtol=1e-8)
+
+
+def test_the_filter_finds_time_in_a_plate():
+    """At the last step it has what the smoother has."""
+
+    def model(y):
+        with numpyro.plate("data", N):
+            x = path(len(y))
+            with numpyro.plate("time", len(y), dim=-2):
+                loc = jnp.moveaxis(x @ LOADING, 0, 1)
+                numpyro.sample("y", dist.Normal(loc, 0.4), obs=y)
+
+    guide = ns.AutoSVAE(model)
+    make_svi(model, guide).init(random.PRNGKey(0), Y.T)
+    state = ns.filter(model, guide, {}, Y.T[:-1]).update(y=Y[:, -1])
+    expected = guide.posterior_local({}, Y.T)["x"].mean[:, -1]
+    np.testing.assert_allclose(state.beliefs["x"].mean, expected, rtol=1e-8)
 
 
 def test_a_plate_that_a_latent_vector_has_too_is_none_of_a_chain():
