@@ -6,12 +6,14 @@
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import handlers
 import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.program.probing import same
 from tests.independent import (
     means_of_groups,
     mixture,
@@ -152,3 +154,9 @@ def test_noise_with_precisions_of_another_number():
 
     message = error_of(model, Y)
     assert_says(message, "'y' (Normal)", "'tau'", "not conjugate", "Accepted")
+
+
+def test_a_location_that_is_the_whole_number_zero_agrees_with_itself():
+    """As that of ``Normal(0, alpha**-0.5)``, whose scale is learnt."""
+    assert same(np.zeros(2, int), np.zeros(2, int))
+    assert not same(np.ones(2, int), np.zeros(2, int))
