@@ -8,10 +8,10 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 import pytest
 
+from numpyro_svae.program.steps import Steps
 from numpyro_svae.program.wrappers import peel
 from tests.reading import assert_read_alike
 
@@ -22,7 +22,6 @@ RNG = np.random.default_rng(0)
 Y = RNG.standard_normal((N, T, D))
 FACTOR, DIAGONAL = np.array([[0.5], [0.3]]), np.array([0.4, 0.6])
 COV = FACTOR @ FACTOR.T + np.diag(DIAGONAL)
-LOADING = np.array([[1.0, 0.4], [-0.7, 0.9]])
 
 
 def dense(loc):
@@ -43,23 +42,15 @@ def components(normal):
         numpyro.sample("y", normal(mu[z]), obs=Y[:, 0])
 
 
-def scanned(normal):
-    """Both parts of a path in a scan, and its likelihood."""
-    with numpyro.plate("data", N):
-        x = numpyro.sample("first", normal(jnp.zeros(D)).expand([N]))
-
-    def step(x, y):
-        with numpyro.plate("data", N):
-            x = numpyro.sample("x", normal(0.9 * x))
-            numpyro.sample("y", normal(x @ LOADING.T), obs=y)
-        return x, None
-
-    scan(step, x, jnp.moveaxis(Y, 1, 0))
+def test_a_low_rank_normal_is_read_as_that_of_its_covariance():
+    assert_read_alike(partial(components, low_rank), partial(components, dense))
 
 
-@pytest.mark.parametrize("model", [components, scanned])
-def test_a_low_rank_normal_is_read_as_that_of_its_covariance(model):
-    assert_read_alike(partial(model, low_rank), partial(model, dense))
+def test_a_low_rank_normal_in_a_scan():
+    loc = jnp.array([0.5, -1.0])
+    found = Steps.of(low_rank(loc)).gaussian(low_rank(loc))
+    for pair in zip(found, (loc, COV)):
+        np.testing.assert_allclose(*pair, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

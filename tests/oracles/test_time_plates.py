@@ -82,8 +82,20 @@ def counts(spelling):
     observe(spelling, states, lambda z, move: dist.Poisson(move(RATES[z])), COUNTS)
 
 
-@pytest.mark.parametrize("spelling", ["inside", "outside"])
-@pytest.mark.parametrize("model", [numbers, learnt, counts])
+def alone(spelling):
+    """One path, which has no other plate."""
+    x = path()
+    if spelling == "event":
+        numpyro.sample("y", dist.Normal(x @ LOADING, 0.4).to_event(1), obs=Y[0])
+        return
+    with numpyro.plate("time", T):
+        numpyro.sample("y", dist.Normal(x @ LOADING, 0.4), obs=Y[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "spelling"),
+    [(numbers, "inside"), (learnt, "outside"), (counts, "inside"), (alone, "plate")],
+)
 def test_a_plate_over_time_is_read_as_an_event_dimension(model, spelling):
     (factors, data), (expected, others) = (
         read(partial(model, own)) for own in (spelling, "event")
@@ -95,22 +107,7 @@ def test_a_plate_over_time_is_read_as_an_event_dimension(model, spelling):
         np.testing.assert_allclose(*pair, rtol=1e-12)
 
 
-def test_the_bound_of_one_path_in_a_plate_over_time():
-    """A dense Gaussian of what is seen of it."""
-
-    def model():
-        x = path()
-        with numpyro.plate("time", T):
-            numpyro.sample("y", dist.Normal(x @ LOADING, 0.4), obs=Y[0])
-
-    svi = make_svi(model, ns.AutoSVAE(model))
-    loss = svi.evaluate(svi.init(random.PRNGKey(0)))
-    map_, dense = np.kron(np.eye(T), LOADING), chain().to_dense()
-    cov = map_ @ dense.covariance_matrix @ map_.T + 0.16 * np.eye(T)
-    seen = dist.MultivariateNormal(map_ @ dense.loc, cov)
-    np.testing.assert_allclose(loss, -seen.log_prob(Y[0]), rtol=1e-8)
-
-
+@pytest.mark.slow  # the filter is compiled
 def test_the_filter_finds_time_in_a_plate():
     """At the last step it has what the smoother has."""
 
