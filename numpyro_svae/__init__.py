@@ -6,6 +6,7 @@
 from numpyro_svae.diagnostics.report import Report, report
 from numpyro_svae.diagnostics.to_arviz import to_arviz
 from numpyro_svae.distributions import (
+    DirichletWithZeros,
     DiscreteMarkovChain,
     LinearGaussianChain,
     MatrixNormalInverseWishart,
@@ -28,6 +29,7 @@ __all__ = [
     "SVAE_ELBO",
     "AutoSVAE",
     "CategoricalPotential",
+    "DirichletWithZeros",
     "DiscreteMarkovChain",
     "FilterState",
     "FixedPoint",

@@ -149,7 +149,15 @@ class AutoSVAE(FittedGuide):
         structure = self.structure
         key = numpyro.prng_key()
         model_key, guide_key = random.split(random.PRNGKey(0) if key is None else key)
-        program = Program(self.model, args, kwargs, model_key, scans=structure.scans)
+        program = Program(
+            self.model,
+            args,
+            kwargs,
+            model_key,
+            scans=structure.scans,
+            numbers=structure.numbers,
+            time_plates=structure.time_plates,
+        )
         messages = plain_run(program, structure, expose=True)
         program = replace(program, fixed=shared_values(messages))
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.distributions import (
+    DirichletWithZeros,
     DiscreteMarkovChain,
     LinearGaussianChain,
     MatrixNormalInverseWishart,
@@ -36,6 +37,7 @@ _EVENTS: dict[type, tuple[str, ...]] = {
     LinearGaussianChain: ("time", "state"),
     DiscreteMarkovChain: ("time",),
     dist.Dirichlet: ("component",),
+    DirichletWithZeros: ("component",),
 }
 
 

@@ -5,6 +5,7 @@
 
 from numpyro_svae.distributions import kl as kl, promotion as promotion
 from numpyro_svae.distributions.constraints import weight_cov
+from numpyro_svae.distributions.dirichlet_with_zeros import DirichletWithZeros
 from numpyro_svae.distributions.discrete_markov_chain import DiscreteMarkovChain
 from numpyro_svae.distributions.linear_gaussian_chain import LinearGaussianChain
 from numpyro_svae.distributions.matrix_normal_inverse_wishart import (
@@ -13,6 +14,7 @@ from numpyro_svae.distributions.matrix_normal_inverse_wishart import (
 from numpyro_svae.distributions.normal_inverse_wishart import NormalInverseWishart
 
 __all__ = [
+    "DirichletWithZeros",
     "DiscreteMarkovChain",
     "LinearGaussianChain",
     "MatrixNormalInverseWishart",

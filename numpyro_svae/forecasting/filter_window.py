@@ -95,6 +95,8 @@ def infer_window(
         key,
         params,
         structure.scans,
+        structure.numbers,
+        structure.time_plates,
         beliefs,
         times,
         frozenset(structure.locals),
@@ -162,7 +164,8 @@ class _Window(Program):
         counts, time = jnp.array(False), self.times.get(name)
         if time is not None:
             scanned = any(self.scans) and time.lag == 1
-            axis = len(fn.batch_shape) if scanned else int(time.axis or 0)
+            moved = scanned or name in self.time_plates
+            axis = len(fn.batch_shape) if moved else int(time.axis or 0)
             seen = self.seen or not message["is_observed"]
             counts = jnp.array([False, seen])[0 if scanned else time.lag :]
             counts = counts.reshape((-1,) + (1,) * (len(full) - axis - 1))

@@ -223,6 +223,9 @@ class Structure:
     :param scans: the scans of the program, whose chains are among the local sites.
     :param joins: independent blocks that give the parameters of one factor together.
     :param populations: priors of global blocks that depend on other blocks, by block.
+    :param numbers: the observed sites of numbers that have event dimensions.
+    :param time_plates: the observed sites with a plate over the steps of a chain, and
+        its dimension.
     """
 
     priors: dict[str, Prior]
@@ -235,6 +238,8 @@ class Structure:
     scans: tuple[Scan, ...] = ()
     joins: dict[str, Join] = field(default_factory=dict)
     populations: dict[str, Any] = field(default_factory=dict)
+    numbers: frozenset[str] = frozenset()
+    time_plates: dict[str, Any] = field(default_factory=dict)
 
     def blocks_of(self, factor: Factor) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""

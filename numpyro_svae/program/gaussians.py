@@ -96,5 +96,7 @@ def read_known_regression(
         f"Site '{parent}': latent, observed through site '{site.name}' "
         f"({type(site.fn).__name__}), and neither conjugate to it nor given a "
         "potential. Return a GaussianPotential for it from the recognition "
-        "function, or make the observation linear and Gaussian in it."
+        "function, or make the observation linear and Gaussian in it: at each position "
+        "of the site, and at each step of a path, in its value there (a number at each "
+        "step as Normal(x @ c, s).to_event(1), or in a plate over the steps)."
     )

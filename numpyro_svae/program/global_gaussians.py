@@ -92,12 +92,9 @@ class Candidates:
         joint = joint and not self._site(of).frames
         return joint or isinstance(self._site(name).fn, kinds)
 
-    def read(self, states: frozenset[str]) -> dict[str, GaussianPrior]:
-        """The Gaussian sites that are global blocks.
-
-        :param states: sites that are none.
-        """
-        names = [n for n in self.prober.sites if self._is_open(n) and n not in states]
+    def read(self) -> dict[str, GaussianPrior]:
+        """The Gaussian sites that are global blocks."""
+        names = [n for n in self.prober.sites if self._is_open(n)]
         chosen = {name for name in names if self._cannot_be_local(name)}
         chosen |= {name for name in names if self._is_learnt_apart(name, chosen)}
         grown = True
@@ -108,7 +105,7 @@ class Candidates:
                 if any(self.needs[s.name] & chosen for s in self._dependents(n))
             }
             above = {n for n in self.prober.sites if self._is_above(n, chosen)}
-            more = beside | (above - states)
+            more = beside | above
             grown, chosen = not more <= chosen, chosen | more
         names = [n for n in self.prober.sites if n in chosen]
         return {name: self._prior(name, chosen) for name in names}
@@ -152,7 +149,12 @@ class Candidates:
 
     def _multiplies(self, name: str, site: Site) -> bool:
         """Whether a site's location has a product with another Gaussian site in it."""
-        others = [n for n in self.needs[site.name] - {name} if self._is_gaussian(n)]
+        states = _GAUSSIAN | LinearGaussianChain
+        others = [
+            n
+            for n in self.needs[site.name] - {name, *self.blocks}
+            if isinstance(self._site(n).fn, states)
+        ]
         rank = len(self._site(name).outer.event_shape)
         for other in others:
             beside = self._is_open(other)

@@ -26,7 +26,7 @@ from numpyro_svae.program.probing import Prober, label_of, same
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.sites import Program, Site, gaussian_view, unwrap
 
-__all__ = ["easy_value", "read_locals", "read_priors"]
+__all__ = ["easy_value", "random_globals", "read_locals", "read_priors"]
 
 Needs = dict[str, frozenset[str]]
 _GAUSSIAN = (
@@ -57,19 +57,56 @@ def easy_value(message: dict) -> Array | None:
     return jnp.asarray(np.broadcast_to(value, shape))
 
 
-def read_priors(
-    program: Program, sites: dict[str, Site], states: frozenset[str] = frozenset()
-) -> dict[str, Prior]:
+def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
     """The global blocks, in program order.
 
     :param program: the program.
     :param sites: the sites of one run.
-    :param states: Gaussian sites that are none, as they are in the body of a scan.
     """
-    latent = [site for site in sites.values() if not site.observed]
     prober = Prober(program, sites, {}, {})
-    found = prober.dependencies([site.name for site in latent])
-    needs = {n: frozenset().union(*entry.values()) for n, entry in found.items()}
+    needs = _needs(prober)
+    priors = _read_blocks(program, sites, needs)
+    held = {name: prior for prior in priors.values() for name in prior.sites}
+    priors.update(Candidates(prober, needs, held).read())
+    order = list(sites)
+    return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
+
+
+def random_globals(
+    program: Program, sites: dict[str, Site], scanned: frozenset[str]
+) -> dict[str, Array]:
+    """Random values of the global sites of a program whose scans are not yet read.
+
+    What depends on what is not known inside of a scan, so any Gaussian site before it
+    counts as global.
+
+    :param program: the program.
+    :param sites: the sites of one run.
+    :param scanned: the sites in the bodies of scans.
+    """
+    needs = _needs(Prober(program, sites, {}, {}))
+    rng, values = np.random.default_rng(0), {}
+    for prior in _read_blocks(program, sites, needs).values():
+        values.update(prior.random_values(rng))
+    for name, site in sites.items():
+        free = not site.observed and name not in scanned and name not in values
+        if free and isinstance(site.fn, _GAUSSIAN):
+            values[name] = rng.standard_normal(site.value.shape)
+    return {name: jnp.asarray(value) for name, value in values.items()}
+
+
+def _needs(prober: Prober) -> Needs:
+    """The latent sites that each site depends on."""
+    latent = [name for name, site in prober.sites.items() if not site.observed]
+    found = prober.dependencies(latent)
+    return {n: frozenset().union(*entry.values()) for n, entry in found.items()}
+
+
+def _read_blocks(
+    program: Program, sites: dict[str, Site], needs: Needs
+) -> dict[str, Prior]:
+    """The global blocks but for Gaussian sites that have one of their own."""
+    latent = [site for site in sites.values() if not site.observed]
     priors: dict[str, Prior] = {}
     for site in latent:
         own = _own_block(site)
@@ -83,10 +120,7 @@ def read_priors(
             half = _scale(program, site, sites, needs)
         if half is not None:
             priors[half.name] = half
-    held = {name: prior for prior in priors.values() for name in prior.sites}
-    priors.update(Candidates(prober, needs, held).read(states))
-    order = list(sites)
-    return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
+    return priors
 
 
 def _own_block(site: Site) -> Prior | None:
@@ -98,7 +132,8 @@ def _own_block(site: Site) -> Prior | None:
         shape = dim, width - dim
         return RegressionPrior(name, (name,), _batch(site), *shape, vector)
     if isinstance(fn, dist.Dirichlet):
-        return DirichletPrior(name, (name,), site.batch_shape, fn.event_shape[-1])
+        size, kind = fn.event_shape[-1], type(fn)
+        return DirichletPrior(name, (name,), site.batch_shape, size, kind)
     if isinstance(fn, dist.Beta):
         return BetaPrior(name, (name,), site.batch_shape, site.outer.event_shape)
     return None
@@ -203,8 +238,9 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
                 "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
                 "Gamma, InverseGamma, InverseWishart, and Normal, MultivariateNormal "
                 "or MatrixNormal outside of the plates of the data. Accepted local "
-                "sites: Categorical, MultivariateNormal, "
-                "Normal(...).to_event(1), LinearGaussianChain, DiscreteMarkovChain. "
+                "sites: Categorical, MultivariateNormal, Normal(...).to_event(1) (a "
+                "number as Normal(loc[..., None], scale).to_event(1)), "
+                "LinearGaussianChain, DiscreteMarkovChain. "
                 "A site that only likelihoods with a potential depend on may be hidden "
                 "with numpyro.handlers.block and have a guide of its own in an "
                 "AutoGuideList."

@@ -123,9 +123,11 @@ class DirichletPrior(TablePrior):
     """A Dirichlet prior over probabilities.
 
     :param size: number of categories.
+    :param kind: the class of its distribution.
     """
 
     size: int
+    kind: type[dist.Dirichlet] = dist.Dirichlet
 
     def values_of(self, rows: Any) -> dict[str, Any]:
         return {self.name: rows.reshape(*self.batch_shape, self.size)}
@@ -147,8 +149,7 @@ class DirichletPrior(TablePrior):
         )
 
     def posterior(self, natural: DirichletNatural) -> dist.Distribution:
-        # NumPyro refuses zeros, of categories that are ruled out
-        return dist.Dirichlet(natural.concentration, validate_args=False)
+        return self.kind(natural.concentration, validate_args=False)
 
     def unpack(self, value: Array) -> dict[str, Array]:
         return {self.name: value}

@@ -65,6 +65,7 @@ def same(found: Any, expected: Any) -> bool:
         found, expected = np.broadcast_arrays(found, expected)
     except ValueError:
         return False
+    expected = expected + 0.0  # a whole number has no size that is small
     size = np.max(np.abs(expected), initial=1e-30)
     return bool(np.max(np.abs(found - expected), initial=0.0) < 1e-3 * size)
 

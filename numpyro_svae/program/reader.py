@@ -76,6 +76,8 @@ def read_structure(
         program.scans,
         prober.joins,
         populations,
+        program.numbers,
+        program.time_plates,
     )
     check_graphs(structure, sites)
     return structure

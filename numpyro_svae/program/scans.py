@@ -192,11 +192,17 @@ def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain
     """Check that a Gaussian chain is linear, and find out if it has more than that.
 
     :raises ValueError: naming the site, if its mean is not affine in the state before
-        it, or its covariance depends on that.
+        it, or its covariance depends on that, or its states are no vectors.
     """
     fn = body[chain.name]["fn"]
     if chain.discrete or _gaussian(fn) is None:
         return chain
+    if not fn.event_shape:
+        raise ValueError(
+            f"Site '{chain.name}': the states of the scan are numbers. Accepted: "
+            "vectors, of one entry too, as Normal(loc, scale).to_event(1) with loc of "
+            "shape (..., 1), here and for the first state."
+        )
     given = {name: jnp.zeros_like(m["value"]) for name, m in body.items()}
     start = call.init[chain.leaf]
 

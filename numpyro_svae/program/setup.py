@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 import operator
 from typing import Any
 
 import jax
 from jax import Array, random
-import jax.numpy as jnp
-import numpy as np
 from numpyro import validation_enabled
 from numpyro.handlers import block, seed, substitute, trace
 
@@ -29,8 +28,9 @@ from numpyro_svae.program.checks import (
 )
 from numpyro_svae.program.draws import check_draws
 from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.latents import easy_value, read_priors
+from numpyro_svae.program.latents import easy_value, random_globals
 from numpyro_svae.program.mutable_state import Given
+from numpyro_svae.program.numbers import find_numbers
 from numpyro_svae.program.padding import check_padding
 from numpyro_svae.program.plates import Plates, shared_values
 from numpyro_svae.program.probing import plain_run
@@ -38,6 +38,8 @@ from numpyro_svae.program.reader import read_structure
 from numpyro_svae.program.scales import check_scales
 from numpyro_svae.program.scans import find_scans, is_scanned
 from numpyro_svae.program.sites import Program, sample_sites
+from numpyro_svae.program.time_plates import find_time_plates
+from numpyro_svae.program.zeros import check_zeros, with_zeros
 from numpyro_svae.tracing import computed_now
 
 __all__ = ["read_program", "recognise"]
@@ -61,22 +63,25 @@ def read_program(
         with computed_now():
             known_args, known_kwargs = stand_ins((args, kwargs))
             program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
-            program, structure, messages = _read_program(program, recognition)
+            program, structure, messages, zeros = _read_program(program, recognition)
             known = jax.tree.leaves((known_args, known_kwargs))
             concrete = all(map(operator.is_, jax.tree.leaves((args, kwargs)), known))
             check_padding(program, structure, concrete)
         check_draws(program, structure)
+    with block(), Given(), jax.ensure_compile_time_eval():
+        check_zeros(partial(program.trace, {}, easy_value), zeros)
     of_model = (n for n, m in messages.items() if m["type"] == "mutable")
     return structure, messages, frozenset((*given.begun, *of_model))
 
 
 def _read_program(
     program: Program, recognition: Callable | None
-) -> tuple[Program, Structure, dict[str, dict]]:
+) -> tuple[Program, Structure, dict[str, dict], list[str]]:
     args, kwargs = program.args, program.kwargs
     messages = program.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
     program, messages = _show_scans(program, messages)
+    program, messages = _show_steps(program, messages)
     potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
     sites = sample_sites(messages)
     if not any(site.observed for site in sites.values()):
@@ -90,8 +95,9 @@ def _read_program(
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)
     check_scales(structure, sites, messages)
-    check_hyperparameters(structure.priors, _read_priors(program, structure))
-    return program, structure, messages
+    naturals = _read_priors(program, structure)
+    check_hyperparameters(structure.priors, naturals)
+    return program, structure, messages, with_zeros(naturals)
 
 
 def _show_scans(
@@ -102,11 +108,21 @@ def _show_scans(
     scanned = frozenset(m["name"] for m in samples if is_scanned(m))
     if not scanned:
         return program, messages
-    rng, values = np.random.default_rng(0), dict[str, Any]()
-    for prior in read_priors(program, sample_sites(messages), scanned).values():
-        values.update(prior.random_values(rng))
-    values = {n: jnp.asarray(v) for n, v in values.items()}
+    values = random_globals(program, sample_sites(messages), scanned)
     program = replace(program, scans=find_scans(program, values, easy_value))
+    return program, program.trace({}, easy_value)
+
+
+def _show_steps(
+    program: Program, messages: dict[str, dict]
+) -> tuple[Program, dict[str, dict]]:
+    """The program and a run of it with steps of chains as event dimensions, and numbers
+    at them as vectors of dimension one."""
+    sites = sample_sites(messages)
+    plates, numbers = find_time_plates(program, sites), find_numbers(program, sites)
+    if not plates and not numbers:
+        return program, messages
+    program = replace(program, numbers=numbers, time_plates=plates)
     return program, program.trace({}, easy_value)
 
 

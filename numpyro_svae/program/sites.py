@@ -20,6 +20,7 @@ from numpyro.handlers import block, seed, substitute, trace
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.one_site import OneSite
 from numpyro_svae.program.scans import Scan
+from numpyro_svae.program.steps import TimePlate, with_time_in_event
 from numpyro_svae.program.wrappers import as_vectors, peel
 
 __all__ = [
@@ -150,7 +151,7 @@ def at_positions(fn: dist.Distribution, extra: int) -> dist.Distribution | None:
 def read_site(message: dict) -> Site:
     """The site that a message of a trace describes."""
     fn, value = message["fn"], message["value"]
-    if message["is_observed"]:
+    if message["is_observed"] and _is_number(fn):
         fn, value = as_vectors(fn, value)
     return Site(
         message["name"],
@@ -160,6 +161,10 @@ def read_site(message: dict) -> Site:
         tuple(message["cond_indep_stack"]),
         1.0 if message["scale"] is None else message["scale"],
     )
+
+
+def _is_number(fn: dist.Distribution) -> bool:
+    return not fn.event_shape and isinstance(peel(fn)[0], dist.Normal)
 
 
 class GaussianView(NamedTuple):
@@ -216,6 +221,10 @@ class Program:
     :param fixed: values of parameters and plates that every run shares.
     :param key: random key for whatever a run draws.
     :param scans: its scans; their sites are shown as those of whole chains.
+    :param numbers: its observed sites of numbers that have event dimensions; they are
+        shown as vectors of dimension one.
+    :param time_plates: its observed sites that have a plate over the steps of a chain,
+        and its dimension; they are shown with time in their event.
     """
 
     model: Callable
@@ -224,6 +233,8 @@ class Program:
     key: Array
     fixed: dict[str, Any] = field(default_factory=dict)
     scans: tuple[Scan, ...] = ()
+    numbers: frozenset[str] = frozenset()
+    time_plates: dict[str, TimePlate] = field(default_factory=dict)
 
     def trace(
         self,
@@ -254,7 +265,18 @@ class Program:
             substitute(data=data),
         ):
             model(*self.args, **self.kwargs)
-        return messages
+        return {name: self._as_read(message) for name, message in messages.items()}
+
+    def _as_read(self, message: dict) -> dict:
+        """A message as the reader has it."""
+        name = message["name"]
+        seen = message["type"] == "sample" and message["is_observed"]
+        if seen and name in self.time_plates:
+            return with_time_in_event(message, self.time_plates[name])
+        if seen and name in self.numbers:
+            fn, value = as_vectors(message["fn"], message["value"])
+            return {**message, "fn": fn, "value": value}
+        return message
 
     def sites(self, values: dict[str, Any]) -> dict[str, Site]:
         """The sample sites of a run with latent sites at given values."""

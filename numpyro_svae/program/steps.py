@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from numpyro.distributions.batch_util import promote_batch_shape
 
 from numpyro_svae.program.wrappers import peel
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "TimePlate", "with_time_in_event"]
 
 Arrays = dict[str, Array]
 
@@ -67,11 +67,15 @@ class Steps:
         eye = jnp.eye(variance.shape[-1], dtype=variance.dtype)
         return found["loc"], variance[..., None] * eye
 
-    def show(self, arrays: Any, padded: bool) -> dist.Distribution:
+    def show(
+        self, arrays: Any, padded: bool, shape: tuple[int, ...] = ()
+    ) -> dist.Distribution:
         """The distribution of all steps.
 
         :param arrays: what was read of the steps, time leading.
         :param padded: whether the first of them does not count.
+        :param shape: of the batch, time and what ``to_event`` has added, where not all
+            arrays have the full one.
         """
         if self.kind is None:
             return promote_batch_shape(arrays)
@@ -86,6 +90,8 @@ class Steps:
             moved = {name: value[..., None] for name, value in moved.items()}
             mask = None if mask is None else mask[..., None]
         fn = self.kind(**moved, validate_args=False)
+        if shape:
+            fn = fn.expand((*shape, 1) if self.scalar else shape)
         if mask is not None:
             module = np if isinstance(mask, np.ndarray) else jnp
             fn = fn.mask(module.broadcast_to(mask, fn.batch_shape))
@@ -102,13 +108,62 @@ class Steps:
         return jnp.moveaxis(array, 0, self.rank)
 
 
-def _parameters(fn: Any) -> Arrays:
+class TimePlate(NamedTuple):
+    """A plate over the steps of a chain.
+
+    :param dim: its dimension, from the right.
+    :param left: whether a dimension of size one is left behind, so that plates outside
+        of it keep theirs.
+    """
+
+    dim: int
+    left: bool
+
+
+def with_time_in_event(message: dict, plate: TimePlate) -> dict:
+    """The message of an observed site with a plate over time, as ``to_event`` has it.
+
+    :param message: the message.
+    :param plate: the plate.
+    """
+    fn, rank, (dim, left) = message["fn"], len(message["fn"].batch_shape), plate
+    steps, axis = Steps.of(fn), rank + dim
+
+    def leading(array: Array) -> Array:
+        array = jnp.moveaxis(array, axis, 0)
+        return jnp.expand_dims(array, axis + 1) if left else array
+
+    steps = replace(steps, rank=rank if left else rank - 1)
+    parts = {name: leading(value) for name, value in _parameters(fn, False).items()}
+    value = leading(jnp.broadcast_to(message["value"], fn.shape()))
+    shape = jnp.moveaxis(value, 0, steps.rank).shape[: steps.rank + 1 + steps.extra]
+    frames = [
+        f if left or f.dim > dim else f._replace(dim=f.dim + 1)
+        for f in message["cond_indep_stack"]
+        if f.dim != dim
+    ]
+    return {
+        **message,
+        "fn": steps.show(parts, padded=False, shape=shape),
+        "value": steps.show_value(value),
+        "cond_indep_stack": frames,
+    }
+
+
+def _parameters(fn: Any, full: bool = True) -> Arrays:
+    """The parameters of a distribution, and its mask.
+
+    :param fn: the distribution.
+    :param full: whether they have the full batch, not ones where they are shared.
+    """
     base, mask, extra = peel(fn)
     batch = tuple(fn.batch_shape) + tuple(fn.event_shape[:extra])
 
     def spread(value: Any, event_dim: int) -> Array:
         value = jnp.asarray(value)
-        return jnp.broadcast_to(value, batch + value.shape[value.ndim - event_dim :])
+        own = value.ndim - event_dim
+        shared = (1,) * (len(batch) - own) + value.shape[:own]
+        return jnp.broadcast_to(value, (batch if full else shared) + value.shape[own:])
 
     if isinstance(base, dist.MultivariateNormal):
         found = {"loc": spread(base.loc, 1), "scale_tril": spread(base.scale_tril, 2)}

@@ -1,7 +1,11 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Takes distributions out of ``expand``, ``to_event`` and ``mask``, and numbers."""
+"""Takes distributions out of ``expand``, ``to_event`` and ``mask``.
+
+Gaussian vectors of NumPyro's other classes are the ``MultivariateNormal`` of their
+covariance, and numbers are vectors of dimension one.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ def peel(fn: Any) -> tuple[Any, Array | None, int]:
 
     :param fn: a distribution.
     :return: the mask has the batch of the underlying distribution; None without any.
+        A Gaussian vector comes as a ``MultivariateNormal``.
     """
     mask, extra = None, 0
     while True:
@@ -34,18 +39,40 @@ def peel(fn: Any) -> tuple[Any, Array | None, int]:
             extra += added
             fn = fn.base_dist
         else:
-            return fn, mask, extra
+            return _as_plain(fn), mask, extra
+
+
+def _as_plain(fn: Any) -> Any:
+    """A Gaussian vector as a ``MultivariateNormal``; anything else as it is."""
+    parameter: dict[str, Any] = {}
+    if isinstance(fn, dist.LowRankMultivariateNormal):
+        parameter = {"scale_tril": fn.scale_tril}
+    elif isinstance(fn, dist.CirculantNormal):
+        parameter = {"covariance_matrix": fn.covariance_matrix}
+    elif isinstance(fn, dist.CAR):
+        parameter = {"precision_matrix": fn.precision_matrix}
+    elif isinstance(fn, dist.GaussianRandomWalk):
+        steps = jnp.tril(jnp.ones(2 * fn.event_shape))
+        parameter = {"scale_tril": jnp.asarray(fn.scale)[..., None, None] * steps}
+    if not parameter:
+        return fn
+    loc = getattr(fn, "loc", jnp.zeros(fn.event_shape))
+    return dist.MultivariateNormal(loc, **parameter, validate_args=False)
 
 
 def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
-    """Numbers that are Gaussian, as vectors of one dimension."""
-    base, mask, _ = peel(fn)
-    if not isinstance(base, dist.Normal) or fn.event_shape:
-        return fn, value
+    """Numbers that are Gaussian, as vectors of one dimension.
+
+    :param fn: their distribution; what :func:`peel` finds in it is a ``Normal``.
+    :param value: the numbers.
+    :return: the same with a last axis of size one.
+    """
+    base, mask, extra = peel(fn)
+    shape = fn.batch_shape + fn.event_shape
     loc, scale = (jnp.asarray(x)[..., None] for x in (base.loc, base.scale))
-    vector = dist.Normal(loc, scale).expand((*fn.batch_shape, 1)).to_event(1)
-    vector = vector if mask is None else vector.mask(mask)
-    return vector, jnp.asarray(value)[..., None]
+    vector = dist.Normal(loc, scale).expand((*shape, 1)).to_event(1)
+    vector = vector if mask is None else vector.mask(jnp.broadcast_to(mask, shape))
+    return vector.to_event(extra), jnp.asarray(value)[..., None]
 
 
 def shape_of(fn: dist.Distribution) -> dist.Distribution:

@@ -284,3 +284,20 @@ def switching(y):
         x = numpyro.sample("x", chain)
         seen = jnp.concatenate([x, jnp.ones((series, steps, 1))], -1)
         numpyro.sample("y", dist.MultivariateNormal(seen @ C.T, R).to_event(1), obs=y)
+
+
+def test_vectors_behind_known_loadings_with_a_noise_to_learn():
+    """Nothing is learnt of the location, so nothing is taken off before the start."""
+    rng = np.random.default_rng(0)
+    y, inputs = rng.standard_normal((6, 3)), rng.standard_normal((6, 3, 2))
+
+    def model(y):
+        precision = numpyro.sample("precision", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("data", len(y)):
+            x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            loc = jnp.einsum("nij,nj->ni", inputs, x)
+            seen = dist.Normal(loc, precision**-0.5).to_event(1)
+            numpyro.sample("y", seen, obs=y)
+
+    svi = make_svi(model, ns.AutoSVAE(model))
+    assert np.isfinite(svi.evaluate(svi.init(random.PRNGKey(0), y), y))

@@ -6,12 +6,14 @@
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import handlers
 import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.program.probing import same
 from tests.independent import (
     means_of_groups,
     mixture,
@@ -167,3 +169,9 @@ def test_weights_of_a_plate_that_are_used_together_are_refused():
             numpyro.sample("y", dist.Normal(jnp.ones((4, 3)) @ w, 1.0), obs=y)
 
     assert_says(error_of(model, Y[:, 0]), "'y'", "'w'", "one site", "no plate")
+
+
+def test_a_location_that_is_the_whole_number_zero_agrees_with_itself():
+    """As that of ``Normal(0, alpha**-0.5)``, whose scale is learnt."""
+    assert same(np.zeros(2, int), np.zeros(2, int))
+    assert not same(np.ones(2, int), np.zeros(2, int))
