@@ -72,7 +72,7 @@ class BoundTable:
 class Bound:
     """A program with its data.
 
-    :param sites: the latent sites and those with conjugate factors, of one run.
+    :param sites: the sites of one run.
     :param priors: natural parameters of the priors, by block.
     :param regressions: data of the Gaussian factors, by site and role.
     :param statistics: data of the statistics factors, by site and role.
@@ -107,9 +107,8 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     known = structure.priors, structure.locals, structure.joins
     prober = Prober(program, sites, *known, at_plain=True)
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}
-    kept = {n: s for n, s in sites.items() if n not in structure.likelihoods}
-    latent = {n: site for n, site in kept.items() if not site.observed}
-    kept = {n: _as_data(site) for n, site in kept.items()}
+    latent = {n: site for n, site in sites.items() if not site.observed}
+    kept = {n: _as_data(site, structure) for n, site in sites.items()}
     above = bind_populations(structure.populations, prober)
     bound = Bound(kept, _priors(structure, latent), {}, {}, {}, {}, above)
     for factor in structure.factors:
@@ -133,14 +132,15 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     return bound
 
 
-def _as_data(site: Site) -> Site:
-    """A site without the parameters of an observation, which its factor holds.
+def _as_data(site: Site, structure: Structure) -> Site:
+    """A site without the parameters of an observation, where no factor asks for them.
 
     Those of some distributions may not enter compiled functions.
     """
-    if not site.observed or observation_of(site.fn) is None:
-        return site
-    return replace(site, outer=shape_of(site.outer))
+    sampled = site.name in structure.likelihoods
+    if sampled or (site.observed and observation_of(site.fn) is not None):
+        return replace(site, outer=shape_of(site.outer))
+    return site
 
 
 @partial(jax.jit, static_argnums=0)

@@ -83,5 +83,7 @@ def shape_of(fn: dist.Distribution) -> dist.Distribution:
         return shape_of(fn.base_dist).mask(fn._mask)
     if isinstance(fn, dist.Independent):
         return shape_of(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.Normal):  # whose entries are those of vectors
+        return dist.Normal(0.0, 1.0).expand(fn.batch_shape)
     shapes = fn.batch_shape, fn.event_shape
     return dist.ImproperUniform(dist.constraints.real, *shapes)

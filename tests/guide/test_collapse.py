@@ -9,9 +9,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import SVI
+import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.training import skipped_steps
+from tests.data import make_svi
+from tests.models import lds_recognition, lds_svae
 
 RNG = np.random.default_rng(0)
 Y = jnp.asarray(2.0 * RNG.standard_normal((30, 2)), jnp.float32)
@@ -66,3 +69,22 @@ def test_steps_left_out_are_counted():
     assert skipped_steps(state) == 7
     assert report(vectors, Y, jnp.ones(2), 0.5, state=state).skipped == 7
     assert report(vectors, Y, jnp.ones(2), 0.5).skipped is None
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "poisson"])
+def test_paths_behind_a_network_are_looked_at_too(likelihood):
+    """What is said of them is all that there is to look at."""
+    y = jnp.round(jnp.abs(random.normal(random.PRNGKey(0), (4, 6, 3))))
+    args, options = (y, jnp.ones((4, 5, 1))), {"likelihood": likelihood}
+
+    def silent(y, actions, **kwargs):
+        nothing = jnp.zeros((*y.shape[:2], 2))
+        return {"x": ns.GaussianPotential(nothing, nothing)}
+
+    for said, collapses in ((lds_recognition, False), (silent, True)):
+        guide = ns.AutoSVAE(lds_svae, said)
+        svi = make_svi(lds_svae, guide)
+        params = svi.get_params(svi.init(random.PRNGKey(0), *args, **options))
+        given = {**options, "num_samples": 100, "num_particles": 2, "show": False}
+        found = ns.report(lds_svae, guide, params, *args, **given)
+        assert set(found.collapsed) == ({"x"} if collapses else set())
