@@ -377,16 +377,10 @@ def run(name: str, cache: str) -> dict[str, float]:
     return json.loads(output.splitlines()[-1])
 
 
-def main() -> None:
+def write(rows: list[dict]) -> None:
+    """Write the results and their tables."""
     import timing
 
-    chosen = sys.argv[1:] or [PLAIN, PEER, *PROGRAMS]
-    rows = []
-    for name in chosen:
-        with tempfile.TemporaryDirectory() as cache:
-            for way in ("cold", "cached"):
-                rows.append({"program": name, "way": way, **run(name, cache)})
-                print(rows[-1], flush=True)
     kept = ("init_s_compilations", "first_step_s_compilations")
     seconds = dict.fromkeys(("program", "way"), "{}")
     first = seconds | dict.fromkeys(STAGES, "{:.2f}") | dict.fromkeys(kept, "{}")
@@ -397,9 +391,19 @@ def main() -> None:
     rows = [dict.fromkeys(names) | row for row in rows]
     timing.write("first_result", rows, first)
     ours = [row for row in rows if row["smooth"] is not None]
-    text = timing.table({"rows": ours}, second)
+    text = timing.table({"hardware": timing.hardware(), "rows": ours}, second)
     (timing.RESULTS / "second_result.md").write_text(text)
     print(text)
+
+
+def main() -> None:
+    chosen, rows = sys.argv[1:] or [PLAIN, PEER, *PROGRAMS], list[dict]()
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as cache:
+            for way in ("cold", "cached"):
+                rows.append({"program": name, "way": way, **run(name, cache)})
+                print(rows[-1], flush=True)
+    write(rows)
 
 
 if __name__ == "__main__":
