@@ -257,8 +257,8 @@ def counted(spec: Spec, found: dict[str, Any], y: Any, k: int | None) -> Array:
     """The expected log probability of data that are not Gaussian."""
     if spec.family == "laplace":
         loc = fixed("laplace", *(() if k is None else (spec.states,)), len(y))
-        loc = loc if k is None else loc[k]
-        return jnp.sum(-np.abs(y - loc) / 0.8 - np.log(1.6))
+        loc = loc if k is None else jnp.asarray(loc)[k]
+        return jnp.sum(-jnp.abs(y - loc) / 0.8 - np.log(1.6))
     moments = found["data"] if k is None else found["data"][k]
     if spec.family == "categorical":
         return moments[int(y)]

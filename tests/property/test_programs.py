@@ -161,6 +161,6 @@ def test_programs_have_the_bound_and_the_gradient_of_dense_algebra(spec):
 @pytest.mark.slow
 @pytest.mark.x64
 @given(spec=specs())
-@settings(FEW, max_examples=10, derandomize=False)
+@settings(FEW, max_examples=10)
 def test_more_programs_do(spec):
     check(spec, num_starts=2)
