@@ -117,8 +117,22 @@ def dynamics():
     return *ns.sample("init", init), *ns.sample("dynamics", prior)
 
 
-def lds(y):
+def sensing(sensors: int):
+    """Learnt loadings and their noise."""
     import jax.numpy as jnp
+
+    import numpyro_svae as ns
+
+    prior = ns.MatrixNormalInverseWishart(
+        jnp.zeros((sensors, DIM)),
+        0.1 * jnp.eye(DIM),
+        sensors + 2.0,
+        0.1 * jnp.eye(sensors),
+    )
+    return ns.sample("sensing", prior)
+
+
+def lds(y):
     import numpyro
     import numpyro.distributions as dist
 
@@ -126,13 +140,7 @@ def lds(y):
 
     sequences, steps, sensors = y.shape
     args = dynamics()
-    sensing = ns.MatrixNormalInverseWishart(
-        jnp.zeros((sensors, DIM)),
-        0.1 * jnp.eye(DIM),
-        sensors + 2.0,
-        0.1 * jnp.eye(sensors),
-    )
-    C, R = ns.sample("sensing", sensing)
+    C, R = sensing(sensors)
     with numpyro.plate("sequences", sequences):
         x = numpyro.sample("x", ns.LinearGaussianChain(*args, num_steps=steps))
         numpyro.sample("y", dist.MultivariateNormal(x @ C.T, R).to_event(1), obs=y)
@@ -223,13 +231,7 @@ def switching(y):
     with numpyro.plate("states", STATES):
         rows = numpyro.sample("rows", dist.Dirichlet(jnp.ones(STATES)))
         F, Q = ns.sample("dynamics", prior)
-    sensing = ns.MatrixNormalInverseWishart(
-        jnp.zeros((sensors, DIM)),
-        0.1 * jnp.eye(DIM),
-        sensors + 2.0,
-        0.1 * jnp.eye(sensors),
-    )
-    C, R = ns.sample("sensing", sensing)
+    C, R = sensing(sensors)
     start, origin, eye = jnp.ones(STATES) / STATES, jnp.zeros(DIM), jnp.eye(DIM)
     with numpyro.plate("sequences", sequences):
         z = numpyro.sample("z", ns.DiscreteMarkovChain(start, rows, steps))

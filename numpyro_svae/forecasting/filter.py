@@ -22,8 +22,8 @@ import numpyro.distributions as dist
 
 from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.diagnostics.programs import compiled, kept
-from numpyro_svae.forecasting.course import Course, draw_sites
-from numpyro_svae.forecasting.filter_setup import FilterSetup
+from numpyro_svae.forecasting.course import Course
+from numpyro_svae.forecasting.filter_setup import FilterSetup, look_ahead
 from numpyro_svae.forecasting.filter_window import (
     Belief,
     Beliefs,
@@ -178,10 +178,14 @@ def filter(
         state, means = jax.lax.scan(step, state, {"y": later_y, "actions": later})
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    draws = compiled(draw_sites, fit, 1)(random.PRNGKey(0))
+    draws, depends = compiled(look_ahead, fit)(random.PRNGKey(0))
     course = Course(fit, draws, 1)
     _check_locals(course)
-    setup = kept(fit, FilterSetup, partial(FilterSetup.of, course), shapes=True)
+    names = frozenset(argument.name for argument in depends)
+    matter = jax.device_get(depends)  # with these parameters
+    needed = frozenset(argument.name for argument in matter if matter[argument])
+    make = partial(FilterSetup.of, course, names, needed)
+    setup = kept(fit, (FilterSetup, needed), make, shapes=True)
     leaves, lengths = course.arguments.leaves, course.lengths
     fixed = setup.fixed(leaves, lengths)
     beliefs, last = setup.begin(params, leaves, lengths)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,13 +15,14 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.forecasting.course import Chain, Course
 from numpyro_svae.forecasting.filter_window import Beliefs, belief_of, continued
 from numpyro_svae.forecasting.timeline import Arguments, InTime, at_last, blank
-from numpyro_svae.forecasting.window import check_names, check_shape
+from numpyro_svae.forecasting.window import Missing, check_names, check_shape
 from numpyro_svae.guide import AutoSVAE
 
-__all__ = ["FilterSetup"]
+__all__ = ["FilterSetup", "look_ahead"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,23 +47,20 @@ class FilterSetup:
     data: frozenset[str]
 
     @classmethod
-    def of(cls, course: Course) -> FilterSetup:
-        """Find out which arguments the states depend on."""
-        window, begin = course.window(1, {}), course.begin(course.start)
+    def of(cls, course: Course, names: Set[str], needed: Set[str]) -> FilterSetup:
+        """Read how a model goes on.
 
-        def run(leaves: tuple) -> list[Array]:
-            messages = course.run(random.PRNGKey(0), begin, leaves)
-            return [m["value"] for m in messages.values()]
-
-        depends = jax.device_get(jax.jit(window.depends, static_argnums=0)(run))
-        names = {argument.name for argument in depends}
-        needed = {argument.name for argument, matters in depends.items() if matters}
+        :param course: the model with its data.
+        :param names: of the arguments with time.
+        :param needed: those that the states depend on.
+        """
         data = names - needed
         if set(course.observed) & set(course.chains):  # data are states
             needed, data = needed | data, set()
         guide, batches = course.fit.guide, dict[str, tuple[int, ...]]()
+        states = course.last_states(course.start)
         for name, chain in course.chains.items():
-            shape = begin.states[chain.first].shape
+            shape = states[chain.first].shape
             local = guide.structure.locals.get(name)
             batches[name] = shape if local and local.discrete else shape[:-1]
         leaves = tuple(map(_shape_of, course.arguments.leaves))
@@ -156,6 +154,22 @@ class FilterSetup:
                 kept[i] = new.get(name, jnp.zeros_like(last[i])).astype(last[i].dtype)
                 leaves.append(jnp.stack([last[i], kept[i]], time.axis))
         return arguments.join(leaves), kept
+
+
+def look_ahead(fit: Fit, key: Array) -> tuple[dict[str, Array], dict[Missing, Array]]:
+    """A draw of the latent sites, and what the next states depend on in it.
+
+    :param fit: the fitted guide, its model and the data.
+    :param key: random key.
+    """
+    course = Course.of(fit, key, 1)
+    window, begin = course.window(1, {}), course.begin(course.start)
+
+    def run(leaves: tuple) -> list[Array]:
+        messages = course.run(random.PRNGKey(0), begin, leaves)
+        return [m["value"] for m in messages.values()]
+
+    return course.draws, window.depends(run)
 
 
 def _shape_of(leaf: Any) -> Any:

@@ -64,7 +64,7 @@ def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
     :param sites: the sites of one run.
     """
     prober = Prober(program, sites, {}, {})
-    needs = _needs(prober)
+    needs = prober.needs
     priors = _read_blocks(program, sites, needs)
     held = {name: prior for prior in priors.values() for name in prior.sites}
     priors.update(Candidates(prober, needs, held).read())
@@ -84,7 +84,7 @@ def random_globals(
     :param sites: the sites of one run.
     :param scanned: the sites in the bodies of scans.
     """
-    needs = _needs(Prober(program, sites, {}, {}))
+    needs = Prober(program, sites, {}, {}).needs
     rng, values = np.random.default_rng(0), {}
     for prior in _read_blocks(program, sites, needs).values():
         values.update(prior.random_values(rng))
@@ -93,13 +93,6 @@ def random_globals(
         if free and isinstance(site.fn, _GAUSSIAN):
             values[name] = rng.standard_normal(site.value.shape)
     return {name: jnp.asarray(value) for name, value in values.items()}
-
-
-def _needs(prober: Prober) -> Needs:
-    """The latent sites that each site depends on."""
-    latent = [name for name, site in prober.sites.items() if not site.observed]
-    found = prober.dependencies(latent)
-    return {n: frozenset().union(*entry.values()) for n, entry in found.items()}
 
 
 def _read_blocks(

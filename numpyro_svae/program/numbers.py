@@ -26,7 +26,7 @@ from numpyro_svae.distributions import (
     NormalInverseWishart,
 )
 from numpyro_svae.program.probing import Prober
-from numpyro_svae.program.sites import Program, Site
+from numpyro_svae.program.sites import Site
 
 __all__ = ["CHAIN", "NOISE", "drawn_values", "find_numbers"]
 
@@ -37,19 +37,15 @@ _WEIGHT = _GAUSSIAN | _JOINT
 NOISE = dist.Gamma | dist.InverseGamma
 
 
-def find_numbers(program: Program, sites: dict[str, Site]) -> frozenset[str]:
+def find_numbers(prober: Prober) -> frozenset[str]:
     """The observed sites that are numbers at each step, not vectors over steps.
 
-    :param program: the program, with concrete arguments.
-    :param sites: the sites of one run.
+    :param prober: runs the program, with concrete arguments.
     """
-    found = [s for s in sites.values() if s.observed and _has_entries(s)]
-    if not found:
-        return frozenset()
-    prober = Prober(program, sites, {}, {})
-    needs = prober.dependencies([n for n, s in sites.items() if not s.observed])
-    used = {s.name: frozenset().union(*needs[s.name].values()) for s in found}
-    return frozenset(s.name for s in found if _Entries(prober, s).apart(used[s.name]))
+    found = [s for s in prober.sites.values() if s.observed and _has_entries(s)]
+    return frozenset(
+        s.name for s in found if _Entries(prober, s).apart(prober.needs[s.name])
+    )
 
 
 def drawn_values(sites: dict[str, Site]) -> dict[str, Any]:

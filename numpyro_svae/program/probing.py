@@ -160,6 +160,13 @@ class Prober:
             values[name] = jnp.zeros_like(self.sites[name].value)
         return values
 
+    @cached_property
+    def needs(self) -> dict[str, frozenset[str]]:
+        """The latent sites that each site depends on."""
+        latents = [name for name, site in self.sites.items() if not site.observed]
+        found = self.dependencies(latents)
+        return {n: frozenset().union(*entry.values()) for n, entry in found.items()}
+
     def dependencies(self, latents: list[str]) -> dict[str, dict[str, frozenset[str]]]:
         """Which latent sites each parameter of each site depends on."""
 

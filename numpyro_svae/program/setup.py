@@ -33,7 +33,7 @@ from numpyro_svae.program.mutable_state import Given
 from numpyro_svae.program.numbers import find_numbers
 from numpyro_svae.program.padding import check_padding
 from numpyro_svae.program.plates import Plates, shared_values
-from numpyro_svae.program.probing import plain_run
+from numpyro_svae.program.probing import Prober, plain_run
 from numpyro_svae.program.reader import read_structure
 from numpyro_svae.program.scales import check_scales
 from numpyro_svae.program.scans import find_scans, is_scanned
@@ -118,8 +118,8 @@ def _show_steps(
 ) -> tuple[Program, dict[str, dict]]:
     """The program and a run of it with steps of chains as event dimensions, and numbers
     at them as vectors of dimension one."""
-    sites = sample_sites(messages)
-    plates, numbers = find_time_plates(program, sites), find_numbers(program, sites)
+    prober = Prober(program, sample_sites(messages), {}, {})
+    plates, numbers = find_time_plates(prober), find_numbers(prober)
     if not plates and not numbers:
         return program, messages
     program = replace(program, numbers=numbers, time_plates=plates)

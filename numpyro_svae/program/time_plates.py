@@ -17,28 +17,26 @@ import numpy as np
 
 from numpyro_svae.program.numbers import CHAIN, NOISE, drawn_values
 from numpyro_svae.program.probing import Prober
-from numpyro_svae.program.sites import Program, Site
+from numpyro_svae.program.sites import Site
 from numpyro_svae.program.steps import Steps, TimePlate
 
 __all__ = ["find_time_plates"]
 
 
-def find_time_plates(program: Program, sites: dict[str, Site]) -> dict[str, TimePlate]:
+def find_time_plates(prober: Prober) -> dict[str, TimePlate]:
     """The observed sites with a plate over the steps of a chain, and that plate.
 
-    :param program: the program, with concrete arguments.
-    :param sites: the sites of one run.
+    :param prober: runs the program, with concrete arguments.
     """
+    sites = prober.sites
     chains = [s for s in sites.values() if not s.observed and isinstance(s.fn, CHAIN)]
     found = [s for s in sites.values() if s.observed and s.frames and not s.extra]
     if not chains or not found:
         return {}
-    prober = Prober(program, sites, {}, {})
-    needs = prober.dependencies([n for n, s in sites.items() if not s.observed])
     plates = {}
     for site in found:
-        used = frozenset().union(*needs[site.name].values())
-        plate = _time_plate(prober, site, [sites[name] for name in used])
+        parents = [sites[name] for name in prober.needs[site.name]]
+        plate = _time_plate(prober, site, parents)
         if plate is not None and Steps.of(site.outer).kind and not jnp.ndim(site.scale):
             plates[site.name] = plate
     return plates

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from numpyro_svae.families import DirichletNatural, NaturalParameters
 
@@ -20,8 +20,7 @@ def with_zeros(naturals: dict[str, NaturalParameters]) -> list[str]:
     return [
         name
         for name, natural in naturals.items()
-        if isinstance(natural, DirichletNatural)
-        and bool(jnp.any(natural.concentration == 0))
+        if isinstance(natural, DirichletNatural) and not np.all(natural.concentration)
     ]
 
 

@@ -183,3 +183,24 @@ def test_switching_systems(x64):
             (state.beliefs["z"], whole["z"].probs[:, -1]),
         ):
             np.testing.assert_allclose(found, goal, atol=tolerance)
+
+
+def pushed(y, actions):
+    """A path that is pushed as far as a parameter says, which is zero at first."""
+    push = numpyro.param("push", jnp.zeros((1, 1)))
+    matrix = jnp.concatenate([0.9 * jnp.eye(1), push], -1)
+    with numpyro.plate("sequences", len(y)):
+        args = jnp.zeros(1), jnp.eye(1), matrix, 0.1 * jnp.eye(1)
+        chain = ns.LinearGaussianChain(*args, inputs=actions, num_steps=y.shape[1])
+        x = numpyro.sample("x", chain)
+        numpyro.sample("y", dist.Normal(x, 0.5).to_event(2), obs=y)
+
+
+def test_what_a_step_needs_is_found_with_the_parameters_that_are_given():
+    """A filter that was made before with others does not say."""
+    y, actions = jnp.ones((2, 4, 1)), jnp.ones((2, 3, 1))
+    guide = ns.AutoSVAE(pushed)
+    ns.filter(pushed, guide, {"push": jnp.zeros((1, 1))}, y, actions).update()
+    state = ns.filter(pushed, guide, {"push": jnp.ones((1, 1))}, y, actions)
+    with pytest.raises(ValueError, match=r"Arguments \['actions'\]: found no values"):
+        state.update()

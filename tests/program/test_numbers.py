@@ -15,6 +15,7 @@ import pytest
 import numpyro_svae as ns
 from numpyro_svae.program.latents import easy_value, random_globals, read_priors
 from numpyro_svae.program.numbers import find_numbers
+from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Program, sample_sites
 from tests.data import make_svi
 
@@ -120,7 +121,7 @@ def run(model):
     ],
 )
 def test_vectors_and_numbers_are_told_apart(model, numbers):
-    found = find_numbers(*run(model))
+    found = find_numbers(Prober(*run(model), {}, {}))
     assert found == ({"y"} if numbers else frozenset())
 
 
