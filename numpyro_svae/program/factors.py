@@ -225,7 +225,7 @@ class Structure:
     :param populations: priors of global blocks that depend on other blocks, by block.
     :param numbers: the observed sites of numbers that have event dimensions.
     :param time_plates: the observed sites with a plate over the steps of a chain, and
-        its dimension.
+        that plate.
     """
 
     priors: dict[str, Prior]

@@ -224,7 +224,7 @@ class Program:
     :param numbers: its observed sites of numbers that have event dimensions; they are
         shown as vectors of dimension one.
     :param time_plates: its observed sites that have a plate over the steps of a chain,
-        and its dimension; they are shown with time in their event.
+        with that plate; they are shown with time in their event.
     """
 
     model: Callable
