@@ -110,7 +110,8 @@ class Course:
             chain = chain_of(message["fn"])
             if chain is not None:
                 rank = len(message["fn"].batch_shape)
-                found[name] = Chain(name, rank, chain.lengths)
+                lengths = getattr(chain[1], "lengths", None)
+                found[name] = Chain(name, rank, lengths)
         for scan in self.fit.guide.structure.scans:
             found |= {c.name: Chain(c.first, 0, None) for c in scan.chains.values()}
         if not found:

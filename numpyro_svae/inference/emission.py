@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.inference.declared import Total
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.kinds import kind_of
 from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
@@ -107,7 +107,8 @@ def _masked(fn: Any, site: Site) -> Any:
 
     That of a graph is left out when it is drawn.
     """
-    if isinstance(site.fn, LinearGaussianChain | DiscreteMarkovChain):
+    kind = kind_of(site.fn)
+    if kind is not None and kind.chain:
         mask = peel(site.outer)[1]
         return fn if mask is None else fn.mask(mask)
     parts = at_positions(fn, site.extra)

@@ -19,7 +19,7 @@ from numpyro_svae.blocks.gaussian import condition
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.beliefs import (
     DiscreteBelief,
-    discrete_divergence,
+    divergence,
     expected_potential,
     expected_said,
     heard,
@@ -93,7 +93,7 @@ class JointBelief(NamedTuple):
         :param evidence: the factors, given for each state.
         """
         ((name, found),) = self.discrete.items()
-        kl = discrete_divergence(evidence, name, found)
+        kl = divergence(evidence, name, found)
         everywhere = evidence.place(name)._replace(mask=None)
         for state, component in self.components.items():
             own = _divergence(evidence, state, component)

@@ -15,6 +15,7 @@ from typing import Any
 from jax import Array
 
 from numpyro_svae.program.joins import Join
+from numpyro_svae.program.kinds import LocalKind
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
 
@@ -37,23 +38,23 @@ class Local:
     """A latent site that each datum has its own value of.
 
     :param name: name of the site.
-    :param kind: ``"categorical"``, ``"discrete_chain"``, ``"gaussian"`` or ``"chain"``.
+    :param kind: what kind of site it is.
     :param size: number of states, or dimension of the vector.
     """
 
     name: str
-    kind: str
+    kind: LocalKind
     size: int
 
     @property
     def discrete(self) -> bool:
         """Whether its values are states rather than vectors."""
-        return self.kind in ("categorical", "discrete_chain")
+        return self.kind.discrete
 
     @property
     def chain(self) -> bool:
         """Whether its positions are the steps of one path."""
-        return self.kind in ("chain", "discrete_chain")
+        return self.kind.chain
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from numpyro_svae.distributions import (
 from numpyro_svae.program.diagonal import find_scaled
 from numpyro_svae.program.factors import Local
 from numpyro_svae.program.global_gaussians import Candidates
+from numpyro_svae.program.kinds import kind_of
 from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
 from numpyro_svae.program.observations import CATEGORICAL
 from numpyro_svae.program.priors import DirichletPrior, Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober, label_of, same
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
-from numpyro_svae.program.sites import Program, Site, gaussian_view, unwrap
+from numpyro_svae.program.sites import Program, Site, unwrap
 
 __all__ = ["easy_value", "random_globals", "read_locals", "read_priors"]
 
@@ -209,34 +210,36 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
     for name, site in sites.items():
         if site.observed or name in of_priors:
             continue
-        if isinstance(site.fn, CATEGORICAL):
-            kind, size = "categorical", site.fn.probs.shape[-1]
-        elif isinstance(site.fn, DiscreteMarkovChain):
-            kind, size = "discrete_chain", site.fn.initial_probs.shape[-1]
-        elif isinstance(site.fn, LinearGaussianChain):
-            kind, size = "chain", site.fn.event_shape[-1]
-        elif gaussian_view(site) is not None:
-            kind, size = "gaussian", site.outer.event_shape[-1]
-        else:
-            if label_of(name) in sites:
-                raise ValueError(
-                    f"Site '{name}': obs_mask makes a latent site of what is missing, "
-                    f"and {type(site.fn).__name__} is none that AutoSVAE knows. "
-                    "Accepted: a mask, as numpyro.sample(name, fn.mask(seen), obs=y), "
-                    "with which ns.impute draws what is missing."
-                )
-            raise ValueError(
-                f"Site '{name}': latent {type(site.fn).__name__} is neither conjugate "
-                "nor can it be given a potential. Accepted global sites: "
-                "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
-                "Gamma, InverseGamma, InverseWishart, and Normal, MultivariateNormal "
-                "or MatrixNormal outside of the plates of the data. Accepted local "
-                "sites: Categorical, MultivariateNormal, Normal(...).to_event(1) (a "
-                "number as Normal(loc[..., None], scale).to_event(1)), "
-                "LinearGaussianChain, DiscreteMarkovChain. "
-                "A site that only likelihoods with a potential depend on may be hidden "
-                "with numpyro.handlers.block and have a guide of its own in an "
-                "AutoGuideList."
-            )
+        kind = kind_of(site.fn)
+        size = None if kind is None else kind.size(site)
+        if kind is None or size is None:
+            raise _unknown(site, label_of(name) in sites)
         locals[name] = Local(name, kind, size)
     return locals
+
+
+def _unknown(site: Site, labelled: bool) -> ValueError:
+    """The error for a latent site of no kind.
+
+    :param labelled: whether a part of it is observed, by ``obs_mask``.
+    """
+    if labelled:
+        return ValueError(
+            f"Site '{site.name}': obs_mask makes a latent site of what is missing, "
+            f"and {type(site.fn).__name__} is none that AutoSVAE knows. "
+            "Accepted: a mask, as numpyro.sample(name, fn.mask(seen), obs=y), "
+            "with which ns.impute draws what is missing."
+        )
+    return ValueError(
+        f"Site '{site.name}': latent {type(site.fn).__name__} is neither conjugate "
+        "nor can it be given a potential. Accepted global sites: "
+        "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
+        "Gamma, InverseGamma, InverseWishart, and Normal, MultivariateNormal "
+        "or MatrixNormal outside of the plates of the data. Accepted local "
+        "sites: Categorical, MultivariateNormal, Normal(...).to_event(1) (a "
+        "number as Normal(loc[..., None], scale).to_event(1)), "
+        "LinearGaussianChain, DiscreteMarkovChain. "
+        "A site that only likelihoods with a potential depend on may be hidden "
+        "with numpyro.handlers.block and have a guide of its own in an "
+        "AutoGuideList."
+    )

@@ -17,7 +17,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.program.kinds import kind_of
 from numpyro_svae.program.one_site import OneSite
 from numpyro_svae.program.scans import Scan
 from numpyro_svae.program.steps import TimePlate, with_time_in_event
@@ -109,7 +109,8 @@ def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]
     fn, mask, extra = peel(fn)
     if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
         return fn, None if mask is None else jnp.any(mask, -1), extra - 1
-    if isinstance(fn, LinearGaussianChain | DiscreteMarkovChain):
+    kind = kind_of(fn)
+    if kind is not None and kind.chain:
         mask = None if mask is None else mask[..., None]
         return fn, _within_length(fn, mask), extra + 1  # the first dimension is time
     return fn, mask, extra
@@ -117,7 +118,7 @@ def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]
 
 def _within_length(fn: Any, mask: Array | None) -> Array | None:
     """The steps of chains that are not padding."""
-    if fn.lengths is None:
+    if getattr(fn, "lengths", None) is None:
         return mask
     exists = jnp.arange(fn.event_shape[0]) < jnp.asarray(fn.lengths)[..., None]
     return exists if mask is None else mask & exists
@@ -205,10 +206,8 @@ def _shared(variance: Array, dim: int) -> Array:
 
 def response_dim(site: Site) -> int | None:
     """The dimension of the vectors at a Gaussian site or chain; None for others."""
-    if isinstance(site.fn, LinearGaussianChain):
-        return site.fn.event_shape[-1]
-    view = gaussian_view(site)
-    return None if view is None else view.loc.shape[-1]
+    kind = kind_of(site.fn)
+    return None if kind is None or kind.discrete else kind.size(site)
 
 
 @dataclass(frozen=True)
