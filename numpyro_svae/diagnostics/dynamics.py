@@ -15,7 +15,7 @@ from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.bound_regressions import BoundRegression
 from numpyro_svae.program.factors import Factor, GaussianFactor
 from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.priors import RegressionPrior
+from numpyro_svae.program.joint_prior import JointPrior
 
 __all__ = ["eigenvalues"]
 
@@ -61,10 +61,10 @@ def _draws(
     join, prior = structure.joins.get(source), structure.priors.get(source)
     if join is not None and len(join.weights) == 1:
         prior = join.weights[0]
-    if not isinstance(prior, RegressionPrior | GaussianPrior):
+    if not isinstance(prior, JointPrior | GaussianPrior):
         return None
     values = guide.get_posterior(params)[prior.name].sample(key, (count,))
-    if isinstance(prior, RegressionPrior):
+    if isinstance(prior, JointPrior):
         return np.asarray(values[..., : prior.columns])
     return np.asarray(prior.weight(values))
 

@@ -20,9 +20,10 @@ import numpyro.distributions as dist
 
 from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.gaussian_prior import GaussianPrior
+from numpyro_svae.program.joint_prior import JointPrior
 from numpyro_svae.program.noise_priors import PrecisionPrior
 from numpyro_svae.program.observations import CATEGORICAL
-from numpyro_svae.program.priors import Prior, RegressionPrior
+from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import Prober, same
 from numpyro_svae.program.sites import Site, gaussian_view, response_dim
 
@@ -88,7 +89,7 @@ class Candidates:
         """Whether a site that depends on another is a state of data, as it is of a
         label, of a path, or of a mean and a covariance without a plate of its own."""
         kinds = CATEGORICAL | DiscreteMarkovChain | LinearGaussianChain
-        joint = isinstance(self.blocks.get(name), RegressionPrior)
+        joint = isinstance(self.blocks.get(name), JointPrior)
         joint = joint and not self._site(of).frames
         return joint or isinstance(self._site(name).fn, kinds)
 

@@ -16,8 +16,9 @@ import numpyro.distributions as dist
 from numpyro.distributions.conjugate import NegativeBinomialProbs
 
 from numpyro_svae.families import GammaNatural
-from numpyro_svae.program.priors import DirichletPrior, Prior
+from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
+from numpyro_svae.program.table_priors import DirichletPrior
 
 __all__ = ["CATEGORICAL", "Observation", "observation_of"]
 

@@ -20,12 +20,12 @@ from numpyro_svae.program.factors import (
 from numpyro_svae.program.observations import Observation
 from numpyro_svae.program.places import place_of
 from numpyro_svae.program.placing import find_entries, moves
-from numpyro_svae.program.priors import DirichletPrior, TablePrior
 from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.sites import Site
 from numpyro_svae.program.sources import find_source
 from numpyro_svae.program.statistics import parameter_of
+from numpyro_svae.program.table_priors import DirichletPrior, TablePrior
 from numpyro_svae.program.tables import find_table, is_picked
 from numpyro_svae.program.wiring import Wiring, not_conjugate
 

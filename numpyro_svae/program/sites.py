@@ -29,6 +29,7 @@ __all__ = [
     "Site",
     "at_positions",
     "gaussian_view",
+    "is_gaussian",
     "response_dim",
     "unwrap",
 ]
@@ -166,6 +167,13 @@ def read_site(message: dict) -> Site:
 
 def _is_number(fn: dist.Distribution) -> bool:
     return not fn.event_shape and isinstance(peel(fn)[0], dist.Normal)
+
+
+def is_gaussian(fn: dist.Distribution) -> bool:
+    """Whether a distribution is one of numbers, vectors, matrices or paths that are
+    jointly Gaussian."""
+    kind, matrix = kind_of(fn), isinstance(fn, dist.MatrixNormal)
+    return matrix or (kind is not None and not kind.discrete)
 
 
 class GaussianView(NamedTuple):

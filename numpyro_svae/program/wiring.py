@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joins import Join
+from numpyro_svae.program.joint_prior import JointPrior
 from numpyro_svae.program.noise_priors import NoisePrior
-from numpyro_svae.program.priors import Prior, RegressionPrior
+from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Site, response_dim
 
@@ -42,7 +43,7 @@ class Wiring:
 
     def holder(
         self, site: Site, role: str, blocks: Collection[str]
-    ) -> RegressionPrior | Join | None:
+    ) -> JointPrior | Join | None:
         """What holds the parameters of a Gaussian factor; None if nothing can.
 
         :param site: the site of the factor.
@@ -50,7 +51,7 @@ class Wiring:
         :param blocks: the global blocks that the factor depends on.
         """
         found = [p for p in self.prober.priors.values() if p.name in blocks]
-        if len(found) == 1 and isinstance(found[0], RegressionPrior):
+        if len(found) == 1 and isinstance(found[0], JointPrior):
             return found[0]
         weights = tuple(p for p in found if isinstance(p, GaussianPrior))
         noises = [p for p in found if isinstance(p, NoisePrior)]
