@@ -13,7 +13,7 @@ import numpy as np
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.bound_regressions import BoundRegression
-from numpyro_svae.program.factors import Factor, GaussianFactor
+from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joint_prior import JointPrior
 
@@ -36,7 +36,7 @@ def eigenvalues(
     """
     found = {}
     for factor in guide.structure.factors:
-        if not isinstance(factor, GaussianFactor) or factor.role != "transition":
+        if factor.form != "regression" or factor.role != "transition":
             continue
         if (factor.site, factor.role) not in bound.regressions:
             continue

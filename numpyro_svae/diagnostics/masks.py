@@ -69,7 +69,7 @@ def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:
     evidence, sites = Evidence(structure, bound, {}), bound.sites
     group = next(g for g in coupled_groups(structure) if name in g.discrete + g.states)
     members, local = {*group.discrete, *group.states}, place_of(sites[name])
-    joined = {f.site for f in evidence.observed(object) if members & _of(structure, f)}
+    joined = {f.site for f in evidence.observed() if members & _of(structure, f)}
     joined |= {n for n, latents in structure.likelihoods.items() if members & latents}
     counts = jnp.zeros(local.positions)
     for site in joined:

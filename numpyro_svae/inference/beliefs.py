@@ -173,7 +173,7 @@ def said_of(
     said, mask = heard(evidence, name, spoken), evidence.place(name).mask
     others = [
         evidence.parent_message(factor, name)
-        for factor in evidence.observed(GaussianFactor, parent=name)
+        for factor in evidence.observed("regression", parent=name)
     ]
     for other in [*others, *([] if coupled is None else [coupled])]:
         said = said + (other if mask is None else other.mask(mask))
@@ -192,7 +192,7 @@ def scores(
     own = [f for f in evidence.parts(name) if f.source.selector is not None]
     kind: Any = evidence.local(name).kind
     found = [(f, kind.scores(evidence, f, belief)) for f in own]
-    for factor in evidence.observed(GaussianFactor, parent=name):
+    for factor in evidence.observed("regression", parent=name):
         if factor.source.selector is not None:
             table = evidence.given_parent(factor, name, belief.mean, belief.covariance)
             found.append((factor, table))

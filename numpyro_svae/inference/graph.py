@@ -34,7 +34,7 @@ from numpyro_svae.inference.graph_terms import (
 from numpyro_svae.inference.joint_draw import JointDraw, plate_sizes
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.axes import Axes, axes_of
-from numpyro_svae.program.factors import Factor, GaussianFactor, TableConditional
+from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.graphs import variable_of
 from numpyro_svae.program.groups import Group, scope
 
@@ -124,7 +124,7 @@ def _observed(evidence: Evidence, group: Group) -> list[Factor]:
     """Factors of the observed sites that more than one site of the graph is in, or a
     Gaussian one."""
     members, found = {*group.discrete, *group.states}, []
-    for factor in evidence.observed(GaussianFactor, TableConditional):
+    for factor in evidence.observed("regression", "statistics", "density"):
         joined = scope(evidence.structure, factor)
         alone = not factor.coupled and not factor.parents
         if alone or not members & set(joined):

@@ -125,7 +125,7 @@ def _add_component(
     zero = jnp.zeros(place.batch_shape)  # the discrete site has the whole divergence
     posterior.add(state, mixture.to_event(place.extra), zero)
     posterior.components[state] = parts
-    for factor in evidence.observed(GaussianFactor, parent=state):
+    for factor in evidence.observed("regression", parent=state):
         states = evidence.spread(name, probs, evidence.place(factor))
         value = _table(evidence, factor, component)
         value = jnp.sum(expected_said(states, value), -1)
@@ -171,7 +171,7 @@ def joint_scores(
     """
     score = -_divergence(evidence, state, component)
     place = evidence.place(state)
-    for factor in evidence.observed(GaussianFactor, parent=state):
+    for factor in evidence.observed("regression", parent=state):
         table = _table(evidence, factor, component)
         score = score + pull_to(table, place, evidence.place(factor), 1)
     if state in spoken:
@@ -238,7 +238,7 @@ def _said_of(
 ) -> GaussianPotential:
     """All that is said of a Gaussian site, by state of the discrete site."""
     total = _with_states(heard(evidence, state, spoken))
-    for factor in evidence.observed(GaussianFactor, parent=state):
+    for factor in evidence.observed("regression", parent=state):
         said = evidence.parent_message(factor, state)
         total = total + (said if evidence.by_state(factor) else _with_states(said))
     return total

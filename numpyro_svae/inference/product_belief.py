@@ -22,7 +22,6 @@ from numpyro_svae.inference.coupling import Moments, Statistics
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.forms import Form, form_of
 from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.groups import scope
 from numpyro_svae.program.places import per_entry
 
@@ -73,7 +72,7 @@ class ProductBelief(NamedTuple):
             joined = any(form.factor.site == name for form in forms)
             kl = -state.entropy if joined else divergence(given, name, state)
             posterior.add(name, state.marginal, kl)
-            for factor in given.observed(GaussianFactor, parent=name):
+            for factor in given.observed("regression", parent=name):
                 value = given.given_parent(factor, name, state.mean, state.covariance)
                 posterior.expect({factor.site: per_entry(value, given.place(factor))})
         self._add_forms(posterior, evidence, forms)
