@@ -12,6 +12,7 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
@@ -35,7 +36,7 @@ Potential = GaussianPotential | CategoricalPotential
 
 
 def _concrete(*arrays: Any) -> bool:
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+    return all(map(not_jax_tracer, arrays))
 
 
 def stand_ins(tree: Any) -> Any:

@@ -25,7 +25,7 @@ from numpyro_svae.program.factors import Local, Structure
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.kinds import kind_of
 from numpyro_svae.program.observations import observation_of
-from numpyro_svae.program.origins import at_others, depends
+from numpyro_svae.program.origins import at_others, depends, union_of
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Program, Site
 
@@ -167,7 +167,7 @@ class Prober:
         values = {name: self.sites[name].value for name in latents}
         sets = eval_provenance(lambda **values: self._read(values), **values)
         return {
-            name: {key: _union(value) for key, value in entry.items()}
+            name: {key: union_of(value) for key, value in entry.items()}
             for name, entry in sets.items()
         }
 
@@ -231,8 +231,3 @@ def label_of(name: str) -> str | None:
     """Name of the observed part of a site, of which ``obs_mask`` made this the rest."""
     whole = name.removesuffix("_unobserved")
     return None if whole == name else whole + "_observed"
-
-
-def _union(sets: Any) -> frozenset[str]:
-    leaves = jax.tree.leaves(sets, is_leaf=lambda x: isinstance(x, frozenset))
-    return frozenset().union(*leaves)

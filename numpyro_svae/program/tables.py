@@ -22,7 +22,8 @@ from numpyro_svae.program.assignments import (
 from numpyro_svae.program.factors import TableFactor
 from numpyro_svae.program.places import Place, place_of
 from numpyro_svae.program.probing import Found, Prober
-from numpyro_svae.program.sites import Site, at_positions
+from numpyro_svae.program.sites import Site
+from numpyro_svae.program.wrappers import at_positions
 
 __all__ = ["bind_table", "find_table", "is_picked"]
 

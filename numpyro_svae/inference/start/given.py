@@ -14,6 +14,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.wrappers import peel
 
 __all__ = ["check_names", "check_starts", "natural_of"]
 
@@ -70,9 +71,8 @@ def _described(start: Any) -> str:
     name = type(start).__name__
     if not isinstance(start, dist.Distribution):
         return f"{name} with arrays of shapes {_shapes(start)}"
-    while isinstance(start, dist.Independent | dist.ExpandedDistribution):
-        start = start.base_dist
-        name = type(start).__name__
+    start = peel(start)[0]
+    name = type(start).__name__
     return f"{name} that draws arrays of shape {start.shape()}"
 
 
@@ -80,6 +80,4 @@ def natural_of(block: Prior, given: Start) -> NaturalParameters:
     """Natural parameters of a distribution that a user gave as a start of a block."""
     if isinstance(given, NaturalParameters):
         return given
-    while isinstance(given, dist.Independent | dist.ExpandedDistribution):
-        given = given.base_dist
-    return block.natural_of(given)
+    return block.natural_of(peel(given)[0])
