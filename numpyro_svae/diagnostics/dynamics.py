@@ -14,8 +14,6 @@ from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.bound_regressions import BoundRegression
 from numpyro_svae.program.factors import Factor
-from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.joint_prior import JointPrior
 
 __all__ = ["eigenvalues"]
 
@@ -58,13 +56,14 @@ def _draws(
     """Draws of the weight that a block holds, ``(S, [K], D, M)``."""
     structure = guide.structure
     source = str(factor.source.prior)
-    join, prior = structure.joins.get(source), structure.priors.get(source)
+    join = structure.joins.get(source)
+    prior: Any = structure.priors.get(source)
     if join is not None and len(join.weights) == 1:
         prior = join.weights[0]
-    if not isinstance(prior, JointPrior | GaussianPrior):
+    if prior is None or prior.part not in ("weight", "both"):
         return None
     values = guide.get_posterior(params)[prior.name].sample(key, (count,))
-    if isinstance(prior, JointPrior):
+    if prior.part == "both":
         return np.asarray(values[..., : prior.columns])
     return np.asarray(prior.weight(values))
 

@@ -64,6 +64,7 @@ class GaussianPrior(Prior):
     by_row: bool
     transposed: bool = False
 
+    part = "weight"
     distributions = (dist.Normal, dist.MultivariateNormal, dist.MatrixNormal)
     accepted = f"{Prior.accepted}; or {_POPULATION}"
 

@@ -11,18 +11,14 @@ from typing import Any
 import jax
 
 from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.joint_prior import JointPrior
-from numpyro_svae.program.noise_priors import NoisePrior, PrecisionPrior
 from numpyro_svae.program.populations import Population
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.rate_populations import RatePopulation
-from numpyro_svae.program.rate_priors import GammaPrior
 from numpyro_svae.program.wiring import Wiring, listed
 
 __all__ = ["AnyPopulation", "bind_populations", "read_populations"]
 
 AnyPopulation = Population | RatePopulation
-_RATES = PrecisionPrior | GammaPrior
 
 
 def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
@@ -93,28 +89,27 @@ def _candidates(
     wiring: Wiring, name: str, used: frozenset[str]
 ) -> Iterator[AnyPopulation]:
     """The priors that there may be, given the kinds of the sites."""
-    block = wiring.prober.priors[name]
+    block: Any = wiring.prober.priors[name]
     if not used <= {*wiring.block_of}:
         return
     names = {wiring.block_of[site].name for site in used}
-    above = [p for p in wiring.prober.priors.values() if p.name in names]
-    if isinstance(block, GaussianPrior):
-        parents = tuple(p for p in above if isinstance(p, GaussianPrior))
-        noises = [p for p in above if not isinstance(p, GaussianPrior)]
-        noise: Any = noises[0] if noises else None
+    above: list[Any] = [p for n, p in wiring.prober.priors.items() if n in names]
+    if block.part == "weight":
+        parents = tuple(p for p in above if p.part == "weight")
+        noises = [p for p in above if p.part != "weight"]
+        noise = noises[0] if noises else None
         if len(noises) <= 1 and (noise is None or _fits(noise, block)):
             yield Population(block, parents, noise)
             if any(parent.components for parent in parents):
                 yield Population(block, parents, noise, summed=True)
-    elif len(above) == 1 and isinstance(block, _RATES) and isinstance(above[0], _RATES):
+    elif [p.of_rates for p in (block, *above)] == [True, True]:
         yield RatePopulation(block, above[0])
 
 
 def _fits(noise: Any, block: GaussianPrior) -> bool:
     """Whether a block can hold the covariance of the rows of another."""
-    holds = isinstance(noise, NoisePrior | JointPrior)
     size = (1, *block.event_shape)[-1]
-    return holds and (noise.by_entry or noise.covers(size))
+    return noise.part in ("noise", "both") and (noise.by_entry or noise.covers(size))
 
 
 def _refused(wiring: Wiring, name: str, used: frozenset[str]) -> ValueError:

@@ -37,6 +37,7 @@ class JointPrior(Prior):
         f"{Prior.accepted}; or priors of location and covariance that are independent "
         "of each other, of which that of the location may depend on global sites"
     )
+    part = "both"
     has_noise = True
     """Whether it holds the covariance of a factor."""
 

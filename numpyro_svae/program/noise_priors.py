@@ -61,6 +61,7 @@ class ExpectedNoise(NamedTuple):
 class NoisePrior(Prior):
     """A prior over the covariance of a Gaussian factor, whatever its location is."""
 
+    part = "noise"
     by_entry = False
     """Whether each entry of a response has a precision of its own."""
 
@@ -109,7 +110,7 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
 
     inverse: bool
 
-    by_entry = True
+    by_entry = of_rates = True
     distributions = (dist.Gamma, dist.InverseGamma)
     accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
 

@@ -97,6 +97,13 @@ class Prior(ABC):
     accepted: ClassVar[str] = "fixed values or numpyro.param"
     """What its hyperparameters may be, for a message."""
 
+    of_rates: ClassVar[bool] = False
+    """Whether its posterior is a Gamma, and so its prior may have a learnt rate."""
+
+    part: ClassVar[str] = ""
+    """What it may be of a Gaussian factor: its ``"weight"``, its ``"noise"``, or
+    ``"both"``."""
+
     # how it is recognised
 
     @classmethod

@@ -109,6 +109,7 @@ class GammaPrior(_RatePrior):
 
     size = 1
     normalised = False
+    of_rates = True
     distributions = (dist.Gamma,)
     accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
 

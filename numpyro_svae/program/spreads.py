@@ -109,7 +109,7 @@ class MatrixSpread(NamedTuple):
         if self.members is not None:
             moments = jax.tree.map(lambda leaf: leaf[self.members], moments)
         found: ExpectedRegression
-        if isinstance(block, JointPrior):
+        if block.part == "both":
             found = block.regression(moments, None)
         else:
             found = nothing_learnt(block.noise(moments, block.dim))
@@ -122,7 +122,7 @@ class MatrixSpread(NamedTuple):
 
     def at(self, block: Any, values: Values) -> tuple[Any, Any]:
         """What is added to the location, and the covariances of the rows."""
-        if isinstance(block, JointPrior):
+        if block.part == "both":
             weight, cov = block.pair(values)
         else:
             cov = block.covariance(values[block.name], block.dim)
