@@ -16,6 +16,7 @@ from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import coupled_groups, scope
+from numpyro_svae.program.kinds import lengths_of
 from numpyro_svae.program.places import place_of, pull_to
 from numpyro_svae.program.wrappers import peel
 
@@ -25,7 +26,7 @@ __all__ = ["blanked", "counted_entries", "counted_positions", "in_plates"]
 def counted_entries(message: dict) -> np.ndarray | None:
     """Which entries of the value of a site count, ``(*value.shape,)``; None for all."""
     fn, mask, _ = peel(message["fn"])
-    shape, lengths = np.shape(message["value"]), getattr(fn, "lengths", None)
+    shape, lengths = np.shape(message["value"]), lengths_of(fn)
     counts: np.ndarray | None = None
     if mask is not None:
         whole = np.asarray(mask)

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from numpyro_svae.program.sites import Site
     from numpyro_svae.program.wiring import Wiring
 
-__all__ = ["DiscreteKind", "GaussianKind", "LocalKind", "kind_of", "register"]
+__all__ = [
+    "DiscreteKind",
+    "GaussianKind",
+    "LocalKind",
+    "kind_of",
+    "lengths_of",
+    "register",
+]
 
 
 class LocalKind(ABC):
@@ -187,3 +194,12 @@ def kind_of(fn: Any) -> LocalKind | None:
     :param fn: a distribution without what it is wrapped in.
     """
     return next((kind for kind in _KINDS if isinstance(fn, kind.distributions)), None)
+
+
+def lengths_of(fn: Any) -> Array | None:
+    """The lengths of padded paths, of the batch shape of a chain.
+
+    :param fn: a distribution without what it is wrapped in.
+    :return: None if all paths are whole, or it has none.
+    """
+    return getattr(fn, "lengths", None)

@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 from numpyro.util import not_jax_tracer
 
-from numpyro_svae.program.kinds import kind_of
+from numpyro_svae.program.kinds import kind_of, lengths_of
 from numpyro_svae.program.one_site import OneSite
 from numpyro_svae.program.scans import Scan
 from numpyro_svae.program.steps import TimePlate, with_time_in_event
@@ -120,9 +120,10 @@ def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]
 
 def _within_length(fn: Any, mask: Array | None) -> Array | None:
     """The steps of chains that are not padding."""
-    if getattr(fn, "lengths", None) is None:
+    lengths = lengths_of(fn)
+    if lengths is None:
         return mask
-    exists = jnp.arange(fn.event_shape[0]) < jnp.asarray(fn.lengths)[..., None]
+    exists = jnp.arange(fn.event_shape[0]) < jnp.asarray(lengths)[..., None]
     return exists if mask is None else mask & exists
 
 
