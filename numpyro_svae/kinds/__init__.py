@@ -15,6 +15,7 @@ from numpyro_svae.program.noise_priors import (
     NoisePrior,
     PrecisionPrior,
 )
+from numpyro_svae.program.observations import Observation, register_observation
 from numpyro_svae.program.priors import Prior, Reading, register_prior
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.regression_prior import RegressionPrior
@@ -24,14 +25,17 @@ __all__ = [
     "CategoricalKind",
     "DiscreteChainKind",
     "DiscreteKind",
+    "GammaPrior",
     "GaussianChainKind",
     "GaussianKind",
     "LocalKind",
     "NoisePrior",
+    "Observation",
     "Prior",
     "Reading",
     "VectorKind",
     "register",
+    "register_observation",
     "register_prior",
 ]
 

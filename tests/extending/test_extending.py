@@ -8,7 +8,7 @@ from itertools import pairwise, product
 import jax
 from jax import random
 import jax.numpy as jnp
-from jax.scipy.special import digamma, logsumexp
+from jax.scipy.special import digamma, gammaln, logsumexp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -16,10 +16,14 @@ from numpyro.distributions.kl import kl_divergence
 import pytest
 
 import numpyro_svae as ns
-from tests.data import make_svi, steps
+from tests.data import clusters, make_svi, steps
+from tests.extending.pareto import PARETO
 from tests.extending.semi_markov import SemiMarkovChain, SemiMarkovKind, log
+from tests.extending.wishart import WishartPrior
 
 ns.kinds.register(SemiMarkovKind())
+ns.kinds.register_prior(WishartPrior)
+ns.kinds.register_observation(PARETO)
 
 INITIAL = np.array([0.5, 0.2, 0.3])
 TRANSITION = np.array([[0.0, 0.7, 0.3], [0.6, 0.0, 0.4], [0.5, 0.5, 0.0]])
@@ -99,3 +103,57 @@ def test_what_a_kind_does_not_say_is_refused_by_name(x64):
     params, _ = steps(make_svi(model, guide), 1, y)
     with pytest.raises(NotImplementedError, match=r"semi_markov.*draw_on"):
         ns.forecast(model, guide, params, random.PRNGKey(0), y, horizon=2)
+
+
+def mixture(y, precision):
+    """Two clusters, whose noise has one of two priors that are the same."""
+    scale = jnp.diag(jnp.array([1.0, 2.0]))
+    share = numpyro.sample("share", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("clusters", 2):
+        mean = numpyro.sample(
+            "mean", dist.MultivariateNormal(jnp.zeros(2), 9.0 * jnp.eye(2))
+        )
+        if precision:
+            noise = numpyro.sample("noise", dist.Wishart(4.0, rate_matrix=scale))
+        else:
+            noise = numpyro.sample("noise", dist.InverseWishart(4.0, scale))
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(share))
+        how = {"precision_matrix" if precision else "covariance_matrix": noise[z]}
+        numpyro.sample("y", dist.MultivariateNormal(mean[z], **how), obs=y)
+
+
+def test_a_block_of_ones_own_is_learnt_as_its_twin(x64):
+    y, found = clusters(12)[0].astype(float), []
+    for precision in (True, False):
+        guide = ns.AutoSVAE(mixture, num_starts=1)
+        params, losses = steps(make_svi(mixture, guide), 3, y, precision)
+        found.append((losses, guide.get_posterior(params)))
+    (losses, posterior), (expected, twin) = found
+    np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    assert isinstance(posterior["noise"], dist.Wishart)
+    rate, scale = posterior["noise"].rate_matrix, twin["noise"].scale_matrix
+    np.testing.assert_allclose(rate, scale, rtol=1e-7)
+
+
+def test_an_observation_of_ones_own_is_conjugate(x64):
+    rng = np.random.default_rng(0)
+    least, group = rng.uniform(1.0, 2.0, 20), np.arange(20) % 2
+    y = least * rng.uniform(0.1, 1.0, 20) ** -0.4
+
+    def incomes():
+        with numpyro.plate("groups", 2):
+            alpha = numpyro.sample("alpha", dist.Gamma(2.0, 3.0))
+        with numpyro.plate("data", 20):
+            numpyro.sample("y", dist.Pareto(least, alpha[group]), obs=y)
+
+    guide = ns.AutoSVAE(incomes)
+    params, losses = steps(make_svi(incomes, guide), 2)
+    found = guide.get_posterior(params)["alpha"]
+    logs = np.bincount(group, np.log(y / least))
+    np.testing.assert_allclose(found.concentration, 2.0 + 10, rtol=1e-10)
+    np.testing.assert_allclose(found.rate, 3.0 + logs, rtol=1e-10)
+    shape, rate = 2.0 + 10, 3.0 + logs
+    terms = gammaln(shape) - gammaln(2.0) + 2 * np.log(3.0) - shape * np.log(rate)
+    evidence = terms.sum() - np.log(y).sum()
+    np.testing.assert_allclose(losses[-1], -evidence, rtol=1e-10)
