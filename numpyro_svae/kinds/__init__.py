@@ -10,12 +10,9 @@ from numpyro_svae.kinds.vector import VectorKind
 from numpyro_svae.program.diagonal import DiagonalPrior
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.kinds import DiscreteKind, GaussianKind, LocalKind, register
-from numpyro_svae.program.noise_priors import (
-    CovariancePrior,
-    NoisePrior,
-    PrecisionPrior,
-)
+from numpyro_svae.program.noise_priors import CovariancePrior, NoisePrior
 from numpyro_svae.program.observations import Observation, register_observation
+from numpyro_svae.program.precision_prior import PrecisionPrior
 from numpyro_svae.program.priors import Prior, Reading, register_prior
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.regression_prior import RegressionPrior

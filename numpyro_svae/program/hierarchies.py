@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from numpyro_svae.program.free_priors import FreePrior
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.populations import Population
 from numpyro_svae.program.probing import Prober
@@ -18,7 +19,7 @@ from numpyro_svae.program.wiring import Wiring, listed
 
 __all__ = ["AnyPopulation", "bind_populations", "read_populations"]
 
-AnyPopulation = Population | RatePopulation
+AnyPopulation = Population | RatePopulation | FreePrior
 
 
 def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
@@ -27,9 +28,13 @@ def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
     :raises ValueError: naming the site, if such a prior is not conjugate.
     """
     prober, above = wiring.prober, dict[str, frozenset[str]]()
+    alone = dict[str, AnyPopulation]()
+    block: Any
     for name, block in prober.priors.items():
         used = frozenset().union(*map(wiring.used, block.sites)) - {*block.sites}
         above |= {name: used} if used else {}
+        if block.is_free and not used:
+            alone[name] = FreePrior(block)
     options = {n: list(_candidates(wiring, n, used)) for n, used in above.items()}
     found = dict[str, AnyPopulation]()
     while len(found) < len(options):
@@ -40,7 +45,7 @@ def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
         tried = {name: options[name].pop(0) for name in rest}
         holding = _holding(prober, tried)
         found |= {name: tried[name] for name in holding}
-    return {name: found[name] for name in options}
+    return alone | {name: found[name] for name in options}
 
 
 def _holding(prober: Prober, populations: dict[str, AnyPopulation]) -> set[str]:

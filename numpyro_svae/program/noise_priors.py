@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Global blocks of noise alone: precisions, variances and covariances."""
+"""Global blocks of noise alone: what factors read of them, and covariances."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.families import (
-    GammaNatural,
     NaturalParameters,
     RegressionNatural,
 )
 from numpyro_svae.families.matrices import log_diagonal
 from numpyro_svae.program.joint_prior import wrong_regression
 from numpyro_svae.program.priors import Prior, Reading
-from numpyro_svae.program.rate_priors import POPULATION_OF_RATES, FeaturePrior
-from numpyro_svae.program.sites import Site, is_gaussian
+from numpyro_svae.program.sites import Site
 
-__all__ = ["CovariancePrior", "ExpectedNoise", "NoisePrior", "PrecisionPrior"]
+__all__ = ["CovariancePrior", "ExpectedNoise", "NoisePrior"]
 
 
 class ExpectedNoise(NamedTuple):
@@ -99,95 +97,6 @@ class NoisePrior(Prior):
         :param cov: the sum of squares of the residuals, of shape ``(..., D, D)``.
         :param count: number of residuals, of shape ``(...)``.
         """
-
-
-@dataclass(frozen=True)
-class PrecisionPrior(FeaturePrior, NoisePrior):
-    """A Gamma prior over precisions, or an inverse-Gamma prior over variances.
-
-    :param inverse: whether the site holds variances.
-    """
-
-    inverse: bool
-
-    by_entry = of_rates = True
-    distributions = (dist.Gamma, dist.InverseGamma)
-    accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
-
-    @classmethod
-    def find(cls, reading: Reading, site: Site) -> PrecisionPrior | None:
-        inverse = isinstance(site.fn, dist.InverseGamma)
-        if not inverse and not any(is_gaussian(s.fn) for s in reading.users(site.name)):
-            return None
-        features, batch = site.outer.event_shape, reading.batch_of(site)
-        return cls(site.name, (site.name,), batch, features, inverse)
-
-    @classmethod
-    def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
-        return np.full(event_shape, 0.5)
-
-    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
-        shape = self.batch_shape + self.features
-        return {self.name: rng.uniform(0.5, 3.0, shape)}
-
-    def plain_values(self, column: Any = 0) -> dict[str, Any]:
-        variance = 1.0 + np.arange(self.components or 1)
-        return self._by_member(variance if self.inverse else 1.0 / variance)
-
-    def unit_noise(self) -> dict[str, Any]:
-        return {self.name: np.ones(self.batch_shape + self.features)}
-
-    def natural(self, sites: dict[str, Site]) -> GammaNatural:
-        return self.natural_of(sites[self.name].fn)
-
-    def natural_of(self, fn: Any) -> GammaNatural:
-        shape = self.batch_shape + self.features
-        return GammaNatural(
-            jnp.broadcast_to(fn.concentration, shape) + 0.0,
-            jnp.broadcast_to(fn.rate, shape) + 0.0,
-        )
-
-    def posterior(self, natural: GammaNatural) -> dist.Distribution:
-        family = dist.InverseGamma if self.inverse else dist.Gamma
-        return family(natural.concentration, natural.rate).to_event(len(self.features))
-
-    def covers(self, dim: int) -> bool:
-        return self.features in ((), (dim,))
-
-    def precisions(self, value: Any) -> Any:
-        """Precisions, from the value of the site."""
-        return 1.0 / value if self.inverse else value
-
-    def covariance(self, value: Any, dim: int) -> Any:
-        variance = 1.0 / self.precisions(value)
-        if not self.features:
-            variance = variance[..., None]
-        return variance[..., None] * np.eye(dim)
-
-    def noise(
-        self, moments: GammaNatural, dim: int, entries: Array | None = None
-    ) -> ExpectedNoise:
-        variance, log_variance = -1.0 / moments.rate, -moments.concentration
-        if not self.features:
-            variance, log_variance = variance[..., None], log_variance[..., None]
-        shape = (*variance.shape[:-1], dim)
-        log_variance = jnp.broadcast_to(log_variance, shape)
-        if entries is not None:
-            variance = jnp.where(entries, variance, 1.0)
-            log_variance = jnp.where(entries, log_variance, -log(2 * pi))
-        covariance = variance[..., None] * jnp.eye(dim, dtype=variance.dtype)
-        return ExpectedNoise(covariance, jnp.sum(log_variance, -1))
-
-    def start(self, prior: GammaNatural, cov: Array, count: Array) -> GammaNatural:
-        squares = jnp.diagonal(cov, axis1=-2, axis2=-1)
-        if not self.features:
-            squares, count = jnp.sum(squares, -1), cov.shape[-1] * count
-        else:
-            count = jnp.broadcast_to(count[..., None], squares.shape)
-        if cov.ndim > 2 and not self.batch_shape:
-            squares, count = jnp.sum(squares, 0), jnp.sum(count, 0)
-        per_one = squares * jnp.ones_like(count)
-        return prior + GammaNatural(0.5 * count, 0.5 * per_one)
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from numpyro_svae.distributions import (
     MatrixNormalInverseWishart,
     NormalInverseWishart,
 )
+from numpyro_svae.program.precision_prior import PrecisionPrior
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Site, is_gaussian, is_path
 
 __all__ = ["drawn_values", "find_numbers", "is_scale"]
 
 _JOINT = NormalInverseWishart | MatrixNormalInverseWishart
-_NOISE = dist.Gamma | dist.InverseGamma
 
 
 def find_numbers(prober: Prober) -> frozenset[str]:
@@ -60,7 +60,7 @@ def drawn_values(sites: dict[str, Site]) -> dict[str, Any]:
 
 def is_scale(site: Site) -> bool:
     """Whether the values of a site are precisions or variances, or rates."""
-    return isinstance(site.fn, _NOISE)
+    return isinstance(site.fn, PrecisionPrior.distributions)
 
 
 def _is_joint(site: Site) -> bool:

@@ -97,9 +97,6 @@ class Prior(ABC):
     accepted: ClassVar[str] = "fixed values or numpyro.param"
     """What its hyperparameters may be, for a message."""
 
-    of_rates: ClassVar[bool] = False
-    """Whether its posterior is a Gamma, and so its prior may have a learnt rate."""
-
     part: ClassVar[str] = ""
     """What it may be of a Gaussian factor: its ``"weight"``, its ``"noise"``, or
     ``"both"``."""
@@ -171,6 +168,16 @@ class Prior(ABC):
     def features(self) -> tuple[int, ...]:
         """The event dimensions of an observation that one member covers."""
         return ()
+
+    @property
+    def of_rates(self) -> bool:
+        """Whether it has a Gamma prior, of which the rate may be learnt."""
+        return False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its prior is not conjugate."""
+        return False
 
     def moments(self, natural: Any) -> Any:
         """What factors read of the block, with its natural gradient."""

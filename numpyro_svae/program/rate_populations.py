@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.families import GammaNatural, natural_kl
-from numpyro_svae.program.noise_priors import PrecisionPrior
+from numpyro_svae.program.precision_prior import PrecisionPrior
 from numpyro_svae.program.probing import Prober, same
 from numpyro_svae.program.rate_priors import GammaPrior
 from numpyro_svae.program.sites import Site
@@ -74,7 +74,7 @@ class RatePopulation:
         plain, shape = prober.plain_values(), self.rate.batch_shape + self.rate.features
 
         def rates(values: Array) -> tuple[Array, Array]:
-            given = {self.rate.name: self.rate.precisions(values)}
+            given = {self.rate.name: self.rate.of_precisions(values)}
             return self.shown(prober.program.sites({**plain, **given}))
 
         concentration, known = rates(jnp.ones(shape))

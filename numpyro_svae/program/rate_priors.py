@@ -109,7 +109,6 @@ class GammaPrior(_RatePrior):
 
     size = 1
     normalised = False
-    of_rates = True
     distributions = (dist.Gamma,)
     accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
 
@@ -122,6 +121,10 @@ class GammaPrior(_RatePrior):
     def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
         return np.full(event_shape, 0.5)
 
+    @property
+    def of_rates(self) -> bool:
+        return True
+
     def rows_of(self, values: dict[str, Any]) -> np.ndarray:
         return np.reshape(values[self.name], (-1, 1))
 
@@ -133,6 +136,10 @@ class GammaPrior(_RatePrior):
 
     def precisions(self, value: Any) -> Any:
         """What factors depend on, from the value of the site."""
+        return value
+
+    def of_precisions(self, value: Any) -> Any:
+        """The value of the site, from what factors depend on."""
         return value
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:

@@ -149,7 +149,7 @@ def read_spread(rows: Callable[[Values], NormalRows], block: Any) -> Spread:
     if block.by_entry:
         shape = block.batch_shape + block.features
         each = 1.0 + jnp.arange(math.prod(shape)).reshape(shape)
-        marked = rows({block.name: block.precisions(each)})
+        marked = rows({block.name: block.of_precisions(each)})
         entries = members_of(plain.variance / marked.variance)
         return PrecisionSpread(entries, plain)
     scale, members = plain.variance[..., 0], None

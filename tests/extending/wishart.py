@@ -87,7 +87,7 @@ class WishartPrior(NoisePrior):
         return self.dim == dim
 
     def covariance(self, value, dim):
-        return np.linalg.inv(value)
+        return np.linalg.solve(value, np.broadcast_to(np.eye(dim), value.shape))
 
     def noise(self, moments, dim, entries=None):
         return ExpectedNoise(moments.covariance, moments.log_det)

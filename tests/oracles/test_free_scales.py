@@ -1,0 +1,204 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Scales whose priors are not conjugate, against quadrature and closed forms."""
+
+from functools import partial
+
+import jax
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro import handlers
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_svae as ns
+from numpyro_svae.distributions.root_inverse_gamma import RootInverseGamma
+from numpyro_svae.families import GammaNatural
+from numpyro_svae.families.free_prior import closest_gamma, free_kl
+from tests.data import make_svi, steps
+
+Y = np.random.default_rng(0).normal(0.0, 1.7, 12)
+PRIORS = [
+    dist.HalfNormal(1.0),
+    dist.HalfCauchy(2.0),
+    dist.LogNormal(0.0, 1.0),
+    dist.Exponential(1.0),
+    dist.Weibull(1.0, 2.0),
+    dist.Gamma(2.0, 1.0),
+]
+SHAPES, RATES = np.array([1.3, 4.0, 200.0]), np.array([2.0, 1.5, 300.0])
+of_class = partial(pytest.mark.parametrize, ids=lambda fn: type(fn).__name__)
+
+
+def of_precision(prior, log_precision):
+    """The density of the log of a precision whose root has a prior."""
+    scale = jnp.exp(-0.5 * log_precision)
+    return prior.log_prob(scale) + jnp.log(0.5 * scale)
+
+
+def test_a_gamma_prior_sends_its_closed_form(x64):
+    prior = dist.Gamma(2.0, 3.0)
+
+    def density(prior, log):
+        return prior.log_prob(jnp.exp(log)) + log
+
+    posterior = GammaNatural(jnp.asarray(SHAPES), jnp.asarray(RATES))
+    own = GammaNatural(jnp.full(3, 2.0), jnp.full(3, 3.0))
+    message = closest_gamma(density, posterior, prior)
+    np.testing.assert_allclose(message.concentration, own.concentration, rtol=1e-10)
+    np.testing.assert_allclose(message.rate, own.rate, rtol=1e-10)
+    found = free_kl(density, posterior, prior)
+    np.testing.assert_allclose(found, posterior.kl(own), rtol=1e-10)
+
+
+@of_class("prior", PRIORS)
+def test_the_divergence_and_its_natural_gradient(prior, x64):
+    grid = jnp.linspace(-110.0, 15.0, 200_001)[:, None]
+    a, b = jnp.asarray(SHAPES), jnp.asarray(RATES)
+    posterior = GammaNatural(a, b)
+    own = dist.Gamma(a, b).log_prob(jnp.exp(grid)) + grid
+    terms = jnp.where(own > -300, jnp.exp(own) * (own - of_precision(prior, grid)), 0.0)
+    expected = jnp.trapezoid(terms, grid, axis=0)
+    found = free_kl(of_precision, posterior, prior)
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    # the natural gradient is the ordinary one, solved with the Fisher information
+    total = jax.grad(lambda q: jnp.sum(free_kl(of_precision, q, prior)))(posterior)
+
+    def reweighted(point, a, b):
+        """The divergence near a posterior, whose nodes have weights that follow."""
+        log = dist.Gamma(point[0], point[1]).log_prob(jnp.exp(grid[:, 0])) + grid[:, 0]
+        values = jnp.exp(log) * (log - of_precision(prior, grid[:, 0]))
+        return jnp.trapezoid(jnp.where(log > -300, values, 0.0), grid[:, 0])
+
+    for i in range(len(a)):
+        point = jnp.array([a[i], b[i]])
+        slope = jax.grad(reweighted)(point, a[i], b[i])
+        fisher = jax.hessian(lambda p: GammaNatural(*p).log_normalizer())(point)
+        natural = jnp.linalg.solve(fisher, slope)
+        pair = total.concentration[i], total.rate[i]
+        np.testing.assert_allclose(pair, natural, rtol=1e-5)
+
+
+@of_class("prior", PRIORS)
+def test_a_scale_has_the_posterior_that_quadrature_finds(prior, x64):
+    def model():
+        scale = numpyro.sample("scale", prior)
+        with numpyro.plate("data", len(Y)):
+            numpyro.sample("y", dist.Normal(0.0, scale), obs=Y)
+
+    guide = ns.AutoSVAE(model)
+    params, losses = steps(make_svi(model, guide, natural=0.5), 60)
+    logs = np.linspace(-4.0, 4.0, 4001)
+    seen = dist.Normal(0.0, np.exp(logs)[:, None]).log_prob(Y).sum(-1)
+    density = prior.log_prob(np.exp(logs)) + logs + seen
+    evidence = jax.nn.logsumexp(density) + np.log(logs[1] - logs[0])
+    weights = np.exp(density - jax.nn.logsumexp(density))
+    mean = np.sum(weights * np.exp(logs))
+    sd = np.sqrt(np.sum(weights * np.exp(2 * logs)) - mean**2)
+    posterior = guide.get_posterior(params)["scale"]
+    assert 0 < losses[-1] + evidence < 0.005  # what a Gamma of precisions cannot say
+    np.testing.assert_allclose(posterior.mean, mean, rtol=0.005)
+    np.testing.assert_allclose(jnp.sqrt(posterior.variance), sd, rtol=0.05)
+    natural = params[guide._natural_name("scale")]
+    message = closest_gamma(of_precision, natural, prior)
+    shape = message.concentration + len(Y) / 2
+    np.testing.assert_allclose(natural.concentration, shape, rtol=1e-6)
+    rate = message.rate + np.sum(Y**2) / 2
+    np.testing.assert_allclose(natural.rate, rate, rtol=1e-6)
+
+
+def noise(how):
+    def model(y):
+        loc = numpyro.sample("loc", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+        fn = dist.HalfNormal(1.5).expand([2]).to_event(1)
+        value = numpyro.sample("value", fn)
+        scale = {
+            "precision": 1 / jnp.sqrt(value),
+            "variance": jnp.sqrt(value),
+            "scale": value,
+        }[how]
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(loc, scale).to_event(1), obs=y)
+
+    return model
+
+
+@pytest.mark.parametrize(
+    ("how", "family"),
+    [
+        ("precision", dist.Gamma),
+        ("variance", dist.InverseGamma),
+        ("scale", RootInverseGamma),
+    ],
+)
+def test_what_a_site_is_the_scale_of_is_read_from_the_program(how, family):
+    y = jnp.asarray(Y.reshape(6, 2)) + jnp.array([1.0, -1.0])
+    model = noise(how)
+    guide = ns.AutoSVAE(model)
+    params, losses = steps(make_svi(model, guide, natural=0.5), 30, y)
+    posterior = guide.get_posterior(params)["value"]
+    assert isinstance(posterior.base_dist, family) and posterior.event_shape == (2,)
+    assert losses[-1] < losses[0] + 1e-3 and np.isfinite(losses).all()
+    with handlers.seed(rng_seed=0):
+        drawn = guide.sample_posterior(random.PRNGKey(0), params, y)
+    assert drawn["value"].shape == (2,)
+
+
+def test_parameters_of_a_prior_have_the_gradient_of_the_bound(x64):
+    def model():
+        size = numpyro.param("size", 1.3, constraint=dist.constraints.positive)
+        scale = numpyro.sample("scale", dist.HalfNormal(size))
+        with numpyro.plate("data", len(Y)):
+            numpyro.sample("y", dist.Normal(0.0, scale), obs=Y)
+
+    guide = ns.AutoSVAE(model)
+    svi = make_svi(model, guide)
+    state = svi.init(random.PRNGKey(0))
+    params, loss = svi.get_params(state), ns.SVAE_ELBO()
+
+    def value(size):
+        own = {**params, "size": size}
+        return loss.loss(random.PRNGKey(0), own, model, guide)
+
+    slope = (value(1.3 + 1e-4) - value(1.3 - 1e-4)) / 2e-4
+    np.testing.assert_allclose(jax.grad(value)(1.3), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prior", "of", "message"),
+    [
+        (dist.Uniform(0.0, 1.0), lambda s: s, "Uniform.*HalfNormal, HalfCauchy"),
+        (dist.HalfNormal(1.0), lambda s: s + 0.1, "HalfNormal.*HalfNormal, HalfC"),
+        (
+            dist.Exponential(-1.0, validate_args=False),
+            lambda s: s,
+            "hyperparameter of nan",
+        ),
+    ],
+)
+def test_what_cannot_be_a_scale_is_refused_by_name(prior, of, message):
+    def model():
+        with numpyro.validation_enabled(False):
+            scale = numpyro.sample("scale", prior)
+        with numpyro.plate("data", len(Y)):
+            numpyro.sample("y", dist.Normal(0.0, of(scale)), obs=Y)
+
+    with (
+        pytest.raises(ValueError, match=f"(?s)'scale'.*{message}"),
+        handlers.seed(rng_seed=0),
+    ):
+        ns.AutoSVAE(model)()
+
+
+def test_moments_of_the_root_of_an_inverse_gamma(x64):
+    fn = RootInverseGamma(jnp.array([0.8, 3.0]), jnp.array([1.0, 2.0]))
+    grid = np.exp(np.linspace(-6.0, 30.0, 200_001))[:, None]
+    density = np.exp(fn.log_prob(grid)) * grid
+    mean = np.trapezoid(density * grid, np.log(grid), axis=0)
+    np.testing.assert_allclose(fn.mean, mean, rtol=1e-3)
+    second = np.trapezoid(density * grid**2, np.log(grid), axis=0)
+    np.testing.assert_allclose(fn.variance[1], (second - mean**2)[1], rtol=1e-6)
+    assert fn.variance[0] == np.inf
