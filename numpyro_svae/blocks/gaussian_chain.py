@@ -19,6 +19,7 @@ small matrix products in the other direction.
 Joseph (1968).
 """
 
+from collections.abc import Callable
 from functools import partial
 import math
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import jax
 from jax import Array, custom_vjp
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian
 from numpyro_svae.blocks.elimination import (
@@ -56,6 +58,8 @@ from numpyro_svae.blocks.smoothing import reverse_conditionals
 __all__ = [
     "Dynamics",
     "Gaussian",
+    "NOISY",
+    "Noisy",
     "Posterior",
     "drive",
     "entropy",
@@ -63,8 +67,11 @@ __all__ = [
     "kl_divergence",
     "log_density",
     "marginals",
+    "noise_within",
+    "posterior_entropy",
     "reverse",
     "smooth",
+    "where_noisy",
 ]
 
 
@@ -135,15 +142,35 @@ def drive(
 
 @jax.jit
 def log_density(initial: Gaussian, dynamics: Dynamics, path: Array) -> Array:
-    """``log p(path)`` for ``path (D, S, T, N)``; shape ``(S, N)``."""
+    """``log p(path)`` for ``path (D, S, T, N)``; shape ``(S, N)``.
+
+    Entries without noise of their own, whose pivots are zero, have a density of one at
+    the value that they must have, and of zero elsewhere.
+    """
     tril, noise_tril = cholesky(initial.cov), _factors(dynamics.cov)
-    first = solve_lower(tril, path[..., 0, :] - initial.mean[:, None])
-    steps = path[..., 1:, :] - matmul(dynamics.matrix, path[..., :-1, :])
-    steps = solve_lower(noise_tril, steps - dynamics.bias[:, None])
-    first_term = -0.5 * dot(first, first) - log_diagonal(tril)
-    terms = -0.5 * dot(steps, steps) - log_diagonal(noise_tril)
-    constant = 0.5 * path.shape[0] * path.shape[2] * math.log(2 * math.pi)
-    return first_term + pairwise_sum(jnp.moveaxis(terms, -2, 0)) - constant
+    first = path[..., 0, :] - initial.mean[:, None]
+    told = matmul(dynamics.matrix, path[..., :-1, :]) + dynamics.bias[:, None]
+    size = jnp.max(jnp.abs(told), 0) + jnp.max(jnp.abs(path[..., 1:, :]), 0)
+    begun = jnp.max(jnp.abs(path[..., 0, :]), 0)
+    first_term = _log_normal(tril, first, begun)
+    terms = _log_normal(noise_tril, path[..., 1:, :] - told, size)
+    return first_term + pairwise_sum(jnp.moveaxis(terms, -2, 0))
+
+
+def _log_normal(tril: Array, shift: Array, size: Array) -> Array:
+    """``log N(shift; 0, L L')``, where L may have zero columns.
+
+    :param shift: ``(D, S, ...)``.
+    :param size: of what the shift is a difference of, ``(S, ...)``.
+    """
+    white = solve_lower(tril, shift)
+    pivots = jnp.stack([tril[k, k] for k in range(len(tril))])
+    noisy = pivots > 0
+    constant = 0.5 * math.log(2 * math.pi)
+    logs = jnp.where(noisy, jnp.log(jnp.where(noisy, pivots, 1.0)) + constant, 0.0)
+    value = -0.5 * dot(white, white) - jnp.sum(logs, 0)
+    beyond = jnp.where(noisy[:, None], 0.0, jnp.abs(shift - matmul(tril, white)))
+    return jnp.where(jnp.max(beyond, 0) > _ROUNDING * size, -jnp.inf, value)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -159,14 +186,101 @@ def entropy(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Array:
 
 def _quadratic(weight: Array, cov: Array) -> Array:
     """``tr(W P W')``, whose every term is a square if ``P`` is diagonal."""
+    if not len(weight):
+        return jnp.zeros(cov.shape[2:], cov.dtype)
     product = matmul(weight, cov)
     terms = [dot(product[i], weight[i]) for i in range(weight.shape[0])]
     return sum(terms[1:], terms[0])
 
 
+class Noisy(NamedTuple):
+    """Where a chain has noise: directions ``(D, d)``, orthonormal; None for all.
+
+    Densities of a chain whose covariances are singular are those of the first state and
+    of the noise in these directions.
+    """
+
+    initial: Array | np.ndarray | None = None
+    steps: Array | np.ndarray | None = None
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all directions have noise."""
+        return self.initial is None and self.steps is None
+
+    @property
+    def in_entries(self) -> bool:
+        """Whether the directions are entries of the state, if they are known arrays."""
+        bases = [np.asarray(basis) for basis in self if basis is not None]
+        return all(np.all(np.isin(basis, (0.0, 1.0))) for basis in bases)
+
+
+_ROUNDING = 1e-3
+"""How far beside its value, relative to the path, a state without noise may be."""
+
+NOISY = Noisy()
+"""Noise everywhere."""
+
+
+def _seen(basis: Array | None, x: Array) -> Array:
+    """``E' x`` of vectors or matrices ``(D, ...)``."""
+    return x if basis is None else jnp.tensordot(basis.T.astype(x.dtype), x, 1)
+
+
+def _seen_cov(basis: Array | None, cov: Array) -> Array:
+    return _seen(basis, transpose(_seen(basis, cov)))
+
+
+def where_noisy(basis: Array | None, x: Array, rest: Array) -> Array:
+    """``E E' x + (I - E E') rest`` of vectors or matrices ``(D, ...)``."""
+    if basis is None:
+        return x
+    return rest + jnp.tensordot(basis.astype(x.dtype), _seen(basis, x - rest), 1)
+
+
+def noise_within(basis: Array | None, cov: Array) -> Array:
+    """``E E' cov E E'``."""
+    within = where_noisy(basis, cov, jnp.zeros_like(cov))
+    return transpose(where_noisy(basis, transpose(within), jnp.zeros_like(cov)))
+
+
+@jax.jit
+def posterior_entropy(
+    initial: Gaussian, dynamics: Dynamics, J: Array, noisy: Noisy
+) -> Array:
+    """The entropy of a chain given potentials, which may be singular as the chain may.
+
+    It is that of the chain less ``sum_t log det(I + P_t J_t) / 2``, with P the
+    predicted covariances of the filter: of a chain and potentials that are centred, the
+    log normaliser is that sum.
+
+    :param J: of the potentials, as for ``filter_chain``.
+    :return: of shape ``(N,)``.
+    """
+    count, mean = J.shape[-2], jnp.zeros_like(initial.mean)
+    centred = dynamics._replace(bias=jnp.zeros_like(dynamics.bias))
+    h = jnp.zeros((mean.shape[0], *J.shape[-2:]), J.dtype)
+    told = filter_chain(initial._replace(mean=mean), centred, h, J).log_normalizer
+    first = _entropy(_seen_cov(noisy.initial, initial.cov), cholesky)
+    terms = _entropy(_seen_cov(noisy.steps, dynamics.cov), _factors)
+    terms = jnp.broadcast_to(terms, (count - 1,) + terms.shape[1:])
+    return first + pairwise_sum(terms) + told
+
+
+def _entropy(cov: Array, factor: Callable[[Array], Array]) -> Array:
+    """The entropy of Gaussians, which may have no dimension."""
+    size = cov.shape[0]
+    if not size:
+        return jnp.zeros(cov.shape[2:], cov.dtype)
+    return log_diagonal(factor(cov)) + 0.5 * size * math.log(2 * math.pi * math.e)
+
+
 @jax.jit
 def expected_log_density(
-    p: tuple[Gaussian, Dynamics], moments: Gaussian, backwards: Dynamics
+    p: tuple[Gaussian, Dynamics],
+    moments: Gaussian,
+    backwards: Dynamics,
+    noisy: Noisy = NOISY,
 ) -> Array:
     """``E log p(path)`` under a chain that runs the other way, as posteriors do.
 
@@ -183,24 +297,34 @@ def expected_log_density(
     num_steps = moments.mean.shape[-2]
     first = jax.tree.map(lambda x: x[..., 0, :], first_steps(moments, 1))
     past, later = (take(moments, num_steps - 1) for take in (first_steps, last_steps))
-    tril = cholesky(initial.cov)
-    shift = first.mean - initial.mean
-    first_term = _expected_normal(tril, shift, _quadratic(_inverse(tril), first.cov))
-    tril = _factors(steps.cov)
+    tril = cholesky(_seen_cov(noisy.initial, initial.cov))
+    shift = _seen(noisy.initial, first.mean - initial.mean)
+    whitener = _whitener(noisy.initial, tril)
+    first_term = _expected_normal(tril, shift, _quadratic(whitener, first.cov))
+    tril = _factors(_seen_cov(noisy.steps, steps.cov))
     shift = later.mean - matvec(steps.matrix, past.mean) - steps.bias
-    whitener = _inverse(tril)
-    rest = whitener - matmul(matmul(whitener, steps.matrix), backwards.matrix)
-    spread = _quadratic(rest, later.cov)
-    spread = spread + _quadratic(matmul(whitener, steps.matrix), backwards.cov)
-    return first_term + pairwise_sum(_expected_normal(tril, shift, spread))
+    whitener = _whitener(noisy.steps, tril)
+    through = matmul(whitener, steps.matrix)
+    rest = whitener - matmul(through, backwards.matrix)
+    spread = _quadratic(rest, later.cov) + _quadratic(through, backwards.cov)
+    terms = _expected_normal(tril, _seen(noisy.steps, shift), spread)
+    return first_term + pairwise_sum(terms)
 
 
-def _inverse(tril: Array) -> Array:
-    return solve_lower(tril, jnp.broadcast_to(eye(tril), tril.shape))
+def _whitener(basis: Array | None, tril: Array) -> Array:
+    """``L^-1``, or ``L^-1 E'``."""
+    right = eye(tril)
+    if basis is not None:
+        back = basis.T.astype(tril.dtype)
+        right = back.reshape(*back.shape, *(1,) * (tril.ndim - 2))
+    shape = (*right.shape[:2], *tril.shape[2:])
+    return solve_lower(tril, jnp.broadcast_to(right, shape))
 
 
 def _expected_normal(tril: Array, shift: Array, spread: Array) -> Array:
     """``E log N(x; m, L L')`` where ``x - m`` has a mean, and whitened a variance."""
+    if not len(tril):
+        return spread
     white = solve_lower(tril, shift[:, None])[:, 0]
     constant = 0.5 * tril.shape[0] * math.log(2 * math.pi)
     return -0.5 * (dot(white, white) + spread) - log_diagonal(tril) - constant

@@ -149,12 +149,12 @@ def infer_state(
         entropy = per_entry(marginal.entropy(), place)
         marginal = marginal.to_event(place.extra)
         return StateBelief(mean, covariance, None, entropy, marginal)
-    posterior = chain_prior(evidence, name).condition(said)
+    posterior, path, entropy = chain_prior(evidence, name).condition(said)
     return StateBelief(
         posterior.mean,
         posterior.covariance,
-        Path.of(posterior),
-        _if_any(posterior.entropy(), place),
+        path,
+        _if_any(entropy, place),
         posterior,
     )
 
@@ -276,13 +276,17 @@ def scores(
 def _own_score(
     evidence: Evidence, factor: GaussianFactor, belief: StateBelief
 ) -> Array:
-    regression = evidence.regression(factor)
+    regression, support = evidence.regression(factor), factor.support
     if factor.role == "transition":
         inputs = evidence.site(factor.site).fn.inputs
-        return messages.expected_transitions(regression, belief.marginal, inputs)
+        basis = None if support is None else support.basis
+        return messages.expected_transitions(regression, belief.marginal, inputs, basis)
     mean, covariance = belief.mean, belief.covariance
     if factor.role == "initial":
         mean, covariance = mean[..., 0, :], covariance[..., 0, :, :]
+    if support is not None:
+        mean = support.seen_vector(mean)
+        covariance = support.seen_covariance(covariance)
     c = evidence.regressor(factor)[..., None, :]
     return messages.expected_response(
         regression, c, mean[..., None, :], covariance[..., None, :, :]

@@ -12,13 +12,19 @@ from typing import Any
 from jax import Array
 import jax.numpy as jnp
 
+from numpyro_svae.blocks.gaussian_chain import NOISY, Noisy
 from numpyro_svae.distributions import LinearGaussianChain
-from numpyro_svae.distributions.kl import Path, expected_log_density
+from numpyro_svae.distributions.kl import (
+    Path,
+    as_singular,
+    expected_log_density,
+    posterior_entropy,
+)
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import DiscreteFactor, Source
+from numpyro_svae.program.factors import DiscreteFactor, GaussianFactor, Source
 from numpyro_svae.program.places import per_entry
 
 __all__ = ["ChainPrior", "chain_prior", "discrete_prior", "log_probs"]
@@ -26,16 +32,27 @@ __all__ = ["ChainPrior", "chain_prior", "discrete_prior", "log_probs"]
 
 @dataclass(frozen=True)
 class ChainPrior:
-    """Expected log density of a chain: a chain, a left-over potential, a constant."""
+    """Expected log density of a chain: a chain, a left-over potential, a constant.
+
+    :param noisy: where the chain has noise; densities are of what is there.
+    """
 
     chain: LinearGaussianChain
     leftover: GaussianPotential | None
     offset: Array
+    noisy: Noisy = NOISY
 
-    def condition(self, said: GaussianPotential) -> LinearGaussianChain:
-        """The posterior given a potential."""
-        left = self.leftover
-        return self.chain.condition(said if left is None else said + left)[0]
+    def condition(
+        self, said: GaussianPotential
+    ) -> tuple[LinearGaussianChain, Path, Array]:
+        """The posterior given a potential, how its states hang together, its entropy."""
+        said = said if self.leftover is None else said + self.leftover
+        posterior = self.chain.condition(said)[0]
+        path, noisy = Path.of(posterior), self.noisy
+        if noisy.everywhere:
+            return posterior, path, posterior.entropy()
+        entropy = posterior_entropy(self.chain, said, noisy)
+        return as_singular(posterior, self.chain, noisy), path, entropy
 
     def expected(self, path: Path, mean: Array, covariance: Array) -> Array:
         """The log density expected of a path.
@@ -45,7 +62,8 @@ class ChainPrior:
         :param covariance: its covariances, of shape ``(..., T, D, D)``.
         :return: of shape ``(...)``.
         """
-        value = expected_log_density(self.chain, path, mean.shape[:-2]) + self.offset
+        batch = mean.shape[:-2]
+        value = expected_log_density(self.chain, path, batch, self.noisy) + self.offset
         if self.leftover is None:
             return value
         return value + jnp.sum(self.leftover.expected(mean, covariance), -1)
@@ -65,15 +83,17 @@ def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
     first = fn.initial_loc, fn.initial_cov
     later = fn.transition_matrix, fn.transition_cov
     offset, leftover = jnp.zeros(()), None
+    noisy = Noisy(*(f.support and f.support.basis for f in (initial, transition)))
     if initial.source != Source():
         regression = evidence.regression(initial)
-        first = regression.weight[..., 0], regression.covariance
+        weight, cov = _in_all_rows(evidence, initial, regression)
+        first = weight[..., 0], cov
         constant = messages.normalizer_gap(regression)
         constant = constant - 0.5 * regression.excess[..., 0, 0]
         offset = offset + per_entry(constant, evidence.place(initial))
     if transition.source != Source() and fn.num_steps > 1:
         regression = evidence.regression(transition)
-        later = regression.weight, regression.covariance
+        later = _in_all_rows(evidence, transition, regression)
         leftover, constant = _leftover(regression, fn)
         constant = constant + messages.normalizer_gap(regression)
         offset = offset + per_entry(constant, evidence.place(transition))
@@ -85,7 +105,18 @@ def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
         lengths=fn.lengths,
         validate_args=False,
     )
-    return ChainPrior(chain, leftover, offset)
+    return ChainPrior(chain, leftover, offset, noisy)
+
+
+def _in_all_rows(
+    evidence: Evidence, factor: GaussianFactor, regression: ExpectedRegression
+) -> tuple[Array, Array]:
+    """The weight and the covariance of a part of a chain, with rows without noise."""
+    weight, covariance, support = *regression[:2], factor.support
+    if support is None:
+        return weight, covariance
+    fixed: Any = evidence.bound.regressions[factor.site, factor.role].fixed
+    return support.shown(weight) + fixed, support.shown_covariance(covariance)
 
 
 def _leftover(

@@ -40,6 +40,8 @@ class BoundRegression(NamedTuple):
     :param members: which member of the prior's batch each position uses.
     :param entries: which entries of v count, ``(*positions, D)``; None for all of them.
         Those that do not are zero.
+    :param fixed: of a part of a chain, K in its rows without noise, ``(*positions, D,
+        P)`` or less; None if there are none. The rest is of its other rows then.
     """
 
     value: Array
@@ -51,6 +53,7 @@ class BoundRegression(NamedTuple):
     noise: ExpectedNoise | None
     members: Array | None
     entries: Array | None
+    fixed: Array | None = None
 
     def placed(
         self, learnt: ExpectedRegression, entries: Array | None
@@ -89,7 +92,7 @@ def bind_regression(
     prober: Prober, site: Site, factor: GaussianFactor
 ) -> BoundRegression:
     """Read what a Gaussian factor needs of the data."""
-    view = View(prober, site, factor.role, prober.holder(factor.source.prior))
+    view = View.of(prober, site, factor)
     affine = read_affine(prober, site, factor)
     bind = _bind_site if factor.role == "value" else _bind_part
     bound = bind(view, factor, affine)
@@ -134,6 +137,8 @@ def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
         inputs = jnp.broadcast_to(inputs, ones.shape[:-1] + inputs.shape[-1:])
         regressor = jnp.concatenate([value[..., :-1, :], inputs], -1)
         value = value[..., 1:, :]
+    if view.support is not None:
+        value = view.support.seen_vector(value)
     if known is not None:
         if placement is None:
             placement = jnp.zeros((0, known.shape[-1]))
@@ -141,7 +146,8 @@ def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
             known = _in_all_states(known, 2, states)
         placement = _in_all_states(placement, 2, states)
     rest = affine.scale, affine.noise, None, None
-    return BoundRegression(value, regressor, None, known, placement, *rest)
+    chain = value, regressor, None, known, placement
+    return BoundRegression(*chain, *rest, affine.fixed)
 
 
 def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegression:

@@ -17,6 +17,7 @@ from jax import Array
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
+from numpyro_svae.program.supports import Support
 
 __all__ = [
     "Beside",
@@ -150,6 +151,8 @@ class GaussianFactor(Factor):
     :param parent_map: the columns of S for x, ``(M, P)``, where they are the same for
         all positions and arguments; None if they are to be read. It follows from the
         rest, so a factor is compared and hashed without it.
+    :param support: where a part of a chain has noise; None if that is everywhere, and
+        for other sites.
     """
 
     parents: tuple[str, ...] = ()
@@ -157,6 +160,7 @@ class GaussianFactor(Factor):
     beside: Beside = Beside()
     coupled: bool = False
     parent_map: Array | None = field(default=None, compare=False)
+    support: Support | None = field(default=None, compare=False)
 
     @property
     def parent(self) -> str | None:

@@ -128,7 +128,7 @@ def _candidates(
         beside = Beside(spelled, by_state, noise_by_state, shared, scaled)
         coupled = not single or bool(parents and by_state)
         names = view.site.name, Source(name), view.role, parents, selectors
-        yield GaussianFactor(*names, beside, coupled, parent_map)
+        yield GaussianFactor(*names, beside, coupled, parent_map, view.support)
 
 
 def _options(
@@ -228,6 +228,8 @@ def _agrees(
             loc = loc + np.squeeze(weight @ u, -1)
     else:
         loc = _part(view, affine, weight, known)
+        if view.support is not None:
+            cov = view.support.shown_covariance(cov)
     names = PARAMETERS[factor.role]
     return run.agrees(site.name, **dict(zip(names, (loc, cov))))
 
@@ -245,6 +247,8 @@ def _part(view: View, affine: Affine, weight: Any, known: Any) -> Any:
         matrix = np.concatenate([square, offset], -1)
     elif affine.known is None:
         matrix = weight
+    if view.support is not None:
+        matrix = view.support.shown(jnp.asarray(matrix)) + affine.fixed
     return np.squeeze(matrix, -1) if view.role == "initial" else matrix
 
 

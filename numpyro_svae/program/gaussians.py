@@ -8,7 +8,8 @@ from __future__ import annotations
 from numpyro_svae.program.affine import PARAMETERS, View
 from numpyro_svae.program.factors import Beside, Factor, GaussianFactor, Source
 from numpyro_svae.program.gaussian_factors import find_factor
-from numpyro_svae.program.sites import Site, gaussian_view
+from numpyro_svae.program.sites import Site, gaussian_view, response_dim
+from numpyro_svae.program.supports import Support, find_support
 from numpyro_svae.program.wiring import Wiring, not_conjugate
 
 __all__ = ["read_chain", "read_gaussian", "read_known_regression"]
@@ -23,11 +24,13 @@ def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
     """The factor of a part of a chain."""
     loc, cov = PARAMETERS[role]
     used = wiring.needs[site.name][loc] | wiring.needs[site.name][cov]
+    support = find_support(wiring.prober, site, role)
     if not used:
-        return GaussianFactor(site.name, Source(), role, beside=Beside("map"))
+        given = Beside("map")
+        return GaussianFactor(site.name, Source(), role, beside=given, support=support)
     found = None
     if not wiring.ordered(used, False):
-        found = _find(wiring, site, role, used)
+        found = _find(wiring, site, role, used, support)
     if found is None:
         raise not_conjugate(
             site,
@@ -43,18 +46,23 @@ def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
 
 
 def _find(
-    wiring: Wiring, site: Site, role: str, used: frozenset[str]
+    wiring: Wiring,
+    site: Site,
+    role: str,
+    used: frozenset[str],
+    support: Support | None = None,
 ) -> GaussianFactor | None:
     """The factor of a site that depends on some latent sites, if there is one."""
     blocks = {wiring.block_of[n].name for n in used if n in wiring.block_of}
-    holder = wiring.holder(site, role, blocks)
+    dim = response_dim(site) if support is None else support.dim
+    holder = wiring.holder(site, role, blocks, dim)
     if blocks and holder is None:
         return None
     selectors = wiring.ordered(used, True)
     cov = PARAMETERS[role][1]
     of_noise = bool(wiring.needs[site.name][cov].intersection(selectors))
     known_noise = holder is None or not holder.has_noise
-    view = View(wiring.prober, site, role, holder)
+    view = View(wiring.prober, site, role, holder, support)
     parents = wiring.ordered(used, False)
     return find_factor(view, parents, selectors, of_noise and known_noise)
 

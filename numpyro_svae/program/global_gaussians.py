@@ -24,7 +24,8 @@ from numpyro_svae.program.noise_priors import PrecisionPrior
 from numpyro_svae.program.observations import CATEGORICAL
 from numpyro_svae.program.priors import Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober, same
-from numpyro_svae.program.sites import Site, gaussian_view, response_dim
+from numpyro_svae.program.sites import Site, gaussian_view
+from numpyro_svae.program.supports import response_dims
 
 __all__ = ["Candidates"]
 
@@ -186,14 +187,14 @@ class Candidates:
         site, found = self._site(name), self._dependents(name)
         event = tuple(site.outer.event_shape)
         seen = [s for s in found if s.name not in chosen]
-        dims = {response_dim(s) for s in seen} - {None}
+        dims = frozenset().union(*(response_dims(self.prober, s, name) for s in seen))
         transposed = len(event) == 2 and self._is_transposed(name, dims)
         shape = _rows_and_columns(event[::-1] if transposed else event, dims)
         if len(site.batch_shape) > 1 or shape is None:
             raise ValueError(
                 f"Site '{name}' ({type(site.fn).__name__}): found batch shape "
                 f"{site.batch_shape} and event shape {event}, for responses of "
-                f"dimension {sorted(d for d in dims if d is not None)}. Accepted for "
+                f"dimension {sorted(dims)}. Accepted for "
                 "a global mean or weight: at most one plate of K components, around "
                 "it alone; a mean of the dimension D of its responses, a weight F of "
                 "shape (D, M) as in F @ u, or (M, D) as in u @ F, or the weights (M,) "
@@ -212,7 +213,7 @@ class Candidates:
             name, (name,), site.batch_shape, *sizes, by_row, transposed
         )
 
-    def _is_transposed(self, name: str, dims: set[Any]) -> bool:
+    def _is_transposed(self, name: str, dims: frozenset[int]) -> bool:
         """Whether a matrix W stands in a program as ``u @ W``."""
         rows, columns = self._site(name).outer.event_shape
         if rows != columns or not dims <= {rows}:
@@ -238,7 +239,9 @@ class Candidates:
         return not same(found[0][..., 1:], found[1][..., 1:])
 
 
-def _rows_and_columns(event: tuple[int, ...], dims: set[Any]) -> tuple[int, int] | None:
+def _rows_and_columns(
+    event: tuple[int, ...], dims: frozenset[int]
+) -> tuple[int, int] | None:
     """D and M of a site, from the dimensions of the responses."""
     if not event and dims <= {1}:
         return 1, 1

@@ -13,7 +13,7 @@ from numpyro_svae.program.joins import Join
 from numpyro_svae.program.noise_priors import NoisePrior
 from numpyro_svae.program.priors import Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober
-from numpyro_svae.program.sites import Site, response_dim
+from numpyro_svae.program.sites import Site
 
 __all__ = ["Wiring", "listed", "not_conjugate"]
 
@@ -41,20 +41,20 @@ class Wiring:
         return tuple(n for n in locals if n in names and locals[n].discrete == discrete)
 
     def holder(
-        self, site: Site, role: str, blocks: Collection[str]
+        self, site: Site, role: str, blocks: Collection[str], dim: int | None
     ) -> RegressionPrior | Join | None:
         """What holds the parameters of a Gaussian factor; None if nothing can.
 
         :param site: the site of the factor.
         :param role: the part of its density.
         :param blocks: the global blocks that the factor depends on.
+        :param dim: the dimension of its response.
         """
         found = [p for p in self.prober.priors.values() if p.name in blocks]
         if len(found) == 1 and isinstance(found[0], RegressionPrior):
             return found[0]
         weights = tuple(p for p in found if isinstance(p, GaussianPrior))
         noises = [p for p in found if isinstance(p, NoisePrior)]
-        dim = response_dim(site)
         if len(weights) + len(noises) < len(found) or len(noises) > 1:
             return None
         if not found or dim is None or any(w.dim != dim for w in weights):

@@ -152,7 +152,8 @@ class Guess:
         if factor.role == "transition" and (switches or not site.observed):
             path = site.value if site.observed else self.paths.get(factor.site)
             data = self.evidence.bound.regressions[factor.site, factor.role]
-            if data.known is not None and not switches:
+            given = data.known is not None or data.fixed is not None
+            if given and not switches:
                 return prior  # what is known says which coordinates these are
             if path is None or not switches:
                 return slow_dynamics(self.key, prior, site.fn.event_shape[-1])
