@@ -99,7 +99,7 @@ def score_transitions(
     :param later: ``m (D, lanes)`` and ``P (D, D, lanes)``.
     :param backwards: ``A (D, D, lanes)``, ``b (D, lanes)`` and ``Q (D, D, lanes)``.
     :param inputs: of shape ``(M - D, lanes)``.
-    :param basis: E, ``(D, d)``, if the regressions are of ``E' x'``; None for all of it.
+    :param basis: E, ``(D, d)``, if the regressions are of ``E' x'``; None if not.
     :return: scores of shape ``(K, lanes)``.
     """
     (mean, cov), (matrix, bias, noise) = later, backwards

@@ -11,8 +11,14 @@ from jax import Array
 import jax.numpy as jnp
 from numpyro.distributions.kl import kl_divergence
 
-from numpyro_svae.blocks import gaussian_chain
-from numpyro_svae.blocks.gaussian_chain import NOISY, Dynamics, Gaussian, Noisy
+from numpyro_svae.blocks import chain_expectations, gaussian_chain
+from numpyro_svae.blocks.chain_expectations import (
+    NOISY,
+    Noisy,
+    noise_within,
+    where_noisy,
+)
+from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
 from numpyro_svae.blocks.layout import from_lanes, to_lanes
 from numpyro_svae.blocks.loops import flip_steps
 from numpyro_svae.distributions.chain_arguments import batch_of
@@ -109,7 +115,7 @@ def expected_log_density(
     :param noisy: where the chain has noise.
     :return: of shape ``batch``.
     """
-    value = gaussian_chain.expected_log_density(chain._chain(batch), *path, noisy)
+    value = chain_expectations.expected_log_density(chain._chain(batch), *path, noisy)
     return from_lanes(value, 0, batch, time=False)
 
 
@@ -128,13 +134,13 @@ def as_singular(
     found, own = posterior.reverse()._chain(batch), chain._chain(batch)
     (first, steps), (own_first, own_steps) = found, own
     initial = Gaussian(
-        gaussian_chain.where_noisy(noisy.initial, first.mean, own_first.mean),
-        gaussian_chain.noise_within(noisy.initial, first.cov),
+        where_noisy(noisy.initial, first.mean, own_first.mean),
+        noise_within(noisy.initial, first.cov),
     )
     dynamics = Dynamics(
-        gaussian_chain.where_noisy(noisy.steps, steps.matrix, own_steps.matrix),
-        gaussian_chain.where_noisy(noisy.steps, steps.bias, own_steps.bias),
-        gaussian_chain.noise_within(noisy.steps, steps.cov),
+        where_noisy(noisy.steps, steps.matrix, own_steps.matrix),
+        where_noisy(noisy.steps, steps.bias, own_steps.bias),
+        noise_within(noisy.steps, steps.cov),
     )
     singular = LinearGaussianChain._from_lanes(initial, dynamics, batch, False)
     singular.has_density = noisy.in_entries
@@ -155,5 +161,5 @@ def posterior_entropy(
     J = to_lanes(potential.precision, 1 if potential.is_diagonal else 2, batch)
     shape = (*J.shape[:-2], chain.num_steps, J.shape[-1])
     J = jnp.broadcast_to(J, shape)
-    value = gaussian_chain.posterior_entropy(*chain._chain(batch), J, noisy)
+    value = chain_expectations.posterior_entropy(*chain._chain(batch), J, noisy)
     return from_lanes(value, 0, batch, time=False)

@@ -61,10 +61,10 @@ class LinearGaussianChain(CheckedArguments):
         order of time. Exact posteriors come in this form.
     :param lengths: number of states of each sequence, shape ``(...)``, if sequences are
         padded to ``T``. States of the padding are standard normal and independent.
-    Covariances may be singular: entries of the state may move without noise, as the lags
-    of a companion form do, and directions that are no entries may. The density is then
-    that of the first state and of the entries with noise, given which the others have
-    one value.
+
+    Covariances may be singular: some entries of the state, or directions, may move
+    without noise, as the lags of a companion form do. The density is then that of the
+    entries with noise, given which the others have one value.
     """
 
     arg_constraints = {
@@ -172,18 +172,19 @@ class LinearGaussianChain(CheckedArguments):
         r"""The sum of :math:`\log N(x_0; m, P)` and
         :math:`\log N(x_{t+1}; F_t [x_t; u_t], Q_t)`.
 
-        Where an entry has no noise of its own it is the density of the others, and zero
-        if that entry is not what they and the state before make it, to about 1e-3. That
-        takes zeros in the covariance: one that is singular in directions which are no
-        entries is singular but for rounding, and has no density that means something.
+        Where entries have no noise it is the density of the others, and zero if they
+        are not what these and the state before make them, to about 1e-3. That takes
+        zeros in the covariance: one that is singular in directions which are no entries
+        is so but for rounding, and no density is to be had from it.
 
-        :raises ValueError: if it is the posterior of such a chain.
+        :raises ValueError: if it is the posterior of a chain with such a covariance.
         """
         if not self.has_density:
             raise ValueError(
-                "log_prob of a LinearGaussianChain: found the posterior of a chain whose "
-                "noise is in directions that are no entries of the state. Accepted: "
-                "noise in some entries and none in others; SVAE_ELBO needs no density."
+                "log_prob of a LinearGaussianChain: found the posterior of a chain "
+                "whose noise is in directions that are no entries of the state. "
+                "Accepted: noise in some entries and none in others; SVAE_ELBO needs "
+                "no density."
             )
         batch = batch_of(self)
         shape = jnp.broadcast_shapes(jnp.shape(value)[:-2], batch)

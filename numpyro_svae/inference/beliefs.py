@@ -149,7 +149,7 @@ def infer_state(
         entropy = per_entry(marginal.entropy(), place)
         marginal = marginal.to_event(place.extra)
         return StateBelief(mean, covariance, None, entropy, marginal)
-    posterior, path, entropy = chain_prior(evidence, name).condition(said)
+    posterior, path, entropy = chain_prior(evidence, name).infer(said)
     return StateBelief(
         posterior.mean,
         posterior.covariance,

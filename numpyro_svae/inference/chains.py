@@ -12,7 +12,7 @@ from typing import Any
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.blocks.gaussian_chain import NOISY, Noisy
+from numpyro_svae.blocks.chain_expectations import NOISY, Noisy
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.distributions.kl import (
     Path,
@@ -42,17 +42,21 @@ class ChainPrior:
     offset: Array
     noisy: Noisy = NOISY
 
-    def condition(
-        self, said: GaussianPotential
-    ) -> tuple[LinearGaussianChain, Path, Array]:
-        """The posterior given a potential, how its states hang together, its entropy."""
-        said = said if self.leftover is None else said + self.leftover
-        posterior = self.chain.condition(said)[0]
-        path, noisy = Path.of(posterior), self.noisy
+    def condition(self, said: GaussianPotential) -> LinearGaussianChain:
+        """The posterior given a potential, backwards."""
+        return self.chain.condition(self._told(said))[0]
+
+    def infer(self, said: GaussianPotential) -> tuple[LinearGaussianChain, Path, Array]:
+        """The posterior given a potential, its path, and its entropy."""
+        posterior, noisy = self.condition(said), self.noisy
+        path = Path.of(posterior)
         if noisy.everywhere:
             return posterior, path, posterior.entropy()
-        entropy = posterior_entropy(self.chain, said, noisy)
+        entropy = posterior_entropy(self.chain, self._told(said), noisy)
         return as_singular(posterior, self.chain, noisy), path, entropy
+
+    def _told(self, said: GaussianPotential) -> GaussianPotential:
+        return said if self.leftover is None else said + self.leftover
 
     def expected(self, path: Path, mean: Array, covariance: Array) -> Array:
         """The log density expected of a path.

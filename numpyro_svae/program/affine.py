@@ -120,7 +120,9 @@ class View:
 
     def fixed(self) -> Array | None:
         """The rows of a part of a chain that have no noise; zero in others."""
-        return self.support and self.support.unseen(self._whole({}, -1))
+        if self.support is None:
+            return None
+        return self.support.unseen(self._whole({}, -1))
 
     def covariance(self, values: Values) -> Array:
         """The covariance at the plain values of what holds it."""

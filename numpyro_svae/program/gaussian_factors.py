@@ -48,7 +48,8 @@ def find_factor(
     :return: None if the program agrees with none.
     """
     prober, holder = view.prober, view.holder
-    if not can_list(prober, selectors) or (holder is not None and len(selectors) > 1):
+    several = view.role != "value" and len(selectors) > 1
+    if not can_list(prober, selectors) or (holder is not None and several):
         return None
     place = place_of(view.site, view.role)
     for factor in _candidates(view, parents, selectors, noise_by_state):
@@ -201,7 +202,7 @@ def _agrees(
         weight, cov = view.holder.pair(values)
     member = None
     if factor.source.gathered:
-        member = np.asarray(gathered_members(view, factor))
+        member = np.asarray(at(gathered_members(view, factor), 0, states > 0))
     elif factor.source.selector is not None and view.batched:
         member = index
     if member is not None:
@@ -247,7 +248,7 @@ def _part(view: View, affine: Affine, weight: Any, known: Any) -> Any:
         matrix = np.concatenate([square, offset], -1)
     elif affine.known is None:
         matrix = weight
-    if view.support is not None:
+    if view.support is not None and affine.fixed is not None:
         matrix = view.support.shown(jnp.asarray(matrix)) + affine.fixed
     return np.squeeze(matrix, -1) if view.role == "initial" else matrix
 

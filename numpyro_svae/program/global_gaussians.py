@@ -12,7 +12,6 @@ on it through noise that is learnt or data that are subsampled.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np

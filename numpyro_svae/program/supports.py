@@ -18,7 +18,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.blocks.gaussian_chain import Noisy
+from numpyro_svae.blocks.chain_expectations import Noisy
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.program.sites import Site, response_dim
 
@@ -94,7 +94,7 @@ def find_support(prober: Prober, site: Site, role: str) -> Support | None:
     own = read(prober)
     basis = _range(own)
     if basis is None:
-        alike = np.all(np.diagonal(_flat(own), axis1=-2, axis2=-1) != 0)
+        alike = bool(np.all(np.diagonal(_flat(own), axis1=-2, axis2=-1) != 0))
     else:
         alike = _all_within(basis, [*own, *prober.read_elsewhere(read)])
     if not alike:

@@ -60,6 +60,8 @@ class Wiring:
         if not found or dim is None or any(w.dim != dim for w in weights):
             return None
         noise = noises[0] if noises else None
+        if len({p.components for p in found} - {None}) > 1:
+            return None  # batches that are picked apart
         if noise is not None and not noise.covers(dim):
             return None
         join = Join(f"{site.name} {role}", dim, weights, noise)

@@ -30,7 +30,7 @@ from numpyro_svae.inference.start.counts import (
 from numpyro_svae.inference.start.dynamics import slow_dynamics
 from numpyro_svae.inference.start.hierarchies import from_below, priors_alone
 from numpyro_svae.inference.start.joins import of_joint, stand_in
-from numpyro_svae.inference.start.members import Kind, guess_members
+from numpyro_svae.inference.start.members import Kind, guess_cells, guess_members
 from numpyro_svae.inference.start.regressions import regressions, transitions
 from numpyro_svae.program.factors import (
     DiscreteFactor,
@@ -89,6 +89,9 @@ class Guess:
         data = self.evidence.bound.regressions[factor.site, factor.role]
         if data.members is None or not prior.batch_shape:
             return jnp.ones((*self.evidence.place(factor).positions, 1))
+        if isinstance(factor, GaussianFactor) and factor.selectors:
+            size, paths = prior.batch_shape[0], self.paths
+            return guess_cells(self.key, self.kind, self.evidence, factor, size, paths)
         return jax.nn.one_hot(data.members, prior.batch_shape[0], dtype=float)
 
     def _block(self, name: str) -> NaturalParameters | None:
@@ -124,7 +127,9 @@ class Guess:
                     return found
         return None
 
-    def _weights_and_noise(self, name: str, factor: Factor) -> NaturalParameters | None:
+    def _weights_and_noise(
+        self, name: str, factor: GaussianFactor
+    ) -> NaturalParameters | None:
         """Where a block of a Gaussian factor starts, alone or joined with others."""
         structure, bound = self.evidence.structure, self.evidence.bound
         if not bound.active(factor.site, structure):
@@ -144,7 +149,7 @@ class Guess:
         return of_joint(block, join, self._priors, prior, start)
 
     def _regression(
-        self, factor: Factor, prior: RegressionNatural
+        self, factor: GaussianFactor, prior: RegressionNatural
     ) -> RegressionNatural | None:
         site: Any = self.evidence.site(factor.site)
         switches = bool(prior.batch_shape)
