@@ -39,7 +39,7 @@ def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
             "the weight F and the covariance Sigma of one global block or of "
             "independent ones, or fixed values, as loc = K + F S and covariance = s "
             "Sigma with any known K, S and s; of a batch of blocks, the member that "
-            "data or one discrete site pick (as in F[z[..., 1:]], or "
+            "data, one discrete site or both pick (as in F[z[..., 1:]], or "
             "F[z][..., None, :, :] for a state that lasts)",
         )
     return found
@@ -82,7 +82,9 @@ def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
             "sites, K, S and s known, and (F, Sigma) of one global block or of "
             "independent ones (Normal means and weights, of which those of several "
             "blocks are added up; a Gamma, InverseGamma or InverseWishart noise), "
-            "picked by at most one latent discrete site; weights that are used "
+            "picked by latent discrete sites or data from one batch, as in "
+            "mu.reshape(J, K, D)[z, w] (weights of two batches that sites pick apart "
+            "are written as one batch of all pairs); weights that are used "
             "together are one site, as Normal(0, 1).expand([M]).to_event(1), and no "
             "plate; a latent chain over time is one LinearGaussianChain, or one site "
             "for each step",

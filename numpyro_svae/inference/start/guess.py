@@ -83,16 +83,22 @@ class Guess:
 
     def _members_at(self, factor: Factor, prior: Any) -> Array:
         """Memberships where a factor is."""
+        data = self.evidence.bound.regressions.get((factor.site, factor.role))
+        places = self.evidence.place(factor).positions
+        picks = None if data is None or not prior.batch_shape else data.members
+        cells = None if picks is None else jax.nn.one_hot(picks, prior.batch_shape[0])
         if factor.source.selector is not None:
             members = self._members[factor.source.selector]
-            return self.evidence.spread_for(factor, members)
-        data = self.evidence.bound.regressions[factor.site, factor.role]
-        if data.members is None or not prior.batch_shape:
-            return jnp.ones((*self.evidence.place(factor).positions, 1))
+            members = self.evidence.spread_for(factor, members)
+            if cells is None:
+                return members
+            return jnp.einsum("...k,...kb->...b", members, cells)
+        if cells is None:
+            return jnp.ones((*places, 1))
         if isinstance(factor, GaussianFactor) and factor.selectors:
             size, paths = prior.batch_shape[0], self.paths
             return guess_cells(self.key, self.kind, self.evidence, factor, size, paths)
-        return jax.nn.one_hot(data.members, prior.batch_shape[0], dtype=float)
+        return 1.0 * cells
 
     def _block(self, name: str) -> NaturalParameters | None:
         """Where a block starts that data or estimates say something of."""
