@@ -149,7 +149,7 @@ def infer_state(
         entropy = per_entry(marginal.entropy(), place)
         marginal = marginal.to_event(place.extra)
         return StateBelief(mean, covariance, None, entropy, marginal)
-    posterior, path, entropy = chain_prior(evidence, name).infer(said)
+    posterior, path, entropy = chain_prior(evidence, name, own).infer(said)
     return StateBelief(
         posterior.mean,
         posterior.covariance,
@@ -264,7 +264,11 @@ def scores(
     :return: the factors that have a selector, with their scores at their positions,
         ``(*positions, K)``.
     """
-    own = [f for f in evidence.parts(name) if f.source.selector is not None]
+    own = [
+        f
+        for f in evidence.parts(name)
+        if f.source.selector is not None and not f.coupled
+    ]
     found = [(f, _own_score(evidence, f, belief)) for f in own]
     for factor in evidence.observed(GaussianFactor, parent=name):
         if factor.source.selector is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_svae.blocks.chain_expectations import NOISY, Noisy
 from numpyro_svae.distributions import LinearGaussianChain
@@ -35,12 +36,15 @@ class ChainPrior:
     """Expected log density of a chain: a chain, a left-over potential, a constant.
 
     :param noisy: where the chain has noise; densities are of what is there.
+    :param joined: whether the first state is of a factor of several sites, which is
+        counted apart.
     """
 
     chain: LinearGaussianChain
     leftover: GaussianPotential | None
     offset: Array
     noisy: Noisy = NOISY
+    joined: bool = False
 
     def condition(self, said: GaussianPotential) -> LinearGaussianChain:
         """The posterior given a potential, backwards."""
@@ -66,14 +70,18 @@ class ChainPrior:
         :param covariance: its covariances, of shape ``(..., T, D, D)``.
         :return: of shape ``(...)``.
         """
-        batch = mean.shape[:-2]
-        value = expected_log_density(self.chain, path, batch, self.noisy) + self.offset
+        batch, counted = mean.shape[:-2], self.noisy
+        if self.joined:
+            counted = counted._replace(initial=np.zeros((mean.shape[-1], 0)))
+        value = expected_log_density(self.chain, path, batch, counted) + self.offset
         if self.leftover is None:
             return value
         return value + jnp.sum(self.leftover.expected(mean, covariance), -1)
 
 
-def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
+def chain_prior(
+    evidence: Evidence, name: str, own: GaussianPotential | None = None
+) -> ChainPrior:
     """Expected log density of a Gaussian chain.
 
     ``E log N(x'; F u, Q)`` is a proper transition times ``exp(-u' excess u / 2)``, a
@@ -81,6 +89,8 @@ def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
 
     :param evidence: the factors, averaged over the states of their selectors.
     :param name: the site of the chain.
+    :param own: what the first state is told by its prior, where that is a factor of
+        several sites.
     """
     fn: Any = evidence.site(name).fn
     initial, transition = (evidence.own(name, r) for r in ("initial", "transition"))
@@ -88,7 +98,9 @@ def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
     later = fn.transition_matrix, fn.transition_cov
     offset, leftover = jnp.zeros(()), None
     noisy = Noisy(*(f.support and f.support.basis for f in (initial, transition)))
-    if initial.source != Source():
+    if initial.coupled:
+        first = _first(fn, own)
+    elif initial.source != Source():
         regression = evidence.regression(initial)
         weight, cov = _in_all_rows(evidence, initial, regression)
         first = weight[..., 0], cov
@@ -109,7 +121,16 @@ def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
         lengths=fn.lengths,
         validate_args=False,
     )
-    return ChainPrior(chain, leftover, offset, noisy)
+    return ChainPrior(chain, leftover, offset, noisy, initial.coupled)
+
+
+def _first(fn: Any, own: GaussianPotential | None) -> tuple[Array, Array]:
+    """Moments of a first state by what its prior says; standard if it says nothing."""
+    if own is None:
+        zero = jnp.zeros_like(fn.initial_loc)
+        return zero, jnp.broadcast_to(jnp.eye(zero.shape[-1]), fn.initial_cov.shape)
+    info, precision = own.info_vector[..., 0, :], own.full_precision()[..., 0, :, :]
+    return messages.proper(GaussianPotential(info, precision))[:2]
 
 
 def _in_all_rows(

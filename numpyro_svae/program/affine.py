@@ -77,6 +77,7 @@ class View:
     :param holder: the block or the join that holds F and Sigma; None without one.
     :param support: where the part has noise, which is what is looked at; None if that
         is everywhere.
+    :param vector: whether the location is that of a vector with parents, no matrix.
     """
 
     prober: Prober
@@ -84,12 +85,14 @@ class View:
     role: str
     holder: Any
     support: Support | None = None
+    vector: bool = True
 
     @classmethod
     def of(cls, prober: Prober, site: Site, factor: GaussianFactor) -> View:
         """That of a factor."""
         holder = prober.holder(factor.source.prior)
-        return cls(prober, site, factor.role, holder, factor.support)
+        rest = factor.support, factor.vector
+        return cls(prober, site, factor.role, holder, *rest)
 
     @property
     def columns(self) -> int:
@@ -116,7 +119,8 @@ class View:
 
     def _whole(self, values: Values, column: Any, **options: Any) -> Array:
         found = self._run(values, column, **options)[PARAMETERS[self.role][0]]
-        return found[..., None] if self.role == "initial" else found
+        column_alone = self.role == "initial" and not self.vector
+        return found[..., None] if column_alone else found
 
     def fixed(self) -> Array | None:
         """The rows of a part of a chain that have no noise; zero in others."""
@@ -142,11 +146,11 @@ class View:
 
         Of a part of a chain: the first row of K + F S, on the axis before the last.
         """
-        axis = -1 if self.role == "value" else -2
+        axis = -1 if self.vector else -2
 
         def show(column: Any) -> Array:
             found = self.location(values, column, **options)
-            return found[..., 0] if self.role == "value" else found[..., 0, :]
+            return found[..., 0] if self.vector else found[..., 0, :]
 
         if self.columns == 1:
             return jnp.expand_dims(show(0), axis)
@@ -198,7 +202,7 @@ def read_affine(prober: Prober, site: Site, factor: GaussianFactor) -> Affine:
         own = factor.selectors if beside.noise_by_state else ()
         noise = ExpectedNoise.of(view.in_states(own, view.covariance, 2))
     scale = view.scale() if beside.scaled else None
-    read = _read_site if factor.role == "value" else _read_part
+    read = _read_site if factor.vector else _read_part
     return read(view, factor)._replace(scale=scale, noise=noise)
 
 

@@ -94,7 +94,7 @@ def bind_regression(
     """Read what a Gaussian factor needs of the data."""
     view = View.of(prober, site, factor)
     affine = read_affine(prober, site, factor)
-    bind = _bind_site if factor.role == "value" else _bind_part
+    bind = _bind_site if factor.vector else _bind_part
     bound = bind(view, factor, affine)
     states, entries = len(factor.selectors), site.entries
     noise, scale = bound.noise, bound.scale
@@ -154,6 +154,9 @@ def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
     """A site: S is left to U and c where K has nothing for the parents."""
     site, states = view.site, len(factor.selectors)
     value, offset, known = site.value, affine.offset, affine.known
+    positions = place_of(site, factor.role).positions
+    if factor.role == "initial":
+        value = value[..., 0, :]
     by_state, rest = factor.beside.by_state, (affine.scale, affine.noise, None, None)
     if offset is not None and site.observed and not by_state:
         value, offset = value - offset, None
@@ -173,14 +176,14 @@ def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
         known = _in_all_states(known, 2, states)
         offset = None if offset is None else _in_all_states(offset, 1, states)
     if offset is None and size and affine.regressor is None:  # nothing constant
-        regressor, eye = jnp.zeros((*site.positions, size)), jnp.eye(size)
+        regressor, eye = jnp.zeros((*positions, size)), jnp.eye(size)
         return BoundRegression(value, regressor, eye, known, placement[:, 1:], *rest)
     column = jnp.zeros((dim, 1)) if offset is None else offset[..., None]
     known = _beside(known, column)
     placement = _in_all_states(placement, 2, states)
     shown = jnp.eye(size + 1, size) if size else None
     last = jnp.eye(size + 1)[size]
-    regressor = jnp.broadcast_to(last, (*site.positions, size + 1))
+    regressor = jnp.broadcast_to(last, (*positions, size + 1))
     return BoundRegression(value, regressor, shown, known, placement, *rest)
 
 

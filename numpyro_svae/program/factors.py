@@ -163,6 +163,14 @@ class GaussianFactor(Factor):
     support: Support | None = field(default=None, compare=False)
 
     @property
+    def vector(self) -> bool:
+        """Whether it is read as the location of a vector is, not as a matrix of a path.
+
+        A first state that depends on latent vectors is.
+        """
+        return self.role == "value" or bool(self.parents)
+
+    @property
     def parent(self) -> str | None:
         """The one parent of a factor that is not coupled."""
         return self.parents[0] if self.parents and not self.coupled else None

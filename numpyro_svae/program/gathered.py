@@ -55,7 +55,7 @@ def _marked(view: View, holder: Join, states: dict[str, Any]) -> Array:
     }
     once, more = view.rows(states), view.rows(states, marked=True)
     origin, batched = view.location(states), jnp.asarray(holder.batched_columns)
-    if view.role == "value":
+    if view.vector:
         once, more = once - origin[..., :1], more - origin[..., :1]
     else:  # each entry of S
         shape = (*once.shape[:-2], -1)

@@ -82,7 +82,7 @@ class _Facts(NamedTuple):
 def _facts(view: View, parents: tuple[str, ...]) -> _Facts:
     offset, empty = view.location({}), jnp.zeros((0, 0))
     known = placement = empty
-    if view.role != "value":
+    if not view.vector:
         if view.columns:
             placement = view.rows({}) - offset[..., :1, :]
     else:
@@ -115,7 +115,7 @@ def _candidates(
     shared = all(_alike(fact.known) for fact in facts)
     scaled = not all(np.allclose(fact.scale, 1.0, 1e-5) for fact in facts)
     parent_map = None
-    if view.role == "value" and parents and view.columns:
+    if view.vector and parents and view.columns:
         maps = [fact.placement for fact in facts]
         if all(map(_alike, maps)) and same(at_first(maps[0]), at_first(maps[-1])):
             parent_map = at_first(maps[0])
@@ -140,13 +140,13 @@ def _options(
         return [(location, False)]
     if not view.columns:
         return [(location, True)]
-    anything = "offset" if view.role == "value" and not parents else "map"
+    anything = "offset" if view.vector and not parents else "map"
     return [(location, False), (location or anything, True)]
 
 
 def _location(view: View, facts: list[_Facts], parents: tuple[str, ...]) -> str:
     """What :class:`Beside` says of the location."""
-    if view.role == "value":
+    if view.vector:
         if any(np.any(fact.known != 0) for fact in facts):
             return "map"
         if any(np.any(fact.offset != 0) for fact in facts) or not view.columns:
@@ -214,7 +214,7 @@ def _agrees(
     if affine.scale is not None:
         cov = np.asarray(affine.scale)[..., None, None] * cov
     known = at(affine.known, 2, beside.by_state)
-    if factor.role == "value":
+    if factor.vector:
         x = _parents(prober, place, factor.parents, values)[..., None]
         loc = at(affine.offset, 1, beside.by_state)
         if affine.known is not None:

@@ -10,7 +10,7 @@ from numpyro_svae.program.factors import Beside, Factor, GaussianFactor, Source
 from numpyro_svae.program.gaussian_factors import find_factor
 from numpyro_svae.program.sites import Site, gaussian_view, response_dim
 from numpyro_svae.program.supports import Support, find_support
-from numpyro_svae.program.wiring import Wiring, not_conjugate
+from numpyro_svae.program.wiring import Wiring, listed, not_conjugate
 
 __all__ = ["read_chain", "read_gaussian", "read_known_regression"]
 
@@ -28,8 +28,15 @@ def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
     if not used:
         given = Beside("map")
         return GaussianFactor(site.name, Source(), role, beside=given, support=support)
-    found = None
-    if not wiring.ordered(used, False):
+    found, parents = None, wiring.ordered(used, False)
+    if parents and role == "initial" and support is not None:
+        raise ValueError(
+            f"Site '{site.name}' ({type(site.fn).__name__}): found an initial_loc that "
+            f"depends on latent {listed(parents)} beside a singular initial_cov. "
+            "Accepted: an initial_cov that is positive definite, such as one of 1e-4 "
+            "times the variance of the first state."
+        )
+    if not parents or (role == "initial" and not site.observed):
         found = _find(wiring, site, role, used, support)
     if found is None:
         raise not_conjugate(
@@ -62,8 +69,9 @@ def _find(
     cov = PARAMETERS[role][1]
     of_noise = bool(wiring.needs[site.name][cov].intersection(selectors))
     known_noise = holder is None or not holder.has_noise
-    view = View(wiring.prober, site, role, holder, support)
     parents = wiring.ordered(used, False)
+    vector = role == "value" or bool(parents)
+    view = View(wiring.prober, site, role, holder, support, vector)
     return find_factor(view, parents, selectors, of_noise and known_noise)
 
 

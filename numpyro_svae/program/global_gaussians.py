@@ -119,11 +119,32 @@ class Candidates:
             return True
         if site.batch_shape and (site.frames or self._is_picked(found)):
             return True
-        if any(isinstance(s.fn, LinearGaussianChain) for s in found):
+        paths = [s for s in found if isinstance(s.fn, LinearGaussianChain)]
+        if any(not self._maps_to_start(name, s) for s in paths):
             return True
         if any(s.extra < site.extra for s in found):  # rows that are no positions
             return True
         return any(self._multiplies(name, s) for s in found)
+
+    def _maps_to_start(self, name: str, path: Site) -> bool:
+        """Whether a path depends on a vector by the mean of its first state alone, and
+        that is another one than the vector times a number, which a block would be."""
+        used = self.prober.dependencies([name])[path.name]
+        value = self._site(name).value
+        if {key for key, names in used.items() if names} != {"initial_loc"}:
+            return False
+        sites = self.prober.sites
+        zero = {n: np.zeros_like(s.value) for n, s in sites.items() if not s.observed}
+        drawn = np.random.default_rng(0).standard_normal(np.shape(value))
+        origin, shown = (
+            np.asarray(self.prober.read({**zero, name: x})[path.name]["initial_loc"])
+            for x in (np.zeros_like(drawn), drawn)
+        )
+        moved = shown - origin
+        if moved.shape[-1:] != drawn.shape[-1:]:
+            return True
+        ratio = moved / drawn
+        return not same(ratio, ratio[..., :1])
 
     def _is_picked(self, found: list[Site]) -> bool:
         kinds = CATEGORICAL | DiscreteMarkovChain

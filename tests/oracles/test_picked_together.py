@@ -6,6 +6,8 @@
 Programs are compared with others that have one label for all of them.
 """
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,7 +178,7 @@ def test_a_label_that_lasts_and_a_state_are_a_product():
     bound = np.zeros(N)
     for z in np.ndindex(*(B,) * T):
         own = np.exp(np.asarray(path.log_prob(np.array(z))))
-        prior = np.log(SECOND[z[0]]) + sum(steps_of[i, j] for i, j in zip(z, z[1:]))
+        prior = np.log(SECOND[z[0]]) + sum(steps_of[i, j] for i, j in pairwise(z))
         for a in range(A):
             weight = own * probs[:, a]
             likelihood = sum(scores[:, t, a, z[t]] for t in range(T))
