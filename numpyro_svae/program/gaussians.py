@@ -40,10 +40,10 @@ def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
         found = _find(wiring, site, role, used, support)
     if found is None and parents and role == "transition":
         raise ValueError(
-            f"Site '{site.name}' ({type(site.fn).__name__}): its steps depend on latent "
-            f"{listed(parents)}. Accepted: what drives a path as a part of its state, "
-            "that is one path of [x; u], whose transition_cov may have zeros where u "
-            "does not move, or a first state that depends on latent vectors."
+            f"Site '{site.name}' ({type(site.fn).__name__}): its steps depend on "
+            f"latent {listed(parents)}. Accepted: what drives a path as a part of its "
+            "state, that is one path of [x; u], whose transition_cov may have zeros "
+            "where u does not move, or a first state that depends on latent vectors."
         )
     if found is None:
         raise not_conjugate(

@@ -16,7 +16,7 @@ from numpyro_svae.program.gaussians import (
     read_known_regression,
 )
 from numpyro_svae.program.graphs import check_graphs
-from numpyro_svae.program.groups import parents_of
+from numpyro_svae.program.groups import parents_of, with_mixtures
 from numpyro_svae.program.hierarchies import read_populations
 from numpyro_svae.program.latents import read_locals, read_priors
 from numpyro_svae.program.observations import observation_of
@@ -79,6 +79,7 @@ def read_structure(
         program.numbers,
         program.time_plates,
     )
+    structure = with_mixtures(structure)
     check_graphs(structure, sites)
     return structure
 

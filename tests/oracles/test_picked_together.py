@@ -14,6 +14,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 import numpyro_svae as ns
 from numpyro_svae.families import RegressionNatural
@@ -145,6 +147,32 @@ def test_a_label_and_data_are_a_label_of_all_pairs_that_are_known_in_part():
     start = regressions(1)
     expected = moved(latent, Y, start, among_all)
     assert_alike(moved(latent, Y, start, picked), expected)
+
+
+def test_a_path_of_states_and_known_loadings_are_exact():
+    """The bound is the evidence, from sums over the states of each step."""
+    loadings, noise = LOADINGS[:B], np.linspace(0.3, 0.6, B)
+    steps_of = 0.7 * np.eye(B) + 0.1
+
+    def model(y):
+        with numpyro.plate("data", N):
+            z = numpyro.sample("z", ns.DiscreteMarkovChain(SECOND, steps_of, T))
+            x = numpyro.sample("x", dist.Normal(0, 1).expand([N, T, D]).to_event(2))
+            loc = (jnp.asarray(loadings)[z] @ x[..., None])[..., 0]
+            cov = jnp.asarray(noise)[z][..., None, None] * jnp.eye(D)
+            seen = dist.MultivariateNormal(loc, cov).to_event(1)
+            numpyro.sample("y", seen, obs=y)
+
+    svi = make_svi(model, ns.AutoSVAE(model))
+    state = svi.init(jax.random.PRNGKey(0), SEQUENCES)
+    covs = loadings @ loadings.swapaxes(-1, -2) + noise[:, None, None] * np.eye(D)
+    parts = [multivariate_normal.logpdf(SEQUENCES, np.zeros(D), c) for c in covs]
+    scores = np.stack(parts, -1)
+    alpha = np.log(SECOND) + scores[:, 0]
+    for t in range(1, T):
+        alpha = logsumexp(alpha[..., None] + np.log(steps_of), 1) + scores[:, t]
+    expected = logsumexp(alpha, 1).sum()
+    np.testing.assert_allclose(-svi.evaluate(state, SEQUENCES), expected, rtol=1e-10)
 
 
 def test_a_label_that_lasts_and_a_state_are_a_product():
