@@ -137,8 +137,9 @@ def _refused(wiring: Wiring, name: str, used: frozenset[str]) -> ValueError:
         accepted = f"{_FIXED}; or {_GAMMA}"
     elif isinstance(block, RegressionPrior):
         accepted = (
-            f"{_FIXED}; or priors of location and covariance that are independent of "
-            "each other, of which that of the location may depend on global sites"
+            f"{_FIXED}; or two sites, of which that of the location may depend on "
+            "global sites: Sigma ~ InverseWishart(df, scale_matrix) and mu ~ "
+            "MultivariateNormal(top, Sigma / kappa), which are independent in the guide"
         )
     kind = type(wiring.prober.sites[block.name].fn).__name__
     return ValueError(
