@@ -24,6 +24,7 @@ from numpyro_svae.inference.declared import sums_of_terms
 from numpyro_svae.inference.weights import Weight, weighted
 from numpyro_svae.notices import notice
 from numpyro_svae.program.wrappers import at_positions
+from numpyro_svae.tracing import without_scanned
 from numpyro_svae.whole_steps import spoilt
 
 __all__ = ["SVAE_ELBO"]
@@ -148,7 +149,7 @@ def _particle(
         return guide_trace, trace(model_run).get_trace(*args, **kwargs)
 
     guide_trace, model_trace = run({})
-    check_model_guide_match(model_trace, guide_trace)
+    check_model_guide_match(model_trace, without_scanned(guide_trace, model_trace))
     _validate_model(model_trace, plate_warning="loose")
     averaged = [
         site

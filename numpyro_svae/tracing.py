@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from numpyro.util import not_jax_tracer
 
-__all__ = ["computed_now"]
+__all__ = ["computed_now", "without_scanned"]
 
 
 def computed_now() -> AbstractContextManager:
@@ -23,3 +23,15 @@ def computed_now() -> AbstractContextManager:
     if not_jax_tracer(jnp.zeros(())):
         return nullcontext()
     return jax.ensure_compile_time_eval()
+
+
+def without_scanned(guide_trace: dict, model_trace: dict) -> dict:
+    """The trace of a guide without plates that the model has in the bodies of scans, of
+    which its trace shows no more than the sites."""
+    frames = (m.get("cond_indep_stack", ()) for m in model_trace.values())
+    scanned = {frame.name for own in frames for frame in own} - {*model_trace}
+    return {
+        name: message
+        for name, message in guide_trace.items()
+        if message["type"] != "plate" or name not in scanned
+    }

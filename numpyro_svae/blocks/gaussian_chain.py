@@ -24,19 +24,18 @@ import math
 from typing import NamedTuple
 
 import jax
-from jax import Array, custom_vjp
+from jax import Array
 import jax.numpy as jnp
 
+from numpyro_svae.blocks.chain_expectations import factors
 from numpyro_svae.blocks.chain_steps import Dynamics, Gaussian
 from numpyro_svae.blocks.elimination import (
     cholesky,
-    cholesky_cotangent,
     solve_lower,
 )
 from numpyro_svae.blocks.filtering import filter_chain
 from numpyro_svae.blocks.linalg import (
     dot,
-    eye,
     log_diagonal,
     matmul,
     matvec,
@@ -44,7 +43,6 @@ from numpyro_svae.blocks.linalg import (
     transpose,
 )
 from numpyro_svae.blocks.loops import (
-    each_step,
     first_steps,
     flip_steps,
     last_steps,
@@ -59,13 +57,16 @@ __all__ = [
     "Posterior",
     "drive",
     "entropy",
-    "expected_log_density",
     "kl_divergence",
     "log_density",
     "marginals",
     "reverse",
     "smooth",
 ]
+
+
+_ROUNDING = 1e-3
+"""How far beside its value, relative to the path, a state without noise may be."""
 
 
 class Posterior(NamedTuple):
@@ -99,24 +100,6 @@ def smooth(initial: Gaussian, dynamics: Dynamics, h: Array, J: Array) -> Posteri
     return Posterior(last, backwards, moments, filtered.log_normalizer)
 
 
-@custom_vjp
-def _factors(cov: Array) -> Array:
-    """Cholesky factors of all steps."""
-    return each_step(cholesky, cov.shape[-2], cov)
-
-
-def _factors_fwd(cov):
-    factors = _factors(cov)
-    return factors, factors
-
-
-def _factors_bwd(factors, g):
-    return (each_step(cholesky_cotangent, g.shape[-2], factors, g),)
-
-
-_factors.defvjp(_factors_fwd, _factors_bwd)
-
-
 @partial(jax.jit, static_argnums=3)
 def drive(
     initial: Gaussian, dynamics: Dynamics, eps: Array, located: bool = True
@@ -127,7 +110,7 @@ def drive(
     :param located: whether to add means and biases.
     """
     first = matmul(cholesky(initial.cov), eps[..., 0, :])
-    steps = matmul(_factors(dynamics.cov), eps[..., 1:, :])
+    steps = matmul(factors(dynamics.cov), eps[..., 1:, :])
     if located:
         first, steps = first + initial.mean[:, None], steps + dynamics.bias[:, None]
     return sample_paths(first, dynamics.matrix, steps)
@@ -135,15 +118,35 @@ def drive(
 
 @jax.jit
 def log_density(initial: Gaussian, dynamics: Dynamics, path: Array) -> Array:
-    """``log p(path)`` for ``path (D, S, T, N)``; shape ``(S, N)``."""
-    tril, noise_tril = cholesky(initial.cov), _factors(dynamics.cov)
-    first = solve_lower(tril, path[..., 0, :] - initial.mean[:, None])
-    steps = path[..., 1:, :] - matmul(dynamics.matrix, path[..., :-1, :])
-    steps = solve_lower(noise_tril, steps - dynamics.bias[:, None])
-    first_term = -0.5 * dot(first, first) - log_diagonal(tril)
-    terms = -0.5 * dot(steps, steps) - log_diagonal(noise_tril)
-    constant = 0.5 * path.shape[0] * path.shape[2] * math.log(2 * math.pi)
-    return first_term + pairwise_sum(jnp.moveaxis(terms, -2, 0)) - constant
+    """``log p(path)`` for ``path (D, S, T, N)``; shape ``(S, N)``.
+
+    Entries without noise of their own, whose pivots are zero, have a density of one at
+    the value that they must have, and of zero elsewhere.
+    """
+    tril, noise_tril = cholesky(initial.cov), factors(dynamics.cov)
+    first = path[..., 0, :] - initial.mean[:, None]
+    told = matmul(dynamics.matrix, path[..., :-1, :]) + dynamics.bias[:, None]
+    size = jnp.max(jnp.abs(told), 0) + jnp.max(jnp.abs(path[..., 1:, :]), 0)
+    begun = jnp.max(jnp.abs(path[..., 0, :]), 0)
+    first_term = _log_normal(tril, first, begun)
+    terms = _log_normal(noise_tril, path[..., 1:, :] - told, size)
+    return first_term + pairwise_sum(jnp.moveaxis(terms, -2, 0))
+
+
+def _log_normal(tril: Array, shift: Array, size: Array) -> Array:
+    """``log N(shift; 0, L L')``, where L may have zero columns.
+
+    :param shift: ``(D, S, ...)``.
+    :param size: of what the shift is a difference of, ``(S, ...)``.
+    """
+    white = solve_lower(tril, shift)
+    pivots = jnp.stack([tril[k, k] for k in range(len(tril))])
+    noisy = pivots > 0
+    constant = 0.5 * math.log(2 * math.pi)
+    logs = jnp.where(noisy, jnp.log(jnp.where(noisy, pivots, 1.0)) + constant, 0.0)
+    value = -0.5 * dot(white, white) - jnp.sum(logs, 0)
+    beyond = jnp.where(noisy[:, None], 0.0, jnp.abs(shift - matmul(tril, white)))
+    return jnp.where(jnp.max(beyond, 0) > _ROUNDING * size, -jnp.inf, value)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -155,55 +158,6 @@ def entropy(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Array:
     return total + 0.5 * num_steps * initial.mean.shape[0] * math.log(
         2 * math.pi * math.e
     )
-
-
-def _quadratic(weight: Array, cov: Array) -> Array:
-    """``tr(W P W')``, whose every term is a square if ``P`` is diagonal."""
-    product = matmul(weight, cov)
-    terms = [dot(product[i], weight[i]) for i in range(weight.shape[0])]
-    return sum(terms[1:], terms[0])
-
-
-@jax.jit
-def expected_log_density(
-    p: tuple[Gaussian, Dynamics], moments: Gaussian, backwards: Dynamics
-) -> Array:
-    """``E log p(path)`` under a chain that runs the other way, as posteriors do.
-
-    With ``x_t = G x_{t+1} + c + e`` and ``e ~ N(0, V)``, the residual of a step is
-    ``x_{t+1} - A x_t - b = (I - A G) x_{t+1} - A e - ...``, so that what it spreads is
-    a sum of two squares, where moments of the pair would cancel.
-
-    :param p: the chain.
-    :param moments: marginal moments of the path.
-    :param backwards: its conditionals backwards, in forward order of time.
-    :return: of shape ``(N,)``.
-    """
-    initial, steps = p
-    num_steps = moments.mean.shape[-2]
-    first = jax.tree.map(lambda x: x[..., 0, :], first_steps(moments, 1))
-    past, later = (take(moments, num_steps - 1) for take in (first_steps, last_steps))
-    tril = cholesky(initial.cov)
-    shift = first.mean - initial.mean
-    first_term = _expected_normal(tril, shift, _quadratic(_inverse(tril), first.cov))
-    tril = _factors(steps.cov)
-    shift = later.mean - matvec(steps.matrix, past.mean) - steps.bias
-    whitener = _inverse(tril)
-    rest = whitener - matmul(matmul(whitener, steps.matrix), backwards.matrix)
-    spread = _quadratic(rest, later.cov)
-    spread = spread + _quadratic(matmul(whitener, steps.matrix), backwards.cov)
-    return first_term + pairwise_sum(_expected_normal(tril, shift, spread))
-
-
-def _inverse(tril: Array) -> Array:
-    return solve_lower(tril, jnp.broadcast_to(eye(tril), tril.shape))
-
-
-def _expected_normal(tril: Array, shift: Array, spread: Array) -> Array:
-    """``E log N(x; m, L L')`` where ``x - m`` has a mean, and whitened a variance."""
-    white = solve_lower(tril, shift[:, None])[:, 0]
-    constant = 0.5 * tril.shape[0] * math.log(2 * math.pi)
-    return -0.5 * (dot(white, white) + spread) - log_diagonal(tril) - constant
 
 
 def _divergence(spread: Array, tril: Array, other: Array) -> Array:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_svae.blocks.elimination import (
     cholesky,
@@ -86,6 +87,7 @@ def score_transitions(
     later: tuple[Array, Array],
     backwards: tuple[Array, Array, Array],
     inputs: Array,
+    basis: np.ndarray | None = None,
 ) -> Array:
     """``-E[(x' - M_k u)' C_k^-1 (x' - M_k u) + u' E_k u] / 2``, by state.
 
@@ -97,6 +99,7 @@ def score_transitions(
     :param later: ``m (D, lanes)`` and ``P (D, D, lanes)``.
     :param backwards: ``A (D, D, lanes)``, ``b (D, lanes)`` and ``Q (D, D, lanes)``.
     :param inputs: of shape ``(M - D, lanes)``.
+    :param basis: E, ``(D, d)``, if the regressions are of ``E' x'``; None if not.
     :return: scores of shape ``(K, lanes)``.
     """
     (mean, cov), (matrix, bias, noise) = later, backwards
@@ -111,6 +114,8 @@ def score_transitions(
     def by_state(x: Array) -> Array:
         return x[..., None, :]
 
+    if basis is not None:
+        mean, x_roots = (jnp.tensordot(basis.T, x, 1) for x in (mean, x_roots))
     residual = by_state(mean) - matvec(states.weight, by_state(u))
     roots = by_state(x_roots) - matmul(states.weight[:, :size], by_state(u_roots))
     whitened = matvec(states.whitener, residual)

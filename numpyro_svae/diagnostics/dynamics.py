@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from jax import Array
+import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.bound_regressions import BoundRegression
 from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.supports import Support
 
 __all__ = ["eigenvalues"]
 
@@ -44,6 +46,8 @@ def eigenvalues(
             weight = _known(data)
         elif data.known is not None:
             weight = _placed(data, weight)
+        if weight is not None and factor.support is not None:
+            weight = _in_all_rows(data, factor.support, weight)
         if weight is not None:
             square = weight[..., : weight.shape[-2]]
             found[factor.site] = np.linalg.eigvals(square)
@@ -82,6 +86,16 @@ def _placed(data: BoundRegression, weight: np.ndarray) -> np.ndarray | None:
     if len(known) > 1 or len(placement) > 1:
         return None
     return known[0] + weight @ placement[0]
+
+
+def _in_all_rows(
+    data: BoundRegression, support: Support, weight: np.ndarray
+) -> np.ndarray | None:
+    """Draws with the rows that have no noise, if these are the same everywhere."""
+    fixed = _different(data.fixed)
+    if len(fixed) > 1:
+        return None
+    return np.asarray(support.shown(jnp.asarray(weight))) + fixed[0]
 
 
 def _different(matrices: Any) -> np.ndarray:

@@ -23,6 +23,7 @@ from numpyro_svae.diagnostics.evidence import (
 )
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.program.factors import GaussianFactor
 
 __all__ = ["pareto_k_global", "pareto_k_joint"]
 
@@ -40,7 +41,7 @@ def pareto_k_global(
     :param num_samples: number of weights.
     :param num_particles: number of importance samples of local sites for each.
     """
-    if not fit.global_names:
+    if not fit.global_names or not _has_densities(fit):
         return np.nan
     integrated(fit)  # is read with known values
     return _k_hat(compiled(_global_weight, fit, num_particles), key, num_samples)
@@ -60,8 +61,23 @@ def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
     :param fit: a guide that has read its model.
     :param key: random key.
     :param num_samples: number of weights.
+    :return: NaN where a path has noise in directions that NumPyro has no density of.
     """
+    if not _has_densities(fit):
+        return np.nan
     return _k_hat(compiled(_joint_weight, fit), key, num_samples)
+
+
+def _has_densities(fit: Fit) -> bool:
+    """Whether all singular chains are distributions of ours, with noise in entries."""
+    structure = fit.guide.structure
+    singular = {
+        factor.site: factor.support.in_entries
+        for factor in structure.factors
+        if isinstance(factor, GaussianFactor) and factor.support is not None
+    }
+    scanned = any(name in scan for scan in structure.scans for name in singular)
+    return all(singular.values()) and not scanned
 
 
 def _joint_weight(fit: Fit, key: Array) -> Array:

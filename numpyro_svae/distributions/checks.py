@@ -141,8 +141,8 @@ def _above_dim(value: np.ndarray, dim: int) -> str | None:
     )
 
 
-def _positive_definite(value: np.ndarray, dim: int) -> str | None:
-    if (complaint := _finite(value, dim)) is not None:
+def _symmetric(value: np.ndarray) -> str | None:
+    if (complaint := _finite(value, 0)) is not None:
         return complaint
     value = _inexact(value)
     skew = np.abs(value - np.swapaxes(value, -1, -2))
@@ -152,6 +152,13 @@ def _positive_definite(value: np.ndarray, dim: int) -> str | None:
             "symmetric and positive definite; got a matrix that differs from its "
             f"transpose by up to {skew.max():.3g}"
         )
+    return None
+
+
+def _positive_definite(value: np.ndarray, dim: int) -> str | None:
+    if (complaint := _symmetric(value)) is not None:
+        return complaint
+    value = _inexact(value)
     try:
         np.linalg.cholesky(value)
     except np.linalg.LinAlgError:
@@ -163,14 +170,20 @@ def _positive_definite(value: np.ndarray, dim: int) -> str | None:
     return None
 
 
-def _noise(value: np.ndarray, dim: int) -> str | None:
-    complaint = _positive_definite(value, dim)
-    if complaint is not None and np.all(np.isfinite(value)):
-        complaint += (
-            ". A part of the state that moves without noise may have a small variance, "
-            "such as 1e-6 of the others, in the place of none"
+def _positive_semidefinite(value: np.ndarray, dim: int) -> str | None:
+    if (complaint := _symmetric(value)) is not None:
+        return complaint.replace("definite", "semi-definite")
+    value = _inexact(value)
+    std = np.sqrt(np.abs(np.diagonal(value, axis1=-2, axis2=-1)))
+    scale = np.where(std > 0, std, 1.0)
+    least = np.linalg.eigvalsh(value / scale[..., :, None] / scale[..., None, :])
+    rounding = 10 * dim * np.finfo(value.dtype).eps
+    if least.size and least.min() < -rounding * max(np.abs(least).max(), 1.0):
+        return (
+            "symmetric and positive semi-definite; got a matrix whose smallest "
+            f"eigenvalue is {np.linalg.eigvalsh(value).min():.3g}"
         )
-    return complaint
+    return None
 
 
 def _lower_cholesky(value: np.ndarray, dim: int) -> str | None:
@@ -211,9 +224,9 @@ def _worst(value: np.ndarray) -> str:
 _CHECKS = {
     "loc": _finite,
     "initial_loc": _finite,
-    "initial_cov": _positive_definite,
+    "initial_cov": _positive_semidefinite,
     "transition_matrix": _finite,
-    "transition_cov": _noise,
+    "transition_cov": _positive_semidefinite,
     "inputs": _finite,
     "initial_probs": _probabilities,
     "transition_probs": _probabilities,

@@ -11,9 +11,15 @@ from jax import Array
 import jax.numpy as jnp
 from numpyro.distributions.kl import kl_divergence
 
-from numpyro_svae.blocks import gaussian_chain
+from numpyro_svae.blocks import chain_expectations, gaussian_chain
+from numpyro_svae.blocks.chain_expectations import (
+    NOISY,
+    Noisy,
+    noise_within,
+    where_noisy,
+)
 from numpyro_svae.blocks.gaussian_chain import Dynamics, Gaussian
-from numpyro_svae.blocks.layout import from_lanes
+from numpyro_svae.blocks.layout import from_lanes, to_lanes
 from numpyro_svae.blocks.loops import flip_steps
 from numpyro_svae.distributions.chain_arguments import batch_of
 from numpyro_svae.distributions.gaussian_inverse_wishart import GaussianInverseWishart
@@ -23,8 +29,15 @@ from numpyro_svae.distributions.matrix_normal_inverse_wishart import (
 )
 from numpyro_svae.distributions.normal_inverse_wishart import NormalInverseWishart
 from numpyro_svae.families import RegressionNatural
+from numpyro_svae.potentials import GaussianPotential
 
-__all__ = ["Path", "expected_log_density", "kl_divergence"]
+__all__ = [
+    "Path",
+    "as_singular",
+    "expected_log_density",
+    "kl_divergence",
+    "posterior_entropy",
+]
 
 
 @kl_divergence.register(MatrixNormalInverseWishart, MatrixNormalInverseWishart)
@@ -89,14 +102,64 @@ class Path(NamedTuple):
 
 
 def expected_log_density(
-    chain: LinearGaussianChain, path: Path, batch: tuple[int, ...]
+    chain: LinearGaussianChain,
+    path: Path,
+    batch: tuple[int, ...],
+    noisy: Noisy = NOISY,
 ) -> Array:
     """``E log p`` of a chain under a path, without differences of large moments.
 
     :param chain: what runs forwards, with a batch that broadcasts to that of the path.
     :param path: the distribution of the path.
     :param batch: its batch shape.
+    :param noisy: where the chain has noise.
     :return: of shape ``batch``.
     """
-    value = gaussian_chain.expected_log_density(chain._chain(batch), *path)
+    value = chain_expectations.expected_log_density(chain._chain(batch), *path, noisy)
+    return from_lanes(value, 0, batch, time=False)
+
+
+def as_singular(
+    posterior: LinearGaussianChain, chain: LinearGaussianChain, noisy: Noisy
+) -> LinearGaussianChain:
+    """The posterior of a singular chain in its own direction, and as singular as it is.
+
+    Densities of both are then of the same noise.
+
+    :param posterior: the posterior, which runs backwards.
+    :param chain: what it is a posterior of.
+    :param noisy: where the chain has noise.
+    """
+    batch = batch_of(posterior)
+    found, own = posterior.reverse()._chain(batch), chain._chain(batch)
+    (first, steps), (own_first, own_steps) = found, own
+    initial = Gaussian(
+        where_noisy(noisy.initial, first.mean, own_first.mean),
+        noise_within(noisy.initial, first.cov),
+    )
+    dynamics = Dynamics(
+        where_noisy(noisy.steps, steps.matrix, own_steps.matrix),
+        where_noisy(noisy.steps, steps.bias, own_steps.bias),
+        noise_within(noisy.steps, steps.cov),
+    )
+    singular = LinearGaussianChain._from_lanes(initial, dynamics, batch, False)
+    singular.has_density = noisy.in_entries
+    return singular
+
+
+def posterior_entropy(
+    chain: LinearGaussianChain, potential: GaussianPotential, noisy: Noisy
+) -> Array:
+    """The entropy of a chain given a potential, if the chain may be singular.
+
+    :param chain: what runs forwards.
+    :param potential: batch shape ``(..., T)`` that broadcasts with the chain's.
+    :param noisy: where the chain has noise, which the entropy is of.
+    :return: of the joint batch shape.
+    """
+    batch = jnp.broadcast_shapes(batch_of(chain), potential.batch_shape[:-1])
+    J = to_lanes(potential.precision, 1 if potential.is_diagonal else 2, batch)
+    shape = (*J.shape[:-2], chain.num_steps, J.shape[-1])
+    J = jnp.broadcast_to(J, shape)
+    value = chain_expectations.posterior_entropy(*chain._chain(batch), J, noisy)
     return from_lanes(value, 0, batch, time=False)

@@ -61,19 +61,24 @@ class LinearGaussianChain(CheckedArguments):
         order of time. Exact posteriors come in this form.
     :param lengths: number of states of each sequence, shape ``(...)``, if sequences are
         padded to ``T``. States of the padding are standard normal and independent.
+
+    Covariances may be singular: some entries of the state, or directions, may move
+    without noise, as the lags of a companion form do. The density is then that of the
+    entries with noise, given which the others have one value.
     """
 
     arg_constraints = {
         "initial_loc": constraints.real_vector,
-        "initial_cov": constraints.positive_definite,
+        "initial_cov": constraints.positive_semidefinite,
         "transition_matrix": constraints.independent(constraints.real, 3),
-        "transition_cov": constraints.independent(constraints.positive_definite, 1),
+        "transition_cov": constraints.independent(constraints.positive_semidefinite, 1),
         "inputs": constraints.real_matrix,
     }
     support = constraints.real_matrix
     reparametrized_params = list(arg_constraints)
-    pytree_aux_fields = ("time_reversed",)
+    pytree_aux_fields = ("time_reversed", "has_density")
     pytree_data_fields = (*arg_constraints, "lengths")
+    has_density = True
 
     def __init__(
         self,
@@ -165,7 +170,22 @@ class LinearGaussianChain(CheckedArguments):
     @validate_sample
     def log_prob(self, value: Array) -> Array:
         r"""The sum of :math:`\log N(x_0; m, P)` and
-        :math:`\log N(x_{t+1}; F_t [x_t; u_t], Q_t)`."""
+        :math:`\log N(x_{t+1}; F_t [x_t; u_t], Q_t)`.
+
+        Where entries have no noise it is the density of the others, and zero if they
+        are not what these and the state before make them, to about 1e-3. That takes
+        zeros in the covariance: one that is singular in directions which are no entries
+        is so but for rounding, and no density is to be had from it.
+
+        :raises ValueError: if it is the posterior of a chain with such a covariance.
+        """
+        if not self.has_density:
+            raise ValueError(
+                "log_prob of a LinearGaussianChain: found the posterior of a chain "
+                "whose noise is in directions that are no entries of the state. "
+                "Accepted: noise in some entries and none in others; SVAE_ELBO needs "
+                "no density."
+            )
         batch = batch_of(self)
         shape = jnp.broadcast_shapes(jnp.shape(value)[:-2], batch)
         flat = (math.prod(shape[: len(shape) - len(batch)]),) + batch

@@ -189,8 +189,8 @@ def scores(
     :return: the factors that have a selector, with their scores at their positions,
         ``(*positions, K)``.
     """
-    own = [f for f in evidence.parts(name) if f.source.selector is not None]
     kind: Any = evidence.local(name).kind
+    own = [f for f in evidence.parts(name) if f.source.selector and not f.coupled]
     found = [(f, kind.scores(evidence, f, belief)) for f in own]
     for factor in evidence.observed("regression", parent=name):
         if factor.source.selector is not None:

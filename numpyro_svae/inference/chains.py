@@ -11,14 +11,21 @@ from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
+from numpyro_svae.blocks.chain_expectations import NOISY, Noisy
 from numpyro_svae.distributions import LinearGaussianChain
-from numpyro_svae.distributions.kl import Path, expected_log_density
+from numpyro_svae.distributions.kl import (
+    Path,
+    as_singular,
+    expected_log_density,
+    posterior_entropy,
+)
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import Factor, Source
+from numpyro_svae.program.factors import Factor, GaussianFactor, Source
 from numpyro_svae.program.places import per_entry
 
 __all__ = ["ChainPrior", "chain_prior", "discrete_prior", "log_probs"]
@@ -26,16 +33,34 @@ __all__ = ["ChainPrior", "chain_prior", "discrete_prior", "log_probs"]
 
 @dataclass(frozen=True)
 class ChainPrior:
-    """Expected log density of a chain: a chain, a left-over potential, a constant."""
+    """Expected log density of a chain: a chain, a left-over potential, a constant.
+
+    :param noisy: where the chain has noise; densities are of what is there.
+    :param joined: whether the first state is of a factor of several sites, which is
+        counted apart.
+    """
 
     chain: LinearGaussianChain
     leftover: GaussianPotential | None
     offset: Array
+    noisy: Noisy = NOISY
+    joined: bool = False
 
     def condition(self, said: GaussianPotential) -> LinearGaussianChain:
-        """The posterior given a potential."""
-        left = self.leftover
-        return self.chain.condition(said if left is None else said + left)[0]
+        """The posterior given a potential, backwards."""
+        return self.chain.condition(self._told(said))[0]
+
+    def infer(self, said: GaussianPotential) -> tuple[LinearGaussianChain, Path, Array]:
+        """The posterior given a potential, its path, and its entropy."""
+        posterior, noisy = self.condition(said), self.noisy
+        path = Path.of(posterior)
+        if noisy.everywhere:
+            return posterior, path, posterior.entropy()
+        entropy = posterior_entropy(self.chain, self._told(said), noisy)
+        return as_singular(posterior, self.chain, noisy), path, entropy
+
+    def _told(self, said: GaussianPotential) -> GaussianPotential:
+        return said if self.leftover is None else said + self.leftover
 
     def expected(self, path: Path, mean: Array, covariance: Array) -> Array:
         """The log density expected of a path.
@@ -45,13 +70,18 @@ class ChainPrior:
         :param covariance: its covariances, of shape ``(..., T, D, D)``.
         :return: of shape ``(...)``.
         """
-        value = expected_log_density(self.chain, path, mean.shape[:-2]) + self.offset
+        batch, counted = mean.shape[:-2], self.noisy
+        if self.joined:
+            counted = counted._replace(initial=np.zeros((mean.shape[-1], 0)))
+        value = expected_log_density(self.chain, path, batch, counted) + self.offset
         if self.leftover is None:
             return value
         return value + jnp.sum(self.leftover.expected(mean, covariance), -1)
 
 
-def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
+def chain_prior(
+    evidence: Evidence, name: str, own: GaussianPotential | None = None
+) -> ChainPrior:
     """Expected log density of a Gaussian chain.
 
     ``E log N(x'; F u, Q)`` is a proper transition times ``exp(-u' excess u / 2)``, a
@@ -59,21 +89,27 @@ def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
 
     :param evidence: the factors, averaged over the states of their selectors.
     :param name: the site of the chain.
+    :param own: what the first state is told by its prior, where that is a factor of
+        several sites.
     """
     fn: Any = evidence.site(name).fn
     initial, transition = (evidence.own(name, r) for r in ("initial", "transition"))
     first = fn.initial_loc, fn.initial_cov
     later = fn.transition_matrix, fn.transition_cov
     offset, leftover = jnp.zeros(()), None
-    if initial.source != Source():
+    noisy = Noisy(*(f.support and f.support.basis for f in (initial, transition)))
+    if initial.coupled:
+        first = _first(fn, own)
+    elif initial.source != Source():
         regression = evidence.regression(initial)
-        first = regression.weight[..., 0], regression.covariance
+        weight, cov = _in_all_rows(evidence, initial, regression)
+        first = weight[..., 0], cov
         constant = messages.normalizer_gap(regression)
         constant = constant - 0.5 * regression.excess[..., 0, 0]
         offset = offset + per_entry(constant, evidence.place(initial))
     if transition.source != Source() and fn.num_steps > 1:
         regression = evidence.regression(transition)
-        later = regression.weight, regression.covariance
+        later = _in_all_rows(evidence, transition, regression)
         leftover, constant = _leftover(regression, fn)
         constant = constant + messages.normalizer_gap(regression)
         offset = offset + per_entry(constant, evidence.place(transition))
@@ -85,7 +121,27 @@ def chain_prior(evidence: Evidence, name: str) -> ChainPrior:
         lengths=fn.lengths,
         validate_args=False,
     )
-    return ChainPrior(chain, leftover, offset)
+    return ChainPrior(chain, leftover, offset, noisy, initial.coupled)
+
+
+def _first(fn: Any, own: GaussianPotential | None) -> tuple[Array, Array]:
+    """Moments of a first state by what its prior says; standard if it says nothing."""
+    if own is None:
+        zero = jnp.zeros_like(fn.initial_loc)
+        return zero, jnp.broadcast_to(jnp.eye(zero.shape[-1]), fn.initial_cov.shape)
+    info, precision = own.info_vector[..., 0, :], own.full_precision()[..., 0, :, :]
+    return messages.proper(GaussianPotential(info, precision))[:2]
+
+
+def _in_all_rows(
+    evidence: Evidence, factor: GaussianFactor, regression: ExpectedRegression
+) -> tuple[Array, Array]:
+    """The weight and the covariance of a part of a chain, with rows without noise."""
+    weight, covariance, support = *regression[:2], factor.support
+    if support is None:
+        return weight, covariance
+    fixed: Any = evidence.bound.regressions[factor.site, factor.role].fixed
+    return support.shown(weight) + fixed, support.shown_covariance(covariance)
 
 
 def _leftover(

@@ -96,8 +96,8 @@ def form_of(
 
 
 def _place(evidence: Evidence, factor: Factor) -> Place:
-    latent = factor.site in evidence.structure.locals
-    return evidence.place(factor.site if latent else factor)
+    whole = factor.site in evidence.structure.locals and factor.role == "value"
+    return evidence.place(factor.site if whole else factor)
 
 
 def _gaussian(
@@ -135,7 +135,7 @@ def _gaussian(
             value = read_at(value, evidence.place(name), place, 1)
         return jnp.broadcast_to(value, (*place.positions, value.shape[-1]))
 
-    if latent:
+    if latent:  # of a path, at the position of the factor
         v = origin(factor.site)
     else:
         v = clean(place, data.value)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
+import numpy as np
 
 from numpyro_svae.blocks import switching
 from numpyro_svae.distributions import LinearGaussianChain
@@ -223,13 +224,18 @@ def _alike(
 
 
 def expected_transitions(
-    regression: ExpectedRegression, chain: LinearGaussianChain, inputs: Array
+    regression: ExpectedRegression,
+    chain: LinearGaussianChain,
+    inputs: Array,
+    basis: np.ndarray | None = None,
 ) -> Array:
     """Expected log densities of the steps of a path, by state.
 
     :param regression: the transitions, with batch ``(K,)`` or ``(..., T - 1, K)``.
     :param chain: the distribution of the path.
     :param inputs: of shape ``(..., T - 1, A)``.
+    :param basis: the directions ``(D, d)`` of a state that the transitions are of; None
+        for all of it.
     :return: of shape ``(..., T - 1, K)``.
     """
     chain = chain if chain.time_reversed else chain.reverse()
@@ -254,8 +260,10 @@ def expected_transitions(
             to_lanes(noise, 2),
         ),
         to_lanes(inputs, 1),
+        basis,
     )
     score = jnp.moveaxis(score, -1, 0).reshape(*positions, -1)
+    dim = regression.covariance.shape[-1]
     return score - 0.5 * (regression.log_det + dim * log(2 * pi))
 
 

@@ -69,7 +69,8 @@ class ProductBelief(NamedTuple):
         given = evidence.given(probs)
         for name, state in self.states.items():
             # A prior that depends on other sites is counted with their factors.
-            joined = any(form.factor.site == name for form in forms)
+            own = [form.factor for form in forms if form.factor.site == name]
+            joined = any(factor.role == "value" for factor in own)
             kl = -state.entropy if joined else divergence(given, name, state)
             posterior.add(name, state.marginal, kl)
             for factor in given.observed("regression", parent=name):

@@ -11,7 +11,6 @@ from typing import Any
 from jax import Array, random
 
 from numpyro_svae.distributions import LinearGaussianChain
-from numpyro_svae.distributions.kl import Path
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.beliefs import StateBelief
 from numpyro_svae.inference.chains import chain_prior
@@ -63,9 +62,10 @@ class GaussianChainKind(GaussianKind):
         said: GaussianPotential,
         own: GaussianPotential | None,
     ) -> StateBelief:
-        path = chain_prior(evidence, name).condition(said)
-        entropy = per_path(path.entropy(), evidence.place(name))
-        return StateBelief(path.mean, path.covariance, Path.of(path), entropy, path)
+        posterior, path, entropy = chain_prior(evidence, name, own).infer(said)
+        entropy = per_path(entropy, evidence.place(name))
+        moments = posterior.mean, posterior.covariance
+        return StateBelief(*moments, path, entropy, posterior)
 
     def expected_prior(
         self, evidence: Evidence, name: str, belief: StateBelief
@@ -75,15 +75,21 @@ class GaussianChainKind(GaussianKind):
         return per_path(value, evidence.place(name))
 
     def scores(self, evidence: Evidence, factor: Any, belief: StateBelief) -> Array:
-        regression = evidence.regression(factor)
+        regression, support = evidence.regression(factor), factor.support
         if factor.role == "transition":
             inputs = evidence.site(factor.site).fn.inputs
-            return messages.expected_transitions(regression, belief.marginal, inputs)
+            basis = None if support is None else support.basis
+            path = belief.marginal
+            return messages.expected_transitions(regression, path, inputs, basis)
+        mean, covariance = belief.mean[..., 0, :], belief.covariance[..., 0, :, :]
+        if support is not None:
+            mean = support.seen_vector(mean)
+            covariance = support.seen_covariance(covariance)
         return messages.expected_response(
             regression,
             evidence.regressor(factor)[..., None, :],
-            belief.mean[..., 0, None, :],
-            belief.covariance[..., 0, None, :, :],
+            mean[..., None, :],
+            covariance[..., None, :, :],
         )
 
     def draw_on(self, fn: Any, state: Array, key: Array) -> Array:

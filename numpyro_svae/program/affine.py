@@ -24,6 +24,7 @@ from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.noise_priors import ExpectedNoise
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Site
+from numpyro_svae.program.supports import Support
 
 __all__ = ["PARAMETERS", "Affine", "View", "at_first", "read_affine"]
 
@@ -53,6 +54,8 @@ class Affine(NamedTuple):
         None for a part of a chain.
     :param scale: s by position; None if it is one.
     :param noise: the covariance, where no block holds it.
+    :param fixed: of a part of a chain, what is known of its rows without noise; None if
+        there are none.
     """
 
     known: Array | None
@@ -61,6 +64,7 @@ class Affine(NamedTuple):
     regressor: Array | None
     scale: Array | None
     noise: ExpectedNoise | None
+    fixed: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,24 @@ class View:
     :param site: the site.
     :param role: the part of its density.
     :param holder: the block or the join that holds F and Sigma; None without one.
+    :param support: where the part has noise, which is what is looked at; None if that
+        is everywhere.
+    :param vector: whether the location is that of a vector with parents, no matrix.
     """
 
     prober: Prober
     site: Site
     role: str
     holder: Any
+    support: Support | None = None
+    vector: bool = True
+
+    @classmethod
+    def of(cls, prober: Prober, site: Site, factor: GaussianFactor) -> View:
+        """That of a factor."""
+        holder = prober.holder(factor.source.prior)
+        rest = factor.support, factor.vector
+        return cls(prober, site, factor.role, holder, *rest)
 
     @property
     def columns(self) -> int:
@@ -98,8 +114,19 @@ class View:
         :param column: the regressor that F copies; none if it is -1.
         :param options: of the values that blocks have then.
         """
+        found = self._whole(values, column, **options)
+        return found if self.support is None else self.support.seen(found)
+
+    def _whole(self, values: Values, column: Any, **options: Any) -> Array:
         found = self._run(values, column, **options)[PARAMETERS[self.role][0]]
-        return found[..., None] if self.role == "initial" else found
+        column_alone = self.role == "initial" and not self.vector
+        return found[..., None] if column_alone else found
+
+    def fixed(self) -> Array | None:
+        """The rows of a part of a chain that have no noise; zero in others."""
+        if self.support is None:
+            return None
+        return self.support.unseen(self._whole({}, -1))
 
     def covariance(self, values: Values) -> Array:
         """The covariance at the plain values of what holds it."""
@@ -107,18 +134,23 @@ class View:
         if values:
             plain = self.prober.read({**self.prober.plain_values(), **values})
             plain = plain[self.site.name]
-        return plain[PARAMETERS[self.role][1]]
+        return self._seen(plain[PARAMETERS[self.role][1]])
+
+    def _seen(self, covariance: Array) -> Array:
+        if self.support is None:
+            return covariance
+        return self.support.seen_covariance(covariance)
 
     def rows(self, values: Values, **options: Any) -> Array:
         """The first entry of the location for each column of F, on the last axis.
 
         Of a part of a chain: the first row of K + F S, on the axis before the last.
         """
-        axis = -1 if self.role == "value" else -2
+        axis = -1 if self.vector else -2
 
         def show(column: Any) -> Array:
             found = self.location(values, column, **options)
-            return found[..., 0] if self.role == "value" else found[..., 0, :]
+            return found[..., 0] if self.vector else found[..., 0, :]
 
         if self.columns == 1:
             return jnp.expand_dims(show(0), axis)
@@ -139,7 +171,7 @@ class View:
         """The first variance where those of the blocks are one."""
         plain = {**self.prober.plain_values(), **self.holder.unit_noise()}
         found = self.prober.read(plain)[self.site.name][PARAMETERS[self.role][1]]
-        return found[..., 0, 0]
+        return self._seen(found)[..., 0, 0]
 
     @property
     def batched(self) -> bool:
@@ -164,13 +196,13 @@ class View:
 
 def read_affine(prober: Prober, site: Site, factor: GaussianFactor) -> Affine:
     """Read what a program gives of a factor."""
-    view = View(prober, site, factor.role, prober.holder(factor.source.prior))
+    view = View.of(prober, site, factor)
     beside, noise = factor.beside, None
     if not view.has_noise:
         own = factor.selectors if beside.noise_by_state else ()
         noise = ExpectedNoise.of(view.in_states(own, view.covariance, 2))
     scale = view.scale() if beside.scaled else None
-    read = _read_site if factor.role == "value" else _read_part
+    read = _read_site if factor.vector else _read_part
     return read(view, factor)._replace(scale=scale, noise=noise)
 
 
@@ -182,7 +214,7 @@ def _read_part(view: View, factor: GaussianFactor) -> Affine:
         known = view.in_states(picks, view.location, 2)
         if view.columns:
             placement = view.rows({}) - view.location({})[..., :1, :]
-    return Affine(known, None, placement, None, None, None)
+    return Affine(known, None, placement, None, None, None, view.fixed())
 
 
 def _read_site(view: View, factor: GaussianFactor) -> Affine:

@@ -142,8 +142,7 @@ def _with_inputs(prober: Prober, site: Site, structure: Structure) -> Site:
     for factor in structure.factors:
         if factor.site != site.name or factor.form != "regression":
             continue
-        holder = prober.holder(factor.source.prior)
-        inputs = scanned_inputs(View(prober, site, factor.role, holder))
+        inputs = scanned_inputs(View.of(prober, site, factor))
         if inputs is None or factor.beside.location:
             continue
         fn: Any = site.fn

@@ -40,6 +40,8 @@ class BoundRegression(NamedTuple):
     :param members: which member of the prior's batch each position uses.
     :param entries: which entries of v count, ``(*positions, D)``; None for all of them.
         Those that do not are zero.
+    :param fixed: of a part of a chain, K in its rows without noise, ``(*positions, D,
+        P)`` or less; None if there are none. The rest is of its other rows then.
     """
 
     value: Array
@@ -51,6 +53,7 @@ class BoundRegression(NamedTuple):
     noise: ExpectedNoise | None
     members: Array | None
     entries: Array | None
+    fixed: Array | None = None
 
     def placed(
         self, learnt: ExpectedRegression, entries: Array | None
@@ -89,9 +92,9 @@ def bind_regression(
     prober: Prober, site: Site, factor: GaussianFactor
 ) -> BoundRegression:
     """Read what a Gaussian factor needs of the data."""
-    view = View(prober, site, factor.role, prober.holder(factor.source.prior))
+    view = View.of(prober, site, factor)
     affine = read_affine(prober, site, factor)
-    bind = _bind_site if factor.role == "value" else _bind_part
+    bind = _bind_site if factor.vector else _bind_part
     bound = bind(view, factor, affine)
     states, entries = len(factor.selectors), site.entries
     noise, scale = bound.noise, bound.scale
@@ -134,6 +137,8 @@ def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
         inputs = jnp.broadcast_to(inputs, ones.shape[:-1] + inputs.shape[-1:])
         regressor = jnp.concatenate([value[..., :-1, :], inputs], -1)
         value = value[..., 1:, :]
+    if view.support is not None:
+        value = view.support.seen_vector(value)
     if known is not None:
         if placement is None:
             placement = jnp.zeros((0, known.shape[-1]))
@@ -141,13 +146,17 @@ def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
             known = _in_all_states(known, 2, states)
         placement = _in_all_states(placement, 2, states)
     rest = affine.scale, affine.noise, None, None
-    return BoundRegression(value, regressor, None, known, placement, *rest)
+    chain = value, regressor, None, known, placement
+    return BoundRegression(*chain, *rest, affine.fixed)
 
 
 def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegression:
     """A site: S is left to U and c where K has nothing for the parents."""
     site, states = view.site, len(factor.selectors)
     value, offset, known = site.value, affine.offset, affine.known
+    positions = place_of(site, factor.role).positions
+    if factor.role == "initial":
+        value = value[..., 0, :]
     by_state, rest = factor.beside.by_state, (affine.scale, affine.noise, None, None)
     if offset is not None and site.observed and not by_state:
         value, offset = value - offset, None
@@ -167,14 +176,14 @@ def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
         known = _in_all_states(known, 2, states)
         offset = None if offset is None else _in_all_states(offset, 1, states)
     if offset is None and size and affine.regressor is None:  # nothing constant
-        regressor, eye = jnp.zeros((*site.positions, size)), jnp.eye(size)
+        regressor, eye = jnp.zeros((*positions, size)), jnp.eye(size)
         return BoundRegression(value, regressor, eye, known, placement[:, 1:], *rest)
     column = jnp.zeros((dim, 1)) if offset is None else offset[..., None]
     known = _beside(known, column)
     placement = _in_all_states(placement, 2, states)
     shown = jnp.eye(size + 1, size) if size else None
     last = jnp.eye(size + 1)[size]
-    regressor = jnp.broadcast_to(last, (*site.positions, size + 1))
+    regressor = jnp.broadcast_to(last, (*positions, size + 1))
     return BoundRegression(value, regressor, shown, known, placement, *rest)
 
 

@@ -18,6 +18,7 @@ from numpyro_svae.program.joins import Join
 from numpyro_svae.program.kinds import LocalKind
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
+from numpyro_svae.program.supports import Support
 
 __all__ = [
     "Beside",
@@ -148,11 +149,22 @@ class GaussianFactor(Factor):
     :param parent_map: the columns of S for x, ``(M, P)``, where they are the same for
         all positions and arguments; None if they are to be read. It follows from the
         rest, so a factor is compared and hashed without it.
+    :param support: where a part of a chain has noise; None if that is everywhere, and
+        for other sites.
     """
 
     form: str = "regression"
     beside: Beside = Beside()
     parent_map: Array | None = field(default=None, compare=False)
+    support: Support | None = field(default=None, compare=False)
+
+    @property
+    def vector(self) -> bool:
+        """Whether it is read as the location of a vector is, not as a matrix of a path.
+
+        A first state that depends on latent vectors is.
+        """
+        return self.role == "value" or bool(self.parents)
 
 
 @dataclass(frozen=True)

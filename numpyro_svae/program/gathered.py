@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -18,31 +20,41 @@ __all__ = ["gathered_members", "scanned_inputs"]
 
 
 def gathered_members(view: View, factor: GaussianFactor) -> Array:
-    """Which member of a batch data pick at each position of a Gaussian factor.
+    """Which member of a batch each position of a Gaussian factor has.
 
     At the plain values the covariance of a member is one more than its index; where no
     covariance has a batch, the weights of members are made to differ so.
+
+    :return: of shape ``(*positions, *states)``, with the states of all selectors.
     """
     positions, holder = place_of(view.site, view.role).positions, view.holder
-    if not isinstance(holder, Join) or (holder.noise and holder.noise.components):
-        seen = view.covariance({})[..., 0, 0]
-        seen = seen / view.scale() if factor.beside.scaled else seen
-    else:
-        seen = _marked(view, holder)
-    return jnp.broadcast_to(jnp.round(seen).astype(jnp.int32) - 1, positions)
+
+    def seen(states: dict[str, Any]) -> Array:
+        if isinstance(holder, Join) and not (holder.noise and holder.noise.components):
+            return _marked(view, holder, states)
+        found = view.covariance(states)[..., 0, 0]
+        return found / view.scale() if factor.beside.scaled else found
+
+    found = view.in_states(factor.selectors, seen, 0)
+    states = found.shape[found.ndim - len(factor.selectors) :]
+    members = jnp.round(found).astype(jnp.int32) - 1
+    return jnp.broadcast_to(members, (*positions, *states))
 
 
-def _marked(view: View, holder: Join) -> Array:
-    """By how much weights that differ between members multiply what is seen of them."""
+def _marked(view: View, holder: Join, states: dict[str, Any]) -> Array:
+    """By how much weights that differ between members multiply what is seen of them.
+
+    :param states: of the discrete sites.
+    """
     prober = view.prober
-    states = {
+    states = states | {
         name: jnp.zeros_like(prober.sites[name].value) + _distinct(local.size)
         for name, local in prober.locals.items()
         if not local.discrete
     }
     once, more = view.rows(states), view.rows(states, marked=True)
     origin, batched = view.location(states), jnp.asarray(holder.batched_columns)
-    if view.role == "value":
+    if view.vector:
         once, more = once - origin[..., :1], more - origin[..., :1]
     else:  # each entry of S
         shape = (*once.shape[:-2], -1)
@@ -68,7 +80,7 @@ def scanned_inputs(view: View) -> Array | None:
     prober, name, holder = view.prober, view.site.name, view.holder
     chains = {n: c for scan in prober.program.scans for n, c in scan.chains.items()}
     moved = name in chains and chains[name].moved
-    if not moved or view.role != "transition":
+    if not moved or view.role != "transition" or view.support is not None:
         return None
     if getattr(holder, "part", "") != "both":
         return None

@@ -48,7 +48,8 @@ def find_factor(
     :return: None if the program agrees with none.
     """
     prober, holder = view.prober, view.holder
-    if not can_list(prober, selectors) or (holder is not None and len(selectors) > 1):
+    several = view.role != "value" and len(selectors) > 1
+    if not can_list(prober, selectors) or (holder is not None and several):
         return None
     place = place_of(view.site, view.role)
     for factor in _candidates(view, parents, selectors, noise_by_state):
@@ -81,7 +82,7 @@ class _Facts(NamedTuple):
 def _facts(view: View, parents: tuple[str, ...]) -> _Facts:
     offset, empty = view.location({}), jnp.zeros((0, 0))
     known = placement = empty
-    if view.role != "value":
+    if not view.vector:
         if view.columns:
             placement = view.rows({}) - offset[..., :1, :]
     else:
@@ -114,7 +115,7 @@ def _candidates(
     shared = all(_alike(fact.known) for fact in facts)
     scaled = not all(np.allclose(fact.scale, 1.0, 1e-5) for fact in facts)
     parent_map = None
-    if view.role == "value" and parents and view.columns:
+    if view.vector and parents and view.columns:
         maps = [fact.placement for fact in facts]
         if all(map(_alike, maps)) and same(at_first(maps[0]), at_first(maps[-1])):
             parent_map = at_first(maps[0])
@@ -136,6 +137,7 @@ def _candidates(
             coupled=coupled,
             beside=beside,
             parent_map=parent_map,
+            support=view.support,
         )
 
 
@@ -147,13 +149,13 @@ def _options(
         return [(location, False)]
     if not view.columns:
         return [(location, True)]
-    anything = "offset" if view.role == "value" and not parents else "map"
+    anything = "offset" if view.vector and not parents else "map"
     return [(location, False), (location or anything, True)]
 
 
 def _location(view: View, facts: list[_Facts], parents: tuple[str, ...]) -> str:
     """What :class:`Beside` says of the location."""
-    if view.role == "value":
+    if view.vector:
         if any(np.any(fact.known != 0) for fact in facts):
             return "map"
         if any(np.any(fact.offset != 0) for fact in facts) or not view.columns:
@@ -209,7 +211,7 @@ def _agrees(
         weight, cov = view.holder.pair(values)
     member = None
     if factor.source.gathered:
-        member = np.asarray(gathered_members(view, factor))
+        member = np.asarray(at(gathered_members(view, factor), 0, states > 0))
     elif factor.source.selector is not None and view.batched:
         member = index
     if member is not None:
@@ -221,7 +223,7 @@ def _agrees(
     if affine.scale is not None:
         cov = np.asarray(affine.scale)[..., None, None] * cov
     known = at(affine.known, 2, beside.by_state)
-    if factor.role == "value":
+    if factor.vector:
         x = _parents(prober, place, factor.parents, values)[..., None]
         loc = at(affine.offset, 1, beside.by_state)
         if affine.known is not None:
@@ -236,6 +238,8 @@ def _agrees(
             loc = loc + np.squeeze(weight @ u, -1)
     else:
         loc = _part(view, affine, weight, known)
+        if view.support is not None:
+            cov = view.support.shown_covariance(cov)
     names = PARAMETERS[factor.role]
     return run.agrees(site.name, **dict(zip(names, (loc, cov))))
 
@@ -253,6 +257,8 @@ def _part(view: View, affine: Affine, weight: Any, known: Any) -> Any:
         matrix = np.concatenate([square, offset], -1)
     elif affine.known is None:
         matrix = weight
+    if view.support is not None and affine.fixed is not None:
+        matrix = view.support.shown(jnp.asarray(matrix)) + affine.fixed
     return np.squeeze(matrix, -1) if view.role == "initial" else matrix
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from numpyro_svae.program.affine import PARAMETERS, View
 from numpyro_svae.program.factors import Beside, Factor, GaussianFactor, Source
 from numpyro_svae.program.gaussian_factors import find_factor
-from numpyro_svae.program.sites import Site, gaussian_view
-from numpyro_svae.program.wiring import Wiring, not_conjugate
+from numpyro_svae.program.sites import Site, gaussian_view, response_dim
+from numpyro_svae.program.supports import Support, find_support
+from numpyro_svae.program.wiring import Wiring, listed, not_conjugate
 
 __all__ = ["read_chain", "read_gaussian", "read_known_regression"]
 
@@ -23,11 +24,27 @@ def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
     """The factor of a part of a chain."""
     loc, cov = PARAMETERS[role]
     used = wiring.needs[site.name][loc] | wiring.needs[site.name][cov]
+    support = find_support(wiring.prober, site, role)
     if not used:
-        return GaussianFactor(site.name, Source(), role, beside=Beside("map"))
-    found = None
-    if not wiring.ordered(used, False):
-        found = _find(wiring, site, role, used)
+        given = Beside("map")
+        return GaussianFactor(site.name, Source(), role, beside=given, support=support)
+    found, parents = None, wiring.ordered(used, False)
+    if parents and role == "initial" and support is not None:
+        raise ValueError(
+            f"Site '{site.name}' ({type(site.fn).__name__}): found an initial_loc that "
+            f"depends on latent {listed(parents)} beside a singular initial_cov. "
+            "Accepted: an initial_cov that is positive definite, such as one of 1e-4 "
+            "times the variance of the first state."
+        )
+    if not parents or (role == "initial" and not site.observed):
+        found = _find(wiring, site, role, used, support)
+    if found is None and parents and role == "transition":
+        raise ValueError(
+            f"Site '{site.name}' ({type(site.fn).__name__}): its steps depend on "
+            f"latent {listed(parents)}. Accepted: what drives a path as a part of its "
+            "state, that is one path of [x; u], whose transition_cov may have zeros "
+            "where u does not move, or a first state that depends on latent vectors."
+        )
     if found is None:
         raise not_conjugate(
             site,
@@ -36,26 +53,32 @@ def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
             "the weight F and the covariance Sigma of one global block or of "
             "independent ones, or fixed values, as loc = K + F S and covariance = s "
             "Sigma with any known K, S and s; of a batch of blocks, the member that "
-            "data or one discrete site pick (as in F[z[..., 1:]], or "
+            "data, one discrete site or both pick (as in F[z[..., 1:]], or "
             "F[z][..., None, :, :] for a state that lasts)",
         )
     return found
 
 
 def _find(
-    wiring: Wiring, site: Site, role: str, used: frozenset[str]
+    wiring: Wiring,
+    site: Site,
+    role: str,
+    used: frozenset[str],
+    support: Support | None = None,
 ) -> GaussianFactor | None:
     """The factor of a site that depends on some latent sites, if there is one."""
     blocks = {wiring.block_of[n].name for n in used if n in wiring.block_of}
-    holder = wiring.holder(site, role, blocks)
+    dim = response_dim(site) if support is None else support.dim
+    holder = wiring.holder(site, role, blocks, dim)
     if blocks and holder is None:
         return None
     selectors = wiring.ordered(used, True)
     cov = PARAMETERS[role][1]
     of_noise = bool(wiring.needs[site.name][cov].intersection(selectors))
     known_noise = holder is None or not holder.has_noise
-    view = View(wiring.prober, site, role, holder)
     parents = wiring.ordered(used, False)
+    vector = role == "value" or bool(parents)
+    view = View(wiring.prober, site, role, holder, support, vector)
     return find_factor(view, parents, selectors, of_noise and known_noise)
 
 
@@ -74,7 +97,9 @@ def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
             "sites, K, S and s known, and (F, Sigma) of one global block or of "
             "independent ones (Normal means and weights, of which those of several "
             "blocks are added up; a Gamma, InverseGamma or InverseWishart noise), "
-            "picked by at most one latent discrete site; weights that are used "
+            "picked by latent discrete sites or data from one batch, as in "
+            "mu.reshape(J, K, D)[z, w] (weights of two batches that sites pick apart "
+            "are written as one batch of all pairs); weights that are used "
             "together are one site, as Normal(0, 1).expand([M]).to_event(1), and no "
             "plate; a latent chain over time is one LinearGaussianChain, or one site "
             "for each step",

@@ -12,7 +12,6 @@ on it through noise that is learnt or data that are subsampled.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +28,8 @@ from numpyro_svae.program.sites import (
     is_gaussian,
     is_path,
     is_state,
-    response_dim,
 )
+from numpyro_svae.program.supports import response_dims
 
 __all__ = ["Candidates"]
 
@@ -127,11 +126,32 @@ class Candidates:
             return True
         if site.batch_shape and (site.frames or self._is_picked(found)):
             return True
-        if any(is_path(s.fn) and not is_state(s.fn) for s in found):
+        paths = [s for s in found if is_path(s.fn) and not is_state(s.fn)]
+        if any(not self._maps_to_start(name, s) for s in paths):
             return True
         if any(s.extra < site.extra for s in found):  # rows that are no positions
             return True
         return any(self._multiplies(name, s) for s in found)
+
+    def _maps_to_start(self, name: str, path: Site) -> bool:
+        """Whether a path depends on a vector by the mean of its first state alone, and
+        that is another one than the vector times a number, which a block would be."""
+        used = self.prober.dependencies([name])[path.name]
+        value = self._site(name).value
+        if {key for key, names in used.items() if names} != {"initial_loc"}:
+            return False
+        sites = self.prober.sites
+        zero = {n: np.zeros_like(s.value) for n, s in sites.items() if not s.observed}
+        drawn = np.random.default_rng(0).standard_normal(np.shape(value))
+        origin, shown = (
+            np.asarray(self.prober.read({**zero, name: x})[path.name]["initial_loc"])
+            for x in (np.zeros_like(drawn), drawn)
+        )
+        moved = shown - origin
+        if moved.shape[-1:] != drawn.shape[-1:]:
+            return True
+        ratio = moved / drawn
+        return not same(ratio, ratio[..., :1])
 
     def _is_picked(self, found: list[Site]) -> bool:
         used = frozenset().union(*(self.needs[s.name] for s in found))
@@ -192,14 +212,14 @@ class Candidates:
         site, found = self._site(name), self._dependents(name)
         event = tuple(site.outer.event_shape)
         seen = [s for s in found if s.name not in chosen]
-        dims = {response_dim(s) for s in seen} - {None}
+        dims = frozenset().union(*(response_dims(self.prober, s, name) for s in seen))
         transposed = len(event) == 2 and self._is_transposed(name, dims)
         shape = _rows_and_columns(event[::-1] if transposed else event, dims)
         if len(site.batch_shape) > 1 or shape is None:
             raise ValueError(
                 f"Site '{name}' ({type(site.fn).__name__}): found batch shape "
                 f"{site.batch_shape} and event shape {event}, for responses of "
-                f"dimension {sorted(d for d in dims if d is not None)}. Accepted for "
+                f"dimension {sorted(dims)}. Accepted for "
                 "a global mean or weight: at most one plate of K components, around "
                 "it alone; a mean of the dimension D of its responses, a weight F of "
                 "shape (D, M) as in F @ u, or (M, D) as in u @ F, or the weights (M,) "
@@ -218,7 +238,7 @@ class Candidates:
             name, (name,), site.batch_shape, *sizes, by_row, transposed
         )
 
-    def _is_transposed(self, name: str, dims: set[Any]) -> bool:
+    def _is_transposed(self, name: str, dims: frozenset[int]) -> bool:
         """Whether a matrix W stands in a program as ``u @ W``."""
         rows, columns = self._site(name).outer.event_shape
         if rows != columns or not dims <= {rows}:
@@ -244,7 +264,9 @@ class Candidates:
         return not same(found[0][..., 1:], found[1][..., 1:])
 
 
-def _rows_and_columns(event: tuple[int, ...], dims: set[Any]) -> tuple[int, int] | None:
+def _rows_and_columns(
+    event: tuple[int, ...], dims: frozenset[int]
+) -> tuple[int, int] | None:
     """D and M of a site, from the dimensions of the responses."""
     if not event and dims <= {1}:
         return 1, 1

@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from numpyro_svae.program.factors import Factor, Local, Structure
 
-__all__ = ["Group", "coupled_groups", "mixtures", "parents_of", "scope"]
+__all__ = [
+    "Group",
+    "coupled_groups",
+    "mixtures",
+    "parents_of",
+    "scope",
+    "with_mixtures",
+]
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,37 @@ def coupled_groups(structure: Structure) -> list[Group]:
             seen |= member[name]
             groups.append(_group(structure, member[name]))
     return groups
+
+
+def with_mixtures(structure: Structure) -> Structure:
+    """The same program, where more groups with a chain are mixtures.
+
+    A factor whose known location differs between states joins its sites as those of
+    graphs do. It is a regression for each state too, and where all coupled factors of a
+    group are, and what is left is a mixture, its joint posterior is exact.
+    """
+    alone = tuple(_by_state_alone(structure, f) for f in structure.factors)
+    if alone == structure.factors:
+        return structure
+    other = replace(structure, factors=alone)
+    chains = {name for name, local in structure.locals.items() if local.chain}
+    groups = [g for g in coupled_groups(other) if g.kind == "mixture"]
+    exact = {n for g in groups for n in g.discrete + g.states if chains & {*g.discrete}}
+    factors = (
+        new if exact & set(scope(structure, old)) else old
+        for old, new in zip(structure.factors, alone)
+    )
+    return replace(structure, factors=tuple(factors))
+
+
+def _by_state_alone(structure: Structure, factor: Any) -> Factor:
+    """A factor that is an observed regression on one site by state as no more than
+    that; others as they are."""
+    if factor.form != "regression" or factor.site in structure.locals:
+        return factor
+    one = len(factor.parents) == 1 and factor.selectors == (factor.source.selector,)
+    shared = factor.source.prior is None or factor.parent_map is not None
+    return replace(factor, coupled=False) if one and shared else factor
 
 
 def _group(structure: Structure, members: set[str]) -> Group:

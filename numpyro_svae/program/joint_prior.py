@@ -34,8 +34,9 @@ class JointPrior(Prior):
     vector: bool
 
     accepted = (
-        f"{Prior.accepted}; or priors of location and covariance that are independent "
-        "of each other, of which that of the location may depend on global sites"
+        f"{Prior.accepted}; or two sites, of which that of the location may depend on "
+        "global sites: Sigma ~ InverseWishart(df, scale_matrix) and mu ~ "
+        "MultivariateNormal(top, Sigma / kappa), which are independent in the guide"
     )
     part = "both"
     has_noise = True

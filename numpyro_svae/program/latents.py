@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,13 @@ from numpyro_svae.program.priors import Prior, Reading, priors_of
 from numpyro_svae.program.probing import Prober, label_of
 from numpyro_svae.program.sites import Program, Site, is_gaussian, unwrap
 
-__all__ = ["easy_value", "random_globals", "read_locals", "read_priors"]
+__all__ = [
+    "check_scanned",
+    "easy_value",
+    "random_globals",
+    "read_locals",
+    "read_priors",
+]
 
 
 def easy_value(message: dict) -> Array | None:
@@ -46,6 +54,24 @@ def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
     priors.update(Candidates(prober, needs, held).read())
     order = list(sites)
     return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
+
+
+def check_scanned(sites: Iterable[Site]) -> None:
+    """Latent sites in the bodies of scans are states or vectors of their steps.
+
+    :param sites: these sites.
+    :raises ValueError: naming a site that is neither discrete nor Gaussian.
+    """
+    for site in sites:
+        kind = kind_of(site.fn)
+        if kind is None or kind.chain:
+            raise ValueError(
+                f"Site '{site.name}': found {type(site.fn).__name__} in the body of a "
+                "scan, one for each step. Accepted there: Categorical, and Gaussian "
+                "vectors such as MultivariateNormal. Parameters that all steps share "
+                "stand before the scan; one for each step is a site before it too, in "
+                "a plate, whose rows the body takes from xs."
+            )
 
 
 def random_globals(

@@ -70,7 +70,7 @@ class Parent(NamedTuple):
         left = precision * self.map if diagonal else precision @ self.map
         apart = self.map.reshape(*self.map.shape[:-1], -1, size)
         right = jnp.einsum("...lij,...ijk->...lik", apart, spread)
-        return jnp.sum(left * right.reshape(left.shape), (-2, -1))
+        return jnp.sum(left * right.reshape(self.map.shape), (-2, -1))
 
 
 class BoundPopulation(NamedTuple):

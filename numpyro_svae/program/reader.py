@@ -11,7 +11,7 @@ from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.factors import Factor, Local, Structure
 from numpyro_svae.program.gaussians import read_known_regression
 from numpyro_svae.program.graphs import check_graphs
-from numpyro_svae.program.groups import parents_of
+from numpyro_svae.program.groups import parents_of, with_mixtures
 from numpyro_svae.program.hierarchies import read_populations
 from numpyro_svae.program.kinds import kind_of
 from numpyro_svae.program.latents import read_locals, read_priors
@@ -70,6 +70,7 @@ def read_structure(
         program.numbers,
         program.time_plates,
     )
+    structure = with_mixtures(structure)
     check_graphs(structure, sites)
     return structure
 

@@ -221,6 +221,15 @@ def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain
     at = jax.jit(at)
     (origin, spread), (once, other) = at(jnp.zeros_like(state)), at(state)
     twice, _ = at(2 * state)
+    if not jnp.all(jnp.isfinite(spread)):
+        raise ValueError(
+            f"Site '{chain.name}': in the scan it has no Cholesky factor of its "
+            "covariance, which is singular or not finite. Accepted of parts of a state "
+            "that move without noise: Normal(loc, scale, validate_args=False).to_event("
+            "1) with zeros in scale, MultivariateNormal(loc, scale_tril=L, "
+            "validate_args=False) with zeros on the diagonal of L, or "
+            "ns.LinearGaussianChain, which takes a singular transition_cov as it is."
+        )
     if not (_alike(twice - once, once - origin) and _alike(spread, other)):
         raise ValueError(
             f"Site '{chain.name}': in the scan its mean is not affine in the state "

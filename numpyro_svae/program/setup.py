@@ -28,7 +28,11 @@ from numpyro_svae.program.checks import (
 )
 from numpyro_svae.program.draws import check_draws
 from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.latents import easy_value, random_globals
+from numpyro_svae.program.latents import (
+    check_scanned,
+    easy_value,
+    random_globals,
+)
 from numpyro_svae.program.mutable_state import Given
 from numpyro_svae.program.numbers import find_numbers
 from numpyro_svae.program.padding import check_padding
@@ -108,7 +112,9 @@ def _show_scans(
     scanned = frozenset(m["name"] for m in samples if is_scanned(m))
     if not scanned:
         return program, messages
-    values = random_globals(program, sample_sites(messages), scanned)
+    sites = sample_sites(messages)
+    check_scanned(sites[name] for name in scanned if not sites[name].observed)
+    values = random_globals(program, sites, scanned)
     program = replace(program, scans=find_scans(program, values, easy_value))
     return program, program.trace({}, easy_value)
 

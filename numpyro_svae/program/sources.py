@@ -54,6 +54,8 @@ def sources_of(
             count = local.positions[-1]
         for offset in range(min(count, _MOST_OFFSETS)):
             yield Source(name, selector, offset)
+        for offset in range(min(count, _MOST_OFFSETS) if batch and unpicked else 0):
+            yield Source(name, selector, offset, gathered=True)
 
 
 def picked(

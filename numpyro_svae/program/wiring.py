@@ -13,7 +13,7 @@ from numpyro_svae.program.joins import Join
 from numpyro_svae.program.joint_prior import JointPrior
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import Prober
-from numpyro_svae.program.sites import Site, response_dim
+from numpyro_svae.program.sites import Site
 
 __all__ = ["Wiring", "listed", "not_conjugate"]
 
@@ -41,25 +41,27 @@ class Wiring:
         return tuple(n for n in locals if n in names and locals[n].discrete == discrete)
 
     def holder(
-        self, site: Site, role: str, blocks: Collection[str]
+        self, site: Site, role: str, blocks: Collection[str], dim: int | None
     ) -> JointPrior | Join | None:
         """What holds the parameters of a Gaussian factor; None if nothing can.
 
         :param site: the site of the factor.
         :param role: the part of its density.
         :param blocks: the global blocks that the factor depends on.
+        :param dim: the dimension of its response.
         """
         found: list[Any] = [p for n, p in self.prober.priors.items() if n in blocks]
         if [p.part for p in found] == ["both"]:
             return found[0]
         weights = tuple(p for p in found if p.part == "weight")
         noises = [p for p in found if p.part == "noise"]
-        dim = response_dim(site)
         if len(weights) + len(noises) < len(found) or len(noises) > 1:
             return None
         if not found or dim is None or any(w.dim != dim for w in weights):
             return None
         noise = noises[0] if noises else None
+        if len({p.components for p in found} - {None}) > 1:
+            return None  # batches that are picked apart
         if noise is not None and not noise.covers(dim):
             return None
         join = Join(f"{site.name} {role}", dim, weights, noise)

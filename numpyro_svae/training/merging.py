@@ -161,7 +161,7 @@ def _axes_of_states(structure: Structure, site: str) -> Axes:
     size, axes = structure.locals[site].size, dict[str, set[int]]()
     for factor in structure.factors:
         own = factor.site == site
-        picked = factor.source.selector == site or (own and factor.role == "transition")
+        picked = site in factor.selectors or (own and factor.role == "transition")
         elsewhere = factor.source.placed or (picked and factor.source.gathered)
         if (own or picked) and elsewhere and factor.source.prior is not None:
             raise ValueError(

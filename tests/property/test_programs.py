@@ -143,8 +143,7 @@ def check(spec, num_starts=1):
 def is_product(spec):
     """Whether a path of states is independent of the vectors under the guide: they
     are coupled by more than what the states pick for each vector alone."""
-    known = spec.by_state and spec.seen == "known"
-    return spec.latent == "switching" or (spec.latent == "state vectors" and known)
+    return spec.latent == "switching"
 
 
 def naturals(params):

@@ -30,7 +30,7 @@ from numpyro_svae.inference.start.counts import (
 from numpyro_svae.inference.start.dynamics import slow_dynamics
 from numpyro_svae.inference.start.hierarchies import from_below, priors_alone
 from numpyro_svae.inference.start.joins import of_joint, stand_in
-from numpyro_svae.inference.start.members import Kind, guess_members
+from numpyro_svae.inference.start.members import Kind, guess_cells, guess_members
 from numpyro_svae.inference.start.regressions import regressions, transitions
 from numpyro_svae.program.factors import Factor
 
@@ -78,13 +78,22 @@ class Guess:
 
     def _members_at(self, factor: Factor, prior: Any) -> Array:
         """Memberships where a factor is."""
+        data = self.evidence.bound.regressions.get((factor.site, factor.role))
+        places = self.evidence.place(factor).positions
+        picks = None if data is None or not prior.batch_shape else data.members
+        cells = None if picks is None else jax.nn.one_hot(picks, prior.batch_shape[0])
         if factor.source.selector is not None:
             members = self._members[factor.source.selector]
-            return self.evidence.spread_for(factor, members)
-        data = self.evidence.bound.regressions[factor.site, factor.role]
-        if data.members is None or not prior.batch_shape:
-            return jnp.ones((*self.evidence.place(factor).positions, 1))
-        return jax.nn.one_hot(data.members, prior.batch_shape[0], dtype=float)
+            members = self.evidence.spread_for(factor, members)
+            if cells is None:
+                return members
+            return jnp.einsum("...k,...kb->...b", members, cells)
+        if cells is None:
+            return jnp.ones((*places, 1))
+        if factor.form == "regression" and factor.selectors:
+            size, paths = prior.batch_shape[0], self.paths
+            return guess_cells(self.key, self.kind, self.evidence, factor, size, paths)
+        return 1.0 * cells
 
     def _block(self, name: str) -> NaturalParameters | None:
         """Where a block starts that data or estimates say something of."""
@@ -139,7 +148,7 @@ class Guess:
         return of_joint(block, join, self._priors, prior, start)
 
     def _regression(
-        self, factor: Factor, prior: RegressionNatural
+        self, factor: Any, prior: RegressionNatural
     ) -> RegressionNatural | None:
         site: Any = self.evidence.site(factor.site)
         switches = bool(prior.batch_shape)
@@ -147,7 +156,8 @@ class Guess:
         if factor.role == "transition" and (switches or not site.observed):
             path = site.value if site.observed else self.paths.get(factor.site)
             data = self.evidence.bound.regressions[factor.site, factor.role]
-            if data.known is not None and not switches:
+            given = data.known is not None or data.fixed is not None
+            if given and not switches:
                 return prior  # what is known says which coordinates these are
             if path is None or not switches:
                 return slow_dynamics(self.key, prior, site.fn.event_shape[-1])

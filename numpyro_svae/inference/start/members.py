@@ -21,7 +21,7 @@ from numpyro_svae.inference.start.clusters import scaled, spread_components
 from numpyro_svae.inference.start.values import changes_of, shown_values, values_of
 from numpyro_svae.program.factors import Factor
 
-__all__ = ["Kind", "guess_members", "known_members"]
+__all__ = ["Kind", "guess_cells", "guess_members", "known_members"]
 
 
 class Kind(NamedTuple):
@@ -71,6 +71,35 @@ def guess_members(
     mixed = (1 - kind.blur) * member + kind.blur * alike
     if known is not None:
         mixed = jnp.where(jnp.any(known > 0, -1).reshape(-1, 1), member, mixed)
+    return mixed.reshape(*place.positions, size)
+
+
+def guess_cells(
+    key: Array,
+    kind: Kind,
+    evidence: Evidence,
+    factor: Factor,
+    size: int,
+    paths: dict[str, Array],
+) -> Array:
+    """Memberships ``(*positions, K)`` where several sites pick one of K members.
+
+    Clusters of what the factor shows are members in any order: which sites pick which
+    of them is found out with them.
+
+    :param size: K.
+    """
+    place, values = evidence.place(factor), values_of(evidence, factor, paths)
+    if values is None:
+        return jnp.full((*place.positions, size), 1.0 / size)
+    shown, counts = shown_values(evidence, factor, values), jnp.ones(place.positions)
+    if place.mask is not None:
+        counts = jnp.broadcast_to(1.0 * place.mask, place.positions)
+    features = scaled(shown, counts).reshape(counts.size, -1)
+    used = jnp.clip(jnp.round(jnp.asarray(kind.used) * size), 1, size)
+    member = spread_components(key, features, counts.reshape(-1), size, None, used)
+    alike = jnp.where(jnp.arange(size) < used, 1.0 / used, 0.0)
+    mixed = (1 - kind.blur) * member + kind.blur * alike
     return mixed.reshape(*place.positions, size)
 
 

@@ -13,7 +13,7 @@ from numpyro_svae.families import RegressionNatural
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.start.counts import weighted
 from numpyro_svae.inference.start.values import shown_values, values_of
-from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.factors import Factor, GaussianFactor
 from numpyro_svae.program.places import read_at
 
 __all__ = ["regressions", "transitions"]
@@ -63,7 +63,7 @@ def regressions(
 
 def transitions(
     prior: RegressionNatural,
-    factor: Factor,
+    factor: GaussianFactor,
     evidence: Evidence,
     members: Array,
     path: Array,
@@ -74,7 +74,9 @@ def transitions(
     path = jnp.broadcast_to(path, (*place.batch_shape, *path.shape[-2:]))
     w = jnp.concatenate([path[..., :-1, :], inputs], -1)
     data = evidence.bound.regressions[factor.site, factor.role]
-    v, u = data.to_block(path[..., 1:, :], w, len(factor.selectors))
+    later = path[..., 1:, :]
+    later = later if factor.support is None else factor.support.seen_vector(later)
+    v, u = data.to_block(later, w, len(factor.selectors))
     total = _sums(v, u, weighted(members, place))
     return prior + _as_batch(prior, total)
 

@@ -66,7 +66,7 @@ def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
     if _is_placed(evidence, factor):
         known: Any = data.known
         if factor.selectors:
-            known = jnp.mean(known, -3)
+            known = jnp.mean(known, tuple(range(-2 - len(factor.selectors), -2)))
         loading, rest = known[..., :size], known[..., size:]
         shown = _least_squares(loading, v - jnp.sum(rest, -1))
         return _averaged(shown, weight, local, place)[0]
