@@ -23,24 +23,25 @@ def error_of(model):
     return str(raised.value)
 
 
-def test_components_to_be_learnt_that_two_paths_of_states_pick():
+def test_components_of_two_batches_that_two_paths_of_states_pick():
     def model(y):
-        loc, cov = vector_prior("components", 2, 4)
+        loc, cov = vector_prior("components", 2, 2)
+        other, _ = vector_prior("others", 2, 2)
         with numpyro.plate("sequences", len(y)):
-            both = 2 * labels("a", y.shape[1]) + labels("b", y.shape[1])
-            fn = dist.MultivariateNormal(loc[both], cov[both])
+            a, b = labels("a", y.shape[1]), labels("b", y.shape[1])
+            fn = dist.MultivariateNormal(loc[a] + other[b], cov[a])
             numpyro.sample("y", fn.to_event(1), obs=y)
 
     message = error_of(model)
-    for part in ("Site 'y'", "'a', 'b'", "'components'", "at most one latent discrete"):
+    for part in ("Site 'y'", "'a', 'b'", "'components'", "from one batch"):
         assert part in message, message
 
 
-def test_a_path_that_starts_at_a_latent_vector():
+def test_a_path_that_starts_at_a_function_of_a_latent_vector():
     def model(y):
         with numpyro.plate("sequences", len(y)):
             u = numpyro.sample("u", dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)))
-            start = u, jnp.eye(2)
+            start = jnp.tanh(u), jnp.eye(2)
             chain = ns.LinearGaussianChain(*start, jnp.eye(2), jnp.eye(2), num_steps=3)
             x = numpyro.sample("x", chain)
             numpyro.sample("y", dist.Normal(x, 1.0).to_event(2), obs=y)
