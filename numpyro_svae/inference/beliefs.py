@@ -27,6 +27,7 @@ from numpyro_svae.distributions.kl import Path
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.chains import chain_prior, discrete_prior, log_probs
 from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.labels import known_labels
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import GaussianFactor
@@ -93,17 +94,20 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
     :param said: all that is said of it but its prior, ``(*positions, K)``.
     """
     place = evidence.place(name)
-    said = clean(place, said)
+    said = clean(place, said) + known_labels(evidence, name)
     if evidence.local(name).kind == "categorical":
         logits = log_probs(evidence, name) + said
         log_sum, probs = discrete_chain.normalize(logits)
         possible = jnp.isfinite(log_sum)
         log_sum = jnp.where(possible, log_sum, 0.0)[..., None]
-        normal = jnp.where(possible[..., None], logits - log_sum, jnp.log(probs))
+        possible = possible[..., None]
+        # Zeros are no argument of a log, whose derivative is infinite there.
+        flat = jnp.log(jnp.where(possible, 1.0, probs))
+        normal = jnp.where(possible, logits - log_sum, flat)
         marginal = dist.Categorical(logits=normal, validate_args=False)
         entropy = per_entry(-jnp.sum(expected_said(probs, normal), -1), place)
         marginal = marginal.to_event(place.extra)
-        possible = per_entry(1.0 * ~possible, place) == 0
+        possible = per_entry(1.0 * ~possible[..., 0], place) == 0
         return DiscreteBelief(probs, None, entropy, possible, marginal)
     # What all states are told alike would drown the rest of the log normaliser.
     said = said - finite_max(said)

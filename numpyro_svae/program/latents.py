@@ -19,10 +19,11 @@ from numpyro_svae.distributions import (
 from numpyro_svae.program.diagonal import find_scaled
 from numpyro_svae.program.factors import Local
 from numpyro_svae.program.global_gaussians import Candidates
+from numpyro_svae.program.labels import label_of
 from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
 from numpyro_svae.program.observations import CATEGORICAL
 from numpyro_svae.program.priors import DirichletPrior, Prior, RegressionPrior
-from numpyro_svae.program.probing import Prober, label_of, same
+from numpyro_svae.program.probing import Prober, same
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.sites import Program, Site, gaussian_view, unwrap
 

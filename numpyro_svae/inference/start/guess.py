@@ -100,8 +100,10 @@ class Guess:
                 continue
             if isinstance(factor, DiscreteFactor):
                 place, used = self.evidence.place(factor), jnp.ones(())
-                if factor.site in structure.labels:  # all of it counts
-                    place = place._replace(mask=None)
+                if factor.site in structure.labels:  # known or not
+                    whole = factor.role == "value"
+                    mask = self.evidence.place(factor.site).mask if whole else None
+                    place = place._replace(mask=mask)
                 if factor.site in self._members:
                     members = self._members[factor.site]
                     used = jnp.any(members.reshape(-1, members.shape[-1]) > 0, 0)
