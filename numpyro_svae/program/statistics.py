@@ -106,9 +106,7 @@ def _of_observation(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     statistics, base = kind.statistics(site.fn, value)
     inside = site.fn.support(value)
     statistics = jax.tree.map(partial(_where, inside), statistics)
-    base = jnp.where(
-        inside, base, -jnp.inf
-    )  # a label that there is not, a count below 0
+    base = jnp.where(inside, base, -jnp.inf)  # as of labels that there are not
     base = jnp.broadcast_to(base, place.positions + features)
     if site.mask is not None:  # features may be missing
         statistics, base = jax.tree.map(partial(_where, site.mask), (statistics, base))
