@@ -5,6 +5,8 @@
 
 NASCAR as published, BayesPy's mixture of two tight groups and its linear state-space
 demo, and the mixtures of scikit-learn, whose best of ten is judged by the same bound.
+``old_faithful.csv`` has the eruptions of the geyser and the minutes between them
+(Azzalini and Bowman, Applied Statistics 39, 1990), as in R's ``datasets``.
 Writes ``benchmarks/results/starts.json`` and ``starts.md``.
 """
 
@@ -62,6 +64,10 @@ def gaussians(y, count, alpha, mean, spread):
     with numpyro.plate("data", len(y)):
         z = numpyro.sample("z", dist.Categorical(weights))
         numpyro.sample("y", dist.MultivariateNormal(mu[z], cov[z]), obs=y)
+
+
+def old_faithful() -> np.ndarray:
+    return np.loadtxt(HERE / "old_faithful.csv", delimiter=",", skiprows=1)
 
 
 def peers(y: np.ndarray, count: int) -> dict:
@@ -177,6 +183,8 @@ def nascar(data: int, runs: int = 5) -> dict:
 CASES = {
     "two tight groups, seed 1": partial(two_groups, 1, 0.45),
     "two tight groups, seed 2": partial(two_groups, 2, 0.3),
+    "Old Faithful, K = 5": lambda: peers(old_faithful(), 5),
+    "Old Faithful, K = 8": lambda: peers(old_faithful(), 8),
     "iris, K = 5": lambda: peers(load_iris().data, 5),
     "iris, K = 8": lambda: peers(load_iris().data, 8),
     "wine, K = 4": lambda: peers(load_wine().data, 4),

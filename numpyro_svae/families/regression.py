@@ -56,6 +56,12 @@ class RegressionStandard(NamedTuple):
     scale_tril: Array
     df: Array
 
+    def natural(self) -> RegressionNatural:
+        """The natural parameters."""
+        columns = self.column_tril @ transpose(self.column_tril)
+        parts = self.loc, columns, self.scale_tril, self.df
+        return RegressionNatural.from_standard(*parts)
+
     def log_normalizer(self) -> Array:
         """:math:`A = -D/2 \\log|K| + \\nu D/2 \\log 2 + \\log\\Gamma_D(\\nu/2)
         - \\nu/2 \\log|\\Psi| + DM/2 \\log 2\\pi`."""

@@ -100,7 +100,8 @@ def log_score(
 
     :param future: by observed site, its values at the ``H`` steps after the data, in
         its shape in the program with ``H`` in the place of time.
-    :return: by observed site, a number for each entry of its batch and each step.
+    :return: by observed site, a number for each entry of its batch and each step, of
+        what the program does not mask there; NaN where it masks all.
     :raises ValueError: naming the site, if it is not observed, has a wrong shape, or is
         itself a chain, whose steps do not have densities of their own.
 
@@ -189,15 +190,22 @@ def _after(value: Array, time: InTime) -> Array:
 
 
 def _log_density(message: dict, time: InTime, value: Array) -> Array:
-    """Log density of future values given all else, by entry of the batch and step."""
+    """Log density of future values given all else, by entry of the batch and step.
+
+    What is masked is no datum, and has none: NaN where nothing of an entry counts.
+    """
     axis, rank = int(time.axis or 0), len(message["fn"].batch_shape)
-    fn = peel(message["fn"])[0]
+    fn, mask, _ = peel(message["fn"])
     if not time.lag:  # the last step of the data is there too, and is not looked at
         first = jax.lax.slice_in_dim(message["value"], 0, 1, axis=axis)
         value = jnp.concatenate([first, value.astype(first.dtype)], axis)
     terms = fn.log_prob(value)
     events = tuple(range(max(axis + 1, rank), terms.ndim))
-    return _after(jnp.sum(terms, events), time)
+    if mask is None:
+        return _after(jnp.sum(terms, events), time)
+    counts = jnp.broadcast_to(mask, terms.shape)
+    total = jnp.sum(jnp.where(counts, terms, 0.0), events)
+    return _after(jnp.where(jnp.any(counts, events), total, jnp.nan), time)
 
 
 def _check_future(course: Course, future: Mapping[str, Any]) -> int:

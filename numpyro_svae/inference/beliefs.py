@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.distributions.kl import Path
 from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.labels import known_labels
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import GaussianFactor
@@ -86,7 +87,8 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
     :param said: all that is said of it but its prior, ``(*positions, K)``.
     """
     kind: Any = evidence.local(name).kind
-    return kind.infer(evidence, name, clean(evidence.place(name), said))
+    said = clean(evidence.place(name), said) + known_labels(evidence, name)
+    return kind.infer(evidence, name, said)
 
 
 def infer_state(

@@ -20,6 +20,7 @@ from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.bound_regressions import BoundRegression
 from numpyro_svae.program.factors import Factor, GaussianFactor, Local, Structure
 from numpyro_svae.program.joins import nothing_learnt
+from numpyro_svae.program.labels import counted_labels
 from numpyro_svae.program.places import (
     Place,
     clean,
@@ -69,8 +70,9 @@ class Evidence:
         """Where a factor is, or a local site."""
         if isinstance(factor, str):
             place = place_of(self.site(factor))
-            if factor in self.structure.labels:  # all of it counts
-                return place._replace(mask=None)
+            if factor in self.structure.labels:
+                mask = counted_labels(self.bound.sites, factor)
+                return place._replace(mask=mask)
             return self._uncounted(factor, place)
         if factor.form == "density":
             return self.bound.tables[factor.site].place

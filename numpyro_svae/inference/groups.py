@@ -22,10 +22,10 @@ from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.fixed_point import FixedPoint
 from numpyro_svae.inference.graph import infer_graph
 from numpyro_svae.inference.joint import infer_joint
+from numpyro_svae.inference.labels import known_labels
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.inference.product import infer_product
 from numpyro_svae.inference.totals import optimal_total, sum_of_terms
-from numpyro_svae.potentials import CategoricalPotential
 from numpyro_svae.program.groups import Group, coupled_groups
 from numpyro_svae.program.places import clean
 
@@ -97,12 +97,4 @@ def _said(evidence: Evidence, name: str, potentials: Potentials) -> Array:
     spoken = potentials.get(name)
     if spoken is not None:
         said = said + clean(place, spoken.logits)
-    label = evidence.structure.labels.get(name)
-    return said if label is None else said + _known(evidence, label, size)
-
-
-def _known(evidence: Evidence, label: str, size: int) -> Array:
-    """Rule out all states but the label where the label is known."""
-    site, place = evidence.site(label), evidence.place(label)
-    potential = CategoricalPotential.from_labels(site.value, size, place.mask)
-    return potential.logits
+    return said + known_labels(evidence, name)

@@ -48,10 +48,13 @@ class CategoricalKind(DiscreteKind):
         log_sum, probs = normalize(logits)
         possible = jnp.isfinite(log_sum)
         log_sum = jnp.where(possible, log_sum, 0.0)[..., None]
-        normal = jnp.where(possible[..., None], logits - log_sum, jnp.log(probs))
+        possible = possible[..., None]
+        # Zeros are no argument of a log, whose derivative is infinite there.
+        flat = jnp.log(jnp.where(possible, 1.0, probs))
+        normal = jnp.where(possible, logits - log_sum, flat)
         marginal = dist.Categorical(logits=normal, validate_args=False)
         entropy = per_entry(-jnp.sum(expected_said(probs, normal), -1), place)
-        possible = per_entry(1.0 * ~possible, place) == 0
+        possible = per_entry(1.0 * ~possible[..., 0], place) == 0
         marginal = marginal.to_event(place.extra)
         return DiscreteBelief(probs, None, entropy, possible, marginal)
 

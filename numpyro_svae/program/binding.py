@@ -21,6 +21,7 @@ from numpyro_svae.program.entries import Picked
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.gathered import scanned_inputs
 from numpyro_svae.program.hierarchies import bind_populations
+from numpyro_svae.program.labels import seen_labels
 from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.places import Place
 from numpyro_svae.program.probing import Prober
@@ -74,6 +75,8 @@ class Bound:
         they are not their members.
     :param populations: what the program gives of priors that depend on other blocks, by
         block.
+    :param seen: which positions of labels that are known in part are known, by the
+        latent site; None for all.
     """
 
     sites: dict[str, Site]
@@ -83,6 +86,7 @@ class Bound:
     tables: dict[str, BoundTable]
     picked: dict[tuple[str, str], Picked]
     populations: dict[str, Any]
+    seen: dict[str, Array | None]
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
@@ -103,7 +107,8 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     latent = {n: site for n, site in sites.items() if not site.observed}
     kept = {n: _as_data(site, structure) for n, site in sites.items()}
     above = bind_populations(structure.populations, prober)
-    bound = Bound(kept, _priors(structure, latent), {}, {}, {}, {}, above)
+    seen = {name: seen_labels(program, sites, name) for name in structure.labels}
+    bound = Bound(kept, _priors(structure, latent), {}, {}, {}, {}, above, seen)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue

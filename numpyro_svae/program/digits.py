@@ -48,12 +48,26 @@ def check_digits(name: str, natural: RegressionNatural) -> None:
         )
     weights, at = uu[..., 0, 0], np.array2string(loc[member][:, 0], precision=4)
     weight = weights[member]
-    if member and weight < 3.0 + np.min(weights):
+    if member and _is_apart(loc[..., 0], weights, member):
         raise ValueError(
-            f"{found}They are the few that it has ({weight:.3g}, with the prior), near "
-            f"{at}: look for an outlier there. Accepted: data without it; or float64."
+            f"{found}They are {weight:.3g}, with the prior, near {at}, and far from "
+            "those of other members: look for an outlier there. Accepted: data without "
+            "it; or float64."
         )
     raise ValueError(
         f"{found}All {weight:.3g} of them are far from zero, about {at}. Accepted: "
         "data and prior locations less a point near there; or float64."
     )
+
+
+def _is_apart(loc: np.ndarray, weights: np.ndarray, member: tuple) -> bool:
+    """Whether a member is further from the others than they are from zero.
+
+    :param loc: locations, ``(..., D)``.
+    :param weights: how many data each has.
+    """
+    others = np.where(np.arange(weights.size) == member[0], 0.0, weights.ravel())
+    if not others.any():
+        return False
+    rest = others @ loc.reshape(weights.size, -1) / others.sum()
+    return bool(np.max(np.abs(loc[member] - rest)) > np.max(np.abs(rest)))

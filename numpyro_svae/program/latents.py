@@ -14,8 +14,9 @@ import numpy as np
 from numpyro_svae.program.factors import Local
 from numpyro_svae.program.global_gaussians import Candidates
 from numpyro_svae.program.kinds import kind_of
+from numpyro_svae.program.labels import label_of
 from numpyro_svae.program.priors import Prior, Reading, priors_of
-from numpyro_svae.program.probing import Prober, label_of
+from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Program, Site, is_gaussian, unwrap
 
 __all__ = [

@@ -24,6 +24,7 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro_svae.program.factors import Local, Structure
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.kinds import kind_of
+from numpyro_svae.program.labels import label_of, seen_labels
 from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.origins import at_others, depends, union_of
 from numpyro_svae.program.priors import Prior
@@ -33,7 +34,6 @@ __all__ = [
     "Found",
     "Identity",
     "Prober",
-    "label_of",
     "parameters",
     "plain_run",
     "same",
@@ -145,7 +145,8 @@ class Prober:
         site = self.sites.get(str(label_of(name)))
         if site is None or site.mask is None or not self.locals[name].discrete:
             return draw
-        return np.where(np.asarray(site.mask), np.asarray(site.value), draw)
+        seen = seen_labels(self.program, self.sites, name)
+        return np.where(np.asarray(seen), np.asarray(site.value), draw)
 
     def plain_values(self, column: Array | int = 0) -> dict[str, Array]:
         """The values that data are read at: locals zero, globals on a basis."""
@@ -225,9 +226,3 @@ def plain_run(
 
     given = {**plain_globals(structure.priors), **(values or {})}
     return program.trace(given, zero, expose)
-
-
-def label_of(name: str) -> str | None:
-    """Name of the observed part of a site, of which ``obs_mask`` made this the rest."""
-    whole = name.removesuffix("_unobserved")
-    return None if whole == name else whole + "_observed"

@@ -14,9 +14,10 @@ from numpyro_svae.program.graphs import check_graphs
 from numpyro_svae.program.groups import parents_of, with_mixtures
 from numpyro_svae.program.hierarchies import read_populations
 from numpyro_svae.program.kinds import kind_of
+from numpyro_svae.program.labels import label_of
 from numpyro_svae.program.latents import read_locals, read_priors
 from numpyro_svae.program.observations import observation_of
-from numpyro_svae.program.probing import Prober, label_of
+from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.rows import read_statistics, read_table
 from numpyro_svae.program.sites import Program, Site
 from numpyro_svae.program.wiring import Wiring, not_conjugate

@@ -103,6 +103,9 @@ def _of_observation(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     features = prior.features if factor.event_dim else ()
     value = site.value if site.mask is None else _where(site.mask, site.value)
     statistics, base = kind.statistics(site.fn, value)
+    inside = site.fn.support(value)
+    statistics = jax.tree.map(partial(_where, inside), statistics)
+    base = jnp.where(inside, base, -jnp.inf)  # as of labels that there are not
     base = jnp.broadcast_to(base, place.positions + features)
     if site.mask is not None:  # features may be missing
         statistics, base = jax.tree.map(partial(_where, site.mask), (statistics, base))
@@ -150,7 +153,9 @@ def _of_chain(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     statistics = jax.nn.one_hot(now, size)
     first = len(place.positions)
     axes = tuple(range(first, first + len(selectors)))
-    base = jnp.zeros(place.positions + (1,) * len(selectors))
+    base = jnp.where((now >= 0) & (now < size), 0.0, -jnp.inf)
+    base = jnp.broadcast_to(base, place.positions)
+    base = jnp.expand_dims(base, axes)
     return BoundStatistics(jnp.expand_dims(statistics, axes), base, picked)
 
 

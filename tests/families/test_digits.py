@@ -66,6 +66,14 @@ def test_an_outlier_is_named():
         check_digits("a", both)
 
 
+def test_groups_that_are_far_from_zero_together_are_no_outliers():
+    groups = (RNG.standard_normal((n, 2)) + 2e4 + 3 * n for n in (12, 13))
+    members = [naturals(y, np.ones((len(y), 1))) for y in groups]
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    with pytest.raises(ValueError, match=r"All .* are far from zero"):
+        check_digits("a", both)
+
+
 def test_responses_that_are_large_beside_their_noise_are_named():
     u = RNG.standard_normal((80, 2))
     v = 1e5 * u + RNG.standard_normal((80, 2))

@@ -200,14 +200,15 @@ def test_a_padded_sequence_goes_on_from_its_own_end(x64):
 def test_a_constant_input_is_a_bias(x64):
     """A model with a drift drifts, in any number of steps."""
 
-    def drift(y):
+    def drift(y, counts=None):
         ones = jnp.ones((y.shape[0] - 1, 1))
         weight = jnp.array([[1.0, 2.0]])
         start = jnp.zeros(1), 1e-6 * jnp.eye(1)
         step = weight, 1e-6 * jnp.eye(1)
         x = numpyro.sample("x", ns.LinearGaussianChain(*start, *step, inputs=ones))
-        seen = dist.MultivariateNormal(x, 0.01 * jnp.eye(1)).to_event(1)
-        numpyro.sample("y", seen, obs=y)
+        seen = dist.MultivariateNormal(x, 0.01 * jnp.eye(1))
+        seen = seen if counts is None else seen.mask(counts)
+        numpyro.sample("y", seen.to_event(1), obs=y)
 
     y = 2.0 * jnp.arange(4)[:, None]
     paths = ns.forecast(drift, ns.AutoSVAE(drift), {}, KEY, y, horizon=3)
@@ -218,6 +219,12 @@ def test_a_constant_input_is_a_bias(x64):
     goal = -0.5 * (away**2 / 0.01 + np.log(2 * np.pi * 0.01))
     np.testing.assert_allclose(score, goal, rtol=0.02)
     assert score.shape == (3,)
+    # What is masked is not scored.
+    args, given = (drift, ns.AutoSVAE(drift), {}, KEY, y), {"future": future}
+    counts = jnp.ones(4, bool), jnp.array([True, False, True])
+    given["future_inputs"] = {"counts": counts[1]}
+    masked = ns.log_score(*args, counts[0], **given, num_samples=100)["y"]
+    np.testing.assert_allclose(masked, np.where(counts[1], goal, np.nan), rtol=0.05)
 
 
 @pytest.mark.slow

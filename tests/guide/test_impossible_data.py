@@ -96,3 +96,49 @@ def test_an_observation_without_local_parents_is_named():
     state = svi.init(random.PRNGKey(0), y)
     with pytest.warns(RuntimeWarning, match="inf at 'y'"):
         assert svi.evaluate(state, y) == np.inf
+
+
+def conjugate(y):
+    """Observations of one number each, whose parameters are learnt."""
+    probs = numpyro.sample("probs", dist.Dirichlet(jnp.ones(3)))
+    p = numpyro.sample("p", dist.Beta(1.0, 2.0))
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    rows = jnp.array([[0.5, 0.5], [0.2, 0.8]])
+    parts = {
+        "label": dist.Categorical(probs),
+        "counts": dist.Multinomial(4, probs),
+        "coin": dist.Bernoulli(p),
+        "time": dist.Gamma(1.5, rate),
+        "path": ns.DiscreteMarkovChain(rows[0], rows, num_steps=3),
+    }
+    with numpyro.plate("data", 2):
+        for name, fn in parts.items():
+            numpyro.sample(name, fn, obs=y[name])
+
+
+@pytest.mark.filterwarnings("ignore:Out-of-support values:UserWarning")
+def test_data_out_of_place_have_probability_zero():
+    """Labels that there are not, counts that do not add up, times before zero."""
+    good = {
+        "label": jnp.array([0, 2]),
+        "counts": jnp.array([[1, 2, 1], [0, 0, 4]]),
+        "coin": jnp.array([1, 0]),
+        "time": jnp.array([0.5, 2.0]),
+        "path": jnp.array([[0, 1, 1], [0, 0, 0]]),
+    }
+    wrong = {
+        "label": jnp.array([0, -1]),
+        "counts": jnp.array([[1, 2, 2], [0, 0, 4]]),
+        "coin": jnp.array([3, 0]),
+        "time": jnp.array([0.5, -2.0]),
+        "path": jnp.array([[0, 1, 2], [0, 0, 0]]),
+    }
+    guide = ns.AutoSVAE(conjugate)
+    svi = SVI(conjugate, guide, ns.svae_optimizer(), ns.SVAE_ELBO())
+    params = svi.get_params(svi.init(random.PRNGKey(0), good))
+    loss = ns.SVAE_ELBO(sum_sites=False).loss
+    args = random.PRNGKey(0), params, conjugate, guide
+    assert all(np.isfinite(value) for value in loss(*args, good).values())
+    with pytest.warns(RuntimeWarning, match=r"'coin' at 1 of 2 entries from \(0,\)"):
+        terms = loss(*args, wrong)
+    assert {name for name in terms if terms[name] == np.inf} == set(wrong)

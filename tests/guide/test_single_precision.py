@@ -186,3 +186,31 @@ def test_known_noise(problem, level, spread):
 @pytest.mark.parametrize("level", [0.0, 1e3])
 def test_learnt_noise(noisy_problem, level):
     assert_close(noisy_problem, level, 1e3)
+
+
+def members(y, level):
+    """Labels, means of a population, precisions of their own: independent priors."""
+    top = numpyro.sample("top", dist.Normal(level, 5.0))
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("components", 2):
+        mean = numpyro.sample("mean", dist.Normal(top, 2.0))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("y", dist.Normal(mean[z], tau[z] ** -0.5), obs=y)
+
+
+def test_independent_priors_far_from_zero():
+    """Data, and the prior, moved by ten thousand deviations: all is as it was."""
+    guide = ns.AutoSVAE(members, num_starts=1)
+    svi = make_svi(members, guide, natural=0.3)
+    noise = np.random.default_rng(0).standard_normal(24)
+    y = np.round(32 * (noise + 4.0 * (np.arange(24) % 2))) / 32  # sums are exact
+    update, losses = jax.jit(svi.update), []
+    for level in (0.0, 16384.0):
+        args = jnp.asarray(y + level, jnp.float32), jnp.asarray(level, jnp.float32)
+        state = svi.init(random.PRNGKey(0), *args)
+        for _ in range(5):
+            state, loss = update(state, *args)
+        losses.append(float(loss))
+    np.testing.assert_allclose(*losses, atol=0.02)

@@ -3,6 +3,7 @@
 
 """What ``obs_mask`` leaves out is latent: inferred exactly, or an error."""
 
+import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
@@ -141,3 +142,42 @@ def test_missing_vectors_behind_a_network_have_a_potential(x64):
 def test_missing_counts_are_an_error_that_says_what_to_write():
     with pytest.raises(ValueError, match=r"'n_unobserved': obs_mask.*fn.mask\(seen\)"):
         loss_of(ns.AutoSVAE(counts), counts, SEEN)
+
+
+LABELS, KNOWN = np.array([0, 1, 1, 0, 1, 0]), np.array([1, 1, 0, 0, 1, 0], bool)
+CENTRES = np.array([[0.0, 1.0], [1.5, -1.0]])
+STATES = dist.Dirichlet(np.array([1.5, 2.0]))
+
+
+def labelled(y, labels, known, counts, scored):
+    """Labels of which a part is known, and masks around them and around the data."""
+    weights = numpyro.sample("weights", STATES)
+    with numpyro.plate("data", len(y)):
+        with numpyro.handlers.mask(mask=counts):
+            fn = dist.Categorical(weights)
+            z = numpyro.sample("z", fn, obs=labels, obs_mask=known)
+        fn = dist.MultivariateNormal(jnp.asarray(CENTRES)[z], jnp.eye(2)).mask(scored)
+        numpyro.sample("y", fn, obs=y)
+
+
+def after_a_step(*args):
+    guide = ns.AutoSVAE(labelled, num_starts=1, init={"weights": STATES})
+    svi = make_svi(labelled, guide, natural=1.0)
+    state, loss = jax.jit(svi.update)(svi.init(KEY, *args), *args)
+    params = svi.get_params(state)
+    return loss, params["weights_auto_natural"].concentration
+
+
+@pytest.mark.parametrize("around", ["everything", "known labels"])
+def test_masks_around_labels_that_are_known_in_part(x64, around):
+    y, out = numbers(6, 2), KNOWN & (LABELS == 1)
+    if around == "everything":
+        out = np.array([0, 1, 0, 1, 0, 0], bool)
+    scored = ~out if around == "everything" else np.ones(6, bool)
+    loss, weights = after_a_step(y, LABELS, KNOWN, ~out, scored)
+    kept = (a[~out] for a in (y, LABELS, KNOWN, ~out, scored))
+    expected, others = after_a_step(*kept)
+    for own, label in zip(y[out & scored], LABELS[out & scored]):
+        expected -= multivariate_normal(CENTRES[label]).logpdf(own)
+    np.testing.assert_allclose(loss, expected, rtol=1e-9)
+    np.testing.assert_allclose(weights, others, rtol=1e-9)

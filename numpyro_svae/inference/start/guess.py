@@ -31,7 +31,11 @@ from numpyro_svae.inference.start.dynamics import slow_dynamics
 from numpyro_svae.inference.start.hierarchies import from_below, priors_alone
 from numpyro_svae.inference.start.joins import of_joint, stand_in
 from numpyro_svae.inference.start.members import Kind, guess_cells, guess_members
-from numpyro_svae.inference.start.regressions import regressions, transitions
+from numpyro_svae.inference.start.regressions import (
+    regressions,
+    residual_regressions,
+    transitions,
+)
 from numpyro_svae.program.factors import Factor
 
 __all__ = ["Guess"]
@@ -76,12 +80,12 @@ class Guess:
             found[name] = guess_members(*args)
         return found
 
-    def _members_at(self, factor: Factor, prior: Any) -> Array:
+    def _members_at(self, factor: Factor, batch: tuple[int, ...]) -> Array:
         """Memberships where a factor is."""
         data = self.evidence.bound.regressions.get((factor.site, factor.role))
         places = self.evidence.place(factor).positions
-        picks = None if data is None or not prior.batch_shape else data.members
-        cells = None if picks is None else jax.nn.one_hot(picks, prior.batch_shape[0])
+        picks = None if data is None or not batch else data.members
+        cells = None if picks is None else jax.nn.one_hot(picks, batch[0])
         if factor.source.selector is not None:
             members = self._members[factor.source.selector]
             members = self.evidence.spread_for(factor, members)
@@ -91,8 +95,8 @@ class Guess:
         if cells is None:
             return jnp.ones((*places, 1))
         if factor.form == "regression" and factor.selectors:
-            size, paths = prior.batch_shape[0], self.paths
-            return guess_cells(self.key, self.kind, self.evidence, factor, size, paths)
+            key, paths = self.key, self.paths
+            return guess_cells(key, self.kind, self.evidence, factor, batch[0], paths)
         return 1.0 * cells
 
     def _block(self, name: str) -> NaturalParameters | None:
@@ -104,8 +108,10 @@ class Guess:
                 continue
             if factor.form == "rows" and not factor.coupled:
                 place, used = self.evidence.place(factor), jnp.ones(())
-                if factor.site in structure.labels:  # all of it counts
-                    place = place._replace(mask=None)
+                if factor.site in structure.labels:  # known or not
+                    whole = factor.role == "value"
+                    mask = self.evidence.place(factor.site).mask if whole else None
+                    place = place._replace(mask=mask)
                 if factor.site in self._members:
                     members = self._members[factor.site]
                     used = jnp.any(members.reshape(-1, members.shape[-1]) > 0, 0)
@@ -119,7 +125,7 @@ class Guess:
                 if factor.source.selector is None:
                     continue
                 data = bound.statistics[factor.site, factor.role]
-                members = self._members_at(factor, prior)
+                members = self._members_at(factor, prior.batch_shape)
                 place = self.evidence.place(factor)
                 return add_statistics(prior, data.log_prob, members, place)
             if factor.form == "regression":
@@ -136,24 +142,35 @@ class Guess:
         block: Any = structure.priors[name]
         join = structure.joins.get(str(factor.source.prior))
         if join is None:
-            prior = block.whole(self._priors[name])
-        elif join.weights:
-            noise = bound.regressions[factor.site, factor.role].noise
-            prior = stand_in(join, self._priors, noise)
-        else:
+            found = self._regression(factor, block.whole(self._priors[name]))
+            return None if found is None else block.of_whole(found)
+        if not join.weights:
             return None
-        start = self._regression(factor, prior)
-        if start is None or join is None:
-            return None if start is None else block.of_whole(start)
+        noise = bound.regressions[factor.site, factor.role].noise
+        prior = stand_in(join, self._priors, noise)
+        if self._moves(factor, prior.df.shape):
+            moved = self._regression(factor, prior.natural())
+            start = None if moved is None else moved.to_standard()
+        else:
+            members = self._members_at(factor, prior.df.shape)
+            args = factor, self.evidence, members, self.paths
+            start = residual_regressions(prior, *args)
+        if start is None:
+            return None
         return of_joint(block, join, self._priors, prior, start)
+
+    def _moves(self, factor: Factor, batch: tuple[int, ...]) -> bool:
+        """Whether a factor is a step whose states or dynamics are not known."""
+        latent = not self.evidence.site(factor.site).observed
+        return factor.role == "transition" and (bool(batch) or latent)
 
     def _regression(
         self, factor: Any, prior: RegressionNatural
     ) -> RegressionNatural | None:
         site: Any = self.evidence.site(factor.site)
         switches = bool(prior.batch_shape)
-        members = self._members_at(factor, prior)
-        if factor.role == "transition" and (switches or not site.observed):
+        members = self._members_at(factor, prior.batch_shape)
+        if self._moves(factor, prior.batch_shape):
             path = site.value if site.observed else self.paths.get(factor.site)
             data = self.evidence.bound.regressions[factor.site, factor.role]
             given = data.known is not None or data.fixed is not None

@@ -16,12 +16,9 @@ from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import block_diag
 
-from numpyro_svae.families import (
-    GaussianNatural,
-    NaturalParameters,
-    RegressionNatural,
-)
+from numpyro_svae.families import GaussianNatural, NaturalParameters
 from numpyro_svae.families.matrices import inverse_from_tril
+from numpyro_svae.families.regression import RegressionStandard
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.noise_priors import ExpectedNoise
@@ -33,7 +30,7 @@ Priors = dict[str, Any]
 
 def stand_in(
     join: Join, priors: Priors, known: ExpectedNoise | None
-) -> RegressionNatural:
+) -> RegressionStandard:
     """A joint prior with the expectations of independent ones.
 
     :param priors: natural parameters of the priors, by block.
@@ -59,9 +56,8 @@ def stand_in(
         diagonal = jax.vmap(diagonal)
     df = jnp.full(batch, join.dim + 2.0)
     tril = jnp.linalg.cholesky((join.dim + 2.0) * cov)
-    return RegressionNatural.from_standard(
-        jnp.concatenate(means, -1), diagonal(*precisions), tril, df
-    )
+    columns = jnp.linalg.cholesky(diagonal(*precisions))
+    return RegressionStandard(jnp.concatenate(means, -1), columns, tril, df)
 
 
 def _to_batch(x: Array, batch: tuple[int, ...]) -> Array:
@@ -81,8 +77,8 @@ def of_joint(
     block: Any,
     join: Join,
     priors: Priors,
-    before: RegressionNatural,
-    start: RegressionNatural,
+    before: RegressionStandard,
+    start: RegressionStandard,
 ) -> NaturalParameters:
     """Natural parameters of one block, from a start of the joint prior.
 
@@ -91,18 +87,22 @@ def of_joint(
     :param before: the joint prior that the start was found with.
     :param start: that start.
     """
-    standard = start.to_standard()
-    scatter, old = (
+    scatter, old, columns, old_columns = (
         tril @ jnp.swapaxes(tril, -1, -2)
-        for tril in (standard.scale_tril, before.to_standard().scale_tril)
+        for tril in (
+            start.scale_tril,
+            before.scale_tril,
+            start.column_tril,
+            before.column_tril,
+        )
     )
     count, prior = start.df - before.df, priors[block.name]
     if block.part == "noise":
         return block.start(prior, scatter - old, count)
     first = sum(b.columns for b in join.weights[: join.weights.index(block)])
     own = slice(first, first + block.columns)
-    mean, seen = standard.loc[..., own], (start.uu - before.uu)[..., own, own]
-    precision = inverse_from_tril(standard.scale_tril) * start.df[..., None, None]
+    mean, seen = start.loc[..., own], (columns - old_columns)[..., own, own]
+    precision = inverse_from_tril(start.scale_tril) * start.df[..., None, None]
     if join.components is not None and block.components is None:
         share = count / jnp.sum(count)
         mean = jnp.tensordot(share, mean, (0, 0))

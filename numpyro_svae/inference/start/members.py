@@ -106,13 +106,14 @@ def guess_cells(
 def known_members(evidence: Evidence, selector: str) -> Array | None:
     """One-hot memberships of the positions with a label; zeros elsewhere."""
     label = evidence.structure.labels.get(selector)
-    if label is None or evidence.site(label).mask is None:
+    seen = evidence.bound.seen.get(selector)
+    if label is None or seen is None:
         return None
     site: Any = evidence.site(label)
     place = evidence.place(selector)
     size = evidence.local(selector).size
     known = jnp.where(
-        site.mask[..., None], jax.nn.one_hot(site.value, size, dtype=float), 0.0
+        seen[..., None], jax.nn.one_hot(site.value, size, dtype=float), 0.0
     )
     return jnp.broadcast_to(known, (*place.positions, size))
 

@@ -10,13 +10,15 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import RegressionNatural
+from numpyro_svae.families.matrices import transpose
+from numpyro_svae.families.regression import RegressionStandard
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.start.counts import weighted
 from numpyro_svae.inference.start.values import shown_values, values_of
 from numpyro_svae.program.factors import Factor, GaussianFactor
 from numpyro_svae.program.places import read_at
 
-__all__ = ["regressions", "transitions"]
+__all__ = ["regressions", "residual_regressions", "transitions"]
 
 _LEAST_NOISE = 0.01  # of the variance of what is seen, where the regressors are guessed
 
@@ -37,6 +39,67 @@ def regressions(
     :param paths: estimates of latent vectors and paths.
     :return: None if either side is unknown.
     """
+    shown = _shown(factor, evidence, members, paths)
+    if shown is None:
+        return None
+    v, u, share, least = shown
+    total = _sums(v, u, share)
+    total = RegressionNatural(total.vv + least, total.vu, total.uu, total.df)
+    return prior + _as_batch(prior, total)
+
+
+def residual_regressions(
+    prior: RegressionStandard,
+    factor: Factor,
+    evidence: Evidence,
+    members: Array,
+    paths: dict[str, Array],
+) -> RegressionStandard | None:
+    """The same from and to standard parameters, of which far data leave digits.
+
+    A fit is found first, and then the regression of what it leaves.
+    """
+    shown = _shown(factor, evidence, members, paths)
+    if shown is None:
+        return None
+    v, u, share, least = shown
+    v, u = (x.reshape(-1, x.shape[-1]) for x in (v, u))
+    share = share.reshape(-1, share.shape[-1])
+    loc, tril, scale_tril, df = prior
+    batch = (share.shape[-1],)
+    own = jnp.broadcast_to(loc, (*batch, *loc.shape[-2:]))
+    before = jnp.broadcast_to(tril @ transpose(tril), (*batch, *tril.shape[-2:]))
+    uu = before + jnp.einsum("nk,ni,nj->kij", share, u, u)
+
+    def fit(left: Array, old: Array) -> Array:
+        """Weights of what is left, ``(N, K, D)``, if the prior has others."""
+        vu = old @ before + jnp.einsum("nk,nki,nj->kij", share, left, u)
+        return transpose(jnp.linalg.solve(uu, transpose(vu)))
+
+    rough = fit(jnp.broadcast_to(v[:, None], (len(v), *batch, v.shape[-1])), own)
+    left = v[:, None] - jnp.einsum("kij,nj->nki", rough, u)
+    found = fit(left, own - rough)
+    left = left - jnp.einsum("kij,nj->nki", found, u)
+    moved = own - rough - found
+    scatter = scale_tril @ transpose(scale_tril) + least
+    scatter = scatter + moved @ before @ transpose(moved)
+    scatter = scatter + jnp.einsum("nk,nki,nkj->kij", share, left, left)
+    result = RegressionStandard(
+        rough + found,
+        jnp.linalg.cholesky(uu),
+        jnp.linalg.cholesky(scatter),
+        df + jnp.sum(share, 0),
+    )
+    return result if df.ndim else jax.tree.map(lambda leaf: leaf[0], result)
+
+
+def _shown(
+    factor: Factor, evidence: Evidence, members: Array, paths: dict[str, Array]
+) -> tuple[Array, Array, Array, Array] | None:
+    """Responses, regressors, how much each counts, and scatter that there is at least.
+
+    :return: None if either side is unknown.
+    """
     values = values_of(evidence, factor, paths)
     data = evidence.bound.regressions[factor.site, factor.role]
     if values is None:
@@ -51,14 +114,12 @@ def regressions(
     if parent_map is not None:
         w = w + (parent_map @ x[..., None])[..., 0]
     v, u = data.to_block(v, w, len(factor.selectors))
-    share = weighted(members, place)
-    total = _sums(v, u, share)
-    if parent_map is not None:
-        spread = jnp.sum(share * jnp.sum(_centred(v, share) ** 2, -1)[..., None], 0)
-        spread = jnp.sum(spread.reshape(-1, share.shape[-1]), 0) / v.shape[-1]
-        least = _LEAST_NOISE * spread[:, None, None] * jnp.eye(v.shape[-1])
-        total = RegressionNatural(total.vv + least, total.vu, total.uu, total.df)
-    return prior + _as_batch(prior, total)
+    share, eye = weighted(members, place), jnp.eye(v.shape[-1])
+    if parent_map is None:
+        return v, u, share, 0.0 * eye
+    spread = jnp.sum(share * jnp.sum(_centred(v, share) ** 2, -1)[..., None], 0)
+    spread = jnp.sum(spread.reshape(-1, share.shape[-1]), 0) / v.shape[-1]
+    return v, u, share, _LEAST_NOISE * spread[:, None, None] * eye
 
 
 def transitions(
