@@ -55,7 +55,8 @@ class _Place(NamedTuple):
     :param said: the potentials.
     :param goal: where the messages would take them.
     :param bound: by datum, of each group.
-    :param left: how far the potentials are from their goal, by datum of each group.
+    :param left: what the bound may still rise, in units of the tolerance, by datum of
+        each group.
     """
 
     said: Potentials
@@ -161,7 +162,6 @@ class Sweeps:
         for name, senders in self.senders.items():
             place = self.evidence.place(name)
             moments = moments_of(local.marginals[name], place.positions)
-            tolerance = self.options.tolerance_for(moments.mean.dtype)
             found, gradient = self._expected(name, senders, moments)
             message = message_of(moments, gradient)
             if place.mask is not None:
@@ -174,13 +174,20 @@ class Sweeps:
                 jnp.where(usable, message.info_vector, said[name].info_vector),
                 jnp.where(usable[..., None], message.precision, said[name].precision),
             )
-            far = jnp.where(jnp.isfinite(far), far, jnp.inf) / tolerance
+            far = jnp.where(jnp.isfinite(far), far, jnp.inf)
+            far = far**2 / self._tolerance(far.dtype)
             left[name] = jnp.max(far, tuple(range(far.ndim - place.extra, far.ndim)))
             terms |= found
         bound = tuple(datum.bound(self.evidence, local, terms) for datum in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
         ends = tuple(datum.largest(left) for datum in self.data)
         return _Place(said, goal, bound, ends)
+
+    def _tolerance(self, dtype: Any) -> float:
+        """Of the square of a distance, which is about what a bound can still rise."""
+        if self.options.tolerance is not None:
+            return self.options.tolerance
+        return 1e-7 if dtype == jnp.float64 else 1e-5
 
     def _infer(self, said: Potentials) -> LocalPosterior:
         spoken = {**self.potentials, **said}
