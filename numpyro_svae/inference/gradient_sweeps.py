@@ -43,7 +43,7 @@ from numpyro_svae.program.likelihoods import Likelihoods
 __all__ = ["Sweeps"]
 
 _FIRST_RATE = 0.5
-_SHORTEST = 1 / 64  # where rounding hides whether the bound falls
+_SHORTEST = 1e-8  # rate at which a datum is given up: no step makes its bound rise
 _TIGHTER = (0.0, 9.0, 99.0, 999.0)  # what starts add to prior precisions, times these
 
 Potentials = dict[str, GaussianPotential]
@@ -115,9 +115,9 @@ class Sweeps:
     # sweeps
 
     def _goes_on(self, state: _State) -> Array:
-        most = [jnp.max(left, initial=0.0) for left in state.place.left]
-        unfinished = ~(jnp.stack(most) <= 1.0).all()
-        return unfinished & (state.sweeps < self.options.max_sweeps)
+        pairs = zip(state.place.left, state.rates)
+        moves = [jnp.any(~(left <= 1.0) & (r > _SHORTEST)) for left, r in pairs]
+        return jnp.stack(moves).any() & (state.sweeps < self.options.max_sweeps)
 
     def _sweep(self, state: _State) -> _State:
         place = state.place
@@ -130,16 +130,10 @@ class Sweeps:
         takes = tuple(map(_is_better, found.bound, found.left, place.bound, place.left))
         kept = self._choose(takes, found, place)
         rates = tuple(
-            jnp.where(take, jnp.minimum(1.0, 2.0 * rate), self._shorter(rate, *ends))
-            for take, rate, *ends in zip(takes, state.rates, found.bound, place.bound)
+            jnp.where(take, jnp.minimum(1.0, 2.0 * rate), 0.5 * rate)
+            for take, rate in zip(takes, state.rates)
         )
         return _State(kept, rates, state.sweeps + 1)
-
-    @staticmethod
-    def _shorter(rate: Array, bound: Array, before: Array) -> Array:
-        """Half of a rate, but not for what may be rounding."""
-        same = jnp.abs(bound - before) <= _rounding(before)
-        return jnp.where(same, jnp.maximum(0.5 * rate, _SHORTEST), 0.5 * rate)
 
     def _choose(self, takes: tuple[Array, ...], new: _Place, old: _Place) -> _Place:
         """What is known at some potentials, by datum at the new or at the old ones."""

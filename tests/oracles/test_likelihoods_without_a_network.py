@@ -161,14 +161,11 @@ def counts(seed=0, size=2):
 
 
 def test_a_poisson_system_needs_few_sweeps(x64):
-    y = counts()
-    few = ns.FixedPoint(max_sweeps=25, tolerance=1e-20)
-    losses = {}
-    for name, options in (("few", few), ("many", EXACT)):
-        guide = ns.AutoSVAE(poisson_system, fixed_point=options)
-        guide.watch.said.add("ascent")
-        losses[name] = loss_of(guide, poisson_system, y, params={})
-    assert abs(losses["few"] - losses["many"]) < 1e-6 * len(y)
+    """The square of what is left is about what the bound can still rise, in nats."""
+    near = ns.FixedPoint(max_sweeps=25, tolerance=1e-8)
+    guide = ns.AutoSVAE(poisson_system, fixed_point=near)
+    ended = guide.convergence({}, counts())["x"]
+    assert ended.residual <= 1 and ended.sweeps < 25
 
 
 def test_gradients_are_those_of_the_best_bound(x64):
@@ -189,21 +186,22 @@ def test_gradients_are_those_of_the_best_bound(x64):
     np.testing.assert_allclose(jnp.sum(slope * way), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_no_start_makes_a_nan(seed):
-    """Where all is as wide as can be: expectations under the prior overflow."""
-    loading = 5.0 * random.normal(random.PRNGKey(seed), (3, 6))
+def wide(y, loading):
+    """Counts of vectors with a prior under which expectations overflow."""
+    with numpyro.plate("data", len(y)):
+        x = numpyro.sample("x", dist.Normal(jnp.zeros(3), 10.0).to_event(1))
+        numpyro.sample("y", dist.Poisson(jnp.exp(x @ loading)).to_event(1), obs=y)
 
-    def model(y):
-        with numpyro.plate("data", len(y)):
-            x = numpyro.sample("x", dist.Normal(jnp.zeros(3), 10.0).to_event(1))
-            rate = jnp.exp(x @ loading)
-            numpyro.sample("y", dist.Poisson(rate).to_event(1), obs=y)
 
-    y = 1.0 * random.poisson(random.PRNGKey(seed), 30.0, (20, 6))
-    guide = ns.AutoSVAE(model)
-    assert np.isfinite(loss_of(guide, model, y))
-    assert np.all(guide.convergence({}, y)["x"].residual <= 1)
+def test_no_start_makes_a_nan():
+    guide = ns.AutoSVAE(wide)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        y = rng.poisson(30.0, (20, 6)).astype(np.float32)
+        loading = 5.0 * rng.standard_normal((3, 6)).astype(np.float32)
+        assert np.isfinite(loss_of(guide, wide, y, loading))
+        ended = guide.convergence({}, y, loading)["x"]
+        assert ended.residual <= 1, seed
 
 
 @pytest.mark.slow
