@@ -3,6 +3,7 @@
 
 """Structured variational autoencoders for NumPyro."""
 
+from numpyro_svae import kinds
 from numpyro_svae.diagnostics.report import Report, report
 from numpyro_svae.diagnostics.to_arviz import to_arviz
 from numpyro_svae.distributions import (
@@ -46,6 +47,7 @@ __all__ = [
     "filter",
     "forecast",
     "impute",
+    "kinds",
     "log_score",
     "report",
     "sample",

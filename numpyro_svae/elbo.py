@@ -23,7 +23,7 @@ from numpyro.util import _validate_model, check_model_guide_match
 from numpyro_svae.inference.declared import sums_of_terms
 from numpyro_svae.inference.weights import Weight, weighted
 from numpyro_svae.notices import notice
-from numpyro_svae.program.sites import at_positions
+from numpyro_svae.program.wrappers import at_positions
 from numpyro_svae.whole_steps import spoilt
 
 __all__ = ["SVAE_ELBO"]

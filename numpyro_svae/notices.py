@@ -29,8 +29,8 @@ def notice(
     the first one that it has happened to speaks for all. A call is made each time that
     it happens: what is to be said once, the function must remember.
 
-    It is no effect, so that programs are dispatched as fast as before, and are kept in
-    JAX's compilation cache.
+    It is no effect, so that programs are dispatched as fast as before. JAX does not keep
+    a program with a function of the host in its compilation cache on disk.
 
     :param happened: whether, a boolean of shape ``()``.
     :param values: a pytree of arrays.

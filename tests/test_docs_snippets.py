@@ -29,6 +29,7 @@ PAGES = (
     "docs/own_models.md",
     "docs/sharp_bits.md",
     "docs/scale.md",
+    "docs/extending.md",
 )
 
 

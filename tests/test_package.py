@@ -16,7 +16,7 @@ import pytest
 import numpyro_svae
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = sorted(set(numpyro_svae.__all__) - {"__version__"})
+PUBLIC = sorted(set(numpyro_svae.__all__) - {"__version__", "kinds"})
 
 # Prints the modules that importing the package adds to what it cannot do without.
 IMPORT = """

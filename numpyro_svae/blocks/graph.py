@@ -39,6 +39,7 @@ from numpyro_svae.blocks.graph_elimination import (
 from numpyro_svae.blocks.graph_factors import funsor_on_jax, shifted
 from numpyro_svae.blocks.graph_order import elimination_order
 from numpyro_svae.blocks.graph_terms import (
+    GaussianStatistics,
     GaussianTerm,
     TableTerm,
     Term,
@@ -62,20 +63,6 @@ __all__ = [
 ]
 
 Terms = tuple[Term, ...]
-
-
-class GaussianStatistics(NamedTuple):
-    """Expected statistics of a Gaussian term, jointly with the states it depends on.
-
-    With ``1{s}`` the indicator of the states ``s``: ``probability`` is ``E[1{s}]``,
-    ``(*plates, *states)``; ``first`` is ``E[1{s} x]``, ``(*plates, *states, S)``; and
-    ``second`` is ``E[1{s} x x']``, ``(*plates, *states, S, S)``. They are the
-    derivatives of the log normaliser by ``constant``, ``info`` and ``-precision / 2``.
-    """
-
-    probability: Array
-    first: Array
-    second: Array
 
 
 class GaussianMarginal(NamedTuple):

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 from jax import Array
@@ -27,6 +28,20 @@ class Variable:
     size: int
     discrete: bool = False
     plates: tuple[str, ...] = ()
+
+
+class GaussianStatistics(NamedTuple):
+    """Expected statistics of a Gaussian term, jointly with the states it depends on.
+
+    With ``1{s}`` the indicator of the states ``s``: ``probability`` is ``E[1{s}]``,
+    ``(*plates, *states)``; ``first`` is ``E[1{s} x]``, ``(*plates, *states, S)``; and
+    ``second`` is ``E[1{s} x x']``, ``(*plates, *states, S, S)``. They are the
+    derivatives of the log normaliser by ``constant``, ``info`` and ``-precision / 2``.
+    """
+
+    probability: Array
+    first: Array
+    second: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +70,12 @@ class GaussianTerm:
     precision: Array
     constant: Array
 
+    def expected(self, statistics: GaussianStatistics) -> Array:
+        """Its expectation, ``(*plates, *states)``, from what is expected of it."""
+        value = statistics.probability * self.constant
+        value = value + jnp.sum(statistics.first * self.info, -1)
+        return value - 0.5 * jnp.sum(statistics.second * self.precision, (-2, -1))
+
 
 @dataclass(frozen=True, eq=False)
 class TableTerm:
@@ -68,6 +89,13 @@ class TableTerm:
     states: tuple[str, ...]
     plates: tuple[str, ...]
     logits: Array
+
+    def expected(self, probs: Array) -> Array:
+        """Its expectation, ``(*plates, *states)``; what is impossible counts nothing.
+
+        :param probs: of the states.
+        """
+        return probs * jnp.where(probs > 0, self.logits, 0.0)
 
 
 Term = GaussianTerm | TableTerm

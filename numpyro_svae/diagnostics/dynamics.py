@@ -13,9 +13,7 @@ import numpy as np
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.bound_regressions import BoundRegression
-from numpyro_svae.program.factors import Factor, GaussianFactor
-from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.priors import RegressionPrior
+from numpyro_svae.program.factors import Factor
 
 __all__ = ["eigenvalues"]
 
@@ -36,7 +34,7 @@ def eigenvalues(
     """
     found = {}
     for factor in guide.structure.factors:
-        if not isinstance(factor, GaussianFactor) or factor.role != "transition":
+        if factor.form != "regression" or factor.role != "transition":
             continue
         if (factor.site, factor.role) not in bound.regressions:
             continue
@@ -58,13 +56,14 @@ def _draws(
     """Draws of the weight that a block holds, ``(S, [K], D, M)``."""
     structure = guide.structure
     source = str(factor.source.prior)
-    join, prior = structure.joins.get(source), structure.priors.get(source)
+    join = structure.joins.get(source)
+    prior: Any = structure.priors.get(source)
     if join is not None and len(join.weights) == 1:
         prior = join.weights[0]
-    if not isinstance(prior, RegressionPrior | GaussianPrior):
+    if prior is None or prior.part not in ("weight", "both"):
         return None
     values = guide.get_posterior(params)[prior.name].sample(key, (count,))
-    if isinstance(prior, RegressionPrior):
+    if prior.part == "both":
         return np.asarray(values[..., : prior.columns])
     return np.asarray(prior.weight(values))
 

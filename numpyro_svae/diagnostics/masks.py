@@ -16,6 +16,7 @@ from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import coupled_groups, scope
+from numpyro_svae.program.kinds import lengths_of
 from numpyro_svae.program.places import place_of, pull_to
 from numpyro_svae.program.wrappers import peel
 
@@ -25,7 +26,7 @@ __all__ = ["blanked", "counted_entries", "counted_positions", "in_plates"]
 def counted_entries(message: dict) -> np.ndarray | None:
     """Which entries of the value of a site count, ``(*value.shape,)``; None for all."""
     fn, mask, _ = peel(message["fn"])
-    shape, lengths = np.shape(message["value"]), getattr(fn, "lengths", None)
+    shape, lengths = np.shape(message["value"]), lengths_of(fn)
     counts: np.ndarray | None = None
     if mask is not None:
         whole = np.asarray(mask)
@@ -69,7 +70,7 @@ def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:
     evidence, sites = Evidence(structure, bound, {}), bound.sites
     group = next(g for g in coupled_groups(structure) if name in g.discrete + g.states)
     members, local = {*group.discrete, *group.states}, place_of(sites[name])
-    joined = {f.site for f in evidence.observed(object) if members & _of(structure, f)}
+    joined = {f.site for f in evidence.observed() if members & _of(structure, f)}
     joined |= {n for n, latents in structure.likelihoods.items() if members & latents}
     counts = jnp.zeros(local.positions)
     for site in joined:

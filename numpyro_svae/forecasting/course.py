@@ -26,6 +26,7 @@ from numpyro_svae.forecasting.timeline import (
     find_times,
 )
 from numpyro_svae.forecasting.window import Window, check_names, check_shape
+from numpyro_svae.program.kinds import lengths_of
 
 __all__ = ["Begin", "Chain", "Course", "Messages", "draw_sites"]
 
@@ -110,7 +111,7 @@ class Course:
             chain = chain_of(message["fn"])
             if chain is not None:
                 rank = len(message["fn"].batch_shape)
-                found[name] = Chain(name, rank, chain.lengths)
+                found[name] = Chain(name, rank, lengths_of(chain[1]))
         for scan in self.fit.guide.structure.scans:
             found |= {c.name: Chain(c.first, 0, None) for c in scan.chains.values()}
         if not found:

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.handlers import block, substitute
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.timeline import InTime, at_last
 from numpyro_svae.guide import AutoSVAE
@@ -51,7 +50,7 @@ def belief_of(
         x = jnp.broadcast_to(x, (*batch, *x.shape[axis:]))
         return at_last(x, len(batch), lengths)
 
-    if isinstance(marginal, DiscreteMarkovChain):
+    if marginal.is_discrete:
         return last(marginal.probs, 1)
     return Belief(last(marginal.mean, 1), last(marginal.covariance, 2))
 
@@ -150,7 +149,8 @@ class _Window(Program):
     def _shown(self, name: str, message: dict) -> Any:
         fn, chain = message["fn"], chain_of(message["fn"])
         if name in self.beliefs and chain is not None:
-            return _begun(chain, self.beliefs[name])
+            kind, path = chain
+            return kind.begin_with(path, self.beliefs[name])
         local = message["is_observed"] or name in self.latent
         return self._masked(name, message) if local and chain is None else fn
 
@@ -169,18 +169,3 @@ class _Window(Program):
             counts = counts.reshape((-1,) + (1,) * (len(full) - axis - 1))
         mask = counts if mask is None else mask & counts
         return base.expand(full).mask(jnp.broadcast_to(mask, full)).to_event(extra)
-
-
-def _begun(chain: Any, belief: Belief | Array) -> dist.Distribution:
-    """A chain of two states that begins with a belief."""
-    if not isinstance(belief, Belief):
-        steps = chain.transition_probs
-        return DiscreteMarkovChain(belief, steps, 2, validate_args=False)
-    return LinearGaussianChain(
-        *belief,
-        chain.transition_matrix,
-        chain.transition_cov,
-        inputs=chain.inputs,
-        num_steps=2,
-        validate_args=False,
-    )

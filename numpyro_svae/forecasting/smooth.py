@@ -16,6 +16,7 @@ from numpyro_svae.diagnostics.dims import Dims
 from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.kinds import lengths_of
 from numpyro_svae.program.wrappers import peel
 
 if TYPE_CHECKING:
@@ -97,9 +98,10 @@ def _exists(message: dict | None) -> Array | None:
     if message is None:
         return None
     base = peel(message["fn"])[0]
-    if getattr(base, "lengths", None) is None:
+    lengths = lengths_of(base)
+    if lengths is None:
         return None
-    return jnp.arange(base.event_shape[0]) < base.lengths[..., None]
+    return jnp.arange(base.event_shape[0]) < lengths[..., None]
 
 
 def _plates(message: dict | None, rank: int) -> list[str]:

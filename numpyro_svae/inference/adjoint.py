@@ -34,7 +34,7 @@ def solve_adjoint(pull: Callable[[Array], Array], g: Array) -> tuple[Array, Arra
     operator = lineax.FunctionLinearOperator(
         lambda v: v - pull(v), jax.ShapeDtypeStruct(g.shape, g.dtype)
     )
-    solver = _ConjugateResiduals(tolerance, 0.0, max_steps=_MAX_PRODUCTS)
+    solver = _ConjugateResiduals(tolerance)
     solution = lineax.linear_solve(operator, g, solver, throw=False)
     good = solution.result == lineax.RESULTS.successful
     return jnp.where(good, solution.value, g), good
@@ -50,14 +50,34 @@ class _Search(NamedTuple):
     products: Array
 
 
-class _ConjugateResiduals(lineax.GMRES):
+class _ConjugateResiduals(lineax.AbstractLinearSolver):
     """What GMRES finds, with the product with ``A`` at one place instead of three.
 
     It is the derivative of a sweep, and most of what is compiled. Each direction is
     what is left, made such that its image is orthogonal to those of the directions
     before (generalised conjugate residuals: Eisenstat, Elman and Schultz, *Variational
     iterative methods for nonsymmetric systems of linear equations*, 1983).
+
+    :param tolerance: of the largest residual, in units of the largest entry of ``g``.
+    :param max_steps: how many products there are at most.
+    :param kept: how many directions are kept.
     """
+
+    tolerance: float
+    max_steps: int = _MAX_PRODUCTS
+    kept: int = 20
+
+    def init(self, operator: Any, options: dict) -> Any:
+        return operator
+
+    def transpose(self, state: Any, options: dict) -> tuple:
+        return state.transpose(), options
+
+    def conj(self, state: Any, options: dict) -> tuple:
+        return lineax.conj(state), options
+
+    def assume_full_rank(self) -> bool:
+        return True
 
     def compute(self, state: Any, vector: Array, options: dict) -> tuple:
         def goes_on(search: _Search) -> Array:
@@ -74,7 +94,7 @@ class _ConjugateResiduals(lineax.GMRES):
             size = jnp.linalg.norm(image)
             scale = jnp.where(size > 0, 1.0 / size, 0.0)
             direction, image = scale * direction, scale * image
-            step, slot = image @ left, products % self.restart
+            step, slot = image @ left, products % self.kept
             return _Search(
                 value + step * direction,
                 left - step * image,
@@ -83,8 +103,8 @@ class _ConjugateResiduals(lineax.GMRES):
                 products + 1,
             )
 
-        enough = self.rtol * _largest(vector)
-        none = jnp.zeros((self.restart, vector.size), vector.dtype)
+        enough = self.tolerance * _largest(vector)
+        none = jnp.zeros((self.kept, vector.size), vector.dtype)
         begin = _Search(jnp.zeros_like(vector), vector, none, none, jnp.array(0))
         search = lax.while_loop(goes_on, add, begin)
         result = lineax.RESULTS.where(

@@ -17,25 +17,18 @@ from typing import Any, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
-import numpyro.distributions as dist
 
-from numpyro_svae.blocks import discrete_chain
-from numpyro_svae.blocks.discrete_steps import finite_max
-from numpyro_svae.blocks.gaussian import condition
-from numpyro_svae.distributions import DiscreteMarkovChain
 from numpyro_svae.distributions.kl import Path
-from numpyro_svae.inference import messages
-from numpyro_svae.inference.chains import chain_prior, discrete_prior, log_probs
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import GaussianFactor
-from numpyro_svae.program.places import Place, clean, per_entry
+from numpyro_svae.program.places import clean, per_entry
 
 __all__ = [
     "DiscreteBelief",
     "StateBelief",
-    "discrete_divergence",
+    "divergence",
     "expected_potential",
     "expected_said",
     "heard",
@@ -44,7 +37,6 @@ __all__ = [
     "observe_scored",
     "said_of",
     "scores",
-    "state_divergence",
 ]
 
 
@@ -52,14 +44,15 @@ class DiscreteBelief(NamedTuple):
     """Posterior of a discrete site.
 
     :param probs: of the states, ``(*positions, K)``.
-    :param steps: of a chain, the probabilities ``(..., T - 1, K, K)`` of its steps.
+    :param steps: of a path, what else its kind needs of its steps; those of a chain are
+        probabilities ``(..., T - 1, K, K)``.
     :param entropy: per entry of the batch.
     :param possible: whether any states are, per entry of the batch.
     :param marginal: the distribution; None while a posterior is held.
     """
 
     probs: Array
-    steps: Array | None
+    steps: Any
     entropy: Array
     possible: Array
     marginal: Any
@@ -92,37 +85,8 @@ def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief
 
     :param said: all that is said of it but its prior, ``(*positions, K)``.
     """
-    place = evidence.place(name)
-    said = clean(place, said)
-    if evidence.local(name).kind == "categorical":
-        logits = log_probs(evidence, name) + said
-        log_sum, probs = discrete_chain.normalize(logits)
-        possible = jnp.isfinite(log_sum)
-        log_sum = jnp.where(possible, log_sum, 0.0)[..., None]
-        normal = jnp.where(possible[..., None], logits - log_sum, jnp.log(probs))
-        marginal = dist.Categorical(logits=normal, validate_args=False)
-        entropy = per_entry(-jnp.sum(expected_said(probs, normal), -1), place)
-        marginal = marginal.to_event(place.extra)
-        possible = per_entry(1.0 * ~possible, place) == 0
-        return DiscreteBelief(probs, None, entropy, possible, marginal)
-    # What all states are told alike would drown the rest of the log normaliser.
-    said = said - finite_max(said)
-    initial, steps = discrete_prior(evidence, name)
-    found = discrete_chain.smooth(initial, steps, said)
-    chain = DiscreteMarkovChain(
-        found.initial_probs,
-        found.transition_probs,
-        place.positions[-1],
-        validate_args=False,
-    )
-    terms = jnp.sum(expected_said(found.probs, said), (-2, -1))
-    terms = terms + discrete_chain.expected_log_density(
-        initial, steps, found.probs, found.transition_probs
-    )
-    possible = jnp.isfinite(found.log_normalizer)
-    entropy = _if_any(jnp.where(possible, found.log_normalizer - terms, 0.0), place)
-    possible = _if_any(1.0 * ~possible, place) == 0
-    return DiscreteBelief(found.probs, found.transition_probs, entropy, possible, chain)
+    kind: Any = evidence.local(name).kind
+    return kind.infer(evidence, name, clean(evidence.place(name), said))
 
 
 def infer_state(
@@ -139,58 +103,19 @@ def infer_state(
     :param coupled: what factors of several sites say of it.
     :param own: its prior, where that is such a factor.
     """
-    said = said_of(evidence, name, spoken, coupled)
-    place = evidence.place(name)
-    if evidence.local(name).kind == "gaussian":
-        message = evidence.gaussian_prior(name) if own is None else messages.proper(own)
-        found = condition(message.loc, message.covariance, said)
-        mean, covariance, tril = found.mean, found.covariance, found.scale_tril
-        marginal = dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
-        entropy = per_entry(marginal.entropy(), place)
-        marginal = marginal.to_event(place.extra)
-        return StateBelief(mean, covariance, None, entropy, marginal)
-    posterior = chain_prior(evidence, name).condition(said)
-    return StateBelief(
-        posterior.mean,
-        posterior.covariance,
-        Path.of(posterior),
-        _if_any(posterior.entropy(), place),
-        posterior,
-    )
+    kind: Any = evidence.local(name).kind
+    return kind.infer(evidence, name, said_of(evidence, name, spoken, coupled), own)
 
 
-def _if_any(value: Array, place: Place) -> Array:
-    """Values of whole sequences, zero for those without a position that counts."""
-    value = jnp.broadcast_to(value, place.batch_shape)
-    return value if place.mask is None else jnp.where(place.mask.any(-1), value, 0.0)
-
-
-def discrete_divergence(evidence: Evidence, name: str, belief: DiscreteBelief) -> Array:
-    """From the expected prior, per entry of the batch."""
-    place = evidence.place(name)
-    if belief.steps is None:
-        prior = log_probs(evidence, name)
-        return -belief.entropy - per_entry(
-            jnp.sum(expected_said(belief.probs, prior), -1), place
-        )
-    steps = belief.probs, belief.steps
-    prior = discrete_chain.expected_log_density(*discrete_prior(evidence, name), *steps)
-    return -belief.entropy - _if_any(prior, place)
-
-
-def state_divergence(evidence: Evidence, name: str, belief: StateBelief) -> Array:
+def divergence(
+    evidence: Evidence, name: str, belief: DiscreteBelief | StateBelief
+) -> Array:
     """From the expected prior, per entry of the batch.
 
     :param evidence: the factors, averaged over the states of their selectors.
     """
-    place, (mean, covariance, path, *_) = evidence.place(name), belief
-    if path is not None:
-        prior = chain_prior(evidence, name).expected(path, mean, covariance)
-        return -belief.entropy - _if_any(prior, place)
-    factor = evidence.own(name)
-    given = evidence.regression(factor), evidence.regressor(factor)
-    prior = messages.expected_response(*given, mean, covariance)
-    return -belief.entropy - per_entry(prior, place)
+    kind: Any = evidence.local(name).kind
+    return -belief.entropy - kind.expected_prior(evidence, name, belief)
 
 
 def expected_potential(
@@ -248,7 +173,7 @@ def said_of(
     said, mask = heard(evidence, name, spoken), evidence.place(name).mask
     others = [
         evidence.parent_message(factor, name)
-        for factor in evidence.observed(GaussianFactor, parent=name)
+        for factor in evidence.observed("regression", parent=name)
     ]
     for other in [*others, *([] if coupled is None else [coupled])]:
         said = said + (other if mask is None else other.mask(mask))
@@ -265,25 +190,10 @@ def scores(
         ``(*positions, K)``.
     """
     own = [f for f in evidence.parts(name) if f.source.selector is not None]
-    found = [(f, _own_score(evidence, f, belief)) for f in own]
-    for factor in evidence.observed(GaussianFactor, parent=name):
+    kind: Any = evidence.local(name).kind
+    found = [(f, kind.scores(evidence, f, belief)) for f in own]
+    for factor in evidence.observed("regression", parent=name):
         if factor.source.selector is not None:
             table = evidence.given_parent(factor, name, belief.mean, belief.covariance)
             found.append((factor, table))
     return found
-
-
-def _own_score(
-    evidence: Evidence, factor: GaussianFactor, belief: StateBelief
-) -> Array:
-    regression = evidence.regression(factor)
-    if factor.role == "transition":
-        inputs = evidence.site(factor.site).fn.inputs
-        return messages.expected_transitions(regression, belief.marginal, inputs)
-    mean, covariance = belief.mean, belief.covariance
-    if factor.role == "initial":
-        mean, covariance = mean[..., 0, :], covariance[..., 0, :, :]
-    c = evidence.regressor(factor)[..., None, :]
-    return messages.expected_response(
-        regression, c, mean[..., None, :], covariance[..., None, :, :]
-    )

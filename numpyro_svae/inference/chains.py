@@ -18,7 +18,7 @@ from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import DiscreteFactor, Source
+from numpyro_svae.program.factors import Factor, Source
 from numpyro_svae.program.places import per_entry
 
 __all__ = ["ChainPrior", "chain_prior", "discrete_prior", "log_probs"]
@@ -152,7 +152,7 @@ def log_probs(evidence: Evidence, name: str) -> Array:
     return _log_probs(evidence, factor, evidence.site(name).fn.probs)
 
 
-def _log_probs(evidence: Evidence, factor: DiscreteFactor, given: Array) -> Array:
+def _log_probs(evidence: Evidence, factor: Factor, given: Array) -> Array:
     if factor.source.prior is not None:
         return evidence.rows(factor)
     possible = given > 0

@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.inference.declared import Total
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
-from numpyro_svae.program.sites import Site, at_positions
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.sites import Site, is_path
+from numpyro_svae.program.wrappers import at_positions, peel
 
 __all__ = [
     "closed_forms",
@@ -107,7 +106,7 @@ def _masked(fn: Any, site: Site) -> Any:
 
     That of a graph is left out when it is drawn.
     """
-    if isinstance(site.fn, LinearGaussianChain | DiscreteMarkovChain):
+    if is_path(site.fn):
         mask = peel(site.outer)[1]
         return fn if mask is None else fn.mask(mask)
     parts = at_positions(fn, site.extra)

@@ -18,15 +18,7 @@ from numpyro_svae.inference.densities import log_density
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.bound_regressions import BoundRegression
-from numpyro_svae.program.factors import (
-    Factor,
-    GaussianFactor,
-    Local,
-    StatisticsFactor,
-    Structure,
-    TableConditional,
-    TableFactor,
-)
+from numpyro_svae.program.factors import Factor, GaussianFactor, Local, Structure
 from numpyro_svae.program.joins import nothing_learnt
 from numpyro_svae.program.places import (
     Place,
@@ -80,11 +72,9 @@ class Evidence:
             if factor in self.structure.labels:  # all of it counts
                 return place._replace(mask=None)
             return self._uncounted(factor, place)
-        table = isinstance(factor, TableFactor | TableConditional)
-        if table and factor.source.prior is None:
+        if factor.form == "density":
             return self.bound.tables[factor.site].place
-        event_dim = getattr(factor, "event_dim", 0)
-        place = place_of(self.site(factor.site), factor.role, event_dim)
+        place = place_of(self.site(factor.site), factor.role, factor.event_dim)
         return self._uncounted(factor.site, place)
 
     def _uncounted(self, name: str, place: Place) -> Place:
@@ -106,21 +96,21 @@ class Evidence:
         """The factor that is the prior of a local site, or one part of it."""
         return next(f for f in self.parts(name) if f.role == role)
 
-    def observed(self, *kinds: type, **where: Any) -> list[Any]:
-        """Observed factors of some kinds that have data, with attributes as given."""
+    def observed(self, *forms: str, **where: Any) -> list[Any]:
+        """Observed factors with data, of some forms and with attributes as given."""
         return [
             f
             for f in self.structure.factors
-            if isinstance(f, kinds)
+            if (not forms or f.form in forms)
             and f.site not in self.structure.locals
             and self.bound.active(f.site, self.structure)
-            and all(getattr(f, key, None) == value for key, value in where.items())
+            and all(getattr(f, key) == value for key, value in where.items())
         ]
 
     def scored(self, name: str) -> list[Any]:
         """Observed factors that a discrete site selects, without a latent parent."""
-        kinds = (GaussianFactor, StatisticsFactor, TableFactor)
-        found = self.observed(*kinds, parent=None, coupled=False)
+        forms = "regression", "statistics", "density"
+        found = self.observed(*forms, parent=None, coupled=False)
         return [f for f in found if f.source.selector == name]
 
     # parameters of factors
@@ -230,23 +220,22 @@ class Evidence:
             read_at(covariance, local, place, states + 2),
         )
 
-    def table(self, factor: GaussianFactor | StatisticsFactor | TableFactor) -> Array:
-        """Log density of an observed site, by state if it has a selector."""
-        if isinstance(factor, TableFactor):
+    def table(self, factor: Factor) -> Array:
+        """Log density of a site by state, ``(*positions, *states)`` or less.
+
+        That of a latent site is of its own states too, which come last.
+        """
+        if factor.form == "density":
             return self.bound.tables[factor.site].log_probs
-        if isinstance(factor, StatisticsFactor):
-            return self._statistics(factor)
+        if factor.form == "statistics":
+            bound = self.bound.statistics[factor.site, factor.role]
+            return bound.log_prob(self.moments.get(str(factor.source.prior)))
+        if factor.form == "rows":
+            return self.rows(factor)
         v, c, _ = self._regression_data(factor)
         if self.by_state(factor):
             v, c = v[..., None, :], c[..., None, :]
         return log_density(self.regression(factor), v, c)
-
-    def conditional_table(self, factor: TableConditional) -> Array:
-        """Log density of a site by states, ``(*positions, *states)`` or less."""
-        if factor.source.prior is None:
-            return self.bound.tables[factor.site].log_probs
-        latent = factor.site in self.structure.locals
-        return self.rows(factor) if latent else self._statistics(factor)
 
     def rows(self, factor: Factor) -> Array:
         """Expected logs of the rows of a latent site, which a block holds."""
@@ -254,14 +243,10 @@ class Evidence:
         picked = self.bound.picked.get((factor.site, factor.role))
         return moments if picked is None else picked.take(moments)
 
-    def _statistics(self, factor: StatisticsFactor | TableConditional) -> Array:
-        bound = self.bound.statistics[factor.site, factor.role]
-        return bound.log_prob(self.moments.get(str(factor.source.prior)))
-
     def _bound(self, factor: Factor) -> BoundRegression:
         return self.bound.regressions[factor.site, factor.role]
 
-    def _regression_data(self, factor: GaussianFactor) -> tuple[Array, Array, Any]:
+    def _regression_data(self, factor: Factor) -> tuple[Array, Array, Any]:
         bound = self._bound(factor)
         v, c = clean(self.place(factor), bound.value), bound.regressor
         return v, c, bound.parent_map
@@ -271,8 +256,8 @@ class Evidence:
     def data_log_probs(self) -> dict[str, Array]:
         """Expected log probabilities of the sites with no latent local parent."""
         found: dict[str, Array] = {}
-        kinds = GaussianFactor, StatisticsFactor
-        for factor in self.observed(*kinds, parent=None, coupled=False):
+        forms = "regression", "statistics"
+        for factor in self.observed(*forms, parent=None, coupled=False):
             if not factor.selectors:
                 value = per_entry(self.table(factor), self.place(factor))
                 found[factor.site] = found.get(factor.site, 0.0) + value

@@ -28,7 +28,7 @@ from numpyro_svae.inference import messages
 from numpyro_svae.inference.chains import log_probs
 from numpyro_svae.inference.densities import whitener_of
 from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.program.factors import Factor, GaussianFactor, TableConditional
+from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.places import Place, clean, read_at
 
 __all__ = ["Form", "Origins", "form_of"]
@@ -80,13 +80,13 @@ def form_of(
     :param proper: whether a prior is to be the density that is closest to it, of mass
         one whatever the sites are that it depends on.
     """
-    if isinstance(factor, GaussianFactor):
+    if factor.form == "regression":
         return _gaussian(evidence, factor, origins or {}, proper)
     states: tuple[str, ...] = (factor.site,)
-    if not isinstance(factor, TableConditional):
+    if not factor.coupled:
         logits = log_probs(evidence, factor.site)
     else:
-        logits = evidence.conditional_table(factor)
+        logits = evidence.table(factor)
         latent = factor.site in evidence.structure.locals
         states = (*factor.selectors, *(states if latent else ()))
     if proper:
@@ -102,7 +102,7 @@ def _place(evidence: Evidence, factor: Factor) -> Place:
 
 def _gaussian(
     evidence: Evidence,
-    factor: GaussianFactor,
+    factor: Factor,
     origins: Origins,
     proper: bool,
 ) -> Form:

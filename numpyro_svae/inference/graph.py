@@ -17,8 +17,6 @@ import numpyro.distributions as dist
 
 from numpyro_svae.blocks import graph
 from numpyro_svae.blocks.graph import (
-    GaussianMarginal,
-    GaussianStatistics,
     GaussianTerm,
     TableTerm,
 )
@@ -34,7 +32,7 @@ from numpyro_svae.inference.graph_terms import (
 from numpyro_svae.inference.joint_draw import JointDraw, plate_sizes
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.program.axes import Axes, axes_of
-from numpyro_svae.program.factors import Factor, GaussianFactor, TableConditional
+from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.graphs import variable_of
 from numpyro_svae.program.groups import Group, scope
 
@@ -124,7 +122,7 @@ def _observed(evidence: Evidence, group: Group) -> list[Factor]:
     """Factors of the observed sites that more than one site of the graph is in, or a
     Gaussian one."""
     members, found = {*group.discrete, *group.states}, []
-    for factor in evidence.observed(GaussianFactor, TableConditional):
+    for factor in evidence.observed("regression", "statistics", "density"):
         joined = scope(evidence.structure, factor)
         alone = not factor.coupled and not factor.parents
         if alone or not members & set(joined):
@@ -133,29 +131,25 @@ def _observed(evidence: Evidence, group: Group) -> list[Factor]:
     return found
 
 
-def _expected(term: Term, statistics: GaussianStatistics | Array) -> Array:
+def _expected(term: Any, statistics: Any) -> Array:
     """The expectation of a term, by plate."""
-    plates = len(term.plates)
-    if isinstance(statistics, GaussianStatistics) and isinstance(term, GaussianTerm):
-        value = statistics.probability * term.constant
-        value = value + jnp.sum(statistics.first * term.info, -1)
-        value = value - 0.5 * jnp.sum(statistics.second * term.precision, (-2, -1))
-    elif isinstance(statistics, Array) and isinstance(term, TableTerm):
-        value = expected_said(statistics, term.logits)
-    else:
-        raise TypeError(f"{type(term).__name__} with {type(statistics).__name__}")
-    return jnp.sum(value, tuple(range(plates, value.ndim)))
+    value = term.expected(statistics)
+    return jnp.sum(value, tuple(range(len(term.plates), value.ndim)))
 
 
 def _marginal(
-    axes: Axes, found: GaussianMarginal | Array, origin: Array | None
+    axes: Axes, found: Any, origin: Array | None
 ) -> tuple[dist.Distribution, Array | None]:
-    """The marginal of a site, and the probabilities of its states if it has any."""
+    """The marginal of a site, and the probabilities of its states if it has any.
+
+    :param origin: of a Gaussian site.
+    """
     extra = axes.extra
-    if isinstance(found, GaussianMarginal):
+    if origin is not None:
         mean, covariance = map(axes.to_positions, found)
-        mean = mean if origin is None else mean + origin
-        marginal = dist.MultivariateNormal(mean, covariance, validate_args=False)
+        marginal = dist.MultivariateNormal(
+            mean + origin, covariance, validate_args=False
+        )
         return marginal.to_event(extra), None
     probs = axes.to_positions(found)
     return dist.Categorical(probs, validate_args=False).to_event(extra), probs

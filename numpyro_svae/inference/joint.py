@@ -19,7 +19,7 @@ from numpyro_svae.blocks.gaussian import condition
 from numpyro_svae.inference import messages
 from numpyro_svae.inference.beliefs import (
     DiscreteBelief,
-    discrete_divergence,
+    divergence,
     expected_potential,
     expected_said,
     heard,
@@ -93,7 +93,7 @@ class JointBelief(NamedTuple):
         :param evidence: the factors, given for each state.
         """
         ((name, found),) = self.discrete.items()
-        kl = discrete_divergence(evidence, name, found)
+        kl = divergence(evidence, name, found)
         everywhere = evidence.place(name)._replace(mask=None)
         for state, component in self.components.items():
             own = _divergence(evidence, state, component)
@@ -125,7 +125,7 @@ def _add_component(
     zero = jnp.zeros(place.batch_shape)  # the discrete site has the whole divergence
     posterior.add(state, mixture.to_event(place.extra), zero)
     posterior.components[state] = parts
-    for factor in evidence.observed(GaussianFactor, parent=state):
+    for factor in evidence.observed("regression", parent=state):
         states = evidence.spread(name, probs, evidence.place(factor))
         value = _table(evidence, factor, component)
         value = jnp.sum(expected_said(states, value), -1)
@@ -171,7 +171,7 @@ def joint_scores(
     """
     score = -_divergence(evidence, state, component)
     place = evidence.place(state)
-    for factor in evidence.observed(GaussianFactor, parent=state):
+    for factor in evidence.observed("regression", parent=state):
         table = _table(evidence, factor, component)
         score = score + pull_to(table, place, evidence.place(factor), 1)
     if state in spoken:
@@ -238,7 +238,7 @@ def _said_of(
 ) -> GaussianPotential:
     """All that is said of a Gaussian site, by state of the discrete site."""
     total = _with_states(heard(evidence, state, spoken))
-    for factor in evidence.observed(GaussianFactor, parent=state):
+    for factor in evidence.observed("regression", parent=state):
         said = evidence.parent_message(factor, state)
         total = total + (said if evidence.by_state(factor) else _with_states(said))
     return total

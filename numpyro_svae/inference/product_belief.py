@@ -14,16 +14,14 @@ from numpyro_svae.inference import coupling
 from numpyro_svae.inference.beliefs import (
     DiscreteBelief,
     StateBelief,
-    discrete_divergence,
+    divergence,
     expected_potential,
     observe_scored,
-    state_divergence,
 )
 from numpyro_svae.inference.coupling import Moments, Statistics
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.forms import Form, form_of
 from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.groups import scope
 from numpyro_svae.program.places import per_entry
 
@@ -63,7 +61,7 @@ class ProductBelief(NamedTuple):
         probs = {name: found.probs for name, found in self.discrete.items()}
         forms = joining_forms(evidence, {*self.discrete, *self.states})
         for name, found in self.discrete.items():
-            kl = discrete_divergence(evidence, name, found)
+            kl = divergence(evidence, name, found)
             posterior.add_discrete(name, found, kl)
             if name in evidence.averaged:
                 posterior.average[name] = found.probs
@@ -72,9 +70,9 @@ class ProductBelief(NamedTuple):
         for name, state in self.states.items():
             # A prior that depends on other sites is counted with their factors.
             joined = any(form.factor.site == name for form in forms)
-            kl = -state.entropy if joined else state_divergence(given, name, state)
+            kl = -state.entropy if joined else divergence(given, name, state)
             posterior.add(name, state.marginal, kl)
-            for factor in given.observed(GaussianFactor, parent=name):
+            for factor in given.observed("regression", parent=name):
                 value = given.given_parent(factor, name, state.mean, state.covariance)
                 posterior.expect({factor.site: per_entry(value, given.place(factor))})
         self._add_forms(posterior, evidence, forms)

@@ -13,6 +13,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.notices import notice
@@ -33,7 +34,7 @@ class Watch:
     def watch(self, local: LocalPosterior) -> LocalPosterior:
         """The same posterior, from which nothing can be read unwatched."""
         found = [self._ascent(local), self._evidence(local)]
-        zeros = [zero for zero in found if isinstance(zero, jax.core.Tracer)]
+        zeros = [z for z in found if z is not None and not not_jax_tracer(z)]
         if not zeros:
             return local
         zero = sum(zeros[1:], zeros[0])

@@ -12,7 +12,7 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.program.scans import is_scanned
-from numpyro_svae.program.sites import at_positions
+from numpyro_svae.program.wrappers import at_positions
 
 __all__ = ["Weight", "weighted"]
 

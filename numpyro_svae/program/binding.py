@@ -18,14 +18,7 @@ from numpyro_svae.families import NaturalParameters
 from numpyro_svae.program.affine import View
 from numpyro_svae.program.bound_regressions import BoundRegression, bind_regression
 from numpyro_svae.program.entries import Picked
-from numpyro_svae.program.factors import (
-    DiscreteFactor,
-    GaussianFactor,
-    StatisticsFactor,
-    Structure,
-    TableConditional,
-    TableFactor,
-)
+from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.gathered import scanned_inputs
 from numpyro_svae.program.hierarchies import bind_populations
 from numpyro_svae.program.observations import observation_of
@@ -115,20 +108,14 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
         if not bound.active(factor.site, structure):
             continue
         site, key = sites[factor.site], (factor.site, factor.role)
-        if isinstance(factor, TableFactor):
-            selector = str(factor.source.selector)
-            bound.tables[factor.site] = _table(prober, site, (selector,))
-        elif isinstance(factor, TableConditional) and factor.source.prior is None:
+        if factor.form == "density":
             bound.tables[factor.site] = _table(prober, site, factor.selectors)
-        elif (
-            isinstance(factor, DiscreteFactor | TableConditional) and not site.observed
-        ):
-            if not factor.source.plain:
-                bound.picked[key] = bind_rows(prober, site, factor)
-        elif isinstance(factor, StatisticsFactor | TableConditional):
+        elif factor.form == "statistics":
             bound.statistics[key] = bind_statistics(prober, site, factor)
-        elif isinstance(factor, GaussianFactor):
+        elif factor.form == "regression":
             bound.regressions[key] = bind_regression(prober, site, factor)
+        elif not factor.source.plain:
+            bound.picked[key] = bind_rows(prober, site, factor)
     return bound
 
 
@@ -153,7 +140,7 @@ def _priors(
 def _with_inputs(prober: Prober, site: Site, structure: Structure) -> Site:
     """A chain that a scan spells, with its inputs."""
     for factor in structure.factors:
-        if factor.site != site.name or not isinstance(factor, GaussianFactor):
+        if factor.site != site.name or factor.form != "regression":
             continue
         holder = prober.holder(factor.source.prior)
         inputs = scanned_inputs(View(prober, site, factor.role, holder))

@@ -12,18 +12,13 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
+from numpyro.util import not_jax_tracer
 
-from numpyro_svae.families import (
-    DirichletNatural,
-    GaussianNatural,
-    NaturalParameters,
-    RegressionNatural,
-)
-from numpyro_svae.families.matrices import has_cholesky
+from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.digits import check_digits
 from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.priors import DirichletPrior, Prior
+from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.sites import Site
 
 __all__ = [
@@ -41,7 +36,7 @@ Potential = GaussianPotential | CategoricalPotential
 
 
 def _concrete(*arrays: Any) -> bool:
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+    return all(map(not_jax_tracer, arrays))
 
 
 def stand_ins(tree: Any) -> Any:
@@ -110,56 +105,9 @@ def check_hyperparameters(
     :raises ValueError: naming the site and what is out of its domain.
     """
     for name, prior in priors.items():
-        natural = naturals[name]
-        if not natural.in_domain() or _has_zeros(prior, natural):
-            raise ValueError(_what_is_wrong(name, prior, natural))
-
-
-def _what_is_wrong(name: str, prior: Prior, natural: NaturalParameters) -> str:
-    """A message about a prior that is not in the domain of its family."""
-    if isinstance(natural, RegressionNatural):
-        return _wrong_regression(name, prior, natural)
-    if isinstance(natural, DirichletNatural):
-        return (
-            f"Site '{name}': found a concentration of {np.min(natural.concentration)}. "
-            "Accepted: positive and finite concentrations; for a Dirichlet "
-            "zeros too, of categories that are impossible, not of a whole row."
-        )
-    if isinstance(natural, GaussianNatural):
-        return (
-            f"Site '{name}': its location is not finite, or its covariance is "
-            "not positive definite. Accepted: finite locations, and positive "
-            "and finite scales or a positive definite covariance."
-        )
-    leaves = [np.min(leaf) for leaf in jax.tree.leaves(natural)]
-    return (
-        f"Site '{name}': found a shape, a rate or another hyperparameter of "
-        f"{min(leaves)}. Accepted: positive and finite ones."
-    )
-
-
-def _has_zeros(prior: Prior, natural: NaturalParameters) -> bool:
-    """Whether a concentration is zero that may not be, as in a Beta."""
-    if not isinstance(natural, DirichletNatural) or isinstance(prior, DirichletPrior):
-        return False
-    return not np.all(np.asarray(natural.concentration))
-
-
-def _wrong_regression(name: str, prior: Prior, natural: RegressionNatural) -> str:
-    dim, lowest = natural.vv.shape[-1], np.min(natural.df)
-    if not lowest > dim - 1:
-        return (
-            f"Site '{prior.sites[0]}': found {lowest} degrees of freedom for matrices "
-            f"of size {dim}. Accepted: more than {dim - 1}."
-        )
-    part = "scale matrix"
-    if not has_cholesky(natural.uu):
-        part = "column precision (or the concentration)"
-    return (
-        f"Site '{name}': its {part} is not positive definite in "
-        f"{natural.vv.dtype}. Accepted: symmetric positive definite matrices, with a "
-        "location that is not so far from zero that rounding hides the scale."
-    )
+        fault = prior.fault(naturals[name])
+        if fault is not None:
+            raise ValueError(fault)
 
 
 def check_potentials(

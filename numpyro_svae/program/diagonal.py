@@ -15,15 +15,16 @@ import numpyro.distributions as dist
 
 from numpyro_svae.distributions import MatrixNormalInverseWishart
 from numpyro_svae.families import ExpectedRegression, RegressionNatural
-from numpyro_svae.program.priors import RegressionPrior
+from numpyro_svae.program.joint_prior import JointPrior
+from numpyro_svae.program.priors import Reading
 from numpyro_svae.program.probing import same
 from numpyro_svae.program.sites import Program, Site
 
-__all__ = ["DiagonalPrior", "find_scaled"]
+__all__ = ["DiagonalPrior"]
 
 
 @dataclass(frozen=True)
-class DiagonalPrior(RegressionPrior):
+class DiagonalPrior(JointPrior):
     """A prior over a weight and variances: a regression of each dimension by itself.
 
     Its natural parameters are those of matrix-normal-inverse-Wisharts of dimension one,
@@ -33,6 +34,29 @@ class DiagonalPrior(RegressionPrior):
     """
 
     precision: bool
+
+    distributions = (dist.Gamma, dist.InverseGamma)
+
+    @classmethod
+    def find(cls, reading: Reading, site: Site) -> DiagonalPrior | None:
+        half, precision = site, isinstance(site.fn, dist.Gamma)
+        rows = half.outer.event_shape
+        for site in reading.partners(half):
+            event = site.outer.event_shape
+            if not isinstance(site.fn, dist.Normal) or not rows or event[:1] != rows:
+                continue
+            if site.batch_shape != half.batch_shape or len(event) > 2:
+                continue
+            if _is_scaled_by(reading.program, site.name, half, precision):
+                dim, columns = (*event, 1)[:2]
+                names, batch = (half.name, site.name), site.batch_shape
+                sizes = dim, columns, len(event) == 1
+                return cls(site.name, names, batch, *sizes, precision)
+        return None
+
+    @classmethod
+    def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(event_shape, 0.5)
 
     def values(self, weight: Any, cov: Any) -> dict[str, Any]:
         module = np if isinstance(cov, np.ndarray) else jnp
@@ -112,35 +136,6 @@ class DiagonalPrior(RegressionPrior):
             jnp.broadcast_to(start.uu[..., None, :, :], shape),
             jnp.broadcast_to(start.df[..., None] - self.dim + 1.0, shape[:-2]),
         )
-
-
-def find_scaled(
-    program: Program, half: Site, latent: list[Site]
-) -> DiagonalPrior | None:
-    """The block of a Normal site whose scale is a Gamma or inverse-Gamma site's.
-
-    :param half: the site of the precisions or variances.
-    :param latent: the latent sites.
-    """
-    precision = isinstance(half.fn, dist.Gamma)
-    rows = half.outer.event_shape
-    for site in latent:
-        if not isinstance(site.fn, dist.Normal) or site.name == half.name:
-            continue
-        if not rows or site.outer.event_shape[:1] != rows:
-            continue
-        if site.batch_shape != half.batch_shape or len(site.outer.event_shape) > 2:
-            continue
-        if not _is_scaled_by(program, site.name, half, precision):
-            continue
-        vector = len(site.outer.event_shape) == 1
-        columns = 1 if vector else site.outer.event_shape[1]
-        names = (half.name, site.name)
-        batch = site.batch_shape
-        return DiagonalPrior(
-            site.name, names, batch, rows[0], columns, vector, precision
-        )
-    return None
 
 
 def _is_scaled_by(program: Program, name: str, half: Site, precision: bool) -> bool:

@@ -25,9 +25,9 @@ import numpy as np
 
 from numpyro_svae.program.assignments import by_states
 from numpyro_svae.program.places import place_of
-from numpyro_svae.program.priors import TablePrior
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Site
+from numpyro_svae.program.table_priors import TablePrior
 
 __all__ = ["Entries", "Parameter", "Picked", "read_entries"]
 

@@ -15,19 +15,17 @@ from typing import Any
 from jax import Array
 
 from numpyro_svae.program.joins import Join
+from numpyro_svae.program.kinds import LocalKind
 from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.scans import Scan
 
 __all__ = [
     "Beside",
-    "DiscreteFactor",
     "Factor",
     "GaussianFactor",
     "Local",
     "Source",
-    "StatisticsFactor",
     "Structure",
-    "TableConditional",
     "TableFactor",
 ]
 
@@ -37,23 +35,23 @@ class Local:
     """A latent site that each datum has its own value of.
 
     :param name: name of the site.
-    :param kind: ``"categorical"``, ``"discrete_chain"``, ``"gaussian"`` or ``"chain"``.
+    :param kind: what kind of site it is.
     :param size: number of states, or dimension of the vector.
     """
 
     name: str
-    kind: str
+    kind: LocalKind
     size: int
 
     @property
     def discrete(self) -> bool:
         """Whether its values are states rather than vectors."""
-        return self.kind in ("categorical", "discrete_chain")
+        return self.kind.discrete
 
     @property
     def chain(self) -> bool:
         """Whether its positions are the steps of one path."""
-        return self.kind in ("chain", "discrete_chain")
+        return self.kind.chain
 
 
 @dataclass(frozen=True)
@@ -92,26 +90,27 @@ class Factor:
     :param source: where its parameters come from.
     :param role: ``"initial"`` and ``"transition"`` are the two parts of a chain;
         ``"value"`` is the whole density of any other site.
+    :param form: what kind of density it is; see its classes.
+    :param parents: the latent Gaussian sites that it depends on.
+    :param selectors: the latent discrete sites that it differs between.
+    :param coupled: whether it joins its sites as a factor of a general graph does.
+    :param event_dim: how many event dimensions of an observed site are features that
+        one member of the block covers.
     """
 
     site: str
     source: Source = Source()
     role: str = "value"
+    form: str = ""
+    parents: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ()
+    coupled: bool = False
+    event_dim: int = 0
 
     @property
-    def coupled(self) -> bool:
-        """Whether it joins its local sites as a factor of a general graph does."""
-        return False
-
-    @property
-    def parents(self) -> tuple[str, ...]:
-        """The local Gaussian sites that it depends on."""
-        return ()
-
-    @property
-    def selectors(self) -> tuple[str, ...]:
-        """The local discrete sites that it depends on."""
-        return () if self.source.selector is None else (self.source.selector,)
+    def parent(self) -> str | None:
+        """The one parent of a factor that is not coupled."""
+        return self.parents[0] if self.parents and not self.coupled else None
 
 
 @dataclass(frozen=True)
@@ -141,68 +140,40 @@ class GaussianFactor(Factor):
     chain, v is a state and w the state before it with the inputs; in its initial part,
     w is 1.
 
-    :param parents: the latent Gaussian sites in x.
-    :param selectors: the latent discrete sites that it differs between.
+    It is coupled if its response and a parent are latent, if it has several parents or
+    selectors, or a map of its own at each position. Others say a potential to their one
+    parent.
+
     :param beside: what is known in it.
-    :param coupled: whether it takes a general graph: its response and a parent are
-        latent, it has several parents or selectors, or a map of its own at each
-        position. Others say a potential to their one parent.
     :param parent_map: the columns of S for x, ``(M, P)``, where they are the same for
         all positions and arguments; None if they are to be read. It follows from the
         rest, so a factor is compared and hashed without it.
     """
 
-    parents: tuple[str, ...] = ()
-    selectors: tuple[str, ...] = ()
+    form: str = "regression"
     beside: Beside = Beside()
-    coupled: bool = False
     parent_map: Array | None = field(default=None, compare=False)
-
-    @property
-    def parent(self) -> str | None:
-        """The one parent of a factor that is not coupled."""
-        return self.parents[0] if self.parents and not self.coupled else None
-
-
-@dataclass(frozen=True)
-class DiscreteFactor(Factor):
-    """The density of a latent categorical site, or a part of that of a chain.
-
-    The rows of a transition are the members of a Dirichlet block, if the source is
-    plain.
-    """
-
-
-@dataclass(frozen=True)
-class StatisticsFactor(Factor):
-    """An observation of an exponential family whose parameters have its prior.
-
-    ``log p(v) = <t, statistics of v> + base`` with t those of the global block. The
-    parts of an observed discrete chain are such factors, with rows picked by data.
-
-    :param event_dim: how many event dimensions of the site are features that one
-        member of the block covers.
-    """
-
-    event_dim: int = 0
 
 
 @dataclass(frozen=True)
 class TableFactor(Factor):
-    """Any observed site that depends on nothing latent but one discrete site."""
+    """A factor whose log density is a table of the states of discrete sites.
 
+    ``form`` says what is looked up there:
 
-@dataclass(frozen=True)
-class TableConditional(Factor):
-    """A discrete site given discrete sites, or any observed site given several.
+    - ``"rows"``: probabilities of a latent discrete site, or of a part of a chain,
+      which are those of a block or given. Rows of a transition are the members of a
+      Dirichlet block, if the source is plain.
+    - ``"statistics"``: an observation of an exponential family, ``log p(v) = <t,
+      statistics of v> + base`` with t those of a block. The parts of an observed
+      discrete chain are such factors, with rows picked by data.
+    - ``"density"``: the density of a site in each state, from the program.
 
-    :param event_dim: as that of :class:`StatisticsFactor`, for an observed site of
-        which a block holds a parameter.
+    It is coupled if its site is latent and depends on discrete sites, or observed and
+    depends on several.
     """
 
-    selectors: tuple[str, ...] = ()
-    coupled: bool = True
-    event_dim: int = 0
+    form: str = "rows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +203,7 @@ class Structure:
 
     priors: dict[str, Prior]
     locals: dict[str, Local]
-    factors: tuple[Factor, ...]
+    factors: tuple[Any, ...]
     likelihoods: dict[str, frozenset[str]]
     labels: dict[str, str]
     leaves: frozenset[str]

@@ -13,7 +13,6 @@ from numpyro_svae.program.affine import View
 from numpyro_svae.program.factors import GaussianFactor
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.places import place_of
-from numpyro_svae.program.priors import RegressionPrior
 
 __all__ = ["gathered_members", "scanned_inputs"]
 
@@ -71,7 +70,7 @@ def scanned_inputs(view: View) -> Array | None:
     moved = name in chains and chains[name].moved
     if not moved or view.role != "transition":
         return None
-    if not isinstance(holder, RegressionPrior):
+    if getattr(holder, "part", "") != "both":
         return None
 
     def show(column: Array) -> Array:

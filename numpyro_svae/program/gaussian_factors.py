@@ -127,8 +127,16 @@ def _candidates(
     for spelled, by_state in _options(view, location, parents, selectors):
         beside = Beside(spelled, by_state, noise_by_state, shared, scaled)
         coupled = not single or bool(parents and by_state)
-        names = view.site.name, Source(name), view.role, parents, selectors
-        yield GaussianFactor(*names, beside, coupled, parent_map)
+        yield GaussianFactor(
+            view.site.name,
+            Source(name),
+            view.role,
+            parents=parents,
+            selectors=selectors,
+            coupled=coupled,
+            beside=beside,
+            parent_map=parent_map,
+        )
 
 
 def _options(

@@ -22,6 +22,15 @@ from numpyro_svae.program.sites import Site, unwrap
 
 __all__ = ["ExpectedWeight", "GaussianPrior"]
 
+_POPULATION = (
+    "a location that is affine in other global Gaussian sites, and a covariance that "
+    "is known or that of one other site, times known numbers: an InverseWishart, the "
+    "scale 1 / sqrt(alpha) of one Gamma site alpha for all entries or some, or sqrt of "
+    "an InverseGamma site; or a location and a covariance of one joint prior. Data may "
+    "pick from batches, as in top[region]. Write numpyro.sample('mu', "
+    "dist.MultivariateNormal(top, S)) or dist.Normal(top, 1 / jnp.sqrt(alpha))"
+)
+
 
 class ExpectedWeight(NamedTuple):
     """Moments of a weight.
@@ -55,6 +64,10 @@ class GaussianPrior(Prior):
     by_row: bool
     transposed: bool = False
 
+    part = "weight"
+    distributions = (dist.Normal, dist.MultivariateNormal, dist.MatrixNormal)
+    accepted = f"{Prior.accepted}; or {_POPULATION}"
+
     def weight(self, value: Any) -> Any:
         """The weight ``(..., D, M)`` that a value of the site is."""
         if self.transposed:
@@ -84,10 +97,9 @@ class GaussianPrior(Prior):
         return self.values(jnp.broadcast_to(scale * row * own, shape))
 
     def natural(self, sites: dict[str, Site]) -> GaussianNatural:
-        return self.natural_of(sites[self.name].outer)
+        return self.natural_of(sites[self.name].fn)
 
     def natural_of(self, fn: dist.Distribution) -> GaussianNatural:
-        """Natural parameters of a distribution of the site's shape."""
         rows = normal_rows(unwrap(fn)[0], self.event_shape)
         return GaussianNatural.from_mean(*self.centred(rows.loc, rows.precision))
 
@@ -128,6 +140,15 @@ class GaussianPrior(Prior):
         if self.by_row:
             return mean, rows
         return mean.reshape(*self.batch_shape, -1), _block_diagonal(rows)
+
+    def fault(self, natural: GaussianNatural) -> str | None:
+        if natural.in_domain():
+            return None
+        return (
+            f"Site '{self.name}': its location is not finite, or its covariance is not "
+            "positive definite. Accepted: finite locations, and positive and finite "
+            "scales or a positive definite covariance."
+        )
 
     def moments(self, natural: GaussianNatural) -> ExpectedWeight:
         mean, covariance = expected(natural)

@@ -18,17 +18,25 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.noise_priors import PrecisionPrior
-from numpyro_svae.program.observations import CATEGORICAL
-from numpyro_svae.program.priors import Prior, RegressionPrior
+from numpyro_svae.program.joint_prior import JointPrior
+from numpyro_svae.program.noise_priors import NoisePrior
+from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import Prober, same
-from numpyro_svae.program.sites import Site, gaussian_view, response_dim
+from numpyro_svae.program.sites import (
+    Site,
+    gaussian_view,
+    is_gaussian,
+    is_path,
+    is_state,
+    response_dim,
+)
 
 __all__ = ["Candidates"]
 
-_GAUSSIAN = dist.Normal | dist.MultivariateNormal | dist.MatrixNormal
+
+def _is_vector(fn: dist.Distribution) -> bool:
+    return is_gaussian(fn) and not is_path(fn)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Candidates:
     def _is_gaussian(self, name: str) -> bool:
         site = self._site(name)
         free = not site.observed and name not in self.blocks
-        return free and isinstance(site.fn, _GAUSSIAN)
+        return free and _is_vector(site.fn)
 
     def _is_open(self, name: str) -> bool:
         """Whether a site is no state of data: its dependents have other plates. They
@@ -82,15 +90,15 @@ class Candidates:
         Gaussian sites depend on."""
         site = self._site(name)
         whole = not site.outer.event_shape and bool(np.all(np.equal(site.scale, 1.0)))
-        return whole and all(isinstance(s.fn, _GAUSSIAN) for s in found)
+        return whole and all(_is_vector(s.fn) for s in found)
 
     def _is_of_data(self, name: str, of: str) -> bool:
         """Whether a site that depends on another is a state of data, as it is of a
         label, of a path, or of a mean and a covariance without a plate of its own."""
-        kinds = CATEGORICAL | DiscreteMarkovChain | LinearGaussianChain
-        joint = isinstance(self.blocks.get(name), RegressionPrior)
+        fn = self._site(name).fn
+        joint = isinstance(self.blocks.get(name), JointPrior)
         joint = joint and not self._site(of).frames
-        return joint or isinstance(self._site(name).fn, kinds)
+        return joint or is_state(fn) or is_path(fn)
 
     def read(self) -> dict[str, GaussianPrior]:
         """The Gaussian sites that are global blocks."""
@@ -119,16 +127,15 @@ class Candidates:
             return True
         if site.batch_shape and (site.frames or self._is_picked(found)):
             return True
-        if any(isinstance(s.fn, LinearGaussianChain) for s in found):
+        if any(is_path(s.fn) and not is_state(s.fn) for s in found):
             return True
         if any(s.extra < site.extra for s in found):  # rows that are no positions
             return True
         return any(self._multiplies(name, s) for s in found)
 
     def _is_picked(self, found: list[Site]) -> bool:
-        kinds = CATEGORICAL | DiscreteMarkovChain
         used = frozenset().union(*(self.needs[s.name] for s in found))
-        return any(isinstance(self._site(n).fn, kinds) for n in used)
+        return any(is_state(self._site(n).fn) for n in used)
 
     def _is_learnt_apart(self, name: str, chosen: set[str]) -> bool:
         """Whether only observations depend on it, with a noise or weights to learn."""
@@ -139,7 +146,7 @@ class Candidates:
         states = {n for n in used - chosen if self._is_gaussian(n)}
         if not all(self._is_open(n) for n in states):
             return False
-        noise = any(isinstance(self.blocks.get(n), PrecisionPrior) for n in used)
+        noise = any(isinstance(self.blocks.get(n), NoisePrior) for n in used)
         noise = noise or any(
             isinstance(self._site(n).fn, dist.InverseWishart) for n in used
         )
@@ -149,11 +156,10 @@ class Candidates:
 
     def _multiplies(self, name: str, site: Site) -> bool:
         """Whether a site's location has a product with another Gaussian site in it."""
-        states = _GAUSSIAN | LinearGaussianChain
         others = [
             n
             for n in self.needs[site.name] - {name, *self.blocks}
-            if isinstance(self._site(n).fn, states)
+            if is_gaussian(self._site(n).fn)
         ]
         rank = len(self._site(name).outer.event_shape)
         for other in others:

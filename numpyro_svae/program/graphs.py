@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import jax
-from jax import Array
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.blocks.graph import Variable, elimination_order
 from numpyro_svae.program.axes import axes_of
@@ -36,7 +35,7 @@ def _check_graph(structure: Structure, sites: dict[str, Site], group: Group) -> 
     names = [*group.discrete, *group.states]
     listed = ", ".join(f"'{name}'" for name in names)
     _check_likelihoods(structure, group, listed)
-    scales = {float(s) for s in (sites[n].scale for n in names) if _known(s)}
+    scales = {float(s) for s in (sites[n].scale for n in names) if not_jax_tracer(s)}
     if len(scales) > 1:
         raise ValueError(
             f"Sites {listed}: coupled, and scaled differently: {sorted(scales)}. "
@@ -49,10 +48,6 @@ def _check_graph(structure: Structure, sites: dict[str, Site], group: Group) -> 
         elimination_order(variables, [s for s in scopes if members & set(s)])
     except ValueError as error:
         raise ValueError(f"Sites {listed}: {error}") from None
-
-
-def _known(scale: Array | float) -> bool:
-    return not isinstance(scale, jax.core.Tracer)
 
 
 def _check_likelihoods(structure: Structure, group: Group, listed: str) -> None:

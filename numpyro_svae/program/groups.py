@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numpyro_svae.program.factors import Factor, GaussianFactor, Local, Structure
+from numpyro_svae.program.factors import Factor, Local, Structure
 
 __all__ = ["Group", "coupled_groups", "mixtures", "parents_of", "scope"]
 
@@ -77,11 +77,11 @@ def _is_mixture(structure: Structure, locals: list[Local]) -> bool:
     return not any(
         _lasts(structure, factor, discrete[0])
         for factor in structure.factors
-        if isinstance(factor, GaussianFactor) and factor.source.selector == discrete[0]
+        if factor.form == "regression" and factor.source.selector == discrete[0]
     )
 
 
-def _lasts(structure: Structure, factor: GaussianFactor, selector: str) -> bool:
+def _lasts(structure: Structure, factor: Factor, selector: str) -> bool:
     """Whether a position of a parent is seen with several states of the selector."""
     if factor.parent is None:
         return False

@@ -11,27 +11,14 @@ from typing import Any
 import jax
 
 from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
 from numpyro_svae.program.populations import Population
-from numpyro_svae.program.priors import Prior, RegressionPrior
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.rate_populations import RatePopulation
-from numpyro_svae.program.rate_priors import GammaPrior
 from numpyro_svae.program.wiring import Wiring, listed
 
 __all__ = ["AnyPopulation", "bind_populations", "read_populations"]
 
 AnyPopulation = Population | RatePopulation
-_GAUSSIAN = (
-    "a location that is affine in other global Gaussian sites, and a covariance that "
-    "is known or that of one other site, times known numbers: an InverseWishart, the "
-    "scale 1 / sqrt(alpha) of one Gamma site alpha for all entries or some, or sqrt of "
-    "an InverseGamma site; or a location and a covariance of one joint prior. Data may "
-    "pick from batches, as in top[region]. Write numpyro.sample('mu', "
-    "dist.MultivariateNormal(top, S)) or dist.Normal(top, 1 / jnp.sqrt(alpha))"
-)
-_GAMMA = "a fixed shape and a rate that is a Gamma site times known numbers"
-_FIXED = "fixed values or numpyro.param"
 
 
 def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
@@ -102,46 +89,33 @@ def _candidates(
     wiring: Wiring, name: str, used: frozenset[str]
 ) -> Iterator[AnyPopulation]:
     """The priors that there may be, given the kinds of the sites."""
-    block = wiring.prober.priors[name]
+    block: Any = wiring.prober.priors[name]
     if not used <= {*wiring.block_of}:
         return
     names = {wiring.block_of[site].name for site in used}
-    above = [p for p in wiring.prober.priors.values() if p.name in names]
-    if isinstance(block, GaussianPrior):
-        parents = tuple(p for p in above if isinstance(p, GaussianPrior))
-        noises = [p for p in above if not isinstance(p, GaussianPrior)]
-        noise: Any = noises[0] if noises else None
+    above: list[Any] = [p for n, p in wiring.prober.priors.items() if n in names]
+    if block.part == "weight":
+        parents = tuple(p for p in above if p.part == "weight")
+        noises = [p for p in above if p.part != "weight"]
+        noise = noises[0] if noises else None
         if len(noises) <= 1 and (noise is None or _fits(noise, block)):
             yield Population(block, parents, noise)
             if any(parent.components for parent in parents):
                 yield Population(block, parents, noise, summed=True)
-    elif isinstance(block, PrecisionPrior | GammaPrior) and len(above) == 1:
-        rate = above[0]
-        if isinstance(rate, PrecisionPrior | GammaPrior):
-            yield RatePopulation(block, rate)
+    elif [p.of_rates for p in (block, *above)] == [True, True]:
+        yield RatePopulation(block, above[0])
 
 
-def _fits(noise: Prior, block: GaussianPrior) -> bool:
+def _fits(noise: Any, block: GaussianPrior) -> bool:
     """Whether a block can hold the covariance of the rows of another."""
     size = (1, *block.event_shape)[-1]
-    if isinstance(noise, CovariancePrior | RegressionPrior):
-        return noise.dim == size
-    return isinstance(noise, PrecisionPrior)
+    return noise.part in ("noise", "both") and (noise.by_entry or noise.covers(size))
 
 
 def _refused(wiring: Wiring, name: str, used: frozenset[str]) -> ValueError:
-    block, accepted = wiring.prober.priors[name], _FIXED
-    if isinstance(block, GaussianPrior):
-        accepted = f"{_FIXED}; or {_GAUSSIAN}"
-    elif isinstance(block, PrecisionPrior | GammaPrior):
-        accepted = f"{_FIXED}; or {_GAMMA}"
-    elif isinstance(block, RegressionPrior):
-        accepted = (
-            f"{_FIXED}; or priors of location and covariance that are independent of "
-            "each other, of which that of the location may depend on global sites"
-        )
+    block = wiring.prober.priors[name]
     kind = type(wiring.prober.sites[block.name].fn).__name__
     return ValueError(
         f"Site '{block.name}' ({kind}): its hyperparameters depend on latent "
-        f"{listed(used)} in a way that is not conjugate. Accepted: {accepted}."
+        f"{listed(used)} in a way that is not conjugate. Accepted: {block.accepted}."
     )

@@ -17,6 +17,8 @@ from numpyro.handlers import block, substitute
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
+from numpyro_svae.program.origins import union_of
+
 __all__ = ["Given", "check_state"]
 
 
@@ -78,8 +80,7 @@ def check_state(
     if not (values and begun):
         return
     found = eval_provenance(results, **begun)
-    sets = jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, frozenset))
-    names = sorted(frozenset().union(*sets))
+    names = sorted(union_of(found))
     if names:
         raise ValueError(
             f"Mutable state {names}: found parameters without it, which results need; "

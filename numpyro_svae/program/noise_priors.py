@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from math import log, pi
 from typing import Any, NamedTuple
@@ -14,11 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from numpyro_svae.families import GammaNatural, RegressionNatural
+from numpyro_svae.families import (
+    GammaNatural,
+    NaturalParameters,
+    RegressionNatural,
+)
 from numpyro_svae.families.matrices import log_diagonal
-from numpyro_svae.program.priors import Prior
-from numpyro_svae.program.rate_priors import FeaturePrior
-from numpyro_svae.program.sites import Site
+from numpyro_svae.program.joint_prior import wrong_regression
+from numpyro_svae.program.priors import Prior, Reading
+from numpyro_svae.program.rate_priors import POPULATION_OF_RATES, FeaturePrior
+from numpyro_svae.program.sites import Site, is_gaussian
 
 __all__ = ["CovariancePrior", "ExpectedNoise", "NoisePrior", "PrecisionPrior"]
 
@@ -52,14 +58,73 @@ class ExpectedNoise(NamedTuple):
         return ExpectedNoise(covariance, jnp.sum(log_variance, -1))
 
 
+class NoisePrior(Prior):
+    """A prior over the covariance of a Gaussian factor, whatever its location is."""
+
+    part = "noise"
+    by_entry = False
+    """Whether each entry of a response has a precision of its own."""
+
+    columns = 0
+    """It has no weight."""
+
+    @abstractmethod
+    def covers(self, dim: int) -> bool:
+        """Whether it can be the noise of responses with D dimensions."""
+
+    @abstractmethod
+    def unit_noise(self) -> dict[str, Any]:
+        """The value of its site at which all covariances are one."""
+
+    @abstractmethod
+    def covariance(self, value: Any, dim: int) -> Any:
+        """Covariance ``(..., D, D)``, from the value of the site."""
+
+    @abstractmethod
+    def noise(
+        self, moments: Any, dim: int, entries: Array | None = None
+    ) -> ExpectedNoise:
+        """Moments of the covariance of a response with D dimensions.
+
+        :param moments: of the block.
+        :param entries: which of the entries count, ``(..., D)``, where the noise is
+            diagonal; others add nothing if the response and its weight are zero there.
+        """
+
+    @abstractmethod
+    def start(self, prior: Any, cov: Array, count: Array) -> NaturalParameters:
+        """The prior updated by residuals.
+
+        :param prior: its natural parameters.
+        :param cov: the sum of squares of the residuals, of shape ``(..., D, D)``.
+        :param count: number of residuals, of shape ``(...)``.
+        """
+
+
 @dataclass(frozen=True)
-class PrecisionPrior(FeaturePrior):
+class PrecisionPrior(FeaturePrior, NoisePrior):
     """A Gamma prior over precisions, or an inverse-Gamma prior over variances.
 
     :param inverse: whether the site holds variances.
     """
 
     inverse: bool
+
+    by_entry = of_rates = True
+    distributions = (dist.Gamma, dist.InverseGamma)
+    accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
+
+    @classmethod
+    def find(cls, reading: Reading, site: Site) -> PrecisionPrior | None:
+        inverse = isinstance(site.fn, dist.InverseGamma)
+        if not inverse and not any(is_gaussian(s.fn) for s in reading.users(site.name)):
+            return None
+        features, batch = site.outer.event_shape, reading.batch_of(site)
+        return cls(site.name, (site.name,), batch, features, inverse)
+
+    @classmethod
+    def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(event_shape, 0.5)
 
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
         shape = self.batch_shape + self.features
@@ -70,14 +135,12 @@ class PrecisionPrior(FeaturePrior):
         return self._by_member(variance if self.inverse else 1.0 / variance)
 
     def unit_noise(self) -> dict[str, Any]:
-        """The value at which all variances are one."""
         return {self.name: np.ones(self.batch_shape + self.features)}
 
     def natural(self, sites: dict[str, Site]) -> GammaNatural:
         return self.natural_of(sites[self.name].fn)
 
     def natural_of(self, fn: Any) -> GammaNatural:
-        """Natural parameters of a Gamma or an inverse Gamma."""
         shape = self.batch_shape + self.features
         return GammaNatural(
             jnp.broadcast_to(fn.concentration, shape) + 0.0,
@@ -89,7 +152,6 @@ class PrecisionPrior(FeaturePrior):
         return family(natural.concentration, natural.rate).to_event(len(self.features))
 
     def covers(self, dim: int) -> bool:
-        """Whether it is the noise of responses with D dimensions."""
         return self.features in ((), (dim,))
 
     def precisions(self, value: Any) -> Any:
@@ -97,7 +159,6 @@ class PrecisionPrior(FeaturePrior):
         return 1.0 / value if self.inverse else value
 
     def covariance(self, value: Any, dim: int) -> Any:
-        """Covariance ``(..., D, D)``, from the value of the site."""
         variance = 1.0 / self.precisions(value)
         if not self.features:
             variance = variance[..., None]
@@ -106,11 +167,6 @@ class PrecisionPrior(FeaturePrior):
     def noise(
         self, moments: GammaNatural, dim: int, entries: Array | None = None
     ) -> ExpectedNoise:
-        """Moments of the covariance of a response with D dimensions.
-
-        :param entries: which of them count, ``(..., D)``; others add nothing if the
-            response and its weight are zero there.
-        """
         variance, log_variance = -1.0 / moments.rate, -moments.concentration
         if not self.features:
             variance, log_variance = variance[..., None], log_variance[..., None]
@@ -123,11 +179,6 @@ class PrecisionPrior(FeaturePrior):
         return ExpectedNoise(covariance, jnp.sum(log_variance, -1))
 
     def start(self, prior: GammaNatural, cov: Array, count: Array) -> GammaNatural:
-        """The prior updated by residuals of a covariance.
-
-        :param cov: of shape ``(..., D, D)``.
-        :param count: number of residuals, of shape ``(...)``.
-        """
         squares = jnp.diagonal(cov, axis1=-2, axis2=-1)
         if not self.features:
             squares, count = jnp.sum(squares, -1), cov.shape[-1] * count
@@ -140,13 +191,28 @@ class PrecisionPrior(FeaturePrior):
 
 
 @dataclass(frozen=True)
-class CovariancePrior(Prior):
+class CovariancePrior(NoisePrior):
     """An inverse-Wishart prior: a regression on nothing.
 
     :param dim: D, of the covariance.
     """
 
     dim: int
+
+    distributions = (dist.InverseWishart,)
+
+    @classmethod
+    def find(cls, reading: Reading, site: Site) -> CovariancePrior:
+        dim, batch = site.fn.event_shape[-1], reading.batch_of(site)
+        return cls(site.name, (site.name,), batch, dim)
+
+    @classmethod
+    def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
+        return np.eye(event_shape[-1])
+
+    def fault(self, natural: RegressionNatural) -> str | None:
+        fine = natural.in_domain()
+        return None if fine else wrong_regression(self.name, self.name, natural)
 
     def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
         root = rng.standard_normal((*self.batch_shape, self.dim, self.dim))
@@ -159,7 +225,6 @@ class CovariancePrior(Prior):
         return {self.name: count * np.eye(self.dim)}
 
     def unit_noise(self) -> dict[str, Any]:
-        """The value at which all covariances are one."""
         shape = (*self.batch_shape, self.dim, self.dim)
         return {self.name: np.broadcast_to(np.eye(self.dim), shape)}
 
@@ -167,7 +232,6 @@ class CovariancePrior(Prior):
         return self.natural_of(sites[self.name].fn)
 
     def natural_of(self, fn: Any) -> RegressionNatural:
-        """Natural parameters of an inverse-Wishart distribution."""
         tril = fn.base_dist.scale_tril
         scale = tril @ jnp.swapaxes(tril, -1, -2)
         shape = (*self.batch_shape, self.dim)
@@ -185,26 +249,19 @@ class CovariancePrior(Prior):
         return {self.name: value}
 
     def covers(self, dim: int) -> bool:
-        """Whether it is the noise of responses with D dimensions."""
         return self.dim == dim
 
     def covariance(self, value: Any, dim: int) -> Any:
-        """Covariance ``(..., D, D)``, from the value of the site."""
         return value
 
     def noise(
         self, moments: Any, dim: int, entries: Array | None = None
     ) -> ExpectedNoise:
-        """Moments of the covariance of a response with D dimensions, all of them."""
         return ExpectedNoise(moments.covariance, moments.log_det)
 
     def start(
         self, prior: RegressionNatural, cov: Array, count: Array
     ) -> RegressionNatural:
-        """The prior updated by residuals; see :meth:`PrecisionPrior.start`."""
         if cov.ndim > 2 and not self.batch_shape:
             cov, count = jnp.sum(cov, 0), jnp.sum(count, 0)
         return RegressionNatural(prior.vv + cov, prior.vu, prior.uu, prior.df + count)
-
-
-NoisePrior = PrecisionPrior | CovariancePrior

@@ -20,21 +20,16 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.distributions import (
-    DiscreteMarkovChain,
-    LinearGaussianChain,
     MatrixNormalInverseWishart,
     NormalInverseWishart,
 )
 from numpyro_svae.program.probing import Prober
-from numpyro_svae.program.sites import Site
+from numpyro_svae.program.sites import Site, is_gaussian, is_path
 
-__all__ = ["CHAIN", "NOISE", "drawn_values", "find_numbers"]
+__all__ = ["drawn_values", "find_numbers", "is_scale"]
 
-CHAIN = LinearGaussianChain | DiscreteMarkovChain
 _JOINT = NormalInverseWishart | MatrixNormalInverseWishart
-_GAUSSIAN = dist.Normal | dist.MultivariateNormal | dist.MatrixNormal
-_WEIGHT = _GAUSSIAN | _JOINT
-NOISE = dist.Gamma | dist.InverseGamma
+_NOISE = dist.Gamma | dist.InverseGamma
 
 
 def find_numbers(prober: Prober) -> frozenset[str]:
@@ -58,9 +53,23 @@ def drawn_values(sites: dict[str, Site]) -> dict[str, Any]:
         if site.observed:
             continue
         value = values[name] = np.asarray(site.value)
-        if isinstance(site.fn, _GAUSSIAN | LinearGaussianChain):
+        if is_gaussian(site.fn):
             values[name] = rng.standard_normal(value.shape).astype(value.dtype)
     return values
+
+
+def is_scale(site: Site) -> bool:
+    """Whether the values of a site are precisions or variances, or rates."""
+    return isinstance(site.fn, _NOISE)
+
+
+def _is_joint(site: Site) -> bool:
+    return isinstance(site.fn, _JOINT)
+
+
+def _is_weight(site: Site) -> bool:
+    """Whether a site may be the mean or the weight of a factor."""
+    return _is_joint(site) or (is_gaussian(site.fn) and not is_path(site.fn))
 
 
 def _has_entries(site: Site) -> bool:
@@ -90,8 +99,8 @@ class _Entries:
         sites = [self.prober.sites[name] for name in used]
         if any(self._follows(site) for site in sites if self._is_local(site)):
             return True
-        sizes = [s.outer.event_shape for s in sites if isinstance(s.fn, NOISE)]
-        weights = [s for s in sites if isinstance(s.fn, _WEIGHT) and self._is_open(s)]
+        sizes = [s.outer.event_shape for s in sites if is_scale(s)]
+        weights = [s for s in sites if _is_weight(s) and self._is_open(s)]
         if (self.size,) in sizes or not all(map(_is_of_number, weights)):
             return False
         return not all(map(self._is_mean, weights))
@@ -101,7 +110,7 @@ class _Entries:
 
     def _is_local(self, site: Site) -> bool:
         """Whether a site of data has one more axis of positions than the vector."""
-        state = isinstance(site.fn, CHAIN) or not self._is_open(site)
+        state = is_path(site.fn) or not self._is_open(site)
         return state and site.extra > self.site.extra
 
     def _follows(self, site: Site) -> bool:
@@ -115,7 +124,7 @@ class _Entries:
     def _is_mean(self, site: Site) -> bool:
         """Whether the first entry of a weight moves no entry but the first."""
         event = site.outer.event_shape
-        if int(np.prod(event, dtype=int)) != self.size or isinstance(site.fn, _JOINT):
+        if int(np.prod(event, dtype=int)) != self.size or _is_joint(site):
             return False
         one = np.arange(self.size).reshape(event) == 0
         return not self._moved(site, one)[1:].any()
@@ -140,6 +149,6 @@ class _Entries:
 def _is_of_number(site: Site) -> bool:
     """Whether a weight may be that of a response of dimension one."""
     event = site.outer.event_shape
-    if isinstance(site.fn, _JOINT):
+    if _is_joint(site):
         return event[0] == 1
     return len(event) < 2 or (len(event) == 2 and 1 in event)

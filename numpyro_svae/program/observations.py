@@ -16,12 +16,11 @@ import numpyro.distributions as dist
 from numpyro.distributions.conjugate import NegativeBinomialProbs
 
 from numpyro_svae.families import GammaNatural
-from numpyro_svae.program.priors import DirichletPrior, Prior
+from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
+from numpyro_svae.program.table_priors import DirichletPrior
 
-__all__ = ["CATEGORICAL", "Observation", "observation_of"]
-
-CATEGORICAL = dist.CategoricalProbs | dist.CategoricalLogits
+__all__ = ["Observation", "observation_of", "register_observation"]
 
 
 class Observation(NamedTuple):
@@ -114,14 +113,15 @@ def _negative_binomial(fn: Any, y: Array) -> tuple[Array, Array]:
     return jnp.stack([1.0 * y, count], -1), base
 
 
+_CATEGORICAL = dist.CategoricalProbs | dist.CategoricalLogits
 _MULTINOMIAL = dist.MultinomialProbs | dist.MultinomialLogits
 _BERNOULLI = dist.BernoulliProbs | dist.BernoulliLogits
 _BINOMIAL = dist.BinomialProbs | dist.BinomialLogits
 _GEOMETRIC = dist.GeometricProbs | dist.GeometricLogits
 _NEGATIVE = NegativeBinomialProbs | dist.NegativeBinomialLogits
 _SHAPE, _TRIALS = ("concentration",), ("total_count",)
-_KINDS = (
-    Observation(CATEGORICAL, "probs", DirichletPrior, _categorical),
+_KINDS = [
+    Observation(_CATEGORICAL, "probs", DirichletPrior, _categorical),
     Observation(_MULTINOMIAL, "probs", DirichletPrior, _multinomial),
     Observation(_BERNOULLI, "probs", BetaPrior, _bernoulli),
     Observation(_BINOMIAL, "probs", BetaPrior, _binomial, _TRIALS),
@@ -131,7 +131,15 @@ _KINDS = (
     Observation(dist.Exponential, "rate", GammaPrior, _exponential),
     Observation(dist.Gamma, "rate", GammaPrior, _gamma, _SHAPE),
     Observation(dist.InverseGamma, "rate", GammaPrior, _inverse_gamma, _SHAPE),
-)
+]
+
+
+def register_observation(kind: Observation) -> None:
+    """Make a kind of observation known.
+
+    :param kind: the kind; it comes before those that are known.
+    """
+    _KINDS.insert(0, kind)
 
 
 def observation_of(fn: dist.Distribution) -> Observation | None:

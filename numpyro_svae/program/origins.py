@@ -49,7 +49,13 @@ def depends(program: Program, read: Callable[[Program], Any]) -> bool:
         used = eval_provenance(traced, **leaves)
     except NOT_TRACEABLE:
         return bool(leaves)
-    return any(jax.tree.leaves(used, is_leaf=lambda x: isinstance(x, frozenset)))
+    return bool(union_of(used))
+
+
+def union_of(sets: Any) -> frozenset[str]:
+    """All names in a tree of sets, as ``eval_provenance`` gives it."""
+    leaves = jax.tree.leaves(sets, is_leaf=lambda x: isinstance(x, frozenset))
+    return frozenset().union(*leaves)
 
 
 def at_others(program: Program) -> Program:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import scope
+from numpyro_svae.program.kinds import lengths_of
 from numpyro_svae.program.origins import elsewhere
 from numpyro_svae.program.places import place_of, read_at
 from numpyro_svae.program.probing import plain_run
@@ -39,7 +40,7 @@ def check_padding(program: Program, structure: Structure, concrete: bool) -> Non
     chains = [name for name, local in structure.locals.items() if local.chain]
     sites = sample_sites(plain_run(program, structure)) if chains else {}
     for chain in chains:
-        if sites[chain].fn.lengths is None:
+        if lengths_of(sites[chain].fn) is None:
             continue
         for name in _dependents(structure, chain):
             count = partial(_padded, structure, chain, name)

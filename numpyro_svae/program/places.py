@@ -13,7 +13,15 @@ import jax.numpy as jnp
 
 from numpyro_svae.program.sites import Site
 
-__all__ = ["Place", "clean", "per_entry", "place_of", "pull_to", "read_at"]
+__all__ = [
+    "Place",
+    "clean",
+    "per_entry",
+    "per_path",
+    "place_of",
+    "pull_to",
+    "read_at",
+]
 
 
 class Place(NamedTuple):
@@ -139,3 +147,9 @@ def per_entry(value: Array, place: Place) -> Array:
     """Sum values at positions to one for each entry of the batch."""
     value = counted(value, place)
     return jnp.sum(value, tuple(range(value.ndim - place.extra, value.ndim)))
+
+
+def per_path(value: Array, place: Place) -> Array:
+    """Values of whole paths, zero for those without a position that counts."""
+    value = jnp.broadcast_to(value, place.batch_shape)
+    return value if place.mask is None else jnp.where(place.mask.any(-1), value, 0.0)

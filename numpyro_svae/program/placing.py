@@ -15,9 +15,9 @@ import numpy as np
 from numpyro_svae.program.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.entries import Entries, Parameter, read_entries
 from numpyro_svae.program.places import place_of
-from numpyro_svae.program.priors import TablePrior
 from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.sites import Site
+from numpyro_svae.program.table_priors import TablePrior
 
 __all__ = ["find_entries", "moves"]
 

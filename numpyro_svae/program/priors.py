@@ -1,40 +1,86 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Global blocks of a program: the conjugate priors and how they are spelled."""
+"""What a global block says of itself, and which classes of them there are."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
+import jax
 from jax import Array
-import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve
 import numpy as np
 import numpyro.distributions as dist
 
-from numpyro_svae.distributions import (
-    MatrixNormalInverseWishart,
-    NormalInverseWishart,
-)
-from numpyro_svae.families import (
-    DirichletNatural,
-    ExpectedRegression,
-    NaturalParameters,
-    RegressionNatural,
-    expected,
-)
-from numpyro_svae.program.sites import Site
+from numpyro_svae.families import NaturalParameters, expected
+from numpyro_svae.program.sites import Program, Site
 
-__all__ = ["DirichletPrior", "Prior", "RegressionPrior", "TablePrior"]
+__all__ = [
+    "Prior",
+    "Reading",
+    "priors_of",
+    "register_prior",
+]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A program whose global blocks are being found.
+
+    :param program: the program.
+    :param sites: the sites of one run.
+    :param needs: the latent sites that each site depends on.
+    """
+
+    program: Program
+    sites: dict[str, Site]
+    needs: dict[str, frozenset[str]]
+
+    def users(self, name: str) -> list[Site]:
+        """The sites that depend on a site."""
+        return [self.sites[n] for n, used in self.needs.items() if name in used]
+
+    def partners(self, half: Site) -> list[Site]:
+        """The latent sites that may be one block with a site.
+
+        They depend on it and on nothing else, and what depends on them depends on it
+        too.
+        """
+        return [
+            site
+            for site in self.users(half.name)
+            if not site.observed
+            and self.needs[site.name] == {half.name}
+            and self._share(half.name, site.name)
+        ]
+
+    def _share(self, half: str, name: str) -> bool:
+        found = [self.needs[site.name] for site in self.users(name)]
+        return not found or any(half in used for used in found)
+
+    def batch_of(self, site: Site) -> tuple[int, ...]:
+        """The batch shape of a block with members for components.
+
+        :raises ValueError: naming the site, if it has several plates.
+        """
+        if len(site.batch_shape) > 1:
+            raise ValueError(
+                f"Site '{site.name}': a global site may have a batch of components, "
+                f"found batch shape {site.batch_shape}. Open its plate by itself, "
+                "outside of all other plates, so that the batch shape is (K,)."
+            )
+        return site.batch_shape
 
 
 @dataclass(frozen=True)
 class Prior(ABC):
     """A global block: one conjugate family, spelled as one site or as two.
+
+    Another family is a class that derives from this one or from one of those below, in
+    a file of its own, which :func:`register_prior` makes known.
 
     :param name: name of the block, that of its (last) site.
     :param sites: names of its sites, in program order.
@@ -44,6 +90,77 @@ class Prior(ABC):
     name: str
     sites: tuple[str, ...]
     batch_shape: tuple[int, ...]
+
+    distributions: ClassVar[tuple[type[dist.Distribution], ...]] = ()
+    """The classes of the sites that it is found from, without their wrappers."""
+
+    accepted: ClassVar[str] = "fixed values or numpyro.param"
+    """What its hyperparameters may be, for a message."""
+
+    of_rates: ClassVar[bool] = False
+    """Whether its posterior is a Gamma, and so its prior may have a learnt rate."""
+
+    part: ClassVar[str] = ""
+    """What it may be of a Gaussian factor: its ``"weight"``, its ``"noise"``, or
+    ``"both"``."""
+
+    # how it is recognised
+
+    @classmethod
+    def find(cls, reading: Reading, site: Site) -> Prior | None:
+        """The block that a site of its classes is, or is the first site of.
+
+        :return: None if it is none of these.
+        :raises ValueError: naming the site, if it can be no block at all.
+        """
+        return None
+
+    @classmethod
+    def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
+        """A value in the support of its sites, found without sampling."""
+        return np.zeros(event_shape)
+
+    @abstractmethod
+    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
+        """A random value of each site, for probing."""
+
+    @abstractmethod
+    def plain_values(self, column: Any = 0) -> dict[str, Any]:
+        """The value of each site that data are read at.
+
+        :param column: the regressor to show, for a prior over weights.
+        """
+
+    # how it is checked and where it starts
+
+    @abstractmethod
+    def natural(self, sites: dict[str, Site]) -> NaturalParameters:
+        """Natural parameters of the prior.
+
+        :param sites: the sites of a run at :meth:`plain_values`.
+        """
+
+    def natural_of(self, fn: Any) -> NaturalParameters:
+        """Natural parameters of a distribution as :meth:`posterior` gives it.
+
+        :param fn: the distribution, without ``to_event``.
+        """
+        return fn.natural_parameters
+
+    def fault(self, natural: Any) -> str | None:
+        """What is wrong with the natural parameters of a prior, naming the site.
+
+        :return: None if nothing is.
+        """
+        if natural.in_domain():
+            return None
+        lowest = min(np.min(leaf) for leaf in jax.tree.leaves(natural))
+        return (
+            f"Site '{self.name}': found a shape, a rate or another hyperparameter of "
+            f"{lowest}. Accepted: positive and finite ones."
+        )
+
+    # its posterior
 
     @property
     def components(self) -> int | None:
@@ -60,24 +177,6 @@ class Prior(ABC):
         return expected(natural)
 
     @abstractmethod
-    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
-        """A random value of each site, for probing."""
-
-    @abstractmethod
-    def plain_values(self, column: Any = 0) -> dict[str, Any]:
-        """The value of each site that data are read at.
-
-        :param column: the regressor to show, for a prior over weights.
-        """
-
-    @abstractmethod
-    def natural(self, sites: dict[str, Site]) -> NaturalParameters:
-        """Natural parameters of the prior.
-
-        :param sites: the sites of a run at :meth:`plain_values`.
-        """
-
-    @abstractmethod
     def posterior(self, natural: Any) -> dist.Distribution:
         """The posterior distribution of the packed block."""
 
@@ -90,199 +189,20 @@ class Prior(ABC):
         return 0.0
 
 
-class TablePrior(Prior):
-    """A block of which parameters may have single entries: probabilities or rates."""
-
-    size: int
-    """How many entries hang together, as categories do."""
-
-    normalised = True
-    """Whether these sum to one."""
-
-    @property
-    def member_size(self) -> int:
-        """Number of entries of one member of the batch."""
-        return self.size * prod(self.features)
-
-    @property
-    def total(self) -> int:
-        """Number of entries of all members."""
-        return self.member_size * prod(self.batch_shape)
-
-    @abstractmethod
-    def values_of(self, rows: Any) -> dict[str, Any]:
-        """The value of its site, from that of all entries, ``(-1, size)``."""
-
-    @abstractmethod
-    def rows_of(self, values: dict[str, Any]) -> np.ndarray:
-        """The values of all entries, ``(-1, size)``, from that of its site."""
+_PRIORS: list[type[Prior]] = []
 
 
-@dataclass(frozen=True)
-class DirichletPrior(TablePrior):
-    """A Dirichlet prior over probabilities.
+def register_prior(kind: type[Prior]) -> None:
+    """Make a class of global blocks known.
 
-    :param size: number of categories.
-    :param kind: the class of its distribution.
+    :param kind: the class; it is asked before those that are known.
     """
-
-    size: int
-    kind: type[dist.Dirichlet] = dist.Dirichlet
-
-    def values_of(self, rows: Any) -> dict[str, Any]:
-        return {self.name: rows.reshape(*self.batch_shape, self.size)}
-
-    def rows_of(self, values: dict[str, Any]) -> np.ndarray:
-        return np.reshape(values[self.name], (-1, self.size))
-
-    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
-        return {self.name: rng.dirichlet(np.ones(self.size), self.batch_shape)}
-
-    def plain_values(self, column: Any = 0) -> dict[str, Any]:
-        rows = np.full((*self.batch_shape, self.size), 1.0 / self.size)
-        return {self.name: rows}
-
-    def natural(self, sites: dict[str, Site]) -> NaturalParameters:
-        concentration = sites[self.name].fn.concentration
-        return DirichletNatural(
-            jnp.broadcast_to(concentration, (*self.batch_shape, self.size)) + 0.0
-        )
-
-    def posterior(self, natural: DirichletNatural) -> dist.Distribution:
-        return self.kind(natural.concentration, validate_args=False)
-
-    def unpack(self, value: Array) -> dict[str, Array]:
-        return {self.name: value}
+    _PRIORS.insert(0, kind)
 
 
-@dataclass(frozen=True)
-class RegressionPrior(Prior):
-    """A prior over a weight and a covariance, jointly or as two sites.
+def priors_of(fn: Any) -> Iterator[type[Prior]]:
+    """The classes of global blocks that a site may be of, those to ask first first.
 
-    :param dim: D, the number of rows.
-    :param columns: M, the number of regressors.
-    :param vector: whether the weight is a vector, that is, a mean.
+    :param fn: the distribution of the site, without wrappers.
     """
-
-    dim: int
-    columns: int
-    vector: bool
-
-    @property
-    def packed(self) -> bool:
-        """Whether the block is one site with a packed event."""
-        return len(self.sites) == 1
-
-    def values(self, weight: Any, cov: Any) -> dict[str, Any]:
-        """Site values for a weight ``(..., D, M)`` and a covariance ``(..., D, D)``."""
-        if self.packed:
-            module = np if isinstance(cov, np.ndarray) else jnp
-            return {self.name: module.concatenate([weight, cov], -1)}
-        cov_site, weight_site = self.sites
-        return {cov_site: cov, weight_site: weight[..., 0] if self.vector else weight}
-
-    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
-        shape = (*self.batch_shape, self.dim)
-        weight = rng.standard_normal((*shape, self.columns))
-        root = rng.standard_normal((*shape, self.dim))
-        cov = root @ np.swapaxes(root, -1, -2) + self.dim * np.eye(self.dim)
-        return self.values(weight, cov)
-
-    def pair(self, values: dict[str, Any]) -> tuple[Any, Any]:
-        """The weight ``(..., D, M)`` and the covariance, from values by site."""
-        if self.packed:
-            value = values[self.name]
-            return value[..., : self.columns], value[..., self.columns :]
-        cov, weight = (values[name] for name in self.sites)
-        return (weight[..., None] if self.vector else weight), cov
-
-    def regression(
-        self, moments: ExpectedRegression, entries: Array | None
-    ) -> ExpectedRegression:
-        """The regression that a factor is, from the moments of the block.
-
-        :param entries: which entries of the response count, ``(..., D)``; None for all.
-        """
-        return moments
-
-    def whole(self, natural: Any) -> RegressionNatural:
-        """Natural parameters with a full covariance, to find a start with."""
-        return natural
-
-    def of_whole(self, start: RegressionNatural) -> Any:
-        """Natural parameters of the block, from those with a full covariance."""
-        return start
-
-    def basis_pair(self, column: Any) -> tuple[Any, Any]:
-        """A weight that copies a regressor to entry 0, a covariance that counts.
-
-        Under it the location of a factor shows the chosen regressor, and its
-        covariance shows which member of the batch was picked.
-        """
-        row = np.eye(self.dim, 1)
-        shape = (*self.batch_shape, self.dim)
-        count = 1.0 + np.arange(self.components or 1)
-        cov = (count[:, None, None] * np.eye(self.dim)).reshape(*shape, self.dim)
-        if isinstance(column, int):
-            chosen = row * (np.arange(self.columns) == column)
-            return np.broadcast_to(chosen, (*shape, self.columns)), cov
-        chosen = row * (jnp.arange(self.columns) == column)
-        return jnp.broadcast_to(chosen, (*shape, self.columns)), jnp.asarray(cov)
-
-    def plain_values(self, column: Any = 0) -> dict[str, Any]:
-        return self.values(*self.basis_pair(column))
-
-    @property
-    def has_noise(self) -> bool:
-        """Whether it holds the covariance of a factor."""
-        return True
-
-    def unit_noise(self) -> dict[str, Any]:
-        """Values with a weight of zero, at which all covariances are one."""
-        shape = (*self.batch_shape, self.dim)
-        cov = np.broadcast_to(np.eye(self.dim), (*shape, self.dim))
-        return self.values(np.zeros((*shape, self.columns)), cov)
-
-    def natural(self, sites: dict[str, Site]) -> NaturalParameters:
-        fn = sites[self.name].fn
-        if self.packed:
-            natural = fn.natural_parameters
-        else:
-            cov_fn = sites[self.sites[0]].fn
-            scale_tril = cov_fn.base_dist.scale_tril
-            loc, precision = self._conditional(fn)
-            natural = RegressionNatural.from_standard(
-                loc, precision, scale_tril, cov_fn.concentration
-            )
-        return _expand(natural, self.batch_shape)
-
-    def _conditional(self, fn: dist.Distribution) -> tuple[Array, Array]:
-        """Location and column precision of the weight's site."""
-        if isinstance(fn, dist.MatrixNormal):
-            tril = fn.scale_tril_column
-            identity = jnp.broadcast_to(jnp.eye(self.columns), tril.shape)
-            return fn.loc, cho_solve((tril, True), identity)
-        count = 1.0 + jnp.arange(self.components or 1)
-        count = jnp.reshape(count, self.batch_shape)
-        concentration = count / fn.scale_tril[..., 0, 0] ** 2
-        return fn.loc[..., None], concentration[..., None, None]
-
-    def posterior(self, natural: RegressionNatural) -> dist.Distribution:
-        family = NormalInverseWishart if self.vector else MatrixNormalInverseWishart
-        return family.from_natural_parameters(natural)
-
-    def unpack(self, value: Array) -> dict[str, Array]:
-        return self.values(value[..., : self.columns], value[..., self.columns :])
-
-
-def _expand(natural: RegressionNatural, shape: tuple[int, ...]) -> Any:
-    def widen(leaf: Array, event_dim: int) -> Array:
-        event = leaf.shape[leaf.ndim - event_dim :]
-        return jnp.broadcast_to(leaf, shape + event)
-
-    return RegressionNatural(
-        widen(natural.vv, 2),
-        widen(natural.vu, 2),
-        widen(natural.uu, 2),
-        widen(natural.df, 0),
-    )
+    return (kind for kind in _PRIORS if isinstance(fn, kind.distributions))

@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.ops.provenance import eval_provenance
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.factors import Local, Structure
 from numpyro_svae.program.joins import Join
+from numpyro_svae.program.kinds import kind_of
 from numpyro_svae.program.observations import observation_of
-from numpyro_svae.program.origins import at_others, depends
+from numpyro_svae.program.origins import at_others, depends, union_of
 from numpyro_svae.program.priors import Prior
-from numpyro_svae.program.sites import Program, Site, gaussian_view
+from numpyro_svae.program.sites import Program, Site
 
 __all__ = [
     "Found",
@@ -40,22 +40,16 @@ __all__ = [
 ]
 
 _NUM_PROBES = 3
-_DISCRETE_CHAIN = ("initial_probs", "transition_probs")
-_CHAIN = ("initial_loc", "initial_cov", "transition_matrix", "transition_cov", "inputs")
 
 
 def parameters(site: Site) -> dict[str, Any]:
     """The parameters of a site's distribution, by name."""
-    view = gaussian_view(site)
-    if view is not None:
-        return view._asdict()
-    if isinstance(site.fn, LinearGaussianChain):
-        return {name: getattr(site.fn, name) for name in _CHAIN}
-    if isinstance(site.fn, DiscreteMarkovChain):
-        return {name: getattr(site.fn, name) for name in _DISCRETE_CHAIN}
-    kind = observation_of(site.fn)
-    if kind is not None:
-        return kind.read(site.fn)
+    kind, seen = kind_of(site.fn), observation_of(site.fn)
+    found = None if kind is None else kind.parameters(site)
+    if found is not None:
+        return found
+    if seen is not None:
+        return seen.read(site.fn)
     return {"parameters": jax.tree.leaves(site.fn)}
 
 
@@ -173,7 +167,7 @@ class Prober:
         values = {name: self.sites[name].value for name in latents}
         sets = eval_provenance(lambda **values: self._read(values), **values)
         return {
-            name: {key: _union(value) for key, value in entry.items()}
+            name: {key: union_of(value) for key, value in entry.items()}
             for name, entry in sets.items()
         }
 
@@ -237,8 +231,3 @@ def label_of(name: str) -> str | None:
     """Name of the observed part of a site, of which ``obs_mask`` made this the rest."""
     whole = name.removesuffix("_unobserved")
     return None if whole == name else whole + "_observed"
-
-
-def _union(sets: Any) -> frozenset[str]:
-    leaves = jax.tree.leaves(sets, is_leaf=lambda x: isinstance(x, frozenset))
-    return frozenset().union(*leaves)

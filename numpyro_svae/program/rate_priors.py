@@ -8,16 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.families import DirichletNatural, GammaNatural, NaturalParameters
-from numpyro_svae.program.priors import Prior, TablePrior
+from numpyro_svae.program.priors import Prior, Reading
 from numpyro_svae.program.sites import Site
+from numpyro_svae.program.table_priors import TablePrior, wrong_concentration
 
-__all__ = ["BetaPrior", "FeaturePrior", "GammaPrior"]
+__all__ = ["POPULATION_OF_RATES", "BetaPrior", "FeaturePrior", "GammaPrior"]
+
+POPULATION_OF_RATES = (
+    "a fixed shape and a rate that is a Gamma site times known numbers"
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,16 @@ class BetaPrior(_RatePrior):
     """A Beta prior over probabilities p: a Dirichlet over ``(p, 1 - p)``."""
 
     size = 2
+    distributions = (dist.Beta,)
+
+    @classmethod
+    def find(cls, reading: Reading, site: Site) -> BetaPrior:
+        features = site.outer.event_shape
+        return cls(site.name, (site.name,), site.batch_shape, features)
+
+    @classmethod
+    def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(event_shape, 0.5)
 
     def rows_of(self, values: dict[str, Any]) -> np.ndarray:
         found = np.ravel(values[self.name])
@@ -71,11 +87,16 @@ class BetaPrior(_RatePrior):
         return {self.name: np.full(self.shape, 0.5)}
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
-        fn = sites[self.name].fn
-        counts = jnp.stack(
-            jnp.broadcast_arrays(fn.concentration1, fn.concentration0), -1
-        )
+        counts = self.natural_of(sites[self.name].fn).concentration
         return DirichletNatural(jnp.broadcast_to(counts, (*self.shape, 2)) + 0.0)
+
+    def natural_of(self, fn: Any) -> DirichletNatural:
+        both = jnp.broadcast_arrays(fn.concentration1, fn.concentration0)
+        return DirichletNatural(jnp.stack(both, -1))
+
+    def fault(self, natural: DirichletNatural) -> str | None:
+        fine = natural.in_domain() and np.all(np.asarray(natural.concentration))
+        return None if fine else wrong_concentration(self.name, natural)
 
     def posterior(self, natural: DirichletNatural) -> dist.Distribution:
         first, second = natural.concentration[..., 0], natural.concentration[..., 1]
@@ -88,6 +109,18 @@ class GammaPrior(_RatePrior):
 
     size = 1
     normalised = False
+    of_rates = True
+    distributions = (dist.Gamma,)
+    accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
+
+    @classmethod
+    def find(cls, reading: Reading, site: Site) -> GammaPrior:
+        features = site.outer.event_shape
+        return cls(site.name, (site.name,), site.batch_shape, features)
+
+    @classmethod
+    def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(event_shape, 0.5)
 
     def rows_of(self, values: dict[str, Any]) -> np.ndarray:
         return np.reshape(values[self.name], (-1, 1))
@@ -103,11 +136,11 @@ class GammaPrior(_RatePrior):
         return value
 
     def natural(self, sites: dict[str, Site]) -> NaturalParameters:
-        fn = sites[self.name].fn
-        return GammaNatural(
-            jnp.broadcast_to(fn.concentration, self.shape) + 0.0,
-            jnp.broadcast_to(fn.rate, self.shape) + 0.0,
-        )
+        natural = self.natural_of(sites[self.name].fn)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, self.shape) + 0.0, natural)
+
+    def natural_of(self, fn: Any) -> GammaNatural:
+        return GammaNatural(fn.concentration, fn.rate)
 
     def posterior(self, natural: GammaNatural) -> dist.Distribution:
         return dist.Gamma(natural.concentration, natural.rate).to_event(

@@ -7,28 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
 from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.factors import Factor, Local, Structure
-from numpyro_svae.program.gaussians import (
-    read_chain,
-    read_gaussian,
-    read_known_regression,
-)
+from numpyro_svae.program.gaussians import read_known_regression
 from numpyro_svae.program.gradient_sites import check_positions, senders_of
 from numpyro_svae.program.graphs import check_graphs
 from numpyro_svae.program.groups import parents_of
 from numpyro_svae.program.hierarchies import read_populations
+from numpyro_svae.program.kinds import kind_of
 from numpyro_svae.program.latents import read_locals, read_priors
 from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.probing import Prober, label_of
-from numpyro_svae.program.rows import (
-    read_discrete_chain,
-    read_latent_row,
-    read_statistics,
-    read_table,
-)
-from numpyro_svae.program.sites import Program, Site, gaussian_view
+from numpyro_svae.program.rows import read_statistics, read_table
+from numpyro_svae.program.sites import Program, Site
 from numpyro_svae.program.wiring import Wiring, not_conjugate
 
 __all__ = ["read_structure"]
@@ -103,21 +94,19 @@ def _leaves(
 
 def _factors(wiring: Wiring, site: Site, spoken: frozenset[str]) -> list[Factor]:
     """The factors of a site; none for a likelihood that has to be sampled."""
-    latent, used = not site.observed, wiring.used(site.name)
+    used, kind = wiring.used(site.name), kind_of(site.fn)
     locals, block_of = wiring.prober.locals, wiring.block_of
     blocks = {block_of[n].name for n in used if n in block_of}
     parents = {n for n in used if n in locals}
-    if isinstance(site.fn, LinearGaussianChain) and (latent or used):
-        return read_chain(wiring, site)
-    if isinstance(site.fn, DiscreteMarkovChain) and (latent or blocks):
-        return read_discrete_chain(wiring, site)
-    kind = observation_of(site.fn)
-    if kind is not None and latent:
-        return [read_latent_row(wiring, site)]
-    if kind is not None and blocks:
-        return [read_statistics(wiring, site, kind)]
-    if gaussian_view(site) is not None and (latent or blocks):
-        return [read_gaussian(wiring, site)]
+    if site.name in locals:
+        return locals[site.name].kind.read(wiring, site)
+    seen = observation_of(site.fn)
+    if seen is not None and blocks:
+        return [read_statistics(wiring, site, seen)]
+    if kind is not None and kind.size(site) is not None:
+        found = kind.read_observed(wiring, site, blocks)
+        if found:
+            return found
     if blocks:
         raise not_conjugate(site, "its parameters", blocks, "no latent global site")
     if parents and all(locals[n].discrete for n in parents):

@@ -9,23 +9,16 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from numpyro_svae.program.entries import Parameter
-from numpyro_svae.program.factors import (
-    DiscreteFactor,
-    Factor,
-    Source,
-    StatisticsFactor,
-    TableConditional,
-    TableFactor,
-)
+from numpyro_svae.program.factors import Factor, Source, TableFactor
 from numpyro_svae.program.observations import Observation
 from numpyro_svae.program.places import place_of
 from numpyro_svae.program.placing import find_entries, moves
-from numpyro_svae.program.priors import DirichletPrior, TablePrior
 from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.sites import Site
 from numpyro_svae.program.sources import find_source
 from numpyro_svae.program.statistics import parameter_of
+from numpyro_svae.program.table_priors import DirichletPrior, TablePrior
 from numpyro_svae.program.tables import find_table, is_picked
 from numpyro_svae.program.wiring import Wiring, not_conjugate
 
@@ -41,9 +34,11 @@ def read_table(wiring: Wiring, site: Site, parents: set[str]) -> Factor:
             "each in the state that the site has there"
         )
         raise not_conjugate(site, "its parameters", parents, accepted)
-    if len(selectors) > 1:
-        return TableConditional(site.name, selectors=selectors)
-    return TableFactor(site.name, Source(selector=selectors[0]))
+    several = len(selectors) > 1
+    source = Source(selector=None if several else selectors[0])
+    return TableFactor(
+        site.name, source, form="density", selectors=selectors, coupled=several
+    )
 
 
 _ROWS = DirichletPrior | BetaPrior
@@ -61,17 +56,17 @@ def read_discrete_chain(wiring: Wiring, site: Site) -> list[Factor]:
 
 
 def _chain_part(wiring: Wiring, site: Site, role: str) -> Factor:
-    kind = StatisticsFactor if site.observed else DiscreteFactor
+    form = "statistics" if site.observed else "rows"
     parameter = parameter_of(site, role)
     used = wiring.needs[site.name][parameter.name]
     if not used:
-        return kind(site.name, Source(), role)
+        return TableFactor(site.name, Source(), role, form)
     found = _find(wiring, site, parameter, used, _ROWS)
     if found is None or (found.selectors and not site.observed):
         raise not_conjugate(site, parameter.name, used, _ACCEPTED)
     if len(found.selectors) > 1:
         raise not_conjugate(site, parameter.name, used, "one of these sites alone")
-    return kind(site.name, found.source, role)
+    return TableFactor(site.name, found.source, role, form, (), found.selectors)
 
 
 def read_latent_row(wiring: Wiring, site: Site) -> Factor:
@@ -79,7 +74,7 @@ def read_latent_row(wiring: Wiring, site: Site) -> Factor:
     parameter = parameter_of(site)
     used = wiring.needs[site.name][parameter.name]
     if not used:
-        return DiscreteFactor(site.name)
+        return TableFactor(site.name)
     if not any(name in wiring.block_of for name in used):
         selectors = wiring.ordered(used, True)
         whole = len(selectors) == len(used)
@@ -89,9 +84,10 @@ def read_latent_row(wiring: Wiring, site: Site) -> Factor:
     found = _find(wiring, site, parameter, used, _ROWS)
     if found is None or found.source.offset:
         raise not_conjugate(site, parameter.name, used, _ACCEPTED)
-    if found.selectors:
-        return TableConditional(site.name, found.source, selectors=found.selectors)
-    return DiscreteFactor(site.name, found.source)
+    coupled = bool(found.selectors)
+    return TableFactor(
+        site.name, found.source, selectors=found.selectors, coupled=coupled
+    )
 
 
 def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> Factor:
@@ -120,11 +116,14 @@ def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> Factor:
         if kind.prior is GammaPrior:
             accepted += ", either of them times known positive numbers"
         raise not_conjugate(site, kind.parameter, used, accepted)
-    if len(found.selectors) > 1:
-        return TableConditional(
-            site.name, found.source, selectors=found.selectors, event_dim=event_dim
-        )
-    return StatisticsFactor(site.name, found.source, "value", event_dim)
+    return TableFactor(
+        site.name,
+        found.source,
+        form="statistics",
+        selectors=found.selectors,
+        coupled=len(found.selectors) > 1,
+        event_dim=event_dim,
+    )
 
 
 def _features(wiring: Wiring, site: Site, used: Collection[str]) -> int:

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
+from numpyro.util import not_jax_tracer
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.program.kinds import kind_of, lengths_of
 from numpyro_svae.program.one_site import OneSite
 from numpyro_svae.program.scans import Scan
 from numpyro_svae.program.steps import TimePlate, with_time_in_event
@@ -27,8 +28,10 @@ __all__ = [
     "GaussianView",
     "Program",
     "Site",
-    "at_positions",
     "gaussian_view",
+    "is_gaussian",
+    "is_path",
+    "is_state",
     "response_dim",
     "unwrap",
 ]
@@ -81,7 +84,7 @@ class Site:
         fn, mask, extra = peel(self.outer)
         if mask is None or not (isinstance(fn, dist.Normal) and extra):
             return None
-        if not isinstance(mask, jax.core.Tracer):
+        if not_jax_tracer(mask):
             seen = np.asarray(mask)
             if np.array_equal(seen.any(-1), seen.all(-1)):
                 return None
@@ -109,7 +112,7 @@ def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]
     fn, mask, extra = peel(fn)
     if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
         return fn, None if mask is None else jnp.any(mask, -1), extra - 1
-    if isinstance(fn, LinearGaussianChain | DiscreteMarkovChain):
+    if is_path(fn):
         mask = None if mask is None else mask[..., None]
         return fn, _within_length(fn, mask), extra + 1  # the first dimension is time
     return fn, mask, extra
@@ -117,35 +120,11 @@ def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]
 
 def _within_length(fn: Any, mask: Array | None) -> Array | None:
     """The steps of chains that are not padding."""
-    if fn.lengths is None:
+    lengths = lengths_of(fn)
+    if lengths is None:
         return mask
-    exists = jnp.arange(fn.event_shape[0]) < jnp.asarray(fn.lengths)[..., None]
+    exists = jnp.arange(fn.event_shape[0]) < jnp.asarray(lengths)[..., None]
     return exists if mask is None else mask & exists
-
-
-def at_positions(fn: dist.Distribution, extra: int) -> dist.Distribution | None:
-    """The distribution with some leading event dimensions as batch dimensions.
-
-    :param fn: the distribution at a site.
-    :param extra: how many event dimensions are to become positions.
-    :return: None if these dimensions are not independent under the distribution.
-    """
-    if extra == 0:
-        return fn
-    if isinstance(fn, dist.ExpandedDistribution):
-        inner = at_positions(fn.base_dist, extra)
-        shape = fn.batch_shape + tuple(fn.event_shape[:extra])
-        return None if inner is None else inner.expand(shape)
-    if isinstance(fn, dist.MaskedDistribution):
-        inner = at_positions(fn.base_dist, extra)
-        mask = jnp.asarray(fn._mask)[(...,) + (None,) * extra]
-        return None if inner is None else inner.mask(mask)
-    if isinstance(fn, dist.Independent):
-        kept = fn.reinterpreted_batch_ndims - extra
-        if kept < 0:
-            return at_positions(fn.base_dist, -kept)
-        return fn.base_dist.to_event(kept) if kept else fn.base_dist
-    return None
 
 
 def read_site(message: dict) -> Site:
@@ -165,6 +144,25 @@ def read_site(message: dict) -> Site:
 
 def _is_number(fn: dist.Distribution) -> bool:
     return not fn.event_shape and isinstance(peel(fn)[0], dist.Normal)
+
+
+def is_gaussian(fn: dist.Distribution) -> bool:
+    """Whether a distribution is one of numbers, vectors, matrices or paths that are
+    jointly Gaussian."""
+    kind, matrix = kind_of(fn), isinstance(fn, dist.MatrixNormal)
+    return matrix or (kind is not None and not kind.discrete)
+
+
+def is_path(fn: dist.Distribution) -> bool:
+    """Whether the values of a distribution are paths, of vectors or of states."""
+    kind = kind_of(fn)
+    return kind is not None and kind.chain
+
+
+def is_state(fn: dist.Distribution) -> bool:
+    """Whether the values of a distribution are states, or paths of states."""
+    kind = kind_of(fn)
+    return kind is not None and kind.discrete
 
 
 class GaussianView(NamedTuple):
@@ -205,10 +203,8 @@ def _shared(variance: Array, dim: int) -> Array:
 
 def response_dim(site: Site) -> int | None:
     """The dimension of the vectors at a Gaussian site or chain; None for others."""
-    if isinstance(site.fn, LinearGaussianChain):
-        return site.fn.event_shape[-1]
-    view = gaussian_view(site)
-    return None if view is None else view.loc.shape[-1]
+    kind = kind_of(site.fn)
+    return None if kind is None or kind.discrete else kind.size(site)
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ import numpy as np
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.families.matrices import inverse_from_tril, log_diagonal
 from numpyro_svae.program.joins import nothing_learnt
-from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
+from numpyro_svae.program.joint_prior import JointPrior
+from numpyro_svae.program.noise_priors import NoisePrior
 from numpyro_svae.program.normals import NormalRows
-from numpyro_svae.program.priors import RegressionPrior
 
 __all__ = ["ExpectedSpread", "Spread", "SpreadPrior", "members_of", "read_spread"]
 
-SpreadPrior = PrecisionPrior | CovariancePrior | RegressionPrior
+SpreadPrior = NoisePrior | JointPrior
 Values = dict[str, Any]
 
 
@@ -109,7 +109,7 @@ class MatrixSpread(NamedTuple):
         if self.members is not None:
             moments = jax.tree.map(lambda leaf: leaf[self.members], moments)
         found: ExpectedRegression
-        if isinstance(block, RegressionPrior):
+        if block.part == "both":
             found = block.regression(moments, None)
         else:
             found = nothing_learnt(block.noise(moments, block.dim))
@@ -122,7 +122,7 @@ class MatrixSpread(NamedTuple):
 
     def at(self, block: Any, values: Values) -> tuple[Any, Any]:
         """What is added to the location, and the covariances of the rows."""
-        if isinstance(block, RegressionPrior):
+        if block.part == "both":
             weight, cov = block.pair(values)
         else:
             cov = block.covariance(values[block.name], block.dim)
@@ -137,9 +137,7 @@ class MatrixSpread(NamedTuple):
 Spread = KnownSpread | PrecisionSpread | MatrixSpread
 
 
-def read_spread(
-    rows: Callable[[Values], NormalRows], block: SpreadPrior | None
-) -> Spread:
+def read_spread(rows: Callable[[Values], NormalRows], block: Any) -> Spread:
     """Read the covariance of a population.
 
     :param rows: shows the distribution at values of the block.
@@ -148,7 +146,7 @@ def read_spread(
     if block is None:
         return KnownSpread(rows({}))
     plain = rows(block.unit_noise())
-    if isinstance(block, PrecisionPrior):
+    if block.by_entry:
         shape = block.batch_shape + block.features
         each = 1.0 + jnp.arange(math.prod(shape)).reshape(shape)
         marked = rows({block.name: block.precisions(each)})
@@ -158,9 +156,10 @@ def read_spread(
     if block.components is not None:
         marked = rows(block.plain_values())
         members = members_of(marked.variance[..., 0] / scale)
-    columns = block.columns if isinstance(block, RegressionPrior) else 0
     origin = plain.loc[..., 0]
-    shown = [rows(block.plain_values(m)).loc[..., 0] - origin for m in range(columns)]
+    shown = [
+        rows(block.plain_values(m)).loc[..., 0] - origin for m in range(block.columns)
+    ]
     empty = jnp.zeros((*origin.shape, 0), origin.dtype)
     return MatrixSpread(
         members, scale, jnp.concatenate([empty, *(x[..., None] for x in shown)], -1)

@@ -78,8 +78,7 @@ def parameter_of(site: Site, role: str = "value", event_dim: int = 0) -> Paramet
 
 
 def _entries(prober: Prober, site: Site, factor: Factor) -> Entries:
-    event_dim = getattr(factor, "event_dim", 0)
-    parameter = parameter_of(site, factor.role, event_dim)
+    parameter = parameter_of(site, factor.role, factor.event_dim)
     prior: Any = prober.priors.get(str(factor.source.prior))
     return read_entries(prober, site, parameter, prior, factor.selectors)
 

@@ -19,10 +19,11 @@ from numpyro_svae.program.assignments import (
     can_list,
     entry_at,
 )
-from numpyro_svae.program.factors import TableConditional
+from numpyro_svae.program.factors import TableFactor
 from numpyro_svae.program.places import Place, place_of
 from numpyro_svae.program.probing import Found, Prober
-from numpyro_svae.program.sites import Site, at_positions
+from numpyro_svae.program.sites import Site
+from numpyro_svae.program.wrappers import at_positions
 
 __all__ = ["bind_table", "find_table", "is_picked"]
 
@@ -61,9 +62,9 @@ def _log_prob(prober: Prober, site: Site, values: Values, extra: int) -> Array:
 
 def find_table(
     prober: Prober, site: Site, selectors: tuple[str, ...]
-) -> TableConditional | None:
+) -> TableFactor | None:
     """The factor of a site given discrete sites, if the program agrees with it."""
-    factor = TableConditional(site.name, selectors=selectors)
+    factor = TableFactor(site.name, form="density", selectors=selectors, coupled=True)
     if not can_list(prober, selectors):
         return None
     if site.observed:

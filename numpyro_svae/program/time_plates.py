@@ -15,9 +15,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.program.numbers import CHAIN, NOISE, drawn_values
+from numpyro_svae.program.numbers import drawn_values, is_scale
 from numpyro_svae.program.probing import Prober
-from numpyro_svae.program.sites import Site
+from numpyro_svae.program.sites import Site, is_path
 from numpyro_svae.program.steps import Steps, TimePlate
 
 __all__ = ["find_time_plates"]
@@ -29,7 +29,7 @@ def find_time_plates(prober: Prober) -> dict[str, TimePlate]:
     :param prober: runs the program, with concrete arguments.
     """
     sites = prober.sites
-    chains = [s for s in sites.values() if not s.observed and isinstance(s.fn, CHAIN)]
+    chains = [s for s in sites.values() if not s.observed and is_path(s.fn)]
     found = [s for s in sites.values() if s.observed and s.frames and not s.extra]
     if not chains or not found:
         return {}
@@ -49,9 +49,9 @@ def _time_plate(prober: Prober, site: Site, parents: list[Site]) -> TimePlate | 
     the batch of the chain is that of the site without the steps, its dimensions are
     the same once the plate is gone.
     """
-    beside = [p for p in parents if not isinstance(p.fn, NOISE)]
+    beside = [p for p in parents if not is_scale(p)]
     own = {frame.name for p in beside for frame in p.frames}
-    for chain in (p for p in parents if isinstance(p.fn, CHAIN)):
+    for chain in (p for p in parents if is_path(p.fn)):
         for frame in site.frames:
             open_ = frame.name not in own and frame.size > 1
             if open_ and _follows(prober, site, chain, frame.dim):

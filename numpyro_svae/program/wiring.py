@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joins import Join
-from numpyro_svae.program.noise_priors import NoisePrior
-from numpyro_svae.program.priors import Prior, RegressionPrior
+from numpyro_svae.program.joint_prior import JointPrior
+from numpyro_svae.program.priors import Prior
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Site, response_dim
 
@@ -42,18 +42,18 @@ class Wiring:
 
     def holder(
         self, site: Site, role: str, blocks: Collection[str]
-    ) -> RegressionPrior | Join | None:
+    ) -> JointPrior | Join | None:
         """What holds the parameters of a Gaussian factor; None if nothing can.
 
         :param site: the site of the factor.
         :param role: the part of its density.
         :param blocks: the global blocks that the factor depends on.
         """
-        found = [p for p in self.prober.priors.values() if p.name in blocks]
-        if len(found) == 1 and isinstance(found[0], RegressionPrior):
+        found: list[Any] = [p for n, p in self.prober.priors.items() if n in blocks]
+        if [p.part for p in found] == ["both"]:
             return found[0]
-        weights = tuple(p for p in found if isinstance(p, GaussianPrior))
-        noises = [p for p in found if isinstance(p, NoisePrior)]
+        weights = tuple(p for p in found if p.part == "weight")
+        noises = [p for p in found if p.part == "noise"]
         dim = response_dim(site)
         if len(weights) + len(noises) < len(found) or len(noises) > 1:
             return None

@@ -9,13 +9,48 @@ covariance, and numbers are vectors of dimension one.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-__all__ = ["as_vectors", "peel", "shape_of"]
+__all__ = ["Layer", "as_vectors", "at_positions", "peel", "shape_of"]
+
+
+class Layer(NamedTuple):
+    """What is around a distribution: one of ``expand``, ``mask`` and ``to_event``.
+
+    :param inner: the distribution inside.
+    :param shape: the batch shape that ``expand`` gives; None for the others.
+    :param mask: of ``mask``; None for the others.
+    :param added: how many dimensions ``to_event`` makes events.
+    """
+
+    inner: Any
+    shape: tuple[int, ...] | None = None
+    mask: Array | None = None
+    added: int = 0
+
+    @classmethod
+    def of(cls, fn: Any) -> Layer | None:
+        """The outermost layer of a distribution; None if there is none."""
+        if isinstance(fn, dist.ExpandedDistribution):
+            return cls(fn.base_dist, fn.batch_shape)
+        if isinstance(fn, dist.MaskedDistribution):
+            return cls(fn.base_dist, mask=jnp.asarray(fn._mask))
+        if isinstance(fn, dist.Independent):
+            return cls(fn.base_dist, added=fn.reinterpreted_batch_ndims)
+        return None
+
+    def around(self, inner: Any) -> Any:
+        """Another distribution in the same layer."""
+        if self.shape is not None:
+            return inner.expand(self.shape)
+        if self.mask is not None:
+            return inner.mask(self.mask)
+        return inner.to_event(self.added)
 
 
 def peel(fn: Any) -> tuple[Any, Array | None, int]:
@@ -27,37 +62,60 @@ def peel(fn: Any) -> tuple[Any, Array | None, int]:
     """
     mask, extra = None, 0
     while True:
-        if isinstance(fn, dist.ExpandedDistribution):
-            fn = fn.base_dist
-        elif isinstance(fn, dist.MaskedDistribution):
-            own = jnp.asarray(fn._mask)
-            mask = own if mask is None else mask & own
-            fn = fn.base_dist
-        elif isinstance(fn, dist.Independent):
-            added = fn.reinterpreted_batch_ndims
-            mask = None if mask is None else mask[(...,) + (None,) * added]
-            extra += added
-            fn = fn.base_dist
-        else:
+        layer = Layer.of(fn)
+        if layer is None:
             return _as_plain(fn), mask, extra
+        if layer.mask is not None:
+            mask = layer.mask if mask is None else mask & layer.mask
+        elif mask is not None:
+            mask = mask[(...,) + (None,) * layer.added]
+        fn, extra = layer.inner, extra + layer.added
+
+
+def at_positions(fn: Any, extra: int) -> Any:
+    """The distribution with some leading event dimensions as batch dimensions.
+
+    :param fn: the distribution at a site.
+    :param extra: how many event dimensions are to become positions.
+    :return: None if these dimensions are not independent under the distribution.
+    """
+    layer = Layer.of(fn)
+    if extra == 0 or layer is None:
+        return fn if extra == 0 else None
+    if layer.added:
+        kept = layer.added - extra
+        if kept < 0:
+            return at_positions(layer.inner, -kept)
+        return layer.inner.to_event(kept) if kept else layer.inner
+    inner = at_positions(layer.inner, extra)
+    if inner is None:
+        return None
+    if layer.mask is not None:
+        return inner.mask(layer.mask[(...,) + (None,) * extra])
+    return inner.expand(fn.batch_shape + tuple(fn.event_shape[:extra]))
+
+
+def _walk(fn: dist.GaussianRandomWalk) -> dict[str, Array]:
+    steps = jnp.tril(jnp.ones(2 * fn.event_shape))
+    return {"scale_tril": jnp.asarray(fn.scale)[..., None, None] * steps}
+
+
+_GAUSSIAN_VECTORS: tuple[tuple[type, Callable[[Any], dict[str, Any]]], ...] = (
+    (dist.LowRankMultivariateNormal, lambda fn: {"scale_tril": fn.scale_tril}),
+    (dist.CirculantNormal, lambda fn: {"covariance_matrix": fn.covariance_matrix}),
+    (dist.CAR, lambda fn: {"precision_matrix": fn.precision_matrix}),
+    (dist.GaussianRandomWalk, _walk),
+)
 
 
 def _as_plain(fn: Any) -> Any:
     """A Gaussian vector as a ``MultivariateNormal``; anything else as it is."""
-    parameter: dict[str, Any] = {}
-    if isinstance(fn, dist.LowRankMultivariateNormal):
-        parameter = {"scale_tril": fn.scale_tril}
-    elif isinstance(fn, dist.CirculantNormal):
-        parameter = {"covariance_matrix": fn.covariance_matrix}
-    elif isinstance(fn, dist.CAR):
-        parameter = {"precision_matrix": fn.precision_matrix}
-    elif isinstance(fn, dist.GaussianRandomWalk):
-        steps = jnp.tril(jnp.ones(2 * fn.event_shape))
-        parameter = {"scale_tril": jnp.asarray(fn.scale)[..., None, None] * steps}
-    if not parameter:
+    found = (read for kind, read in _GAUSSIAN_VECTORS if isinstance(fn, kind))
+    read = next(found, None)
+    if read is None:
         return fn
     loc = getattr(fn, "loc", jnp.zeros(fn.event_shape))
-    return dist.MultivariateNormal(loc, **parameter, validate_args=False)
+    return dist.MultivariateNormal(loc, **read(fn), validate_args=False)
 
 
 def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
@@ -77,12 +135,9 @@ def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
 
 def shape_of(fn: dist.Distribution) -> dist.Distribution:
     """A distribution in the same wrappers that has nothing but its shape."""
-    if isinstance(fn, dist.ExpandedDistribution):
-        return shape_of(fn.base_dist).expand(fn.batch_shape)
-    if isinstance(fn, dist.MaskedDistribution):
-        return shape_of(fn.base_dist).mask(fn._mask)
-    if isinstance(fn, dist.Independent):
-        return shape_of(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+    layer = Layer.of(fn)
+    if layer is not None:
+        return layer.around(shape_of(layer.inner))
     if isinstance(fn, dist.Normal):  # whose entries are those of vectors
         return dist.Normal(0.0, 1.0).expand(fn.batch_shape)
     shapes = fn.batch_shape, fn.event_shape

@@ -19,7 +19,7 @@ from numpyro.infer.svi import SVIState
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.global_priors import expected_prior
-from numpyro_svae.program.factors import DiscreteFactor, Structure, TableConditional
+from numpyro_svae.program.factors import Structure
 
 __all__ = ["Merges", "merge_components"]
 
@@ -160,9 +160,7 @@ def _axes_of_states(structure: Structure, site: str) -> Axes:
     """By block, the axes of its leaves that are states of a site."""
     size, axes = structure.locals[site].size, dict[str, set[int]]()
     for factor in structure.factors:
-        own = factor.site == site and isinstance(
-            factor, DiscreteFactor | TableConditional
-        )
+        own = factor.site == site
         picked = factor.source.selector == site or (own and factor.role == "transition")
         elsewhere = factor.source.placed or (picked and factor.source.gathered)
         if (own or picked) and elsewhere and factor.source.prior is not None:

@@ -10,13 +10,11 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.families import DirichletNatural, GammaNatural, NaturalParameters
-from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.noise_priors import CovariancePrior, PrecisionPrior
+from numpyro_svae.families import NaturalParameters
 from numpyro_svae.program.priors import Prior
+from numpyro_svae.program.wrappers import peel
 
 __all__ = ["check_names", "check_starts", "natural_of"]
 
@@ -73,9 +71,8 @@ def _described(start: Any) -> str:
     name = type(start).__name__
     if not isinstance(start, dist.Distribution):
         return f"{name} with arrays of shapes {_shapes(start)}"
-    while isinstance(start, dist.Independent | dist.ExpandedDistribution):
-        start = start.base_dist
-        name = type(start).__name__
+    start = peel(start)[0]
+    name = type(start).__name__
     return f"{name} that draws arrays of shape {start.shape()}"
 
 
@@ -83,17 +80,4 @@ def natural_of(block: Prior, given: Start) -> NaturalParameters:
     """Natural parameters of a distribution that a user gave as a start of a block."""
     if isinstance(given, NaturalParameters):
         return given
-    if isinstance(block, GaussianPrior):
-        return block.natural_of(given)
-    while isinstance(given, dist.Independent):
-        given = given.base_dist
-    if isinstance(block, PrecisionPrior | CovariancePrior):
-        return block.natural_of(given)
-    if isinstance(given, dist.Dirichlet):
-        return DirichletNatural(given.concentration)
-    if isinstance(given, dist.Beta):
-        counts = given.concentration1, given.concentration0
-        return DirichletNatural(jnp.stack(counts, -1))
-    if isinstance(given, dist.Gamma):
-        return GammaNatural(given.concentration, given.rate)
-    return given.natural_parameters
+    return block.natural_of(peel(given)[0])

@@ -32,12 +32,7 @@ from numpyro_svae.inference.start.hierarchies import from_below, priors_alone
 from numpyro_svae.inference.start.joins import of_joint, stand_in
 from numpyro_svae.inference.start.members import Kind, guess_members
 from numpyro_svae.inference.start.regressions import regressions, transitions
-from numpyro_svae.program.factors import (
-    DiscreteFactor,
-    Factor,
-    GaussianFactor,
-    StatisticsFactor,
-)
+from numpyro_svae.program.factors import Factor
 
 __all__ = ["Guess"]
 
@@ -98,7 +93,7 @@ class Guess:
         for factor in structure.factors:
             if name not in structure.blocks_of(factor):
                 continue
-            if isinstance(factor, DiscreteFactor):
+            if factor.form == "rows" and not factor.coupled:
                 place, used = self.evidence.place(factor), jnp.ones(())
                 if factor.site in structure.labels:  # all of it counts
                     place = place._replace(mask=None)
@@ -111,14 +106,14 @@ class Guess:
                 size = structure.locals[factor.site].size
                 before = size if factor.role == "transition" else 0
                 return spread_rows(prior, picked, place, 1.0 * used, before)
-            if isinstance(factor, StatisticsFactor):
+            if factor.form == "statistics":
                 if factor.source.selector is None:
                     continue
                 data = bound.statistics[factor.site, factor.role]
                 members = self._members_at(factor, prior)
                 place = self.evidence.place(factor)
                 return add_statistics(prior, data.log_prob, members, place)
-            if isinstance(factor, GaussianFactor):
+            if factor.form == "regression":
                 found = self._weights_and_noise(name, factor)
                 if found is not None:
                     return found

@@ -13,7 +13,6 @@ from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.global_priors import divergence, expected_prior
 from numpyro_svae.program.binding import Bound
 from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.gaussian_prior import GaussianPrior
 
 __all__ = ["from_below", "priors_alone"]
 
@@ -41,7 +40,7 @@ def from_below(
     :param starts: of the blocks that data say something of.
     """
     names = [n for n in reversed(structure.priors) if n not in starts]
-    names.sort(key=lambda n: not isinstance(structure.priors[n], GaussianPrior))
+    names.sort(key=lambda n: structure.priors[n].part != "weight")
     found = priors | starts
     for name in names:
         below = [

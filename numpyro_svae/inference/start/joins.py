@@ -97,7 +97,7 @@ def of_joint(
         for tril in (standard.scale_tril, before.to_standard().scale_tril)
     )
     count, prior = start.df - before.df, priors[block.name]
-    if not isinstance(block, GaussianPrior):
+    if block.part == "noise":
         return block.start(prior, scatter - old, count)
     first = sum(b.columns for b in join.weights[: join.weights.index(block)])
     own = slice(first, first + block.columns)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from numpyro_svae.inference.evidence import Evidence
 from numpyro_svae.inference.start.clusters import scaled, spread_components
 from numpyro_svae.inference.start.values import changes_of, shown_values, values_of
-from numpyro_svae.program.factors import Factor, GaussianFactor, StatisticsFactor
+from numpyro_svae.program.factors import Factor
 
 __all__ = ["Kind", "guess_members", "known_members"]
 
@@ -93,13 +93,13 @@ def _features(
 ) -> tuple[Array, Array] | None:
     """What a factor shows at the positions of its selector, and how often."""
     place = evidence.place(factor)
-    if isinstance(factor, StatisticsFactor):
+    if factor.form == "statistics":
         data = evidence.bound.statistics[factor.site, factor.role]
         leaves = jax.tree.leaves(data.statistics)
         parts = [jnp.concatenate([x.reshape(*place.positions, -1) for x in leaves], -1)]
-    elif isinstance(factor, GaussianFactor) and factor.role == "transition":
+    elif factor.form == "regression" and factor.role == "transition":
         parts = changes_of(evidence, factor, paths)
-    elif isinstance(factor, GaussianFactor) and factor.role == "value":
+    elif factor.form == "regression" and factor.role == "value":
         values = values_of(evidence, factor, paths)
         parts = [] if values is None else [shown_values(evidence, factor, values)]
     else:

@@ -28,7 +28,7 @@ from numpyro_svae.inference.start.judge import bound_of
 from numpyro_svae.inference.start.members import Kind
 from numpyro_svae.inference.start.values import estimate_paths, turned
 from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import DiscreteFactor, Structure
+from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.groups import coupled_groups
 
 __all__ = ["Search", "check_num_starts", "find_start"]
@@ -217,6 +217,6 @@ def _picked(structure: Structure, name: str) -> bool:
     """Whether a block has the components, or the probabilities, of a discrete site."""
     return any(
         name in structure.blocks_of(factor)
-        and (factor.source.selector is not None or isinstance(factor, DiscreteFactor))
+        and (factor.source.selector or (factor.form == "rows" and not factor.coupled))
         for factor in structure.factors
     )

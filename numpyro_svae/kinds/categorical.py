@@ -1,0 +1,62 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A state at each position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from numpyro_svae.blocks.discrete_chain import normalize
+from numpyro_svae.inference.beliefs import DiscreteBelief, expected_said
+from numpyro_svae.inference.chains import log_probs
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.kinds import DiscreteKind
+from numpyro_svae.program.places import per_entry
+from numpyro_svae.program.rows import read_latent_row
+from numpyro_svae.program.sites import Site
+from numpyro_svae.program.wiring import Wiring
+
+__all__ = ["CategoricalKind"]
+
+
+class CategoricalKind(DiscreteKind):
+    """``Categorical(probs)`` in plates or with ``to_event``."""
+
+    name = "categorical"
+    distributions = (dist.CategoricalProbs, dist.CategoricalLogits)
+
+    def parameters(self, site: Site) -> dict[str, Any]:
+        fn: Any = site.fn
+        return {"probs": fn.probs}
+
+    def size(self, site: Site) -> int:
+        fn: Any = site.fn
+        return fn.probs.shape[-1]
+
+    def read(self, wiring: Wiring, site: Site) -> list[Factor]:
+        return [read_latent_row(wiring, site)]
+
+    def infer(self, evidence: Evidence, name: str, said: Array) -> DiscreteBelief:
+        place = evidence.place(name)
+        logits = log_probs(evidence, name) + said
+        log_sum, probs = normalize(logits)
+        possible = jnp.isfinite(log_sum)
+        log_sum = jnp.where(possible, log_sum, 0.0)[..., None]
+        normal = jnp.where(possible[..., None], logits - log_sum, jnp.log(probs))
+        marginal = dist.Categorical(logits=normal, validate_args=False)
+        entropy = per_entry(-jnp.sum(expected_said(probs, normal), -1), place)
+        possible = per_entry(1.0 * ~possible, place) == 0
+        marginal = marginal.to_event(place.extra)
+        return DiscreteBelief(probs, None, entropy, possible, marginal)
+
+    def expected_prior(
+        self, evidence: Evidence, name: str, belief: DiscreteBelief
+    ) -> Array:
+        prior = expected_said(belief.probs, log_probs(evidence, name))
+        return per_entry(jnp.sum(prior, -1), evidence.place(name))

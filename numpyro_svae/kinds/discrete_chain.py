@@ -1,0 +1,88 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A path of states: hidden Markov models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from jax import Array, random
+from jax.nn import one_hot
+import jax.numpy as jnp
+
+from numpyro_svae.blocks import discrete_chain
+from numpyro_svae.blocks.discrete_steps import finite_max
+from numpyro_svae.distributions import DiscreteMarkovChain
+from numpyro_svae.inference.beliefs import DiscreteBelief, expected_said
+from numpyro_svae.inference.chains import discrete_prior
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.kinds import DiscreteKind
+from numpyro_svae.program.places import per_path
+from numpyro_svae.program.rows import read_discrete_chain
+from numpyro_svae.program.sites import Site
+from numpyro_svae.program.wiring import Wiring
+
+__all__ = ["DiscreteChainKind"]
+
+
+class DiscreteChainKind(DiscreteKind):
+    """``DiscreteMarkovChain``, as one site or spelled by a ``scan``."""
+
+    name = "discrete_chain"
+    distributions = (DiscreteMarkovChain,)
+    chain = True
+
+    def parameters(self, site: Site) -> dict[str, Any]:
+        names = "initial_probs", "transition_probs"
+        return {name: getattr(site.fn, name) for name in names}
+
+    def size(self, site: Site) -> int:
+        fn: Any = site.fn
+        return fn.initial_probs.shape[-1]
+
+    def read(self, wiring: Wiring, site: Site) -> list[Factor]:
+        return read_discrete_chain(wiring, site)
+
+    def read_observed(
+        self, wiring: Wiring, site: Site, blocks: Collection[str]
+    ) -> list[Factor]:
+        return read_discrete_chain(wiring, site) if blocks else []
+
+    def infer(self, evidence: Evidence, name: str, said: Array) -> DiscreteBelief:
+        place = evidence.place(name)
+        # What all states are told alike would drown the rest of the log normaliser.
+        said = said - finite_max(said)
+        initial, steps = discrete_prior(evidence, name)
+        found = discrete_chain.smooth(initial, steps, said)
+        moments = found.probs, found.transition_probs
+        path = DiscreteMarkovChain(
+            found.initial_probs,
+            found.transition_probs,
+            place.positions[-1],
+            validate_args=False,
+        )
+        terms = jnp.sum(expected_said(found.probs, said), (-2, -1))
+        terms = terms + discrete_chain.expected_log_density(initial, steps, *moments)
+        possible = jnp.isfinite(found.log_normalizer)
+        entropy = jnp.where(possible, found.log_normalizer - terms, 0.0)
+        possible = per_path(1.0 * ~possible, place) == 0
+        return DiscreteBelief(*moments, per_path(entropy, place), possible, path)
+
+    def expected_prior(
+        self, evidence: Evidence, name: str, belief: DiscreteBelief
+    ) -> Array:
+        prior, moments = discrete_prior(evidence, name), (belief.probs, belief.steps)
+        value = discrete_chain.expected_log_density(*prior, *moments)
+        return per_path(value, evidence.place(name))
+
+    def draw_on(self, fn: Any, state: Array, key: Array) -> Array:
+        first = one_hot(state, fn.num_states, dtype=fn.initial_probs.dtype)
+        shape, least = (*state.shape, fn.num_steps), jnp.finfo(first.dtype).tiny
+        uniforms = random.uniform(key, shape, first.dtype, minval=least)
+        return discrete_chain.sample_paths(first, fn.transition_probs, uniforms)
+
+    def begin_with(self, fn: Any, belief: Array) -> DiscreteMarkovChain:
+        return DiscreteMarkovChain(belief, fn.transition_probs, 2, validate_args=False)

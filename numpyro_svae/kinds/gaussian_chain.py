@@ -1,0 +1,113 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A Gaussian path: linear dynamical systems."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from jax import Array, random
+
+from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.distributions.kl import Path
+from numpyro_svae.inference import messages
+from numpyro_svae.inference.beliefs import StateBelief
+from numpyro_svae.inference.chains import chain_prior
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.gaussians import read_chain
+from numpyro_svae.program.kinds import GaussianKind
+from numpyro_svae.program.places import per_path
+from numpyro_svae.program.sites import Site
+from numpyro_svae.program.wiring import Wiring
+
+__all__ = ["GaussianChainKind"]
+
+_PARAMETERS = (
+    "initial_loc",
+    "initial_cov",
+    "transition_matrix",
+    "transition_cov",
+    "inputs",
+)
+
+
+class GaussianChainKind(GaussianKind):
+    """``LinearGaussianChain``, as one site or spelled by a ``scan``."""
+
+    name = "chain"
+    distributions = (LinearGaussianChain,)
+    chain = True
+
+    def parameters(self, site: Site) -> dict[str, Any]:
+        return {name: getattr(site.fn, name) for name in _PARAMETERS}
+
+    def size(self, site: Site) -> int:
+        return site.fn.event_shape[-1]
+
+    def read(self, wiring: Wiring, site: Site) -> list[Factor]:
+        return read_chain(wiring, site)
+
+    def read_observed(
+        self, wiring: Wiring, site: Site, blocks: Collection[str]
+    ) -> list[Factor]:
+        return read_chain(wiring, site) if wiring.used(site.name) else []
+
+    def infer(
+        self,
+        evidence: Evidence,
+        name: str,
+        said: GaussianPotential,
+        own: GaussianPotential | None,
+    ) -> StateBelief:
+        path = chain_prior(evidence, name).condition(said)
+        entropy = per_path(path.entropy(), evidence.place(name))
+        return StateBelief(path.mean, path.covariance, Path.of(path), entropy, path)
+
+    def expected_prior(
+        self, evidence: Evidence, name: str, belief: StateBelief
+    ) -> Array:
+        moments: tuple[Any, ...] = belief.path, belief.mean, belief.covariance
+        value = chain_prior(evidence, name).expected(*moments)
+        return per_path(value, evidence.place(name))
+
+    def scores(self, evidence: Evidence, factor: Any, belief: StateBelief) -> Array:
+        regression = evidence.regression(factor)
+        if factor.role == "transition":
+            inputs = evidence.site(factor.site).fn.inputs
+            return messages.expected_transitions(regression, belief.marginal, inputs)
+        return messages.expected_response(
+            regression,
+            evidence.regressor(factor)[..., None, :],
+            belief.mean[..., 0, None, :],
+            belief.covariance[..., 0, None, :, :],
+        )
+
+    def draw_on(self, fn: Any, state: Array, key: Array) -> Array:
+        free = LinearGaussianChain(
+            state,
+            fn.initial_cov,
+            fn.transition_matrix,
+            fn.transition_cov,
+            inputs=fn.inputs,
+            num_steps=fn.num_steps,
+            validate_args=False,
+        )
+        shape = (1, *state.shape[:-1], *fn.event_shape)
+        noise = random.normal(key, shape, state.dtype).at[..., 0, :].set(0.0)
+        return free._paths(noise)[0]
+
+    def begin_with(self, fn: Any, belief: Any) -> LinearGaussianChain:
+        mean, covariance = belief
+        return LinearGaussianChain(
+            mean,
+            covariance,
+            fn.transition_matrix,
+            fn.transition_cov,
+            inputs=fn.inputs,
+            num_steps=2,
+            validate_args=False,
+        )

@@ -1,0 +1,81 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A Gaussian vector at each position."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from jax import Array
+import numpyro.distributions as dist
+
+from numpyro_svae.blocks.gaussian import condition
+from numpyro_svae.inference import messages
+from numpyro_svae.inference.beliefs import StateBelief
+from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.gaussians import read_gaussian
+from numpyro_svae.program.kinds import GaussianKind
+from numpyro_svae.program.places import per_entry
+from numpyro_svae.program.sites import Site, gaussian_view
+from numpyro_svae.program.wiring import Wiring
+
+__all__ = ["VectorKind"]
+
+
+class VectorKind(GaussianKind):
+    """``MultivariateNormal``, or ``Normal(loc, scale).to_event(1)``."""
+
+    name = "gaussian"
+    distributions = (dist.MultivariateNormal, dist.Normal)
+
+    def parameters(self, site: Site) -> dict[str, Any] | None:
+        view = gaussian_view(site)
+        return None if view is None else view._asdict()
+
+    def size(self, site: Site) -> int | None:
+        vector = gaussian_view(site) is not None
+        return site.outer.event_shape[-1] if vector else None
+
+    def read(self, wiring: Wiring, site: Site) -> list[Factor]:
+        return [read_gaussian(wiring, site)]
+
+    def read_observed(
+        self, wiring: Wiring, site: Site, blocks: Collection[str]
+    ) -> list[Factor]:
+        return [read_gaussian(wiring, site)] if blocks else []
+
+    def infer(
+        self,
+        evidence: Evidence,
+        name: str,
+        said: GaussianPotential,
+        own: GaussianPotential | None,
+    ) -> StateBelief:
+        place = evidence.place(name)
+        prior = evidence.gaussian_prior(name) if own is None else messages.proper(own)
+        found = condition(prior.loc, prior.covariance, said)
+        mean, covariance, tril = found.mean, found.covariance, found.scale_tril
+        marginal = dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+        entropy = per_entry(marginal.entropy(), place)
+        marginal = marginal.to_event(place.extra)
+        return StateBelief(mean, covariance, None, entropy, marginal)
+
+    def expected_prior(
+        self, evidence: Evidence, name: str, belief: StateBelief
+    ) -> Array:
+        factor = evidence.own(name)
+        given = evidence.regression(factor), evidence.regressor(factor)
+        prior = messages.expected_response(*given, belief.mean, belief.covariance)
+        return per_entry(prior, evidence.place(name))
+
+    def scores(self, evidence: Evidence, factor: Any, belief: StateBelief) -> Array:
+        return messages.expected_response(
+            evidence.regression(factor),
+            evidence.regressor(factor)[..., None, :],
+            belief.mean[..., None, :],
+            belief.covariance[..., None, :, :],
+        )
