@@ -16,8 +16,13 @@ import numpyro.distributions as dist
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.fitted import FittedGuide
 from numpyro_svae.inference import emission
+from numpyro_svae.inference.cubature import Cubature
 from numpyro_svae.inference.engine import global_posteriors, local_posterior
 from numpyro_svae.inference.fixed_point import FixedPoint
+from numpyro_svae.inference.likelihood_potentials import (
+    find_potentials,
+    with_likelihoods,
+)
 from numpyro_svae.inference.posterior import LocalPosterior
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
@@ -27,6 +32,7 @@ from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.binding import Bound, bind
 from numpyro_svae.program.checks import Potential, check_potentials
 from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.gradient_sites import check_groups
 from numpyro_svae.program.groups import mixtures
 from numpyro_svae.program.mutable_state import Given, check_state
 from numpyro_svae.program.plates import Plates, shared_values
@@ -51,7 +57,9 @@ class AutoSVAE(FittedGuide):
         from local latent sites to their :class:`~numpyro_svae.GaussianPotential` or
         :class:`~numpyro_svae.CategoricalPotential`; its parameters are those of
         ``numpyro.param`` and ``numpyro.contrib.module``.
-        Without one, all observations must be conjugate.
+        A Gaussian vector or chain that gets no potential, and is observed through a
+        likelihood that is not conjugate, is sent the gradient of the expected log
+        likelihood in sweeps (Khan and Lin, AISTATS 2017).
     :param prefix: prefix of the names of the parameters of the guide.
     :param mean_field: whether coupled local sites (a discrete site or chain and the
         Gaussian sites that it picks components for) are independent under the guide.
@@ -59,7 +67,10 @@ class AutoSVAE(FittedGuide):
         given what is said of them; where all of that is conjugate, its ELBO is never
         the lower one. Chains are always independent of what they are coupled with.
     :param fixed_point: how the best product of independent coupled sites is found and
-        differentiated; :class:`~numpyro_svae.FixedPoint` says what the default is.
+        differentiated, and how many sweeps there are for likelihoods that are not
+        conjugate; :class:`~numpyro_svae.FixedPoint` says what the default is.
+    :param cubature: how such likelihoods are averaged over a latent vector;
+        :class:`~numpyro_svae.Cubature` says what the default is.
     :param init: where global posteriors start, by site: a distribution of the
         posterior's family or its natural parameters. The others start where the data
         suggest.
@@ -86,6 +97,7 @@ class AutoSVAE(FittedGuide):
         prefix: str = "auto",
         mean_field: bool = False,
         fixed_point: FixedPoint | None = None,
+        cubature: Cubature | None = None,
         init: dict[str, dist.Distribution | NaturalParameters] | None = None,
         num_starts: int = 10,
     ) -> None:
@@ -93,6 +105,7 @@ class AutoSVAE(FittedGuide):
         self.recognition = recognition
         self.mean_field = mean_field
         self.fixed_point = fixed_point or FixedPoint()
+        self.cubature = cubature or Cubature()
         self.init = dict(init or {})
         self.num_starts = check_num_starts(num_starts)
         self._structure: Structure | None = None
@@ -131,6 +144,7 @@ class AutoSVAE(FittedGuide):
         self._structure, messages, self.state_names = read_program(
             self.model, self.recognition, args, kwargs
         )
+        check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
         self.prototype_trace = {
             name: {k: v for k, v in message.items() if k in ("type", "name")}
@@ -142,7 +156,9 @@ class AutoSVAE(FittedGuide):
 
     def _read(
         self, args: tuple, kwargs: dict
-    ) -> tuple[dict[str, NaturalParameters], Bound, dict[str, Potential], dict]:
+    ) -> tuple[
+        dict[str, NaturalParameters], Bound, dict[str, Potential], dict, Program
+    ]:
         """Natural parameters, the program with its data, and what is said of it."""
         if not self.is_read:
             self._setup_prototype(*args, **kwargs)
@@ -175,18 +191,38 @@ class AutoSVAE(FittedGuide):
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
         known = search, bound, potentials, self.init
         naturals = natural_parameters(structure, self._natural_name, *known)
-        return naturals, bound, potentials, messages
+        return naturals, bound, potentials, messages, program
 
     def _infer(
         self, args: tuple, kwargs: dict, examine: bool = False
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
         """Posteriors of the global and of the local sites, for these arguments."""
-        naturals, bound, potentials, messages = self._read(args, kwargs)
-        options = self.structure, self.mean_field, self.fixed_point
-        local = local_posterior(*options, bound, naturals, potentials, examine=examine)
+        naturals, bound, potentials, messages, program = self._read(args, kwargs)
+        local = self._infer_local(program, bound, naturals, potentials, examine)
         if not examine:  # else it is looked at anyway
             local = self.watch.watch(local)
         return naturals, bound, local, messages
+
+    def _infer_local(
+        self,
+        program: Program,
+        bound: Bound,
+        naturals: dict[str, NaturalParameters],
+        potentials: dict[str, Potential],
+        examine: bool = False,
+        structure: Structure | None = None,
+    ) -> LocalPosterior:
+        """Posteriors of the local sites.
+
+        :param structure: the wiring of the program, if it is not that of the model.
+        """
+        structure = structure or self.structure
+        options = self.mean_field, self.fixed_point
+        read = structure, program, *options, self.cubature
+        found, ended = find_potentials(*read, bound, naturals, potentials)
+        given = bound, naturals, {**potentials, **found}
+        local = local_posterior(structure, *options, *given, examine=examine)
+        return with_likelihoods(structure, program, self.cubature, bound, local, ended)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Sample every latent site, and declare the closed forms that are known.
@@ -222,7 +258,7 @@ class AutoSVAE(FittedGuide):
 
         ``SVI.init`` wants no more, and would compile all that is inferred for nothing.
         """
-        naturals, _, _, messages = self._read(args, kwargs)
+        naturals, _, _, messages, _ = self._read(args, kwargs)
         if naturals:
             check_enclosing_optimizer(next(iter(naturals)))
         return emission.sample_plain(self.structure, messages)

@@ -20,7 +20,6 @@ from numpyro.handlers import block, substitute
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.timeline import InTime, at_last
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.inference.engine import local_posterior
 from numpyro_svae.program.binding import bind
 from numpyro_svae.program.factors import Source, Structure
 from numpyro_svae.program.probing import plain_run
@@ -110,9 +109,8 @@ def infer_window(
         timed = potential.batch_shape[-1:] == (2,)
         potentials[name] = potential.mask(jnp.array([False, seen]) if timed else False)
     naturals = {n: params[guide._natural_name(n)] for n in structure.priors}
-    local = local_posterior(
-        structure, guide.mean_field, guide.fixed_point, bound, naturals, potentials
-    )
+    known = program, bound, naturals, potentials
+    local = guide._infer_local(*known, structure=structure)
     local = guide.watch.watch(local)
     return {
         name: belief_of(local.marginals[name], _batch(belief))

@@ -30,13 +30,14 @@ __all__ = ["check_draws"]
 
 
 def check_draws(program: Program, structure: Structure) -> None:
-    """No prior or conjugate factor may depend on a draw that the guide cannot see.
+    """No prior, factor or message may depend on a draw that the guide cannot see.
 
     :param program: the program.
     :param structure: its wiring.
     :raises ValueError: naming the site, and what is hidden as far as that is known.
     """
     read = {factor.site for factor in structure.factors}
+    read |= set().union(*structure.gradients.values())
     read |= {name for prior in structure.priors.values() for name in prior.sites}
     names = sorted(_drawn(program, structure, read))
     if not names:

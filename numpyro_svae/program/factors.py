@@ -209,6 +209,8 @@ class Structure:
     :param numbers: the observed sites of numbers that have event dimensions.
     :param time_plates: the observed sites with a plate over the steps of a chain, and
         that plate.
+    :param gradients: the Gaussian sites without a potential that likelihoods send the
+        gradient of their expectation to, with these likelihoods.
     """
 
     priors: dict[str, Prior]
@@ -223,6 +225,7 @@ class Structure:
     populations: dict[str, Any] = field(default_factory=dict)
     numbers: frozenset[str] = frozenset()
     time_plates: dict[str, Any] = field(default_factory=dict)
+    gradients: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def blocks_of(self, factor: Factor) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""
@@ -249,7 +252,9 @@ class Structure:
             text = f"conjugate factor of {_listed(given)}" if given else "known factor"
             rows.append((f"'{factor.site}'{part}", text))
         for name, parents in self.likelihoods.items():
-            rows.append((f"'{name}'", f"evaluated at samples of {_listed(parents)}"))
+            sends = any(name in senders for senders in self.gradients.values())
+            how = "sends its gradient to" if sends else "evaluated at samples of"
+            rows.append((f"'{name}'", f"{how} {_listed(parents)}"))
         width = max((len(label) for label, _ in rows), default=0)
         return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
 

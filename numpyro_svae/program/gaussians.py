@@ -107,21 +107,8 @@ def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
     return found
 
 
-def read_known_regression(
-    wiring: Wiring, site: Site, unspoken: set[str]
-) -> GaussianFactor:
-    """A likelihood that is linear and Gaussian in states with no potential."""
-    found = None
-    if gaussian_view(site) is not None:
-        found = _find(wiring, site, "value", wiring.used(site.name))
-    if found is not None:
-        return found
-    parent = sorted(unspoken)[0]
-    raise ValueError(
-        f"Site '{parent}': latent, observed through site '{site.name}' "
-        f"({type(site.fn).__name__}), and neither conjugate to it nor given a "
-        "potential. Return a GaussianPotential for it from the recognition "
-        "function, or make the observation linear and Gaussian in it: at each position "
-        "of the site, and at each step of a path, in its value there (a number at each "
-        "step as Normal(x @ c, s).to_event(1), or in a plate over the steps)."
-    )
+def read_known_regression(wiring: Wiring, site: Site) -> GaussianFactor | None:
+    """A likelihood that is linear and Gaussian in latent states, if it is."""
+    if gaussian_view(site) is None:
+        return None
+    return _find(wiring, site, "value", wiring.used(site.name))

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from numpyro_svae.program.axes import axes_of
 from numpyro_svae.program.factors import Factor, Local, Structure
 from numpyro_svae.program.gaussians import read_known_regression
+from numpyro_svae.program.gradient_sites import check_positions, senders_of
 from numpyro_svae.program.graphs import check_graphs
 from numpyro_svae.program.groups import parents_of, with_mixtures
 from numpyro_svae.program.hierarchies import read_populations
@@ -35,7 +36,7 @@ def read_structure(
     :param spoken: names of the sites that the recognition function speaks to.
     :return: its wiring.
     :raises ValueError: naming the site, if a latent site or a dependence on one is
-        neither conjugate nor covered by a potential.
+        neither conjugate nor covered by a potential or by messages.
     """
     priors = read_priors(program, sites)
     locals = read_locals(sites, priors)
@@ -70,9 +71,11 @@ def read_structure(
         populations,
         program.numbers,
         program.time_plates,
+        senders_of(likelihoods, locals, spoken),
     )
     structure = with_mixtures(structure)
     check_graphs(structure, sites)
+    check_positions(program, structure, sites)
     return structure
 
 
@@ -110,5 +113,7 @@ def _factors(wiring: Wiring, site: Site, spoken: frozenset[str]) -> list[Factor]
         raise not_conjugate(site, "its parameters", blocks, "no latent global site")
     if parents and all(locals[n].discrete for n in parents):
         return [read_table(wiring, site, parents)]
-    unspoken = {n for n in parents - spoken if not locals[n].discrete}
-    return [read_known_regression(wiring, site, unspoken)] if unspoken else []
+    if any(not locals[n].discrete for n in parents - spoken):
+        known = read_known_regression(wiring, site)
+        return [] if known is None else [known]
+    return []

@@ -54,16 +54,10 @@ def test_latent_site_that_is_of_no_known_family():
     assert_says(message, "'rate'", "LogNormal", "Accepted", "Dirichlet", "block")
 
 
-def test_latent_state_without_a_potential():
-    y, actions = sequences()
-    message = error_of(lds_svae, y, actions)
-    assert_says(message, "'x'", "'y' (Normal)", "GaussianPotential", "recognition")
-
-
-def test_latent_state_left_out_by_the_recognition_function():
+def test_latent_state_without_a_potential_that_is_a_mixture():
     y, _ = sequences()
     message = error_of(mixture_svae, y[:, 0], recognition=lambda y: {})
-    assert_says(message, "'x'", "'y'", "Return a GaussianPotential")
+    assert_says(message, "'x'", "'y'", "'z'", "mean_field=True", "GaussianPotential")
 
 
 def test_mean_that_a_covariance_scales_in_another_way():
