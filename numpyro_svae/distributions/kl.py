@@ -143,7 +143,7 @@ def as_singular(
         noise_within(noisy.steps, steps.cov),
     )
     singular = LinearGaussianChain._from_lanes(initial, dynamics, batch, False)
-    singular.has_density = noisy.in_entries
+    singular.without_density = not noisy.in_entries
     return singular
 
 

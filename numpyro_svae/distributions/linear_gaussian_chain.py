@@ -76,9 +76,9 @@ class LinearGaussianChain(CheckedArguments):
     }
     support = constraints.real_matrix
     reparametrized_params = list(arg_constraints)
-    pytree_aux_fields = ("time_reversed", "has_density")
+    pytree_aux_fields = ("time_reversed", "without_density")
     pytree_data_fields = (*arg_constraints, "lengths")
-    has_density = True
+    without_density = False
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class LinearGaussianChain(CheckedArguments):
 
         :raises ValueError: if it is the posterior of a chain with such a covariance.
         """
-        if not self.has_density:
+        if self.without_density:
             raise ValueError(
                 "log_prob of a LinearGaussianChain: found the posterior of a chain "
                 "whose noise is in directions that are no entries of the state. "
