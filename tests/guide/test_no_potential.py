@@ -7,6 +7,7 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from numpyro.infer import Predictive
@@ -196,3 +197,22 @@ def test_likelihoods_of_several_vectors():
     message = error_of(sum_of_two, COUNTS[:, 0])
     for part in ("'a'", "'b'", "'y'", "one site", "GaussianPotential"):
         assert part in message
+
+
+def test_subsamples_estimate_the_bound(x64):
+    """The mean over batches that are apart is the bound of all data."""
+    y = jnp.asarray(RNG.poisson(1.5, (6, P)))
+
+    def vectors(size):
+        with numpyro.plate("data", len(y), subsample_size=size) as index:
+            x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand([D]).to_event(1))
+            seen = poisson(x @ LOADING).to_event(1)
+            numpyro.sample("y", seen, obs=y[index])
+
+    def loss(index):
+        guide = ns.AutoSVAE(vectors)
+        with handlers.substitute(data={"data": index}):
+            return ns.SVAE_ELBO().loss(KEY, {}, vectors, guide, len(index))
+
+    parts = [loss(jnp.arange(3 * k, 3 * k + 3)) for k in range(2)]
+    np.testing.assert_allclose(np.mean(parts), loss(jnp.arange(6)), rtol=1e-6)
