@@ -206,8 +206,9 @@ def _priors(guide: AutoSVAE, naturals: dict, bound: Bound) -> dict[str, PriorSha
     structure, found = guide.structure, {}
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
     for name in structure.priors:
-        prior = expected_prior(structure, bound, name, moments)
-        for part, share in prior_shares(naturals[name], prior).items():
+        natural = naturals[name]
+        prior = expected_prior(structure, bound, name, moments, natural)
+        for part, share in prior_shares(natural, prior).items():
             found[f"{name} {part}".strip()] = share
     return found
 

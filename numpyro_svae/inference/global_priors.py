@@ -18,19 +18,29 @@ __all__ = ["divergence", "expected_prior"]
 
 
 def expected_prior(
-    structure: Structure, bound: Bound, name: str, moments: dict[str, Any]
+    structure: Structure,
+    bound: Bound,
+    name: str,
+    moments: dict[str, Any],
+    natural: NaturalParameters | None = None,
 ) -> NaturalParameters:
     """Natural parameters of the prior of a block, averaged over other blocks.
+
+    A prior that is not conjugate has those of the member of the family that it is like.
 
     :param structure: wiring of the program.
     :param bound: the program with its data.
     :param name: of the block.
     :param moments: of the blocks that the prior depends on, or of all.
+    :param natural: the posterior at which it is to be like it; None for somewhere.
     """
     population = structure.populations.get(name)
     if population is None:
         return bound.priors[name]
-    return population.prior(bound.populations[name], moments)
+    known = bound.populations[name]
+    if natural is not None and structure.priors[name].is_free:
+        return population.message(known, natural)
+    return population.prior(known, moments)
 
 
 def divergence(

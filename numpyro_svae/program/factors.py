@@ -241,7 +241,10 @@ class Structure:
             text = f"global: {kind} of {_listed(prior.sites)}"
             if name in self.populations:
                 above = self.populations[name].above
-                text += f", given {_listed(block.name for block in above)}"
+                names = _listed(block.name for block in above)
+                text += (
+                    f", given {names}" if names else ", whose prior is not conjugate"
+                )
             rows.append((f"'{name}'", text))
         for name, local in self.locals.items():
             size = "states" if local.discrete else "dimensions"

@@ -12,7 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import GammaNatural
-from numpyro_svae.families.free_prior import free_kl
+from numpyro_svae.families.free_prior import closest_gamma, free_kl
 from numpyro_svae.program.precision_prior import PrecisionPrior
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Site
@@ -47,6 +47,10 @@ class FreePrior:
     def prior(self, bound: Any, moments: dict[str, Any]) -> GammaNatural:
         """Natural parameters of a Gamma that is like it."""
         return self.block.gamma_like(bound)
+
+    def message(self, bound: Any, natural: GammaNatural) -> GammaNatural:
+        """Natural parameters of the Gamma that it is like at a posterior."""
+        return closest_gamma(self.block.log_density, natural, bound)
 
     def divergence(
         self, natural: GammaNatural, bound: Any, moments: dict[str, Any]

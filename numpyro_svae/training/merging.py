@@ -95,7 +95,7 @@ def merge_components(
         structure = guide.structure
         moments = {n: p.moments(found[n]) for n, p in structure.priors.items()}
         priors = {
-            name: expected_prior(structure, bound, name, moments)
+            name: expected_prior(structure, bound, name, moments, found[name])
             for name in structure.priors
         }
         return found, priors, local.marginals[_label(structure, site)].probs

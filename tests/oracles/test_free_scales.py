@@ -98,6 +98,7 @@ def test_a_scale_has_the_posterior_that_quadrature_finds(prior, x64):
     weights = np.exp(density - jax.nn.logsumexp(density))
     mean = np.sum(weights * np.exp(logs))
     sd = np.sqrt(np.sum(weights * np.exp(2 * logs)) - mean**2)
+    assert "'scale', whose prior is not conjugate" in str(guide.structure)
     posterior = guide.get_posterior(params)["scale"]
     assert 0 < losses[-1] + evidence < 0.005  # what a Gamma of precisions cannot say
     np.testing.assert_allclose(posterior.mean, mean, rtol=0.005)
