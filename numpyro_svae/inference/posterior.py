@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 from jax import Array
@@ -15,9 +15,6 @@ import numpyro.distributions as dist
 
 from numpyro_svae.inference.fixed_point import Solution
 from numpyro_svae.inference.joint_draw import JointDraw
-
-if TYPE_CHECKING:
-    from numpyro_svae.inference.beliefs import DiscreteBelief
 
 __all__ = ["Convergence", "LocalPosterior"]
 
@@ -80,7 +77,7 @@ class LocalPosterior:
             known = self.expected_log_prob.get(name)
             self.expected_log_prob[name] = value if known is None else known + value
 
-    def add_discrete(self, name: str, belief: DiscreteBelief, kl: Array) -> None:
+    def add_discrete(self, name: str, belief: Any, kl: Array) -> None:
         """Add a discrete site, whose divergence is infinite if data are impossible."""
         self.add(name, belief.marginal, jnp.where(belief.possible, kl, jnp.inf))
         self.impossible[name] = ~belief.possible

@@ -3,13 +3,14 @@
 
 """What programs are made of: kinds of local sites, and classes of global blocks."""
 
+from numpyro_svae.inference.kinds import DiscreteKind, GaussianKind
 from numpyro_svae.kinds.categorical import CategoricalKind
 from numpyro_svae.kinds.discrete_chain import DiscreteChainKind
 from numpyro_svae.kinds.gaussian_chain import GaussianChainKind
 from numpyro_svae.kinds.vector import VectorKind
 from numpyro_svae.program.diagonal import DiagonalPrior
 from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.kinds import DiscreteKind, GaussianKind, LocalKind, register
+from numpyro_svae.program.kinds import LocalKind, register
 from numpyro_svae.program.noise_priors import CovariancePrior, NoisePrior
 from numpyro_svae.program.observations import Observation, register_observation
 from numpyro_svae.program.precision_prior import PrecisionPrior

@@ -15,8 +15,8 @@ from numpyro_svae.blocks.discrete_chain import normalize
 from numpyro_svae.inference.beliefs import DiscreteBelief, expected_said
 from numpyro_svae.inference.chains import log_probs
 from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.kinds import DiscreteKind
 from numpyro_svae.program.factors import Factor
-from numpyro_svae.program.kinds import DiscreteKind
 from numpyro_svae.program.places import per_entry
 from numpyro_svae.program.rows import read_latent_row
 from numpyro_svae.program.sites import Site

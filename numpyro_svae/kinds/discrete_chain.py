@@ -18,8 +18,8 @@ from numpyro_svae.distributions import DiscreteMarkovChain
 from numpyro_svae.inference.beliefs import DiscreteBelief, expected_said
 from numpyro_svae.inference.chains import discrete_prior
 from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.kinds import DiscreteKind
 from numpyro_svae.program.factors import Factor
-from numpyro_svae.program.kinds import DiscreteKind
 from numpyro_svae.program.places import per_path
 from numpyro_svae.program.rows import read_discrete_chain
 from numpyro_svae.program.sites import Site

@@ -15,10 +15,10 @@ from numpyro_svae.inference import messages
 from numpyro_svae.inference.beliefs import StateBelief
 from numpyro_svae.inference.chains import chain_prior
 from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.kinds import GaussianKind
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.factors import Factor
 from numpyro_svae.program.gaussians import read_chain
-from numpyro_svae.program.kinds import GaussianKind
 from numpyro_svae.program.places import per_path
 from numpyro_svae.program.sites import Site
 from numpyro_svae.program.wiring import Wiring

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from numpyro_svae.program.affine import PARAMETERS, View
 from numpyro_svae.program.factors import Beside, Factor, GaussianFactor, Source
+from numpyro_svae.program.find_supports import find_support
 from numpyro_svae.program.gaussian_factors import find_factor
 from numpyro_svae.program.sites import Site, gaussian_view, response_dim
-from numpyro_svae.program.supports import Support, find_support
+from numpyro_svae.program.supports import Support
 from numpyro_svae.program.wiring import Wiring, listed, not_conjugate
 
 __all__ = ["read_chain", "read_gaussian", "read_known_regression"]

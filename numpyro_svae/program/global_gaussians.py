@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from numpyro_svae.program.find_supports import response_dims
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joint_prior import JointPrior
 from numpyro_svae.program.noise_priors import NoisePrior
@@ -29,7 +30,6 @@ from numpyro_svae.program.sites import (
     is_path,
     is_state,
 )
-from numpyro_svae.program.supports import response_dims
 
 __all__ = ["Candidates"]
 

@@ -5,30 +5,22 @@
 
 A kind is one class in one file of :mod:`numpyro_svae.kinds`: how its sites are
 recognised and read, how they are inferred, and, if they are paths, how they go on. All
-other code asks the kind. A kind of one's own derives from :class:`DiscreteKind` or
-:class:`GaussianKind` and is made known by :func:`register`.
+other code asks the kind. A kind of one's own derives from
+:class:`~numpyro_svae.inference.kinds.DiscreteKind` or
+:class:`~numpyro_svae.inference.kinds.GaussianKind`, and is made known by
+:func:`register`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from jax import Array
 import numpyro.distributions as dist
 
-if TYPE_CHECKING:
-    from numpyro_svae.inference.beliefs import DiscreteBelief, StateBelief
-    from numpyro_svae.inference.evidence import Evidence
-    from numpyro_svae.potentials import GaussianPotential
-    from numpyro_svae.program.factors import Factor
-    from numpyro_svae.program.sites import Site
-    from numpyro_svae.program.wiring import Wiring
-
 __all__ = [
-    "DiscreteKind",
-    "GaussianKind",
     "LocalKind",
     "kind_of",
     "lengths_of",
@@ -57,29 +49,30 @@ class LocalKind(ABC):
     # reading
 
     @abstractmethod
-    def parameters(self, site: Site) -> dict[str, Any] | None:
+    def parameters(self, site: Any) -> dict[str, Any] | None:
         """The parameters of a distribution of its classes, by name.
 
-        :param site: a site, latent or observed.
+        :param site: a :class:`~numpyro_svae.program.sites.Site`, latent or observed.
         :return: None if the site is none of this kind after all.
         """
 
     @abstractmethod
-    def size(self, site: Site) -> int | None:
+    def size(self, site: Any) -> int | None:
         """Number of states, or dimension of the vectors; None as before."""
 
     @abstractmethod
-    def read(self, wiring: Wiring, site: Site) -> list[Factor]:
+    def read(self, wiring: Any, site: Any) -> list[Any]:
         """The factors of a latent site.
 
-        :param wiring: the program that is being read.
+        :param wiring: the program that is being read, a
+            :class:`~numpyro_svae.program.wiring.Wiring`.
         :param site: the site.
         :raises ValueError: naming the site, if its prior is not conjugate.
         """
 
     def read_observed(
-        self, wiring: Wiring, site: Site, blocks: Collection[str]
-    ) -> list[Factor]:
+        self, wiring: Any, site: Any, blocks: Collection[str]
+    ) -> list[Any]:
         """The factors of an observed site; none if it is only to be evaluated.
 
         :param blocks: the global blocks that it depends on.
@@ -111,70 +104,6 @@ class LocalKind(ABC):
             f"A {self.name} does not say how to {what}. Accepted: a chain whose kind "
             "defines `draw_on` (for forecasts) and `begin_with` (for filters)."
         )
-
-
-class DiscreteKind(LocalKind):
-    """A kind of sites whose values are states."""
-
-    discrete = True
-
-    @abstractmethod
-    def infer(self, evidence: Evidence, name: str, said: Array) -> DiscreteBelief:
-        """The posterior of a site.
-
-        :param evidence: the factors.
-        :param name: the site.
-        :param said: all that is said of it but its prior, ``(*positions, K)``.
-        """
-
-    @abstractmethod
-    def expected_prior(
-        self, evidence: Evidence, name: str, belief: DiscreteBelief
-    ) -> Array:
-        """The log density of the prior expected of a posterior, by entry of the batch.
-
-        Gradients of it with respect to the moments of global blocks are their natural
-        gradients.
-        """
-
-
-class GaussianKind(LocalKind):
-    """A kind of sites whose values are vectors, and whose posterior is Gaussian."""
-
-    discrete = False
-
-    @abstractmethod
-    def infer(
-        self,
-        evidence: Evidence,
-        name: str,
-        said: GaussianPotential,
-        own: GaussianPotential | None,
-    ) -> StateBelief:
-        """The posterior of a site.
-
-        :param evidence: the factors, averaged over the states of their selectors.
-        :param name: the site.
-        :param said: all that is said of it but its prior.
-        :param own: its prior, where that is a factor of several sites.
-        """
-
-    @abstractmethod
-    def expected_prior(
-        self, evidence: Evidence, name: str, belief: StateBelief
-    ) -> Array:
-        """The log density of the prior expected of a posterior, by entry of the batch.
-
-        :param evidence: the factors, averaged over the states of their selectors.
-        """
-
-    @abstractmethod
-    def scores(self, evidence: Evidence, factor: Any, belief: StateBelief) -> Array:
-        """The expected log density of one of its factors for each state that picks it,
-        ``(*positions, K)``.
-
-        :param evidence: the factors, given for each state of their selectors.
-        """
 
 
 _KINDS: list[LocalKind] = []

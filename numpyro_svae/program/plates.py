@@ -8,13 +8,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from math import isclose
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpyro import plate
 from numpyro.handlers import scale, substitute
-
-if TYPE_CHECKING:
-    from numpyro_svae.program.sites import Site
 
 __all__ = ["Plates", "own_scale", "shared_values"]
 
@@ -47,7 +44,7 @@ class Plates:
             stack.enter_context(self.open[frame.name])
         return stack
 
-    def around_guide(self, site: Site) -> ExitStack:
+    def around_guide(self, site: Any) -> ExitStack:
         """A context for what the guide samples at a site: its plates and own scale.
 
         Data that count several times count so with their latent sites.
