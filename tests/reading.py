@@ -9,11 +9,11 @@ import jax
 from jax import random
 import numpy as np
 from numpyro.handlers import block
+from numpyro_svae.program.sites import Program, sample_sites
 
 from numpyro_svae.program.binding import bind
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.setup import read_program
-from numpyro_svae.program.sites import Program, sample_sites
 
 __all__ = ["assert_alike", "assert_read_alike", "read"]
 

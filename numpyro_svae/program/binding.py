@@ -20,10 +20,10 @@ from numpyro_svae.program.bound_regressions import BoundRegression, bind_regress
 from numpyro_svae.program.entries import Picked
 from numpyro_svae.program.factors import Structure
 from numpyro_svae.program.gathered import scanned_inputs
-from numpyro_svae.program.hierarchies import bind_populations
 from numpyro_svae.program.labels import seen_labels
 from numpyro_svae.program.observations import observation_of
 from numpyro_svae.program.places import Place
+from numpyro_svae.program.populations import bind_populations
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Program, Site
 from numpyro_svae.program.statistics import BoundStatistics, bind_rows, bind_statistics

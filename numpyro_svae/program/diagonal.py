@@ -15,9 +15,9 @@ import numpyro.distributions as dist
 
 from numpyro_svae.distributions import MatrixNormalInverseWishart
 from numpyro_svae.families import ExpectedRegression, RegressionNatural
+from numpyro_svae.program.agreement import same
 from numpyro_svae.program.joint_prior import JointPrior
 from numpyro_svae.program.priors import Reading
-from numpyro_svae.program.probing import same
 from numpyro_svae.program.sites import Program, Site
 
 __all__ = ["DiagonalPrior"]

@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.program.affine import PARAMETERS, Affine, View, at_first, read_affine
+from numpyro_svae.program.agreement import same
 from numpyro_svae.program.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.factors import Beside, GaussianFactor, Source
 from numpyro_svae.program.gathered import gathered_members, scanned_inputs
 from numpyro_svae.program.places import Place, place_of, read_at
-from numpyro_svae.program.probing import Found, Prober, same
+from numpyro_svae.program.probing import Found, Prober
 from numpyro_svae.program.sources import picked, sources_of
 
 __all__ = ["find_factor"]

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from numpyro_svae.program.agreement import same
 from numpyro_svae.program.find_supports import response_dims
 from numpyro_svae.program.gaussian_prior import GaussianPrior
 from numpyro_svae.program.joint_prior import JointPrior
 from numpyro_svae.program.noise_priors import NoisePrior
 from numpyro_svae.program.priors import Prior
-from numpyro_svae.program.probing import Prober, same
+from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import (
     Site,
     gaussian_view,

@@ -12,12 +12,12 @@ import jax
 
 from numpyro_svae.program.free_priors import FreePrior
 from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.populations import Population
+from numpyro_svae.program.populations import Population, bind_populations
 from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.rate_populations import RatePopulation
 from numpyro_svae.program.wiring import Wiring, listed
 
-__all__ = ["AnyPopulation", "bind_populations", "read_populations"]
+__all__ = ["AnyPopulation", "read_populations"]
 
 AnyPopulation = Population | RatePopulation | FreePrior
 
@@ -76,18 +76,6 @@ def _holding(prober: Prober, populations: dict[str, AnyPopulation]) -> set[str]:
             for values, run in zip(probes, shown)
         )
     }
-
-
-def bind_populations(
-    populations: dict[str, AnyPopulation], prober: Prober
-) -> dict[str, Any]:
-    """What a program gives of the priors that depend on other blocks, by block."""
-
-    @jax.jit
-    def bind() -> dict[str, Any]:
-        return {name: p.bind(prober) for name, p in populations.items()}
-
-    return bind() if populations else {}
 
 
 def _candidates(

@@ -28,13 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.families import GaussianNatural, gaussian_kl
+from numpyro_svae.program.agreement import same
 from numpyro_svae.program.gaussian_prior import ExpectedWeight, GaussianPrior
 from numpyro_svae.program.normals import NormalRows, normal_rows
-from numpyro_svae.program.probing import Prober, same
+from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.sites import Site
 from numpyro_svae.program.spreads import Spread, SpreadPrior, members_of, read_spread
 
-__all__ = ["BoundPopulation", "Population"]
+__all__ = ["BoundPopulation", "Population", "bind_populations"]
 
 Values = dict[str, Any]
 
@@ -234,3 +235,13 @@ def _square(size: int, covariance: Any) -> Any:
     """Covariances ``(..., L, L)``, from those of rows or of entries."""
     covariance = np.asarray(covariance)
     return covariance * np.eye(size) if covariance.shape[-1] == 1 else covariance
+
+
+def bind_populations(populations: dict[str, Any], prober: Prober) -> dict[str, Any]:
+    """What a program gives of the priors that depend on other blocks, by block."""
+
+    @jax.jit
+    def bind() -> dict[str, Any]:
+        return {name: p.bind(prober) for name, p in populations.items()}
+
+    return bind() if populations else {}

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.ops.provenance import eval_provenance
 
+from numpyro_svae.program.agreement import same
 from numpyro_svae.program.factors import Local, Structure
 from numpyro_svae.program.joins import Join
 from numpyro_svae.program.kinds import kind_of
@@ -36,7 +37,6 @@ __all__ = [
     "Prober",
     "parameters",
     "plain_run",
-    "same",
 ]
 
 _NUM_PROBES = 3
@@ -51,17 +51,6 @@ def parameters(site: Site) -> dict[str, Any]:
     if seen is not None:
         return seen.read(site.fn)
     return {"parameters": jax.tree.leaves(site.fn)}
-
-
-def same(found: Any, expected: Any) -> bool:
-    """Equality up to broadcasting and float32 rounding."""
-    try:
-        found, expected = np.broadcast_arrays(found, expected)
-    except ValueError:
-        return False
-    expected = expected + 0.0  # a whole number has no size that is small
-    size = np.max(np.abs(expected), initial=1e-30)
-    return bool(np.max(np.abs(found - expected), initial=0.0) < 1e-3 * size)
 
 
 class Found(dict[str, dict[str, Any]]):

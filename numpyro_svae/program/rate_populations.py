@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.families import GammaNatural, natural_kl
+from numpyro_svae.program.agreement import same
 from numpyro_svae.program.precision_prior import PrecisionPrior
-from numpyro_svae.program.probing import Prober, same
+from numpyro_svae.program.probing import Prober
 from numpyro_svae.program.rate_priors import GammaPrior
 from numpyro_svae.program.sites import Site
 from numpyro_svae.program.spreads import members_of

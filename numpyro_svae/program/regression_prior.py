@@ -23,9 +23,9 @@ from numpyro_svae.families import (
     NaturalParameters,
     RegressionNatural,
 )
+from numpyro_svae.program.agreement import same
 from numpyro_svae.program.joint_prior import JointPrior
 from numpyro_svae.program.priors import Reading
-from numpyro_svae.program.probing import same
 from numpyro_svae.program.sites import Program, Site
 
 __all__ = ["RegressionPrior"]

@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.handlers import block
+from numpyro_svae.program.sites import Program, sample_sites
 import pytest
 
 import numpyro_svae as ns
@@ -16,7 +17,6 @@ from numpyro_svae.program.binding import bind
 from numpyro_svae.program.factors import Beside
 from numpyro_svae.program.probing import plain_run
 from numpyro_svae.program.setup import read_program
-from numpyro_svae.program.sites import Program, sample_sites
 
 N, D = 3, 2
 Y, OFFSET = np.random.default_rng(0).standard_normal((2, N, D))

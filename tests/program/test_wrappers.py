@@ -6,8 +6,6 @@
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import pytest
-
 from numpyro_svae.program.wrappers import (
     Layer,
     as_vectors,
@@ -15,6 +13,7 @@ from numpyro_svae.program.wrappers import (
     peel,
     shape_of,
 )
+import pytest
 
 SEEN = jnp.array([True, False, True])
 LOC = jnp.arange(6.0).reshape(2, 3)
