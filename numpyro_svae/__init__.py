@@ -20,8 +20,8 @@ from numpyro_svae.forecasting.impute import impute
 from numpyro_svae.forecasting.scores import coverage, crps
 from numpyro_svae.forecasting.smooth import smooth
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.inference.cubature import Cubature
-from numpyro_svae.inference.fixed_point import FixedPoint
+from numpyro_svae.inference.local.cubature import Cubature
+from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.optim import svae_optimizer
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.sample import sample

@@ -20,10 +20,10 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
 
-from numpyro_svae.inference.declared import sums_of_terms
-from numpyro_svae.inference.weights import Weight, weighted
+from numpyro_svae.inference.declare.declared import sums_of_terms
+from numpyro_svae.inference.local.weights import Weight, weighted
 from numpyro_svae.notices import notice
-from numpyro_svae.program.wrappers import at_positions
+from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.tracing import without_scanned
 from numpyro_svae.whole_steps import spoilt
 

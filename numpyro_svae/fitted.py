@@ -15,9 +15,9 @@ from numpyro.handlers import block, seed, substitute
 from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.posterior import Convergence, LocalPosterior
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import Structure
+from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["FittedGuide"]
 

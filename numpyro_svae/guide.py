@@ -15,30 +15,30 @@ import numpyro.distributions as dist
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.fitted import FittedGuide
-from numpyro_svae.inference import emission
-from numpyro_svae.inference.cubature import Cubature
-from numpyro_svae.inference.engine import global_posteriors, local_posterior
-from numpyro_svae.inference.fixed_point import FixedPoint
-from numpyro_svae.inference.likelihood_potentials import (
+from numpyro_svae.inference.declare import sampling
+from numpyro_svae.inference.declare.watch import Watch
+from numpyro_svae.inference.local.cubature import Cubature
+from numpyro_svae.inference.local.engine import global_posteriors, local_posterior
+from numpyro_svae.inference.local.fixed_point import FixedPoint
+from numpyro_svae.inference.local.likelihood_potentials import (
     find_potentials,
     with_likelihoods,
 )
-from numpyro_svae.inference.posterior import LocalPosterior
+from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
-from numpyro_svae.inference.watch import Watch
 from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
-from numpyro_svae.program.binding import Bound, bind
-from numpyro_svae.program.checks import Potential, check_potentials
-from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.gradient_sites import check_groups
-from numpyro_svae.program.groups import mixtures
-from numpyro_svae.program.mutable_state import Given, check_state
-from numpyro_svae.program.plates import Plates, shared_values
-from numpyro_svae.program.probing import plain_run
-from numpyro_svae.program.setup import read_program, recognise
-from numpyro_svae.program.sites import Program, sample_sites
+from numpyro_svae.program.bind.binding import Bound, bind
+from numpyro_svae.program.read.gradient_sites import check_groups
+from numpyro_svae.program.read.setup import read_program, recognise
+from numpyro_svae.program.run.mutable_state import Given, check_state
+from numpyro_svae.program.run.plates import Plates, shared_values
+from numpyro_svae.program.run.sites import Program, sample_sites
+from numpyro_svae.program.structure.checks import Potential, check_potentials
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.groups import mixtures
+from numpyro_svae.program.structure.probing import plain_run
 
 __all__ = ["AutoSVAE"]
 
@@ -236,20 +236,20 @@ class AutoSVAE(FittedGuide):
         naturals, bound, local, messages = self._infer(args, kwargs)
         structure, plates = self.structure, Plates(messages)
         posteriors, divergences = global_posteriors(structure, naturals, bound)
-        closed = emission.closed_forms(local, bound.sites, structure.scans, self.prefix)
+        closed = sampling.closed_forms(local, bound.sites, structure.scans, self.prefix)
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():
             infer = {"kl": divergences[name], **closed}
             with plates.around(bound.sites[name].frames):
                 args = prior, posteriors[name], self.prefix, infer
-                values |= emission.sample_global(*args)
+                values |= sampling.sample_global(*args)
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)
-        drawn, paths = emission.draw_graphs(local, bound.sites), dict[str, Array]()
+        drawn, paths = sampling.draw_graphs(local, bound.sites), dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
             with plates.around_guide(bound.sites[name]):
                 args = name, local, bound.sites, picks, drawn, paths, closed
-                values |= emission.sample_local(*args, structure.scans, self.prefix)
+                values |= sampling.sample_local(*args, structure.scans, self.prefix)
             closed = {}
         return values
 
@@ -261,4 +261,4 @@ class AutoSVAE(FittedGuide):
         naturals, _, _, messages, _ = self._read(args, kwargs)
         if naturals:
             check_enclosing_optimizer(next(iter(naturals)))
-        return emission.sample_plain(self.structure, messages)
+        return sampling.sample_plain(self.structure, messages)

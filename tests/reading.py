@@ -9,11 +9,11 @@ import jax
 from jax import random
 import numpy as np
 from numpyro.handlers import block
-from numpyro_svae.program.sites import Program, sample_sites
 
-from numpyro_svae.program.binding import bind
-from numpyro_svae.program.probing import plain_run
-from numpyro_svae.program.setup import read_program
+from numpyro_svae.program.bind.binding import bind
+from numpyro_svae.program.read.setup import read_program
+from numpyro_svae.program.run.sites import Program, sample_sites
+from numpyro_svae.program.structure.probing import plain_run
 
 __all__ = ["assert_alike", "assert_read_alike", "read"]
 

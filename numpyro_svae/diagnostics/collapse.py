@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.diagnostics.masks import counted_positions
-from numpyro_svae.inference.posterior import LocalPosterior
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.groups import Group, coupled_groups
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.groups import Group, coupled_groups
 
 __all__ = ["collapsed_sites"]
 

@@ -18,7 +18,7 @@ from numpyro_svae.distributions import (
     MatrixNormalInverseWishart,
     NormalInverseWishart,
 )
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.run.wrappers import peel
 
 if TYPE_CHECKING:
     import xarray as xr

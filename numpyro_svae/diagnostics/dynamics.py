@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.bound_regressions import BoundRegression
-from numpyro_svae.program.factors import Factor
-from numpyro_svae.program.supports import Support
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.bind.bound_regressions import BoundRegression
+from numpyro_svae.program.structure.factors import Factor
+from numpyro_svae.program.structure.supports import Support
 
 __all__ = ["eigenvalues"]
 

@@ -12,7 +12,7 @@ from jax import Array
 from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.mutable_state import Given, check_state
+from numpyro_svae.program.run.mutable_state import Given, check_state
 
 __all__ = ["Fit", "check_subsample", "read_fit", "sample_messages"]
 

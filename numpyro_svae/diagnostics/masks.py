@@ -12,13 +12,13 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.groups import coupled_groups, scope
-from numpyro_svae.program.kinds import lengths_of
-from numpyro_svae.program.places import place_of, pull_to
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.run.kinds import lengths_of
+from numpyro_svae.program.run.positions import place_of, pull_to
+from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.groups import coupled_groups, scope
 
 __all__ = ["blanked", "counted_entries", "counted_positions", "in_plates"]
 

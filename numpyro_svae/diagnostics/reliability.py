@@ -23,7 +23,7 @@ from numpyro_svae.diagnostics.evidence import (
 )
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.programs import compiled
-from numpyro_svae.program.factors import GaussianFactor
+from numpyro_svae.program.structure.factors import GaussianFactor
 
 __all__ = ["pareto_k_global", "pareto_k_joint"]
 

@@ -20,11 +20,11 @@ from numpyro_svae.diagnostics.influence import PriorShare, prior_shares
 from numpyro_svae.diagnostics.masks import counted_positions
 from numpyro_svae.diagnostics.reliability import pareto_k_global, pareto_k_joint
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.inference.global_priors import expected_prior
-from numpyro_svae.inference.posterior import Convergence, LocalPosterior
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.inference.factors.global_priors import expected_prior
+from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.training.plateau import finite_mean
 from numpyro_svae.whole_steps import skipped_steps
 

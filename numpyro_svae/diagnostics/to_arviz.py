@@ -27,7 +27,7 @@ from numpyro_svae.diagnostics.fit import (
 from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.run.wrappers import peel
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -15,8 +15,8 @@ import numpyro.distributions as dist
 from numpyro.handlers import uncondition
 from numpyro.primitives import Messenger
 
-from numpyro_svae.program.kinds import LocalKind, kind_of
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.run.kinds import LocalKind, kind_of
+from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["Continue", "chain_of"]
 

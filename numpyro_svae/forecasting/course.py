@@ -26,7 +26,7 @@ from numpyro_svae.forecasting.timeline import (
     find_times,
 )
 from numpyro_svae.forecasting.window import Window, check_names, check_shape
-from numpyro_svae.program.kinds import lengths_of
+from numpyro_svae.program.run.kinds import lengths_of
 
 __all__ = ["Begin", "Chain", "Course", "Messages", "draw_sites"]
 

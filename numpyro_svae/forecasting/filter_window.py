@@ -20,12 +20,12 @@ from numpyro.handlers import block, substitute
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.timeline import InTime, at_last
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.binding import bind
-from numpyro_svae.program.factors import Source, Structure
-from numpyro_svae.program.probing import plain_run
-from numpyro_svae.program.setup import recognise
-from numpyro_svae.program.sites import Program, sample_sites
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.bind.binding import bind
+from numpyro_svae.program.read.setup import recognise
+from numpyro_svae.program.run.sites import Program, sample_sites
+from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.factors import Source, Structure
+from numpyro_svae.program.structure.probing import plain_run
 
 __all__ = ["Belief", "Beliefs", "belief_of", "continued", "infer_window"]
 

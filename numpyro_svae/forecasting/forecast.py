@@ -21,7 +21,7 @@ from numpyro_svae.forecasting.course import Begin, Course, Messages
 from numpyro_svae.forecasting.timeline import InTime
 from numpyro_svae.forecasting.window import Missing, check_independent
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["forecast", "log_score"]
 

@@ -22,7 +22,7 @@ from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.forecasting.continuation import Continue
 from numpyro_svae.forecasting.course import draw_sites
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["impute"]
 

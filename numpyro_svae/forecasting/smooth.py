@@ -16,8 +16,8 @@ from numpyro_svae.diagnostics.dims import Dims
 from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.kinds import lengths_of
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.run.kinds import lengths_of
+from numpyro_svae.program.run.wrappers import peel
 
 if TYPE_CHECKING:
     import xarray as xr

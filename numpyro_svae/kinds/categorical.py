@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from numpyro_svae.blocks.discrete_chain import normalize
-from numpyro_svae.inference.beliefs import DiscreteBelief, expected_said
-from numpyro_svae.inference.chains import log_probs
-from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.kinds import DiscreteKind
-from numpyro_svae.program.factors import Factor
-from numpyro_svae.program.places import per_entry
-from numpyro_svae.program.rows import read_latent_row
-from numpyro_svae.program.sites import Site
-from numpyro_svae.program.wiring import Wiring
+from numpyro_svae.inference.factors.chains import log_probs
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_said
+from numpyro_svae.inference.local.kinds import DiscreteKind
+from numpyro_svae.program.read.rows import read_latent_row
+from numpyro_svae.program.read.wiring import Wiring
+from numpyro_svae.program.run.positions import per_entry
+from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["CategoricalKind"]
 

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 from numpyro_svae.blocks import discrete_chain
 from numpyro_svae.blocks.discrete_steps import finite_max
 from numpyro_svae.distributions import DiscreteMarkovChain
-from numpyro_svae.inference.beliefs import DiscreteBelief, expected_said
-from numpyro_svae.inference.chains import discrete_prior
-from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.kinds import DiscreteKind
-from numpyro_svae.program.factors import Factor
-from numpyro_svae.program.places import per_path
-from numpyro_svae.program.rows import read_discrete_chain
-from numpyro_svae.program.sites import Site
-from numpyro_svae.program.wiring import Wiring
+from numpyro_svae.inference.factors.chains import discrete_prior
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_said
+from numpyro_svae.inference.local.kinds import DiscreteKind
+from numpyro_svae.program.read.rows import read_discrete_chain
+from numpyro_svae.program.read.wiring import Wiring
+from numpyro_svae.program.run.positions import per_path
+from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["DiscreteChainKind"]
 

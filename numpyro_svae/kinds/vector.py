@@ -12,16 +12,16 @@ from jax import Array
 import numpyro.distributions as dist
 
 from numpyro_svae.blocks.gaussian import condition
-from numpyro_svae.inference import messages
-from numpyro_svae.inference.beliefs import StateBelief
-from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.kinds import GaussianKind
+from numpyro_svae.inference.factors import messages
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.local.beliefs import StateBelief
+from numpyro_svae.inference.local.kinds import GaussianKind
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import Factor
-from numpyro_svae.program.gaussians import read_gaussian
-from numpyro_svae.program.places import per_entry
-from numpyro_svae.program.sites import Site, gaussian_view
-from numpyro_svae.program.wiring import Wiring
+from numpyro_svae.program.read.gaussians import read_gaussian
+from numpyro_svae.program.read.wiring import Wiring
+from numpyro_svae.program.run.positions import per_entry
+from numpyro_svae.program.run.sites import Site, gaussian_view
+from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["VectorKind"]
 

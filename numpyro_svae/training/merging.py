@@ -18,8 +18,8 @@ from numpyro.infer.svi import SVIState
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.inference.global_priors import expected_prior
-from numpyro_svae.program.factors import Structure
+from numpyro_svae.inference.factors.global_priors import expected_prior
+from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["Merges", "merge_components"]
 

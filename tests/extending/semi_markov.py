@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
-from numpyro_svae.program.places import per_path
 
 from numpyro_svae.blocks import discrete_chain
 from numpyro_svae.distributions import DiscreteMarkovChain
-from numpyro_svae.inference.beliefs import DiscreteBelief, expected_said
+from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_said
 from numpyro_svae.kinds import DiscreteKind
-from numpyro_svae.program.rows import read_discrete_chain
+from numpyro_svae.program.read.rows import read_discrete_chain
+from numpyro_svae.program.run.positions import per_path
 
 
 class Paths(dist.Distribution):

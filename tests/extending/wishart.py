@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.families import RegressionNatural
 from numpyro_svae.kinds import NoisePrior
-from numpyro_svae.program.noise_priors import ExpectedNoise
+from numpyro_svae.program.priors.noise_priors import ExpectedNoise
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from numpyro_svae.families import RegressionNatural
 from numpyro_svae.families.compensated import residual
-from numpyro_svae.program.digits import check_digits
+from numpyro_svae.program.priors.digits import check_digits
 
 RNG = np.random.default_rng(0)
 

@@ -27,7 +27,7 @@ from numpyro_svae.families import (
     GaussianNatural,
     RegressionNatural,
 )
-from numpyro_svae.inference.posterior import Convergence
+from numpyro_svae.inference.local.posterior import Convergence
 from tests.data import make_svi, sequences, steps
 from tests.models import observed_lds
 from tests.switching import TURNS, known_slds

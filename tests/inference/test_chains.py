@@ -11,7 +11,7 @@ import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.distributions.kl import Path
-from numpyro_svae.inference.chains import ChainPrior
+from numpyro_svae.inference.factors.chains import ChainPrior
 
 BATCH, STEPS, DIM = 3, 5, 2
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_svae.inference.adjoint import solve_adjoint
-from numpyro_svae.inference.fixed_point import (
+from numpyro_svae.inference.local.adjoint import solve_adjoint
+from numpyro_svae.inference.local.fixed_point import (
     FixedPoint,
     adjoint_is_found,
     solve_fixed_point,

@@ -13,7 +13,7 @@ import pytest
 from scipy.integrate import quad
 
 import numpyro_svae as ns
-from numpyro_svae.inference.gradient_messages import (
+from numpyro_svae.inference.local.gradient_messages import (
     Moments,
     expected_values,
     message_of,

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro_svae.program.steps import Steps
-from numpyro_svae.program.wrappers import peel
 import pytest
 
+from numpyro_svae.program.run.steps import Steps
+from numpyro_svae.program.run.wrappers import peel
 from tests.reading import assert_read_alike
 
 pytestmark = pytest.mark.x64

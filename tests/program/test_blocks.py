@@ -9,11 +9,11 @@ import numpy as np
 import numpyro
 from numpyro import handlers
 import numpyro.distributions as dist
-from numpyro_svae.program.sites import Program, sample_sites
 import pytest
 
 import numpyro_svae as ns
-from numpyro_svae.program.latents import easy_value, read_priors
+from numpyro_svae.program.read.latents import easy_value, read_priors
+from numpyro_svae.program.run.sites import Program, sample_sites
 
 EYE = jnp.eye(2)
 

@@ -9,14 +9,14 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.handlers import block
-from numpyro_svae.program.sites import Program, sample_sites
 import pytest
 
 import numpyro_svae as ns
-from numpyro_svae.program.binding import bind
-from numpyro_svae.program.factors import Beside
-from numpyro_svae.program.probing import plain_run
-from numpyro_svae.program.setup import read_program
+from numpyro_svae.program.bind.binding import bind
+from numpyro_svae.program.read.setup import read_program
+from numpyro_svae.program.run.sites import Program, sample_sites
+from numpyro_svae.program.structure.factors import Beside
+from numpyro_svae.program.structure.probing import plain_run
 
 N, D = 3, 2
 Y, OFFSET = np.random.default_rng(0).standard_normal((2, N, D))

@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
-from numpyro_svae.program.agreement import same
+from numpyro_svae.program.run.agreement import same
 from tests.independent import (
     means_of_groups,
     mixture,

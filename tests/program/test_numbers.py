@@ -10,13 +10,13 @@ import numpyro
 from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from numpyro.handlers import block
-from numpyro_svae.program.sites import Program, sample_sites
 import pytest
 
 import numpyro_svae as ns
-from numpyro_svae.program.latents import easy_value, random_globals, read_priors
-from numpyro_svae.program.numbers import find_numbers
-from numpyro_svae.program.probing import Prober
+from numpyro_svae.program.read.latents import easy_value, random_globals, read_priors
+from numpyro_svae.program.run.sites import Program, sample_sites
+from numpyro_svae.program.structure.numbers import find_numbers
+from numpyro_svae.program.structure.probing import Prober
 from tests.data import make_svi
 
 N, D = 3, 4  # D is the number of entries, of steps, and of regressors

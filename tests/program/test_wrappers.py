@@ -6,14 +6,15 @@
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from numpyro_svae.program.wrappers import (
+import pytest
+
+from numpyro_svae.program.run.wrappers import (
     Layer,
     as_vectors,
     at_positions,
     peel,
     shape_of,
 )
-import pytest
 
 SEEN = jnp.array([True, False, True])
 LOC = jnp.arange(6.0).reshape(2, 3)

@@ -13,11 +13,11 @@ from jax.scipy.special import logsumexp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro_svae.program.sites import Program, sample_sites
 import pytest
 
 import numpyro_svae as ns
-from numpyro_svae.program.latents import easy_value, read_priors
+from numpyro_svae.program.read.latents import easy_value, read_priors
+from numpyro_svae.program.run.sites import Program, sample_sites
 from tests.data import make_svi
 
 K, T = 3, 6

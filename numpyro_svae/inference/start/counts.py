@@ -14,8 +14,8 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import DirichletNatural, NaturalParameters
-from numpyro_svae.program.entries import Picked
-from numpyro_svae.program.places import Place
+from numpyro_svae.program.bind.entries import Picked
+from numpyro_svae.program.run.positions import Place
 
 __all__ = ["add_statistics", "spread_counts", "spread_rows"]
 

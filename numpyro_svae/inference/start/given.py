@@ -13,8 +13,8 @@ import jax
 import numpyro.distributions as dist
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.program.priors import Prior
-from numpyro_svae.program.wrappers import peel
+from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["check_names", "check_starts", "natural_of"]
 

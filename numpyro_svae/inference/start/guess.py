@@ -21,7 +21,7 @@ from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters, RegressionNatural
-from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.factors.evidence import Evidence
 from numpyro_svae.inference.start.counts import (
     add_statistics,
     spread_counts,
@@ -36,7 +36,7 @@ from numpyro_svae.inference.start.regressions import (
     residual_regressions,
     transitions,
 )
-from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["Guess"]
 

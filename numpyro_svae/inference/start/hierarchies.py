@@ -10,9 +10,9 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.global_priors import divergence, expected_prior
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import Structure
+from numpyro_svae.inference.factors.global_priors import divergence, expected_prior
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["from_below", "priors_alone"]
 

@@ -19,9 +19,9 @@ from jax.scipy.linalg import block_diag
 from numpyro_svae.families import GaussianNatural, NaturalParameters
 from numpyro_svae.families.matrices import inverse_from_tril
 from numpyro_svae.families.regression import RegressionStandard
-from numpyro_svae.program.gaussian_prior import GaussianPrior
-from numpyro_svae.program.joins import Join
-from numpyro_svae.program.noise_priors import ExpectedNoise
+from numpyro_svae.program.priors.gaussian_prior import GaussianPrior
+from numpyro_svae.program.priors.joins import Join
+from numpyro_svae.program.priors.noise_priors import ExpectedNoise
 
 __all__ = ["of_joint", "stand_in"]
 

@@ -14,12 +14,12 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.fixed_point import FixedPoint
-from numpyro_svae.inference.global_priors import divergence
-from numpyro_svae.inference.groups import infer_locals
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import Structure
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.global_priors import divergence
+from numpyro_svae.inference.local.fixed_point import FixedPoint
+from numpyro_svae.inference.local.groups import infer_locals
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["bound_of"]
 

@@ -16,10 +16,10 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.factors.evidence import Evidence
 from numpyro_svae.inference.start.clusters import scaled, spread_components
 from numpyro_svae.inference.start.values import changes_of, shown_values, values_of
-from numpyro_svae.program.factors import Factor
+from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["Kind", "guess_cells", "guess_members", "known_members"]
 

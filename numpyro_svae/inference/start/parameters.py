@@ -15,9 +15,9 @@ import numpyro
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.start.given import natural_of
 from numpyro_svae.inference.start.search import Search, find_start
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.checks import check_start
-from numpyro_svae.program.factors import Structure
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.structure.checks import check_start
+from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["natural_parameters"]
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from numpyro_svae.families import RegressionNatural
 from numpyro_svae.families.matrices import transpose
 from numpyro_svae.families.regression import RegressionStandard
-from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.factors.evidence import Evidence
 from numpyro_svae.inference.start.counts import weighted
 from numpyro_svae.inference.start.values import shown_values, values_of
-from numpyro_svae.program.factors import Factor, GaussianFactor
-from numpyro_svae.program.places import read_at
+from numpyro_svae.program.run.positions import read_at
+from numpyro_svae.program.structure.factors import Factor, GaussianFactor
 
 __all__ = ["regressions", "residual_regressions", "transitions"]
 

@@ -20,16 +20,16 @@ from jax import Array, lax, random
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.evidence import Evidence
-from numpyro_svae.inference.fixed_point import FixedPoint
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.start.ascent import ascend
 from numpyro_svae.inference.start.guess import Guess
 from numpyro_svae.inference.start.judge import bound_of
 from numpyro_svae.inference.start.members import Kind
 from numpyro_svae.inference.start.values import estimate_paths, turned
-from numpyro_svae.program.binding import Bound
-from numpyro_svae.program.factors import Structure
-from numpyro_svae.program.groups import coupled_groups
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.groups import coupled_groups
 
 __all__ = ["Search", "check_num_starts", "find_start"]
 

@@ -11,10 +11,10 @@ from typing import Any
 from jax import Array, random
 import jax.numpy as jnp
 
-from numpyro_svae.inference.evidence import Evidence
+from numpyro_svae.inference.factors.evidence import Evidence
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.factors import Factor
-from numpyro_svae.program.places import Place, clean, pull_to, read_at
+from numpyro_svae.program.run.positions import Place, clean, pull_to, read_at
+from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["changes_of", "estimate_paths", "shown_values", "turned", "values_of"]
 

@@ -1,0 +1,4 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the guide samples, declares and warns of."""

@@ -1,0 +1,193 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The sample sites that a guide emits for what it has inferred."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array, random
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+from numpyro_svae.inference.declare.declared import Total
+from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.run.positions import place_of, read_at
+from numpyro_svae.program.run.scans import Scan
+from numpyro_svae.program.run.sites import Site, is_path
+from numpyro_svae.program.run.wrappers import at_positions, peel
+from numpyro_svae.program.structure.factors import Structure
+
+__all__ = [
+    "closed_forms",
+    "draw_graphs",
+    "sample_global",
+    "sample_local",
+    "sample_plain",
+]
+
+
+def closed_forms(
+    local: LocalPosterior, sites: dict[str, Site], scans: tuple[Scan, ...], prefix: str
+) -> dict[str, Any]:
+    """What is declared of several sites together.
+
+    :param local: the posterior of the local sites.
+    :param sites: the sites of the model.
+    :param scans: the scans whose bodies have sites.
+    :param prefix: prefix of the names of auxiliary sites.
+    """
+
+    def shown(name: str) -> str:
+        scanned = name in local.kl and any(name in scan for scan in scans)
+        return _path(name, prefix) if scanned else name
+
+    names = (*local.expected_log_prob, *local.kl)
+    scales = {shown(name): sites[name].scale for name in names}
+    if any(jnp.ndim(scale) for scale in scales.values()):  # one for each entry
+        return {"expected_log_prob": local.expected_log_prob}
+    total = Total({shown(n): value for n, value in local.totals.items()}, scales)
+    return {"expected_log_prob": local.expected_log_prob, "total": total}
+
+
+def _path(name: str, prefix: str) -> str:
+    """Name of the auxiliary site of a chain that a scan spells."""
+    return f"{name}_{prefix}_path"
+
+
+def sample_global(
+    prior: Prior, fn: dist.Distribution, prefix: str, infer: dict[str, Any]
+) -> dict[str, Array]:
+    """Sample a global block.
+
+    One that the program spells as two sites has an auxiliary site for the whole, and
+    its sites are what that determines.
+
+    :param prior: the block.
+    :param fn: its posterior.
+    :param prefix: prefix of the names of auxiliary sites.
+    :param infer: the closed forms that are declared.
+    :return: values by site.
+    """
+    if len(prior.sites) == 1:
+        return {prior.name: numpyro.sample(prior.name, fn, infer=infer)}
+    joint = f"{prior.name}_{prefix}_joint"
+    packed = numpyro.sample(joint, fn, infer={**infer, "is_auxiliary": True})
+    values = prior.unpack(packed)
+    stretch = prior.log_stretch(values)  # declared at the first site
+    for site, value in values.items():
+        event_dim = value.ndim - len(prior.batch_shape)
+        known = {"kl": jnp.zeros(prior.batch_shape)}
+        point = dist.Delta(value, stretch, event_dim=event_dim)
+        values[site] = numpyro.sample(site, point, infer=known)
+        stretch = 0.0
+    return values
+
+
+def draw_graphs(local: LocalPosterior, sites: dict[str, Site]) -> dict[str, dist.Delta]:
+    """Sample the sites of graphs jointly: point masses with their log density.
+
+    :param local: the posterior of the local sites.
+    :param sites: the sites of the model.
+    """
+    found = {}
+    for joint in local.draws:
+        for name, (value, log_density) in joint.sample(numpyro.prng_key()).items():
+            event_dim = sites[name].outer.event_dim
+            found[name] = dist.Delta(value, log_density, event_dim=event_dim)
+    return found
+
+
+def _masked(fn: Any, site: Site) -> Any:
+    """A posterior whose density counts where that of its site does.
+
+    That of a graph is left out when it is drawn.
+    """
+    if is_path(site.fn):
+        mask = peel(site.outer)[1]
+        return fn if mask is None else fn.mask(mask)
+    parts = at_positions(fn, site.extra)
+    if site.mask is None or parts is None:
+        return fn
+    mask = jnp.broadcast_to(site.mask, site.positions)
+    return parts.mask(mask).to_event(site.extra)
+
+
+def sample_local(
+    name: str,
+    local: LocalPosterior,
+    sites: dict[str, Site],
+    mixtures: dict[str, str],
+    drawn: dict[str, dist.Delta],
+    values: dict[str, Array],
+    infer: dict[str, Any],
+    scans: tuple[Scan, ...],
+    prefix: str,
+) -> dict[str, Array]:
+    """Sample a local site, given the state of the discrete site that picks from it.
+
+    One from a scan has an auxiliary site in the one-site spelling, and the sites of the
+    program are what that determines.
+
+    :param name: the site.
+    :param local: the posterior of the local sites.
+    :param sites: the sites of the model.
+    :param mixtures: the sites that are mixtures, with what picks from them.
+    :param drawn: the sites that were drawn jointly.
+    :param values: of the sites before it; this one is added.
+    :param infer: the closed forms that are declared.
+    :param scans: the scans whose bodies have sites.
+    :param prefix: prefix of the names of auxiliary sites.
+    :return: the value under the name of the site, and those of the sites of a scan.
+    """
+    infer = {"kl": local.kl[name], **infer}
+    if name in local.average:
+        infer["average"] = local.average[name]
+    states, selector = None, mixtures.get(name)
+    if selector is not None:
+        places = place_of(sites[selector]), place_of(sites[name])
+        states = read_at(values[selector], *places, 0)
+    fn = drawn.get(name)
+    if fn is None:
+        fn = _masked(local.given(name, states), sites[name])
+    scan = next((s for s in scans if name in s), None)
+    if scan is None:
+        values[name] = numpyro.sample(name, fn, infer=infer)
+        return {name: values[name]}
+    infer = {**infer, "is_auxiliary": True, "scanned": True}
+    path = numpyro.sample(_path(name, prefix), fn, infer=infer)
+    values[name] = path
+    rank, found = len(fn.batch_shape), {}
+    unused = random.PRNGKey(0)  # so that both spellings draw alike
+    for own, value in scan.split(name, path, rank).items():
+        event_dim = path.ndim - rank - 1
+        known = {"kl": jnp.zeros(value.shape[: value.ndim - event_dim])}
+        point = dist.Delta(value, event_dim=event_dim)
+        found[own] = numpyro.sample(own, point, infer=known, rng_key=unused)
+    return found
+
+
+def sample_plain(structure: Structure, messages: dict[str, dict]) -> dict[str, Array]:
+    """Point masses of all latent sites where a run of the program has them.
+
+    :param structure: wiring of the program.
+    :param messages: the trace of the run.
+    :return: values by site.
+    """
+    values = {}
+    names = [
+        *structure.locals,
+        *(n for p in structure.priors.values() for n in p.sites),
+    ]
+    for name in names:
+        value = messages[name]["value"]
+        scan = next((s for s in structure.scans if name in s), None)
+        rank = len(messages[name]["fn"].batch_shape)
+        own = {name: value} if scan is None else scan.split(name, value, rank)
+        for site, part in own.items():
+            point = dist.Delta(part, event_dim=jnp.ndim(part))
+            values[site] = numpyro.sample(site, point)
+    return values

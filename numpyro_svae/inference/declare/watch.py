@@ -1,0 +1,103 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Says once what is wrong with what a guide infers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+import warnings
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+from numpyro.util import not_jax_tracer
+
+from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.notices import notice
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """Watches the posteriors of a guide, in training and afterwards.
+
+    There is a ``RuntimeWarning`` the first time that coordinate ascent has ended before
+    it has converged, and the first time that data have probability zero.
+    """
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def watch(self, local: LocalPosterior) -> LocalPosterior:
+        """The same posterior, from which nothing can be read unwatched."""
+        found = [self._ascent(local), self._evidence(local)]
+        zeros = [z for z in found if z is not None and not not_jax_tracer(z)]
+        if not zeros:
+            return local
+        zero = sum(zeros[1:], zeros[0])
+
+        def add(leaf: Array) -> Array:
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return leaf + zero.astype(leaf.dtype) if floating else leaf
+
+        watched = jax.tree.map(add, (local.totals, local.marginals, local.components))
+        return local.replaced(*watched)
+
+    def _ascent(self, local: LocalPosterior) -> Array | None:
+        found = {n: (c.sweeps, c.residual) for n, c in local.convergence.items()}
+        if not found or "ascent" in self.said:
+            return None
+        ended = jnp.stack([~(residual <= 1) for _, residual in found.values()])
+        return notice(jnp.any(ended), found, self._say_ascent)
+
+    def _say_ascent(self, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        ended = {n: pair for n, pair in found.items() if not pair[1] <= 1}
+        sweeps = max(int(pair[0]) for pair in ended.values())
+        residuals = ", ".join(f"{pair[1]:.3g} at '{n}'" for n, pair in ended.items())
+        self._say(
+            "ascent",
+            f"AutoSVAE: coordinate ascent has ended after {sweeps} sweeps and has not "
+            f"converged: found residuals of {residuals}, in units of the tolerance; "
+            "one or less is converged. It is not said again: `guide.convergence` and "
+            "`report` show how it ended. Accepted: more sweeps, or another tolerance, "
+            "by `AutoSVAE(..., fixed_point=FixedPoint(max_sweeps=...))`.",
+        )
+
+    def _evidence(self, local: LocalPosterior) -> Array | None:
+        entries = local.impossible
+        if not entries or "evidence" in self.said:
+            return None
+        lost = jnp.stack([jnp.any(bad) for bad in entries.values()])
+        shapes = {name: bad.shape for name, bad in entries.items()}
+        say = partial(self._say_impossible, shapes)
+        return notice(jnp.any(lost), entries, say, _first)
+
+    def _say_impossible(
+        self, shapes: dict[str, tuple[int, ...]], found: dict[str, Any]
+    ) -> None:
+        texts = []
+        for name, (count, first) in found.items():
+            if count:
+                place = tuple(map(int, np.unravel_index(first, shapes[name])))
+                size = int(np.prod(shapes[name]))
+                texts.append(f"'{name}' at {int(count)} of {size} entries from {place}")
+        self._say(
+            "evidence",
+            f"AutoSVAE: found data of probability zero under the model: "
+            f"{'; '.join(texts)}. The bound is minus infinity there, and the posterior "
+            "means nothing. It is not said again. Accepted: data that are possible; "
+            "look for zeros among the probabilities and rates of the model.",
+        )
+
+    def _say(self, kind: str, text: str) -> None:
+        if kind not in self.said:
+            self.said.add(kind)
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _first(entries: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+    """How many entries are true, and the first of them."""
+    return {name: (jnp.sum(bad), jnp.argmax(bad)) for name, bad in entries.items()}

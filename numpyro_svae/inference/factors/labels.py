@@ -1,0 +1,24 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What labels that are known in part say of the discrete site that has them."""
+
+from __future__ import annotations
+
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.potentials import CategoricalPotential
+
+__all__ = ["known_labels"]
+
+
+def known_labels(evidence: Evidence, name: str) -> Array:
+    """Rules out all states but the label where one is known, counted or not."""
+    place, size = evidence.place(name), evidence.local(name).size
+    label = evidence.structure.labels.get(name)
+    if label is None:
+        return jnp.zeros((*place.positions, size))
+    args = evidence.site(label).value, size, evidence.bound.seen[name]
+    return CategoricalPotential.from_labels(*args).logits

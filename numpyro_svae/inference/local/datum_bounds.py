@@ -1,0 +1,129 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The bound of each datum: what is independent given the global sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.program.structure.groups import coupled_groups, scope
+
+__all__ = ["Datum", "data_of", "sending"]
+
+Shape = tuple[int, ...]
+
+
+def sending(evidence: Evidence) -> dict[str, tuple[str, ...]]:
+    """The vectors that likelihoods with data send gradients to, with these.
+
+    :param evidence: the factors.
+    """
+    found = {}
+    for name, senders in evidence.structure.gradients.items():
+        seen = tuple(s for s in senders if evidence.site(s).observed)
+        if seen:
+            found[name] = seen
+    return found
+
+
+@dataclass(frozen=True)
+class Datum:
+    """Local sites that are inferred together, of many data side by side.
+
+    The data are the entries of those plates that all of its terms are in.
+
+    :param vectors: the vectors that are sent gradients.
+    :param batches: batch shapes of the terms of its bound: of the local sites, and of
+        what is observed of them.
+    """
+
+    vectors: tuple[str, ...]
+    batches: dict[str, Shape]
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the data: plates that not all terms are in have size one."""
+        rank = max(map(len, self.batches.values()))
+        padded = [(1,) * (rank - len(b)) + b for b in self.batches.values()]
+        return tuple(s[0] if len(set(s)) == 1 else 1 for s in zip(*padded))
+
+    def _reduced(self, value: Array, name: str, reduce: Callable) -> Array:
+        """One number for each datum."""
+        shape, batch = self.shape, self.batches[name]
+        value = jnp.broadcast_to(value, batch)
+        value = value.reshape((1,) * (len(shape) - len(batch)) + batch)
+        axes = [i for i, size in enumerate(shape) if size == 1 < value.shape[i]]
+        return reduce(value, tuple(axes), keepdims=True)
+
+    def bound(
+        self, evidence: Evidence, local: LocalPosterior, terms: dict[str, Array]
+    ) -> Array:
+        """The terms of each datum: expected log likelihoods, less divergences.
+
+        :param evidence: the factors.
+        :param local: the posterior of the local sites.
+        :param terms: the expected log likelihoods that have no closed form.
+        """
+        total = jnp.zeros(self.shape)
+        for name in self.batches:
+            if name in local.kl:
+                value = -local.kl[name]
+            elif name in terms:
+                value = terms[name]
+            else:
+                value = local.expected_log_prob[name]
+            scale = evidence.site(name).scale
+            total = total + self._reduced(scale * value, name, jnp.sum)
+        return total
+
+    def largest(self, values: dict[str, Array]) -> Array:
+        """The largest value of each datum.
+
+        :param values: by vector, per entry of its batch.
+        """
+        found = [self._reduced(values[n], n, jnp.max) for n in self.vectors]
+        return jnp.max(jnp.stack(found), 0)
+
+    def at_positions(self, evidence: Evidence, name: str, value: Array) -> Array:
+        """Values of the data at the positions of a vector.
+
+        :param value: of the shape of the data.
+        """
+        place = evidence.place(name)
+        missing = value.ndim - len(place.batch_shape)  # of size one
+        value = value.reshape(value.shape[missing:])
+        value = jnp.expand_dims(value, tuple(range(value.ndim, len(place.positions))))
+        return jnp.broadcast_to(value, place.positions)
+
+
+def data_of(
+    evidence: Evidence, senders: dict[str, tuple[str, ...]]
+) -> tuple[Datum, ...]:
+    """The groups of local sites that gradients are sent to.
+
+    :param evidence: the factors.
+    :param senders: the vectors, with the likelihoods that send to them.
+    """
+    structure, found = evidence.structure, []
+    for group in coupled_groups(structure):
+        vectors = tuple(name for name in group.states if name in senders)
+        if not vectors:
+            continue
+        members = {*group.discrete, *group.states}
+        names = [n for n in structure.locals if n in members]
+        for factor in structure.factors:
+            if members & set(scope(structure, factor)) and factor.site not in members:
+                if evidence.bound.active(factor.site, structure):
+                    names.append(factor.site)
+        names += [sender for name in vectors for sender in senders[name]]
+        names += [structure.labels[n] for n in group.discrete if n in structure.labels]
+        batches = {n: tuple(evidence.site(n).batch_shape) for n in names}
+        found.append(Datum(vectors, batches))
+    return tuple(found)

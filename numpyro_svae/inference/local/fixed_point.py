@@ -1,0 +1,225 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Fixed points of sweeps, with gradients that do not depend on the path to them.
+
+At a fixed point ``y = f(y, a)`` the implicit function theorem gives the cotangent of
+``a`` as ``(df/da)' v`` with ``v = g + (df/dy)' v`` for the cotangent ``g`` of y, so
+that memory does not grow with the number of sweeps (Bendekgey, Hope and Sudderth,
+*Unbiased learning of deep generative models with structured discrete representations*,
+NeurIPS 2023, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["FixedPoint", "Solution", "adjoint_is_found", "solve_fixed_point"]
+
+_SHORTEST = 1 / 16
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """How the fixed point of coupled local sites is found, and differentiated.
+
+    :param max_sweeps: the most sweeps that are made.
+    :param tolerance: relative change of a message at which sweeping ends; by default
+        1e-4 in float32 and 1e-9 in float64. For likelihoods that are not conjugate it
+        is the square of that, in posterior standard deviations, which is about what
+        the bound of a datum can still rise; by default 1e-5 and 1e-7.
+    :param anneal: number of first sweeps in which messages to discrete sites are
+        tempered, with weights that rise evenly to one, so that no state is ruled out
+        before the others have settled.
+    :param gradient: ``"implicit"``, by the implicit function theorem; ``"unrolled"``,
+        through ``max_sweeps`` sweeps, with memory that grows with them; or
+        ``"stopped"``, through none, as if the messages were given.
+    """
+
+    max_sweeps: int = 100
+    tolerance: float | None = None
+    anneal: int = 5
+    gradient: Literal["implicit", "unrolled", "stopped"] = "implicit"
+
+    def __post_init__(self) -> None:
+        if self.gradient not in ("implicit", "unrolled", "stopped"):
+            raise ValueError(
+                f"gradient: found {self.gradient!r}; accepted are 'implicit', "
+                "'unrolled' and 'stopped'."
+            )
+        if self.max_sweeps < 1 or self.anneal < 0:
+            raise ValueError(
+                f"max_sweeps, anneal: found {self.max_sweeps} and {self.anneal}; "
+                "accepted are at least 1 and at least 0."
+            )
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(
+                f"tolerance: found {self.tolerance}; accepted are positive numbers."
+            )
+
+    def tolerance_for(self, dtype: Any) -> float:
+        """The tolerance, or the default for a floating-point type."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 1e-9 if dtype == jnp.float64 else 1e-4
+
+
+class Solution(NamedTuple):
+    """A fixed point, and how it was reached.
+
+    :param value: the fixed point.
+    :param sweeps: number of sweeps.
+    :param residual: change of the last sweep, relative to the tolerance: converged
+        means one or less.
+    """
+
+    value: Any
+    sweeps: Array
+    residual: Array
+
+
+def solve_fixed_point(
+    sweep: Callable[[Any], Any], start: Any, options: FixedPoint, tempered: Any = True
+) -> Solution:
+    """Iterate ``y <- f(y)`` until it stands still.
+
+    A sweep whose change is larger than the one before is taken in part only, so that
+    oscillations die out.
+
+    :param sweep: the function f; it may close over arrays that gradients are wanted of.
+    :param start: the first y, a pytree of arrays; no gradient flows into it.
+    :param options: when to stop, and how to differentiate.
+    :param tempered: a prefix of the tree y: which parts annealing tempers.
+    """
+    start = lax.stop_gradient(start)
+    flat, unravel = ravel_pytree(start)
+    chosen = jax.tree.broadcast(tempered, start)
+    parts = jax.tree.map(lambda leaf, t: np.full(leaf.size, t), start, chosen)
+    anneals = np.concatenate(jax.tree.leaves(parts))
+
+    def step(y: Array, temper: Array) -> Array:
+        y = jnp.where(anneals, temper * y, y)
+        return ravel_pytree(sweep(unravel(y)))[0]
+
+    if options.gradient == "unrolled":
+        value, sweeps, residual = _unrolled(step, flat, options)
+        return Solution(unravel(value), sweeps, residual)
+    closed, constants = _close(step, flat, jnp.ones((), flat.dtype))
+    if options.gradient == "stopped":
+        constants = lax.stop_gradient(constants)
+    value, sweeps, residual = _solve(closed, options, flat, constants)
+    return Solution(unravel(value), sweeps, residual)
+
+
+def _close(step: Callable, *example: Array) -> tuple[Callable, tuple]:
+    """A function of its arguments and of all that it closed over, and the latter.
+
+    ``jax.closure_convert`` leaves masks and integers in the closure, and with them the
+    tracers of a caller.
+    """
+    jaxpr = jax.make_jaxpr(step)(*example)
+
+    def closed(*args: Array) -> Array:
+        own, constants = args[: len(example)], args[len(example) :]
+        (out,) = jaxpr_as_fun(ClosedJaxpr(jaxpr.jaxpr, constants))(*own)
+        return out
+
+    return closed, tuple(jaxpr.consts)
+
+
+class _State(NamedTuple):
+    value: Array
+    length: Array
+    residual: Array
+    sweeps: Array
+
+
+def _advance(step: Callable, options: FixedPoint, state: _State) -> _State:
+    tolerance = options.tolerance_for(state.value.dtype)
+    temper = jnp.minimum(1.0, (state.sweeps + 1) / (options.anneal + 1))
+    goal = step(state.value, temper.astype(state.value.dtype))
+    change = goal - state.value
+    size = tolerance * (1.0 + jnp.abs(goal))
+    residual = jnp.max(jnp.abs(change) / size, initial=0.0)
+    settled = state.sweeps > options.anneal
+    grew = settled & (residual > state.residual)
+    length = jnp.where(grew, 0.5 * state.length, jnp.minimum(1.0, 1.5 * state.length))
+    length = jnp.maximum(length, _SHORTEST)
+    usable = jnp.isfinite(residual)
+    value = jnp.where(usable, state.value + length * change, state.value)
+    return _State(value, length, residual, state.sweeps + 1)
+
+
+def _begin(start: Array) -> _State:
+    one = jnp.ones((), start.dtype)
+    return _State(start, one, jnp.inf * one, jnp.zeros((), jnp.int32))
+
+
+def _iterate(step: Callable, start: Array, options: FixedPoint) -> tuple:
+    def moves(state: _State) -> Array:
+        annealing = state.sweeps <= options.anneal
+        unfinished = annealing | (state.residual > 1.0)
+        return unfinished & (state.sweeps < options.max_sweeps)
+
+    state = lax.while_loop(moves, partial(_advance, step, options), _begin(start))
+    return state.value, state.sweeps, state.residual
+
+
+def _unrolled(step: Callable, start: Array, options: FixedPoint) -> tuple:
+    def advance(state: _State, _: None) -> tuple[_State, None]:
+        moved = _advance(step, options, state)
+        done = (state.sweeps > options.anneal) & (state.residual <= 1.0)
+        return jax.tree.map(partial(jnp.where, done), state, moved), None
+
+    state, _ = lax.scan(advance, _begin(start), None, options.max_sweeps)
+    return state.value, state.sweeps, lax.stop_gradient(state.residual)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve(
+    step: Callable, options: FixedPoint, start: Array, constants: tuple
+) -> tuple[Array, Array, Array]:
+    return _iterate(lambda y, t: step(y, t, *constants), start, options)
+
+
+def _solve_fwd(step: Callable, options: FixedPoint, start: Array, constants: tuple):
+    out = _solve(step, options, start, constants)
+    return out, (out[0], constants)
+
+
+def _solve_bwd(step: Callable, options: FixedPoint, residuals: Any, cotangents: Any):
+    from numpyro_svae.inference.local.adjoint import solve_adjoint
+
+    value, constants = residuals
+    one = jnp.ones((), value.dtype)
+    _, pull = jax.vjp(lambda y, a: step(y, one, *a), value, constants)
+    adjoint, _ = solve_adjoint(lambda v: pull(v)[0], cotangents[0])
+    return jnp.zeros_like(value), pull(adjoint)[1]
+
+
+_solve.defvjp(_solve_fwd, _solve_bwd)
+
+
+def adjoint_is_found(sweep: Callable[[Any], Any], value: Any) -> Array:
+    """Whether implicit gradients at a fixed point are solved for.
+
+    It is asked for a cotangent of ones; what the answer hangs on is the sweep.
+
+    :param sweep: the function f.
+    :param value: its fixed point.
+    """
+    from numpyro_svae.inference.local.adjoint import solve_adjoint
+
+    flat, unravel = ravel_pytree(value)
+    _, pull = jax.vjp(lambda y: ravel_pytree(sweep(unravel(y)))[0], flat)
+    return solve_adjoint(lambda v: pull(v)[0], jnp.ones_like(flat))[1]

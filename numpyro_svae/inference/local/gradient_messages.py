@@ -1,0 +1,144 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+r"""The message of a factor that is not conjugate: the gradient of its expectation.
+
+With :math:`E(m, P) = E_{N(m, P)} \log f(x)` the message to x is the potential
+
+.. math:: J = -2\, \partial E / \partial P, \qquad h = \partial E / \partial m + J m,
+
+which is the natural parameter of a Gaussian factor with the same gradients (Khan and
+Lin, *Conjugate-computation variational inference*, AISTATS 2017). Of a factor that is
+conjugate it is the closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array, lax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from numpyro_svae.inference.local.cubature import Cubature
+from numpyro_svae.potentials import GaussianPotential
+
+__all__ = [
+    "Moments",
+    "expected_values",
+    "message_of",
+    "moments_of",
+    "narrowing",
+    "remains",
+]
+
+
+class Moments(NamedTuple):
+    """Means ``(*positions, D)``, and Cholesky factors ``(*positions, D, D)`` of
+    covariances."""
+
+    mean: Array
+    tril: Array
+
+
+def moments_of(marginal: Any, positions: tuple[int, ...]) -> Moments:
+    """Moments of a Gaussian vector or chain at its positions.
+
+    :param marginal: the distribution.
+    :param positions: shape of the positions.
+    """
+    while isinstance(marginal, dist.Independent):
+        marginal = marginal.base_dist
+    if isinstance(marginal, dist.MultivariateNormal):
+        mean, tril = marginal.loc, marginal.scale_tril
+    else:
+        mean, tril = marginal.mean, jnp.linalg.cholesky(marginal.covariance)
+    mean = jnp.broadcast_to(mean, (*positions, mean.shape[-1]))
+    return Moments(mean, jnp.broadcast_to(tril, (*positions, *tril.shape[-2:])))
+
+
+def expected_values(
+    values_at: Callable[[Array], Any], moments: Moments, rule: Cubature
+) -> Any:
+    """Expectations of sums of what depends on one position each.
+
+    All positions are at the same point at once: the expectation of a sum over them
+    knows nothing of how they hang together.
+
+    :param values_at: maps vectors ``(*positions, D)`` to a tree of arrays.
+    :param moments: of the vectors.
+    :param rule: the points.
+    """
+    mean, tril = moments
+    points, weights = rule.points(mean.shape[-1])
+
+    def at(point: Array) -> Any:
+        return values_at(mean + tril @ point)
+
+    values = jax.vmap(at)(jnp.asarray(points, mean.dtype))
+    known = jnp.asarray(weights, mean.dtype)
+    return jax.tree.map(lambda value: jnp.tensordot(known, value, 1), values)
+
+
+def message_of(moments: Moments, gradient: Moments) -> GaussianPotential:
+    """The message of a factor to a Gaussian site.
+
+    In the coordinates of ``x = m + L e`` the curvature is ``-L' (dE/dL)``, of which
+    the lower triangle counts: E depends on L as a Cholesky factor. Directions in which
+    it is negative are left out there, where rounding does not depend on units.
+
+    :param moments: of the site.
+    :param gradient: of the expectation, with respect to these.
+    """
+    mean, tril = moments
+    product = jnp.swapaxes(tril, -1, -2) @ gradient.tril
+    lower = jnp.tril(product)
+    curvature = -(lower + jnp.swapaxes(lower, -1, -2))
+    curvature = curvature * (1 - 0.5 * jnp.eye(mean.shape[-1], dtype=mean.dtype))
+    usable = jnp.isfinite(curvature).all((-2, -1), keepdims=True)
+    values, vectors = jnp.linalg.eigh(jnp.where(usable, curvature, 0.0))
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]
+    root = lax.linalg.triangular_solve(
+        tril, root, left_side=True, lower=True, transpose_a=True
+    )
+    precision = root @ jnp.swapaxes(root, -1, -2)
+    info = gradient.mean + (precision @ mean[..., None])[..., 0]
+    nothing = jnp.where(usable[..., 0], info, jnp.nan)
+    return GaussianPotential(nothing, jnp.where(usable, precision, jnp.nan))
+
+
+def remains(
+    moments: Moments, said: GaussianPotential, goal: GaussianPotential
+) -> Array:
+    """How far a message is from its goal, at each position, relative to that.
+
+    It is measured in units of the posterior standard deviation, and so is the gradient
+    of the bound with respect to a mean and a covariance of it.
+    """
+    mean, tril = moments
+    turned, precision = jnp.swapaxes(tril, -1, -2), goal.full_precision()
+    change = precision - said.full_precision()
+    pull = goal.info_vector - said.info_vector - (change @ mean[..., None])[..., 0]
+
+    def size(info: Array, precision: Array) -> tuple[Array, Array]:
+        first = jnp.abs((turned @ info[..., None])[..., 0])
+        return jnp.max(first, -1), jnp.max(jnp.abs(turned @ precision @ tril), (-2, -1))
+
+    far, known = size(pull, change), size(goal.info_vector, precision)
+    return jnp.maximum(far[0] / (1.0 + known[0]), far[1] / (1.0 + known[1]))
+
+
+def narrowing(moments: Moments, tighter: Array) -> GaussianPotential:
+    """What leaves a mean where it is, and makes a covariance narrower.
+
+    :param moments: of an independent vector; of steps of a path it holds nearly.
+    :param tighter: one less than what it divides the covariance by.
+    """
+    mean, tril = moments
+    identity = jnp.broadcast_to(jnp.eye(mean.shape[-1], dtype=mean.dtype), tril.shape)
+    root = lax.linalg.triangular_solve(tril, identity, left_side=True, lower=True)
+    root = jnp.where(jnp.isfinite(root), root, 0.0)
+    precision = tighter * (jnp.swapaxes(root, -1, -2) @ root)
+    return GaussianPotential((precision @ mean[..., None])[..., 0], precision)

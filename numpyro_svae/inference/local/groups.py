@@ -1,0 +1,100 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Inference in groups of coupled local sites.
+
+A group is inferred exactly where that is tractable: a site or a chain by itself, a
+discrete site or chain with Gaussian sites that are independent given its states, and a
+graph of sites that depend on each other in other ways, as long as no chain is among
+them. The others, and all but graphs if that is asked for, get the best product of their
+sites by coordinate ascent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.labels import known_labels
+from numpyro_svae.inference.local.beliefs import observe_scored
+from numpyro_svae.inference.local.fixed_point import FixedPoint
+from numpyro_svae.inference.local.graph import infer_graph
+from numpyro_svae.inference.local.joint import infer_joint
+from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.inference.local.product import infer_product
+from numpyro_svae.inference.local.totals import optimal_total, sum_of_terms
+from numpyro_svae.program.run.positions import clean
+from numpyro_svae.program.structure.groups import Group, coupled_groups
+
+__all__ = ["infer_locals"]
+
+Potentials = dict[str, Any]
+Logits = dict[str, Array]
+
+
+def infer_locals(
+    evidence: Evidence,
+    potentials: Potentials,
+    mean_field: bool,
+    options: FixedPoint,
+    examine: bool = False,
+) -> LocalPosterior:
+    """Infer all local sites.
+
+    :param evidence: the factors.
+    :param potentials: what the recognition function says, by site.
+    :param mean_field: whether coupled sites are made independent under the guide.
+    :param options: how the fixed point of a product of coupled sites is found.
+    :param examine: whether to find out if implicit gradients can be solved for there.
+    :return: their posterior.
+    """
+    posterior = LocalPosterior()
+    posterior.expect(evidence.data_log_probs())
+    for name, value in posterior.expected_log_prob.items():
+        posterior.impossible[name] = value == -jnp.inf
+        posterior.totals[name] = evidence.site(name).scale * jnp.sum(value)
+    for group in coupled_groups(evidence.structure):
+        said = {name: _said(evidence, name, potentials) for name in group.discrete}
+        own = LocalPosterior()
+        if group.kind == "graph":
+            probs, total = infer_graph(evidence, group, said, potentials, own)
+            observe_scored(evidence, probs, own)
+            total = sum_of_terms(evidence, own) if total is None else total
+        else:
+            args = evidence, group, said, potentials
+            joint = group.kind == "mixture" and not mean_field
+            ascent = options, own, examine
+            belief = infer_joint(*args) if joint else infer_product(*args, *ascent)
+            belief.add_to(own, evidence)
+            total = sum_of_terms(evidence, own)
+            if _best(evidence, group, joint):
+                spoken = {n: p for n, p in potentials.items() if n in own.kl}
+                total = optimal_total(evidence, spoken, belief, total)
+        posterior.include(own, total)
+    return posterior
+
+
+def _best(evidence: Evidence, group: Group, joint: bool) -> bool:
+    """Whether what is inferred is the best posterior of its kind for its total.
+
+    Observations of a position that is masked say nothing to it, and are scored all the
+    same. Coordinate ascent may not have converged.
+    """
+    names = (*group.discrete, *group.states)
+    masked = any(evidence.place(name).mask is not None for name in names)
+    return not masked and (joint or (group.kind == "product" and len(names) == 1))
+
+
+def _said(evidence: Evidence, name: str, potentials: Potentials) -> Array:
+    """All that is said of a discrete site by data and the recognition function."""
+    place, size = evidence.place(name), evidence.local(name).size
+    said = jnp.zeros((*place.positions, size))
+    for factor in evidence.scored(name):
+        said = said + evidence.to_selector(factor, evidence.table(factor))
+    spoken = potentials.get(name)
+    if spoken is not None:
+        said = said + clean(place, spoken.logits)
+    return said + known_labels(evidence, name)

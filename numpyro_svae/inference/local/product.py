@@ -1,0 +1,223 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The best product of the sites of a group, by coordinate ascent.
+
+Each site or chain is a block, inferred exactly given the others (Winn and Bishop,
+*Variational message passing*, JMLR 2005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.inference.factors import coupling
+from numpyro_svae.inference.factors.coupling import Moments, Statistics
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.forms import Form
+from numpyro_svae.inference.local.beliefs import (
+    DiscreteBelief,
+    StateBelief,
+    infer_discrete,
+    infer_state,
+    scores,
+)
+from numpyro_svae.inference.local.fixed_point import (
+    FixedPoint,
+    adjoint_is_found,
+    solve_fixed_point,
+)
+from numpyro_svae.inference.local.joint import infer_joint, joint_scores
+from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.inference.local.product_belief import ProductBelief, joining_forms
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.structure.groups import Group
+
+__all__ = ["infer_product"]
+
+Potentials = dict[str, Any]
+Logits = dict[str, Array]
+
+
+def infer_product(
+    evidence: Evidence,
+    group: Group,
+    said: Logits,
+    potentials: Potentials,
+    options: FixedPoint,
+    posterior: LocalPosterior,
+    examine: bool,
+) -> ProductBelief:
+    """Infer the sites of a group as independent.
+
+    :param evidence: the factors, given for each state.
+    :param group: the sites.
+    :param said: all that is said of each discrete site alone, ``(*positions, K)``.
+    :param potentials: what the recognition function says.
+    :param options: how the fixed point is found.
+    :param posterior: of all local sites; how the ascent ended is added.
+    :param examine: whether to find out if implicit gradients can be solved for.
+    """
+    forms = joining_forms(evidence, {*group.discrete, *group.states})
+    product = _Product(evidence, group, said, potentials, forms)
+    point = product.start()
+    if len(group.discrete) + len(group.states) > 1:
+        solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)
+        point = solution.value
+        adjoint = adjoint_is_found(product.sweep, point) if examine else None
+        posterior.record((*group.discrete, *group.states), solution, adjoint)
+    found = product.infer(point)
+    return ProductBelief(found.discrete, found.states)
+
+
+class _Point(NamedTuple):
+    """What a sweep takes to its next value.
+
+    :param logits: messages to the discrete sites.
+    :param means: of the Gaussian sites, where those inferred before them need them.
+    """
+
+    logits: Any
+    means: Any
+
+
+_TEMPERED = _Point(True, False)
+
+
+class _Found(NamedTuple):
+    """The sites, each inferred given those before it and a point."""
+
+    discrete: dict[str, DiscreteBelief]
+    states: dict[str, StateBelief]
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class _Product:
+    evidence: Evidence
+    group: Group
+    said: Logits
+    potentials: Potentials
+    forms: tuple[Form, ...]
+
+    def start(self) -> _Point:
+        """Where sweeps start: with nothing said between the sites.
+
+        The Gaussian sites of a mixture start at their exact joint, since the average of
+        all components is no place to start from.
+        """
+        logits = {name: jnp.zeros_like(self.said[name]) for name in self.group.discrete}
+        if self.group.kind == "mixture":
+            logits = self._joint_messages()
+        later = self._joined()[1:]
+        means = {}
+        if later:
+            _, given = self._infer_discrete(logits)
+            for name in later:
+                spoken = self.potentials.get(name)
+                place, size = self.evidence.place(name), self.evidence.local(name).size
+                nothing = jnp.zeros((*place.positions, size))
+                if self._own(name):
+                    means[name] = nothing
+                else:
+                    means[name] = nothing + infer_state(given, name, spoken).mean
+        return _Point(logits, means)
+
+    def _joined(self) -> list[str]:
+        """Gaussian sites that a factor joins with another one."""
+        joined = [form.vectors for form in self.forms if len(form.vectors) > 1]
+        return [name for name in self.group.states if any(name in j for j in joined)]
+
+    def _joint_messages(self) -> Logits:
+        evidence, (name,) = self.evidence, self.group.discrete
+        belief = infer_joint(evidence, self.group, self.said, self.potentials)
+        total = jnp.zeros_like(self.said[name])
+        for state, found in belief.components.items():
+            args = evidence, name, state, found, self.potentials
+            total = total + joint_scores(*args)
+        return {name: total}
+
+    # sweeps
+
+    def sweep(self, point: _Point) -> _Point:
+        """Infer each site given the others, the discrete ones last."""
+        found = self.infer(point)
+        logits, statistics = self._scored(found.states), dict(found.statistics)
+        for name in self.group.discrete:
+            message = self._to_discrete(name, statistics)
+            total = logits[name] + message
+            logits[name] = total - jnp.max(total, -1, keepdims=True)
+            belief = infer_discrete(self.evidence, name, self.said[name] + logits[name])
+            statistics[name] = belief.probs
+        means = {name: found.states[name].mean for name in point.means}
+        return _Point(logits, means)
+
+    def infer(self, point: _Point) -> _Found:
+        """The discrete sites at a point, and the Gaussian ones given them in turn."""
+        discrete, given = self._infer_discrete(point.logits)
+        statistics: Statistics = dict(given.probs)
+        for name in self.group.states:
+            place, size = self.evidence.place(name), self.evidence.local(name).size
+            mean = point.means.get(name, jnp.zeros((*place.positions, size)))
+            statistics[name] = Moments.of(mean, jnp.zeros(()))
+        states = {}
+        for name in self.group.states:
+            states[name] = self._infer_state(given, name, statistics)
+            mean, covariance = states[name].mean, states[name].covariance
+            statistics[name] = Moments.of(mean, covariance)
+        return _Found(discrete, states, statistics)
+
+    def _infer_discrete(
+        self, logits: Logits
+    ) -> tuple[dict[str, DiscreteBelief], Evidence]:
+        beliefs = {
+            name: infer_discrete(self.evidence, name, self.said[name] + logits[name])
+            for name in self.group.discrete
+        }
+        probs = {name: belief.probs for name, belief in beliefs.items()}
+        return beliefs, self.evidence.given(probs)
+
+    def _infer_state(
+        self, given: Evidence, name: str, statistics: Statistics
+    ) -> StateBelief:
+        spoken, own = self.potentials.get(name), self._own(name)
+        said = self._to_gaussian(name, self._others(name), statistics)
+        if not own:
+            return infer_state(given, name, spoken, said)
+        prior = self._to_gaussian(name, own, statistics)
+        return infer_state(given, name, spoken, said, prior)
+
+    # messages of the factors of several sites
+
+    def _own(self, name: str) -> list[Form]:
+        """The prior of a site, if it depends on other sites."""
+        return [form for form in self.forms if form.factor.site == name]
+
+    def _others(self, name: str) -> list[Form]:
+        """The factors of several sites that join a site but are not its prior."""
+        return [f for f in self.forms if name in f.scope and f.factor.site != name]
+
+    def _to_gaussian(
+        self, name: str, forms: list[Form], statistics: Statistics
+    ) -> GaussianPotential | None:
+        if not forms:
+            return None
+        return coupling.to_gaussian(self.evidence, name, forms, statistics)
+
+    def _to_discrete(self, name: str, statistics: Statistics) -> Array:
+        forms = [form for form in self.forms if name in form.scope]
+        return coupling.to_discrete(self.evidence, name, forms, statistics)
+
+    def _scored(self, states: dict[str, StateBelief]) -> Logits:
+        """Messages of the regressions of Gaussian sites to what picks them."""
+        logits = jax.tree.map(jnp.zeros_like, self.said)
+        for state, belief in states.items():
+            for factor, table in scores(self.evidence, state, belief):
+                name = str(factor.source.selector)
+                logits[name] = logits[name] + self.evidence.to_selector(factor, table)
+        return logits

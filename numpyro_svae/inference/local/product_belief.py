@@ -1,0 +1,108 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The posteriors of the sites of a group, if they are independent."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.inference.factors import coupling
+from numpyro_svae.inference.factors.coupling import Moments, Statistics
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.forms import Form, form_of
+from numpyro_svae.inference.local.beliefs import (
+    DiscreteBelief,
+    StateBelief,
+    divergence,
+    expected_potential,
+    observe_scored,
+)
+from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.program.run.positions import per_entry
+from numpyro_svae.program.structure.groups import scope
+
+__all__ = ["ProductBelief", "joining_forms"]
+
+Potentials = dict[str, Any]
+
+
+class ProductBelief(NamedTuple):
+    """The posteriors of independent sites."""
+
+    discrete: dict[str, DiscreteBelief]
+    states: dict[str, StateBelief]
+
+    @property
+    def moments(self) -> dict[str, Any]:
+        """Probabilities, or mean and covariance, by site."""
+        probs = {name: found.probs for name, found in self.discrete.items()}
+        return probs | {n: (s.mean, s.covariance) for n, s in self.states.items()}
+
+    @staticmethod
+    def expected(
+        evidence: Evidence, potentials: Potentials, moments: dict[str, Any]
+    ) -> Array:
+        """What the recognition function says, times the scales of its sites."""
+        total = jnp.zeros(())
+        for name, potential in potentials.items():
+            said = expected_potential(evidence, name, potential, moments[name])
+            total = total + evidence.place(name).scale * jnp.sum(said)
+        return total
+
+    def add_to(self, posterior: LocalPosterior, evidence: Evidence) -> None:
+        """Add the sites and their divergences, and what is expected of observations.
+
+        :param evidence: the factors, given for each state.
+        """
+        probs = {name: found.probs for name, found in self.discrete.items()}
+        forms = joining_forms(evidence, {*self.discrete, *self.states})
+        for name, found in self.discrete.items():
+            kl = divergence(evidence, name, found)
+            posterior.add_discrete(name, found, kl)
+            if name in evidence.averaged:
+                posterior.average[name] = found.probs
+        observe_scored(evidence, probs, posterior)
+        given = evidence.given(probs)
+        for name, state in self.states.items():
+            # A prior that depends on other sites is counted with their factors.
+            own = [form.factor for form in forms if form.factor.site == name]
+            joined = any(factor.role == "value" for factor in own)
+            kl = -state.entropy if joined else divergence(given, name, state)
+            posterior.add(name, state.marginal, kl)
+            for factor in given.observed("regression", parent=name):
+                value = given.given_parent(factor, name, state.mean, state.covariance)
+                posterior.expect({factor.site: per_entry(value, given.place(factor))})
+        self._add_forms(posterior, evidence, forms)
+
+    def _add_forms(
+        self, posterior: LocalPosterior, evidence: Evidence, forms: tuple[Form, ...]
+    ) -> None:
+        """Add the factors of several sites."""
+        statistics: Statistics = {n: found.probs for n, found in self.discrete.items()}
+        origins = {name: state.mean for name, state in self.states.items()}
+        for name, state in self.states.items():  # about the means
+            statistics[name] = Moments(jnp.zeros_like(state.mean), state.covariance)
+        for form in forms:
+            form = form_of(evidence, form.factor, origins)
+            value = coupling.expected(evidence, form, statistics)
+            value, site = per_entry(value, form.place), form.factor.site
+            if site in posterior.kl:
+                posterior.kl[site] = posterior.kl[site] - value
+            else:
+                posterior.expect({site: value})
+
+
+def joining_forms(evidence: Evidence, members: set[str]) -> tuple[Form, ...]:
+    """The factors of several of some sites that are no simple regressions."""
+    found = (
+        factor
+        for factor in evidence.structure.factors
+        if factor.coupled
+        and members & set(scope(evidence.structure, factor))
+        and evidence.bound.active(factor.site, evidence.structure)
+    )
+    return tuple(form_of(evidence, factor) for factor in found)

@@ -1,0 +1,213 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Global blocks of independent scales: precisions, variances, standard deviations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log, pi
+from typing import Any
+
+from jax import Array, random
+import jax.numpy as jnp
+from jax.scipy.special import digamma
+import numpy as np
+import numpyro.distributions as dist
+
+from numpyro_svae.distributions.root_inverse_gamma import power_of_gamma
+from numpyro_svae.families import GammaNatural
+from numpyro_svae.program.priors.noise_priors import ExpectedNoise, NoisePrior
+from numpyro_svae.program.priors.priors import Prior, Reading
+from numpyro_svae.program.priors.rate_priors import POPULATION_OF_RATES, FeaturePrior
+from numpyro_svae.program.run.sites import Site, is_gaussian
+
+__all__ = ["PrecisionPrior"]
+
+_CONJUGATE = (dist.Gamma, 1), (dist.InverseGamma, -1)
+_FREE = (
+    dist.HalfNormal,
+    dist.HalfCauchy,
+    dist.LogNormal,
+    dist.Exponential,
+    dist.Weibull,
+)
+_DRAWS, _LEAST_SHAPE = 256, 2.0
+_SCALES = {  # the parameters of a Gaussian that have its noise, as powers of its scale
+    "scale": 1,
+    "scale_tril": 1,
+    "scale_tril_row": 1,
+    "initial_cov": 2,
+    "transition_cov": 2,
+}
+
+
+@dataclass(frozen=True)
+class PrecisionPrior(FeaturePrior, NoisePrior):
+    """A prior over precisions, variances or standard deviations.
+
+    The posterior of the precisions is a Gamma, whatever the prior: one that is none of
+    Gamma precisions or inverse-Gamma variances is one more factor, which is not
+    conjugate (see :func:`~numpyro_svae.families.free_prior.free_kl`).
+
+    :param power: the power of the value of the site that is a precision: 1, or -1 for
+        variances, or -2 for standard deviations.
+    :param free: whether the prior is not conjugate.
+    """
+
+    power: int
+    free: bool
+
+    by_entry = True
+    distributions = (dist.Gamma, dist.InverseGamma, *_FREE)
+    accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
+
+    @classmethod
+    def find(cls, reading: Reading, site: Site) -> PrecisionPrior | None:
+        conjugate = next((p for k, p in _CONJUGATE if isinstance(site.fn, k)), None)
+        users = [s for s in reading.users(site.name) if is_gaussian(s.fn)]
+        if conjugate != -1 and not users:
+            return None
+        power = _power(reading, site, users) or conjugate
+        if power is None:
+            return None
+        features, batch = site.outer.event_shape, reading.batch_of(site)
+        free = power != conjugate
+        return cls(site.name, (site.name,), batch, features, power, free)
+
+    @property
+    def of_rates(self) -> bool:
+        return not self.free
+
+    @property
+    def is_free(self) -> bool:
+        return self.free
+
+    @classmethod
+    def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(event_shape, 0.5)
+
+    def random_values(self, rng: np.random.Generator) -> dict[str, Any]:
+        shape = self.batch_shape + self.features
+        return {self.name: rng.uniform(0.5, 3.0, shape)}
+
+    def plain_values(self, column: Any = 0) -> dict[str, Any]:
+        variance = 1.0 + np.arange(self.components or 1)
+        return self._by_member(self.of_precisions(1.0 / variance))
+
+    def unit_noise(self) -> dict[str, Any]:
+        return {self.name: np.ones(self.batch_shape + self.features)}
+
+    def natural(self, sites: dict[str, Site]) -> GammaNatural:
+        fn: Any = sites[self.name].fn
+        return self.gamma_like(fn) if self.free else self.natural_of(fn)
+
+    def gamma_like(self, fn: Any) -> GammaNatural:
+        """Natural parameters of a Gamma that is where a prior is, to begin with.
+
+        The logarithm has the mean that it has under the prior, and nearly its variance
+        if that is not so large that expectations under the Gamma are infinite. They are
+        NaN where a parameter is not one that the prior accepts.
+
+        :param fn: the distribution of the site.
+        """
+        logs = self.power * jnp.log(fn.sample(random.PRNGKey(0), (_DRAWS,)))
+        mean, variance = jnp.mean(logs, 0), jnp.var(logs, 0)
+        shape = (1 + jnp.sqrt(1 + 2 * variance)) / (2 * variance)  # of trigamma
+        shape = jnp.maximum(shape, _LEAST_SHAPE)
+        fine = jnp.all(jnp.stack([jnp.all(x) for x in _valid(fn)]))
+        rate = jnp.where(fine, jnp.exp(digamma(shape) - mean), jnp.nan)
+        return self._full(shape, rate)
+
+    def log_density(self, fn: Any, log_precision: Array) -> Array:
+        """The prior of the logs of precisions.
+
+        :param fn: the distribution of the site.
+        :param log_precision: of the shape of the site, after other axes.
+        """
+        log_value = log_precision / self.power
+        return fn.log_prob(jnp.exp(log_value)) + log_value - log(abs(self.power))
+
+    def natural_of(self, fn: Any) -> GammaNatural:
+        return self._full(fn.concentration, fn.rate)
+
+    def _full(self, concentration: Any, rate: Any) -> GammaNatural:
+        shape = self.batch_shape + self.features
+        both = (jnp.broadcast_to(x, shape) + 0.0 for x in (concentration, rate))
+        return GammaNatural(*both)
+
+    def posterior(self, natural: GammaNatural) -> dist.Distribution:
+        both = natural.concentration, natural.rate
+        return power_of_gamma(self.power, *both).to_event(len(self.features))
+
+    def covers(self, dim: int) -> bool:
+        return self.features in ((), (dim,))
+
+    def precisions(self, value: Any) -> Any:
+        """Precisions, from the value of the site."""
+        return value**self.power
+
+    def of_precisions(self, precision: Any) -> Any:
+        """The value of the site, from precisions."""
+        return precision ** (1.0 / self.power)
+
+    def covariance(self, value: Any, dim: int) -> Any:
+        variance = 1.0 / self.precisions(value)
+        if not self.features:
+            variance = variance[..., None]
+        return variance[..., None] * np.eye(dim)
+
+    def noise(
+        self, moments: GammaNatural, dim: int, entries: Array | None = None
+    ) -> ExpectedNoise:
+        variance, log_variance = -1.0 / moments.rate, -moments.concentration
+        if not self.features:
+            variance, log_variance = variance[..., None], log_variance[..., None]
+        shape = (*variance.shape[:-1], dim)
+        log_variance = jnp.broadcast_to(log_variance, shape)
+        if entries is not None:
+            variance = jnp.where(entries, variance, 1.0)
+            log_variance = jnp.where(entries, log_variance, -log(2 * pi))
+        covariance = variance[..., None] * jnp.eye(dim, dtype=variance.dtype)
+        return ExpectedNoise(covariance, jnp.sum(log_variance, -1))
+
+    def start(self, prior: GammaNatural, cov: Array, count: Array) -> GammaNatural:
+        squares = jnp.diagonal(cov, axis1=-2, axis2=-1)
+        if not self.features:
+            squares, count = jnp.sum(squares, -1), cov.shape[-1] * count
+        else:
+            count = jnp.broadcast_to(count[..., None], squares.shape)
+        if cov.ndim > 2 and not self.batch_shape:
+            squares, count = jnp.sum(squares, 0), jnp.sum(count, 0)
+        per_one = squares * jnp.ones_like(count)
+        return prior + GammaNatural(0.5 * count, 0.5 * per_one)
+
+
+def _power(reading: Reading, site: Site, users: list[Site]) -> int | None:
+    """Which power of its value the noise of Gaussian sites has as their precision.
+
+    :return: None if that is none, or not the same everywhere.
+    """
+    powers = set[float]()
+    runs = [
+        reading.program.sites({site.name: np.full(np.shape(site.value), value)})
+        for value in (1.0, 2.0)
+    ]
+    for user in users:
+        before, after = (run[user.name].fn for run in runs)
+        for name, order in _SCALES.items():
+            if hasattr(before, name):
+                pair = (np.asarray(getattr(fn, name), float) for fn in (before, after))
+                first, second = pair
+                moved = (first != 0) & ~np.isclose(first, second, 1e-4)
+                ratio = np.log2(np.abs(second[moved] / first[moved])) / order
+                powers |= {float(x) for x in np.round(-2 * ratio, 2)}
+    found = powers.pop() if len(powers) == 1 else None
+    return int(found) if found in (1, -1, -2) else None
+
+
+def _valid(fn: Any) -> Iterator[Any]:
+    """Which parameters of a distribution are those that it accepts."""
+    for name, constraint in fn.arg_constraints.items():
+        yield constraint(getattr(fn, name))

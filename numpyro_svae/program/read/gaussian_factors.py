@@ -1,0 +1,292 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Finds the Gaussian factor that a program agrees with.
+
+What is known in it is read once at the arguments of the program, and once at others:
+what happens to be zero, or one, or the same everywhere, may not be so in a later call.
+The factor is then compared with the program at random values of all latent sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_svae.program.bind.affine import (
+    PARAMETERS,
+    Affine,
+    View,
+    at_first,
+    read_affine,
+)
+from numpyro_svae.program.bind.gathered import gathered_members, scanned_inputs
+from numpyro_svae.program.run.agreement import same
+from numpyro_svae.program.run.positions import Place, place_of, read_at
+from numpyro_svae.program.structure.assignments import assignment_at, can_list, entry_at
+from numpyro_svae.program.structure.factors import Beside, GaussianFactor, Source
+from numpyro_svae.program.structure.probing import Found, Prober
+from numpyro_svae.program.structure.sources import picked, sources_of
+
+__all__ = ["find_factor"]
+
+Values = dict[str, Any]
+
+
+def find_factor(
+    view: View,
+    parents: tuple[str, ...] = (),
+    selectors: tuple[str, ...] = (),
+    noise_by_state: bool = False,
+) -> GaussianFactor | None:
+    """The Gaussian factor of a site, or of a part of a chain.
+
+    :param view: the site, with what holds its weight and its covariance.
+    :param parents: the Gaussian sites that it depends on.
+    :param selectors: the discrete sites that it depends on.
+    :param noise_by_state: whether a known covariance depends on these.
+    :return: None if the program agrees with none.
+    """
+    prober, holder = view.prober, view.holder
+    several = view.role != "value" and len(selectors) > 1
+    if not can_list(prober, selectors) or (holder is not None and several):
+        return None
+    place = place_of(view.site, view.role)
+    for factor in _candidates(view, parents, selectors, noise_by_state):
+        affine = jax.jit(partial(read_affine, prober, view.site, factor))()
+        selector = selectors[0] if len(selectors) == 1 else None
+        for source in sources_of(prober, place, holder, selector, True):
+            if source.offset and factor.coupled:
+                break
+            found = replace(factor, source=source)
+            if prober.holds(partial(_agrees, view, found, affine)):
+                return found
+    return None
+
+
+class _Facts(NamedTuple):
+    """What a program gives at one value of its arguments.
+
+    :param offset: the location where F is zero; of a part of a chain, K.
+    :param known: what unit vectors of the parents add to it.
+    :param placement: S for the parents; of a part of a chain, all of S.
+    :param scale: s.
+    """
+
+    offset: Array
+    known: Array
+    placement: Array
+    scale: Array
+
+
+def _facts(view: View, parents: tuple[str, ...]) -> _Facts:
+    offset, empty = view.location({}), jnp.zeros((0, 0))
+    known = placement = empty
+    if not view.vector:
+        if view.columns:
+            placement = view.rows({}) - offset[..., :1, :]
+    else:
+        known = view.along(parents, view.location)
+        if view.columns:
+            placement = view.along(parents, view.rows) - known[..., :1, :]
+    scale = view.scale() if view.has_noise else jnp.ones(())
+    return _Facts(offset, known, placement, scale)
+
+
+def _here_and_elsewhere(view: View, parents: tuple[str, ...]) -> list[_Facts]:
+    """Facts at the arguments of the program, and at others if they depend on them."""
+
+    def read(prober: Prober) -> _Facts:
+        return jax.jit(partial(_facts, replace(view, prober=prober), parents))()
+
+    both = [read(view.prober), view.prober.read_elsewhere(read)]
+    return jax.device_get(both)  # to compare arrays of NumPy compiles nothing
+
+
+def _candidates(
+    view: View,
+    parents: tuple[str, ...],
+    selectors: tuple[str, ...],
+    noise_by_state: bool,
+) -> Iterator[GaussianFactor]:
+    """Factors that may be the one, but for their source."""
+    facts = _here_and_elsewhere(view, parents)
+    location = _location(view, facts, parents)
+    shared = all(_alike(fact.known) for fact in facts)
+    scaled = not all(np.allclose(fact.scale, 1.0, 1e-5) for fact in facts)
+    parent_map = None
+    if view.vector and parents and view.columns:
+        maps = [fact.placement for fact in facts]
+        if all(map(_alike, maps)) and same(at_first(maps[0]), at_first(maps[-1])):
+            parent_map = at_first(maps[0])
+    latent = not view.site.observed
+    single = len(parents) + latent <= 1 and len(selectors) <= 1
+    if parents:
+        given = parent_map is not None if view.columns else not selectors
+        single = single and given and shared
+    name = None if view.holder is None else view.holder.name
+    for spelled, by_state in _options(view, location, parents, selectors):
+        beside = Beside(spelled, by_state, noise_by_state, shared, scaled)
+        coupled = not single or bool(parents and by_state)
+        yield GaussianFactor(
+            view.site.name,
+            Source(name),
+            view.role,
+            parents=parents,
+            selectors=selectors,
+            coupled=coupled,
+            beside=beside,
+            parent_map=parent_map,
+            support=view.support,
+        )
+
+
+def _options(
+    view: View, location: str, parents: tuple[str, ...], selectors: tuple[str, ...]
+) -> list[tuple[str, bool]]:
+    """Where K may be other than zero, and whether it differs between states."""
+    if not selectors:
+        return [(location, False)]
+    if not view.columns:
+        return [(location, True)]
+    anything = "offset" if view.vector and not parents else "map"
+    return [(location, False), (location or anything, True)]
+
+
+def _location(view: View, facts: list[_Facts], parents: tuple[str, ...]) -> str:
+    """What :class:`Beside` says of the location."""
+    if view.vector:
+        if any(np.any(fact.known != 0) for fact in facts):
+            return "map"
+        if any(np.any(fact.offset != 0) for fact in facts) or not view.columns:
+            return "map" if parents and not view.columns else "offset"
+        return ""
+    none = all(not np.any(fact.offset != 0) for fact in facts)
+    if none and view.columns and _is_standard(view, facts):
+        return ""
+    return "map"
+
+
+def _is_standard(view: View, facts: list[_Facts]) -> bool:
+    """Whether the parameter of a chain is the weight, or the inputs can be shown."""
+    if scanned_inputs(view) is not None:
+        return True
+    eye = np.eye(view.columns)
+    return all(
+        fact.placement.shape[-2:] == eye.shape and same(fact.placement, eye)
+        for fact in facts
+    )
+
+
+def _alike(maps: Array) -> bool:
+    """Whether maps are the same at all positions."""
+    return bool(np.allclose(maps, at_first(maps), rtol=1e-4, atol=1e-5))
+
+
+# agreement
+
+
+def _agrees(
+    view: View, factor: GaussianFactor, affine: Affine, values: Values, run: Found
+) -> bool:
+    """Whether a run has the location and the covariance that a factor says."""
+    prober, site, beside = view.prober, view.site, factor.beside
+    place, states = place_of(site, factor.role), len(factor.selectors)
+    index = _assignment(prober, place, factor, values)
+
+    def at(value: Array | None, event: int, by_state: bool) -> Any:
+        if value is None:
+            return 0.0
+        if not by_state:
+            return np.asarray(value)
+        sizes = value.shape[value.ndim - event - states : value.ndim - event]
+        tail = (*sizes, *value.shape[value.ndim - event :])
+        return entry_at(
+            jnp.broadcast_to(value, place.positions + tail), index, place, event
+        )
+
+    weight: Any = np.zeros((1, 0))
+    cov: Any = None
+    if view.holder is not None:
+        weight, cov = view.holder.pair(values)
+    member = None
+    if factor.source.gathered:
+        member = np.asarray(at(gathered_members(view, factor), 0, states > 0))
+    elif factor.source.selector is not None and view.batched:
+        member = index
+    if member is not None:
+        if np.any((member < 0) | (member >= view.holder.components)):
+            return False  # what was read is no member: all of them are used together
+        weight, cov = (None if p is None else p[member] for p in (weight, cov))
+    if cov is None and affine.noise is not None:
+        cov = at(affine.noise.covariance, 2, beside.noise_by_state)
+    if affine.scale is not None:
+        cov = np.asarray(affine.scale)[..., None, None] * cov
+    known = at(affine.known, 2, beside.by_state)
+    if factor.vector:
+        x = _parents(prober, place, factor.parents, values)[..., None]
+        loc = at(affine.offset, 1, beside.by_state)
+        if affine.known is not None:
+            loc = loc + np.squeeze(known @ x, -1)
+        if affine.regressor is not None:
+            u = np.asarray(affine.regressor)[..., None]
+            u = (
+                u
+                if affine.parent_map is None
+                else u + np.asarray(affine.parent_map) @ x
+            )
+            loc = loc + np.squeeze(weight @ u, -1)
+    else:
+        loc = _part(view, affine, weight, known)
+        if view.support is not None:
+            cov = view.support.shown_covariance(cov)
+    names = PARAMETERS[factor.role]
+    return run.agrees(site.name, **dict(zip(names, (loc, cov))))
+
+
+def _part(view: View, affine: Affine, weight: Any, known: Any) -> Any:
+    """The location of a part of a chain, as the program has it."""
+    inputs = None if affine.known is not None else scanned_inputs(view)
+    matrix = known
+    if view.columns and affine.parent_map is not None:
+        matrix = known + weight @ np.asarray(affine.parent_map)
+    elif inputs is not None:
+        dim = weight.shape[-2]
+        offset = weight[..., dim:] @ np.asarray(inputs)[..., None]
+        square = np.broadcast_to(weight[..., :dim], (*offset.shape[:-2], dim, dim))
+        matrix = np.concatenate([square, offset], -1)
+    elif affine.known is None:
+        matrix = weight
+    if view.support is not None and affine.fixed is not None:
+        matrix = view.support.shown(jnp.asarray(matrix)) + affine.fixed
+    return np.squeeze(matrix, -1) if view.role == "initial" else matrix
+
+
+def _assignment(
+    prober: Prober, place: Place, factor: GaussianFactor, values: Values
+) -> np.ndarray:
+    """The states of the selectors at each position, as one number."""
+    if len(factor.selectors) != 1:
+        return assignment_at(prober, place, factor.selectors, values)
+    source = Source(None, factor.selectors[0], factor.source.offset)
+    states = np.asarray(picked(prober, place, source, values))
+    return np.broadcast_to(states, place.positions)
+
+
+def _parents(
+    prober: Prober, place: Place, parents: tuple[str, ...], values: Values
+) -> np.ndarray:
+    """Values of the parents at the positions of a site, side by side."""
+    parts = [np.zeros((*place.positions, 0))]
+    for name in parents:
+        found = read_at(values[name], place_of(prober.sites[name]), place, 1)
+        size = prober.locals[name].size
+        parts.append(np.broadcast_to(found, (*place.positions, size)))
+    return np.concatenate(parts, -1)

@@ -1,0 +1,155 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sorts the latent sites of a program into global blocks and local sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_svae.program.priors.priors import Prior, Reading, priors_of
+from numpyro_svae.program.read.global_gaussians import Candidates
+from numpyro_svae.program.run.kinds import kind_of
+from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
+from numpyro_svae.program.structure.factors import Local
+from numpyro_svae.program.structure.labels import label_of
+from numpyro_svae.program.structure.probing import Prober
+
+__all__ = [
+    "check_scanned",
+    "easy_value",
+    "random_globals",
+    "read_locals",
+    "read_priors",
+]
+
+
+def easy_value(message: dict) -> Array | None:
+    """A value in the support of a latent site, found without sampling."""
+    fn = message["fn"]
+    base, kind = unwrap(fn)[0], kind_of(unwrap(fn)[0])
+    block = next(priors_of(base), None)
+    if block is not None:
+        value = block.easy_value(base.event_shape)
+    elif kind is not None:
+        value = np.zeros(base.event_shape, int if kind.discrete else float)
+    else:
+        return None
+    return jnp.asarray(np.broadcast_to(value, fn.batch_shape + fn.event_shape))
+
+
+def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
+    """The global blocks, in program order.
+
+    :param program: the program.
+    :param sites: the sites of one run.
+    """
+    prober = Prober(program, sites, {}, {})
+    needs = prober.needs
+    priors = _read_blocks(program, sites, needs)
+    held = {name: prior for prior in priors.values() for name in prior.sites}
+    priors.update(Candidates(prober, needs, held).read())
+    order = list(sites)
+    return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
+
+
+def check_scanned(sites: Iterable[Site]) -> None:
+    """Latent sites in the bodies of scans are states or vectors of their steps.
+
+    :param sites: these sites.
+    :raises ValueError: naming a site that is neither discrete nor Gaussian.
+    """
+    for site in sites:
+        kind = kind_of(site.fn)
+        if kind is None or kind.chain:
+            raise ValueError(
+                f"Site '{site.name}': found {type(site.fn).__name__} in the body of a "
+                "scan, one for each step. Accepted there: Categorical, and Gaussian "
+                "vectors such as MultivariateNormal. Parameters that all steps share "
+                "stand before the scan; one for each step is a site before it too, in "
+                "a plate, whose rows the body takes from xs."
+            )
+
+
+def random_globals(
+    program: Program, sites: dict[str, Site], scanned: frozenset[str]
+) -> dict[str, Array]:
+    """Random values of the global sites of a program whose scans are not yet read.
+
+    What depends on what is not known inside of a scan, so any Gaussian site before it
+    counts as global.
+
+    :param program: the program.
+    :param sites: the sites of one run.
+    :param scanned: the sites in the bodies of scans.
+    """
+    needs = Prober(program, sites, {}, {}).needs
+    rng, values = np.random.default_rng(0), {}
+    for prior in _read_blocks(program, sites, needs).values():
+        values.update(prior.random_values(rng))
+    for name, site in sites.items():
+        free = not site.observed and name not in scanned and name not in values
+        if free and is_gaussian(site.fn):
+            values[name] = rng.standard_normal(site.value.shape)
+    return {name: jnp.asarray(value) for name, value in values.items()}
+
+
+def _read_blocks(
+    program: Program, sites: dict[str, Site], needs: dict[str, frozenset[str]]
+) -> dict[str, Prior]:
+    """The global blocks but for Gaussian sites that have one of their own."""
+    reading, priors = Reading(program, sites, needs), dict[str, Prior]()
+    for site in sites.values():
+        if not site.observed:
+            found = (kind.find(reading, site) for kind in priors_of(site.fn))
+            block = next((block for block in found if block is not None), None)
+            priors |= {} if block is None else {block.name: block}
+    return priors
+
+
+def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, Local]:
+    """The local latent sites, in program order."""
+    of_priors = {name for prior in priors.values() for name in prior.sites}
+    locals = {}
+    for name, site in sites.items():
+        if site.observed or name in of_priors:
+            continue
+        kind = kind_of(site.fn)
+        size = None if kind is None else kind.size(site)
+        if kind is None or size is None:
+            raise _unknown(site, label_of(name) in sites)
+        locals[name] = Local(name, kind, size)
+    return locals
+
+
+def _unknown(site: Site, labelled: bool) -> ValueError:
+    """The error for a latent site of no kind.
+
+    :param labelled: whether a part of it is observed, by ``obs_mask``.
+    """
+    if labelled:
+        return ValueError(
+            f"Site '{site.name}': obs_mask makes a latent site of what is missing, "
+            f"and {type(site.fn).__name__} is none that AutoSVAE knows. "
+            "Accepted: a mask, as numpyro.sample(name, fn.mask(seen), obs=y), "
+            "with which ns.impute draws what is missing."
+        )
+    return ValueError(
+        f"Site '{site.name}': latent {type(site.fn).__name__} is neither conjugate "
+        "nor can it be given a potential. Accepted global sites: "
+        "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
+        "Gamma, InverseGamma, InverseWishart; HalfNormal, HalfCauchy, LogNormal, "
+        "Exponential, Weibull or Gamma as the standard deviation, the variance or the "
+        "precision of Gaussian sites; and Normal, MultivariateNormal "
+        "or MatrixNormal outside of the plates of the data. Accepted local "
+        "sites: Categorical, MultivariateNormal, Normal(...).to_event(1) (a "
+        "number as Normal(loc[..., None], scale).to_event(1)), "
+        "LinearGaussianChain, DiscreteMarkovChain. "
+        "A site that only likelihoods with a potential depend on may be hidden "
+        "with numpyro.handlers.block and have a guide of its own in an "
+        "AutoGuideList."
+    )

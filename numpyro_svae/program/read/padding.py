@@ -1,0 +1,86 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks that nothing counts where the sequences of a chain have ended.
+
+`lengths` says that a chain has ended, not that what depends on it has. A program scores
+an observation of a step that does not exist as it is written, so it has to be masked.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.program.run.kinds import lengths_of
+from numpyro_svae.program.run.origins import elsewhere
+from numpyro_svae.program.run.positions import place_of, read_at
+from numpyro_svae.program.run.sites import Program, Site, read_site, sample_sites
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.groups import scope
+from numpyro_svae.program.structure.probing import plain_run
+
+__all__ = ["check_padding"]
+
+
+def check_padding(program: Program, structure: Structure, concrete: bool) -> None:
+    """What depends on a chain with `lengths` must be masked where it has ended.
+
+    What has no mask at all is read at other arguments too, those of later calls: they
+    may be shorter.
+
+    :param program: the program.
+    :param structure: its wiring.
+    :param concrete: whether its arguments are those of the call. If not, they may have
+        a mask and lengths that have nothing to do with each other.
+    :raises ValueError: naming the chain, the site and the mask.
+    """
+    chains = [name for name, local in structure.locals.items() if local.chain]
+    sites = sample_sites(plain_run(program, structure)) if chains else {}
+    for chain in chains:
+        if lengths_of(sites[chain].fn) is None:
+            continue
+        for name in _dependents(structure, chain):
+            count = partial(_padded, structure, chain, name)
+            bare = sites[name].mask is None
+            found = (concrete or bare) and count(program)
+            if found or (bare and elsewhere(program, count)):
+                raise _not_masked(sites[chain], sites[name])
+
+
+def _dependents(structure: Structure, chain: str) -> list[str]:
+    """The sites that depend on a chain, in program order."""
+    found = [f.site for f in structure.factors if chain in scope(structure, f)]
+    found += [n for n, used in structure.likelihoods.items() if chain in used]
+    return [name for name in dict.fromkeys(found) if name != chain]
+
+
+def _padded(structure: Structure, chain: str, name: str, program: Program) -> Array:
+    """How many positions of a site count where its chain has ended."""
+    sites = sample_sites(plain_run(program, structure))
+    site, fn = sites[name], sites[chain].fn
+    lengths = jnp.maximum(fn.lengths, 1)  # a first step always exists
+    exists = jnp.arange(fn.event_shape[0]) < lengths[..., None]
+    local, place = place_of(sites[chain]), place_of(site)
+    exists = jnp.broadcast_to(exists, local.positions)
+    if place.extra >= local.extra:
+        counts = jnp.asarray(True) if place.mask is None else place.mask
+        return jnp.sum(~read_at(exists, local, place, 0) & counts)
+    # it has no axis of time like that of the chain: what does it say to other values?
+    zero = jnp.zeros_like(sites[chain].value)
+    ended = jnp.reshape(~exists, exists.shape + (1,) * (zero.ndim - exists.ndim))
+    moved = plain_run(program, structure, {chain: jnp.where(ended, 1, zero)})
+    values = site.outer.log_prob(site.value), read_site(moved[name])
+    return jnp.sum(~jnp.isclose(values[0], values[1].outer.log_prob(site.value)))
+
+
+def _not_masked(chain: Site, site: Site) -> ValueError:
+    steps = chain.fn.event_shape[0]
+    return ValueError(
+        f"Site '{site.name}': depends on chain '{chain.name}', which has `lengths`, "
+        "and counts at steps that do not exist. Accepted: a distribution that is "
+        "masked there, as Normal(...).to_event(1).mask(exists).to_event(1) with exists "
+        f"= jnp.arange({steps}) < lengths[:, None]."
+    )

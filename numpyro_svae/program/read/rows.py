@@ -1,0 +1,196 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Reads discrete sites and chains, and what discrete sites alone pick."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from numpyro_svae.program.bind.entries import Parameter
+from numpyro_svae.program.bind.statistics import parameter_of
+from numpyro_svae.program.bind.tables import find_table, is_picked
+from numpyro_svae.program.priors.observations import Observation
+from numpyro_svae.program.priors.rate_priors import BetaPrior, GammaPrior
+from numpyro_svae.program.priors.table_priors import DirichletPrior, TablePrior
+from numpyro_svae.program.read.placing import find_entries, moves
+from numpyro_svae.program.read.wiring import Wiring, not_conjugate
+from numpyro_svae.program.run.positions import place_of
+from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.structure.factors import Factor, Source, TableFactor
+from numpyro_svae.program.structure.probing import Found, Prober
+from numpyro_svae.program.structure.sources import find_source
+
+__all__ = ["read_discrete_chain", "read_latent_row", "read_statistics", "read_table"]
+
+
+def read_table(wiring: Wiring, site: Site, parents: set[str]) -> Factor:
+    """An observed site that depends on nothing latent but discrete sites."""
+    selectors = wiring.ordered(parents, True)
+    if not is_picked(wiring.prober, site, selectors):
+        accepted = (
+            "a density that is a product over the positions of the discrete site, "
+            "each in the state that the site has there"
+        )
+        raise not_conjugate(site, "its parameters", parents, accepted)
+    several = len(selectors) > 1
+    source = Source(selector=None if several else selectors[0])
+    return TableFactor(
+        site.name, source, form="density", selectors=selectors, coupled=several
+    )
+
+
+_ROWS = DirichletPrior | BetaPrior
+_ACCEPTED = (
+    "the value of one Dirichlet or Beta site, members of a batch of it that data or "
+    "discrete sites pick, its entries in other places among known ones (as zeros), or "
+    "fixed probabilities. Latent discrete sites may pick the rows of a latent "
+    "Categorical (in plates of its own) or of an observed site, not of a latent chain"
+)
+
+
+def read_discrete_chain(wiring: Wiring, site: Site) -> list[Factor]:
+    """The factors of a discrete chain: its first state, and its steps."""
+    return [_chain_part(wiring, site, role) for role in ("initial", "transition")]
+
+
+def _chain_part(wiring: Wiring, site: Site, role: str) -> Factor:
+    form = "statistics" if site.observed else "rows"
+    parameter = parameter_of(site, role)
+    used = wiring.needs[site.name][parameter.name]
+    if not used:
+        return TableFactor(site.name, Source(), role, form)
+    found = _find(wiring, site, parameter, used, _ROWS)
+    if found is None or (found.selectors and not site.observed):
+        raise not_conjugate(site, parameter.name, used, _ACCEPTED)
+    if len(found.selectors) > 1:
+        raise not_conjugate(site, parameter.name, used, "one of these sites alone")
+    return TableFactor(site.name, found.source, role, form, (), found.selectors)
+
+
+def read_latent_row(wiring: Wiring, site: Site) -> Factor:
+    """The factor of a latent categorical site."""
+    parameter = parameter_of(site)
+    used = wiring.needs[site.name][parameter.name]
+    if not used:
+        return TableFactor(site.name)
+    if not any(name in wiring.block_of for name in used):
+        selectors = wiring.ordered(used, True)
+        whole = len(selectors) == len(used)
+        table = find_table(wiring.prober, site, selectors) if whole else None
+        if table is not None:
+            return table
+    found = _find(wiring, site, parameter, used, _ROWS)
+    if found is None or found.source.offset:
+        raise not_conjugate(site, parameter.name, used, _ACCEPTED)
+    coupled = bool(found.selectors)
+    return TableFactor(
+        site.name, found.source, selectors=found.selectors, coupled=coupled
+    )
+
+
+def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> Factor:
+    """The factor of an observation whose parameter a global block holds.
+
+    :param kind: what kind of observation it is.
+    """
+    needs = wiring.needs[site.name]
+    for name in kind.given:
+        if needs[name]:
+            raise not_conjugate(site, name, needs[name], f"a known {name}")
+    used = needs[kind.parameter]
+    for features in (True, False):
+        found = None
+        event_dim = _features(wiring, site, used) if features else 0
+        parameter = parameter_of(site, "value", event_dim)
+        if event_dim or not features:
+            found = _find(wiring, site, parameter, used, kind.priors)
+        if found is not None:
+            break
+    if found is None:
+        accepted = (
+            f"the value of one {kind.conjugate} site with the event shape of the "
+            "parameter, or a member of a batch of it that discrete sites or data pick"
+        )
+        if kind.prior is GammaPrior:
+            accepted += ", either of them times known positive numbers"
+        raise not_conjugate(site, kind.parameter, used, accepted)
+    return TableFactor(
+        site.name,
+        found.source,
+        form="statistics",
+        selectors=found.selectors,
+        coupled=len(found.selectors) > 1,
+        event_dim=event_dim,
+    )
+
+
+def _features(wiring: Wiring, site: Site, used: Collection[str]) -> int:
+    """How many event dimensions of a site are features of the block it depends on."""
+    priors = [wiring.block_of[name] for name in used if name in wiring.block_of]
+    features = priors[0].features if priors else ()
+    shape = site.outer.event_shape
+    return len(features) if shape[len(shape) - len(features) :] == features else 0
+
+
+class _FoundRows(NamedTuple):
+    """Where a parameter comes from, and the discrete sites that pick it."""
+
+    source: Source
+    selectors: tuple[str, ...]
+
+
+def _find(
+    wiring: Wiring, site: Site, parameter: Parameter, used: Collection[str], kinds: Any
+) -> _FoundRows | None:
+    """Where a parameter comes from; None if not all of it is of one block or known.
+
+    :param used: the latent sites that it depends on.
+    :param kinds: the classes of blocks that may hold it.
+    """
+    prober, selectors = wiring.prober, wiring.ordered(used, True)
+    blocks = {wiring.block_of[n].name for n in used if n in wiring.block_of}
+    others = {n for n in used if n not in wiring.block_of} - {*selectors}
+    if len(blocks) > 1 or others:
+        return None
+    prior: Any = prober.priors[blocks.pop()] if blocks else None
+    if prior is not None and not isinstance(prior, kinds):
+        return None
+    if prior is not None and len(selectors) < 2:
+        source = _as_it_is(prober, site, parameter, prior, selectors)
+        if source is not None:
+            return _FoundRows(source, selectors)
+    name = None if prior is None else prior.name
+    selector = selectors[0] if len(selectors) == 1 else None
+    how = find_entries(prober, site, parameter, prior, selectors)
+    if how is None:
+        return None
+    return _FoundRows(Source(name, selector, 0, **{how: True}), selectors)
+
+
+def _as_it_is(
+    prober: Prober,
+    site: Site,
+    parameter: Parameter,
+    prior: TablePrior,
+    selectors: tuple[str, ...],
+) -> Source | None:
+    """The source of a parameter that is that of a block, or of its members by state,
+    whatever the arguments of the program are."""
+    name, source = parameter.name, None
+    if parameter.role == "transition":
+
+        def holds(values: dict[str, Any], found: Found) -> bool:
+            return found.agrees(site.name, **{name: values[prior.name]})
+
+        square = prior.batch_shape == (prior.size,) and not selectors
+        if square and prober.holds(holds):
+            source = Source(prior.name)
+    elif bool(selectors) == bool(prior.batch_shape):
+        place = place_of(site, parameter.role, len(prior.features))
+        options = prior, selectors[0] if selectors else None
+        source = find_source(prober, site, name, place, options)
+    if source is None or moves(prober, site, parameter):
+        return None
+    return source

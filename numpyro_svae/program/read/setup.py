@@ -1,0 +1,173 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Reads and checks a program and its recognition function, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+import operator
+from typing import Any
+
+import jax
+from jax import Array, random
+from numpyro import validation_enabled
+from numpyro.handlers import block, seed, substitute, trace
+
+from numpyro_svae.families import NaturalParameters
+from numpyro_svae.program.read.draws import check_draws
+from numpyro_svae.program.read.latents import (
+    check_scanned,
+    easy_value,
+    random_globals,
+)
+from numpyro_svae.program.read.padding import check_padding
+from numpyro_svae.program.read.reader import read_structure
+from numpyro_svae.program.read.time_plates import find_time_plates
+from numpyro_svae.program.run.mutable_state import Given
+from numpyro_svae.program.run.plates import Plates, shared_values
+from numpyro_svae.program.run.scans import find_scans, is_scanned
+from numpyro_svae.program.run.sites import Program, sample_sites
+from numpyro_svae.program.structure.checks import (
+    Potential,
+    check_data,
+    check_hyperparameters,
+    check_masks,
+    check_plates,
+    check_potentials,
+    stand_ins,
+)
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.numbers import find_numbers
+from numpyro_svae.program.structure.probing import Prober, plain_run
+from numpyro_svae.program.structure.scales import check_scales
+from numpyro_svae.program.structure.zeros import check_zeros, with_zeros
+from numpyro_svae.tracing import computed_now
+
+__all__ = ["read_program", "recognise"]
+
+
+def read_program(
+    model: Callable, recognition: Callable | None, args: tuple, kwargs: dict[str, Any]
+) -> tuple[Structure, dict[str, dict], frozenset[str]]:
+    """Read the wiring of a model, and check all that can be checked before inference.
+
+    :param model: the NumPyro program.
+    :param recognition: the recognition function.
+    :param args: arguments of both, which may be traced.
+    :param kwargs: keyword arguments of both.
+    :return: the wiring, the trace of a run of the model, and the names of the mutable
+        states of both.
+    :raises ValueError: naming the site or the plate that is at fault.
+    """
+    # a distribution cannot say which site it is at
+    with block(), Given() as given, validation_enabled(False):
+        with computed_now():
+            known_args, known_kwargs = stand_ins((args, kwargs))
+            program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
+            program, structure, messages, zeros = _read_program(program, recognition)
+            known = jax.tree.leaves((known_args, known_kwargs))
+            concrete = all(map(operator.is_, jax.tree.leaves((args, kwargs)), known))
+            check_padding(program, structure, concrete)
+        check_draws(program, structure)
+    with block(), Given(), jax.ensure_compile_time_eval():
+        check_zeros(partial(program.trace, {}, easy_value), zeros)
+    of_model = (n for n, m in messages.items() if m["type"] == "mutable")
+    return structure, messages, frozenset((*given.begun, *of_model))
+
+
+def _read_program(
+    program: Program, recognition: Callable | None
+) -> tuple[Program, Structure, dict[str, dict], list[str]]:
+    args, kwargs = program.args, program.kwargs
+    messages = program.trace({}, easy_value)
+    program = replace(program, fixed=shared_values(messages))
+    program, messages = _show_scans(program, messages)
+    program, messages = _show_steps(program, messages)
+    potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
+    sites = sample_sites(messages)
+    if not any(site.observed for site in sites.values()):
+        raise ValueError(
+            "AutoSVAE reads its model once, and found no observed site. Accepted: a "
+            "first call (or SVI.init) with data; later calls may be without."
+        )
+    check_data(sites)
+    structure = read_structure(program, sites, potentials)
+    check_masks(sites, structure.locals)
+    check_potentials(structure, sites, potentials)
+    check_plates(messages, plates)
+    check_scales(structure, sites, messages)
+    naturals = _read_priors(program, structure)
+    check_hyperparameters(structure.priors, naturals)
+    return program, structure, messages, with_zeros(naturals)
+
+
+def _show_scans(
+    program: Program, messages: dict[str, dict]
+) -> tuple[Program, dict[str, dict]]:
+    """The program and a run of it with scans in the one-site spelling."""
+    samples = [m for m in messages.values() if m["type"] == "sample"]
+    scanned = frozenset(m["name"] for m in samples if is_scanned(m))
+    if not scanned:
+        return program, messages
+    sites = sample_sites(messages)
+    check_scanned(sites[name] for name in scanned if not sites[name].observed)
+    values = random_globals(program, sites, scanned)
+    program = replace(program, scans=find_scans(program, values, easy_value))
+    return program, program.trace({}, easy_value)
+
+
+def _show_steps(
+    program: Program, messages: dict[str, dict]
+) -> tuple[Program, dict[str, dict]]:
+    """The program and a run of it with steps of chains as event dimensions, and numbers
+    at them as vectors of dimension one."""
+    prober = Prober(program, sample_sites(messages), {}, {})
+    plates, numbers = find_time_plates(prober), find_numbers(prober)
+    if not plates and not numbers:
+        return program, messages
+    program = replace(program, numbers=numbers, time_plates=plates)
+    return program, program.trace({}, easy_value)
+
+
+def recognise(
+    recognition: Callable | None,
+    messages: dict[str, dict],
+    args: tuple,
+    kwargs: dict[str, Any],
+    key: Array,
+) -> tuple[dict[str, Potential], dict[str, dict]]:
+    """Run the recognition function in the plates of a run of the model.
+
+    :param recognition: the function; without one, or without data, nothing is said.
+    :param messages: the trace of the run of the model.
+    :param args: arguments of the function.
+    :param kwargs: keyword arguments of the function.
+    :param key: random key for what it draws.
+    :return: potentials by site, and the messages of the plates that it opened.
+    """
+    seen = any(m["type"] == "sample" and m["is_observed"] for m in messages.values())
+    if recognition is None or not seen:
+        return {}, {}
+    indices = Plates(messages).indices
+    with trace() as own, seed(rng_seed=key), substitute(data=indices):
+        potentials = recognition(*args, **kwargs)
+    if not isinstance(potentials, Mapping):
+        raise TypeError(
+            f"The recognition function returned {type(potentials).__name__}. Accepted: "
+            "a dictionary from latent sites to their GaussianPotential or "
+            "CategoricalPotential."
+        )
+    return dict(potentials), Plates(own).messages
+
+
+def _read_priors(
+    program: Program, structure: Structure
+) -> dict[str, NaturalParameters]:
+    def read() -> dict[str, NaturalParameters]:
+        sites = sample_sites(plain_run(program, structure))
+        return {name: p.natural(sites) for name, p in structure.priors.items()}
+
+    return jax.jit(read)()

@@ -1,0 +1,86 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the latent sites of a program are, and what depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from numpyro_svae.program.priors.joins import Join
+from numpyro_svae.program.priors.joint_prior import JointPrior
+from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.structure.probing import Prober
+
+__all__ = ["Wiring", "listed", "not_conjugate"]
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A program that is being read.
+
+    :param prober: runs it.
+    :param block_of: the global block of each of its global sites.
+    :param needs: the latent sites that each parameter of each site depends on.
+    """
+
+    prober: Prober
+    block_of: dict[str, Prior]
+    needs: dict[str, dict[str, frozenset[str]]]
+
+    def used(self, name: str) -> frozenset[str]:
+        """The latent sites that a site depends on."""
+        return frozenset().union(*self.needs[name].values())
+
+    def ordered(self, names: Collection[str], discrete: bool) -> tuple[str, ...]:
+        """The discrete or the Gaussian ones among latent sites, in program order."""
+        locals = self.prober.locals
+        return tuple(n for n in locals if n in names and locals[n].discrete == discrete)
+
+    def holder(
+        self, site: Site, role: str, blocks: Collection[str], dim: int | None
+    ) -> JointPrior | Join | None:
+        """What holds the parameters of a Gaussian factor; None if nothing can.
+
+        :param site: the site of the factor.
+        :param role: the part of its density.
+        :param blocks: the global blocks that the factor depends on.
+        :param dim: the dimension of its response.
+        """
+        found: list[Any] = [p for n, p in self.prober.priors.items() if n in blocks]
+        if [p.part for p in found] == ["both"]:
+            return found[0]
+        weights = tuple(p for p in found if p.part == "weight")
+        noises = [p for p in found if p.part == "noise"]
+        if len(weights) + len(noises) < len(found) or len(noises) > 1:
+            return None
+        if not found or dim is None or any(w.dim != dim for w in weights):
+            return None
+        noise = noises[0] if noises else None
+        if len({p.components for p in found} - {None}) > 1:
+            return None  # batches that are picked apart
+        if noise is not None and not noise.covers(dim):
+            return None
+        join = Join(f"{site.name} {role}", dim, weights, noise)
+        self.prober.joins[join.name] = join
+        return join
+
+
+def listed(names: Collection[str]) -> str:
+    """Names of sites, for a message."""
+    return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+def not_conjugate(
+    site: Site, what: str, used: Collection[str], accepted: str
+) -> ValueError:
+    """The error for parameters that depend on latent sites in another way."""
+    return ValueError(
+        f"Site '{site.name}' ({type(site.fn).__name__}): {what} depend on latent "
+        f"{listed(used)} in a way that is not conjugate. Accepted: {accepted}. No "
+        "neural network or other nonlinear function may stand between a global and a "
+        "local site."
+    )

@@ -1,0 +1,256 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Runs a program with scans as if it had one site for each chain.
+
+The steps of a scan are independent of each other once the states are given. So its body
+is run for all steps at once, and the sites are shown with time as an event dimension,
+in the places that the one-site spelling has: a chain with its first state in front, and
+all other sites at its steps, with a first step that does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpyro
+from numpyro.contrib.control_flow.scan import scan_wrapper
+import numpyro.distributions as dist
+from numpyro.handlers import scale
+from numpyro.ops.pytree import PytreeTrace
+from numpyro.primitives import Messenger
+
+from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.program.run.plates import Plates, own_scale
+from numpyro_svae.program.run.scan_calls import ScanCall, run_body
+from numpyro_svae.program.run.scans import Scan, ScannedChain
+from numpyro_svae.program.run.steps import Steps
+
+__all__ = ["OneSite"]
+
+
+class OneSite(Messenger):
+    """Shows the scans of a program in the one-site spelling.
+
+    :param fn: the program.
+    :param scans: its scans, in the order in which it runs them.
+    :param values: values of the latent sites, in that spelling.
+    :param fixed: values of parameters and plates.
+    :param key: random key for what the bodies draw.
+    """
+
+    def __init__(
+        self,
+        fn: Callable,
+        scans: tuple[Scan, ...],
+        values: dict[str, Any],
+        fixed: dict[str, Any],
+        key: Array,
+    ) -> None:
+        super().__init__(fn)
+        self.left = iter(scans)
+        self.firsts = {c.first: c for scan in scans for c in scan.chains.values()}
+        self.values, self.fixed, self.key = values, fixed, key
+        self.first_fn: dict[str, Any] = {}
+
+    def process_message(self, msg: dict) -> None:
+        """Give first states their value, and run scans, both out of sight."""
+        if msg["type"] == "sample" and msg["name"] in self.firsts:
+            chain = self.firsts[msg["name"]]
+            self.first_fn[chain.name] = fn = msg["fn"]
+            path = self.values.get(chain.name)
+            if path is None:
+                value = jnp.zeros(fn.shape(), int if chain.discrete else float)
+            else:
+                value = jnp.take(path, 0, len(fn.batch_shape))
+            msg["value"], msg["stop"] = value, True
+        elif msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+            call = ScanCall.of(msg["args"], self.fixed, self.key)
+            run = _Run(call, next(self.left), self.values, self.first_fn)
+            carry, ys = run.show()
+            found = (call.length, None, carry), (PytreeTrace({}), ys)
+            msg["value"], msg["stop"] = found, True
+
+
+class _Run:
+    """One scan, with the values of its latent sites."""
+
+    def __init__(
+        self,
+        call: ScanCall,
+        scan: Scan,
+        values: dict[str, Any],
+        first_fn: dict[str, Any],
+    ) -> None:
+        self.call, self.scan, self.first_fn = call, scan, first_fn
+        plain = {n: jnp.zeros_like(call.init[c.leaf]) for n, c in scan.chains.items()}
+        _, _, shown = run_body(call, call.init, call.first_inputs(), plain, _zero)
+        self.shown = shown
+        self.paths = {
+            name: self._path(name, values.get(name))
+            for name in shown
+            if name in scan.chains or name in scan.latent
+        }
+        steps = {n: self._steps(n, v) for n, v in self.paths.items()}
+        self.given = {n: v[1:] if scan.chains else v for n, v in steps.items()}
+        self.first = {n: v[:1] for n, v in steps.items()}
+        self.carry = self._carries()
+
+    # values over time
+
+    def _rank(self, name: str) -> int:
+        return len(self.shown[name]["fn"].batch_shape)
+
+    def _path(self, name: str, value: Any) -> Array:
+        """Values with time after the batch, the first state or step included."""
+        if value is not None:
+            return jnp.asarray(value)
+        zero, rank = jnp.zeros_like(self.shown[name]["value"]), self._rank(name)
+        return jnp.stack([zero] * (self.call.length + bool(self.scan.chains)), rank)
+
+    def _steps(self, name: str, path: Array) -> Array:
+        return jnp.moveaxis(path, self._rank(name), 0)
+
+    def _carries(self) -> list[Any]:
+        """Leaves of the carry before each step."""
+        chains = {chain.leaf: chain for chain in self.scan.chains.values()}
+        carries = list(self.call.init)
+        if len(chains) < len(carries):
+            carries = self._constants()
+        for leaf, chain in chains.items():
+            carries[leaf] = self._steps(chain.name, self.paths[chain.name])[:-1]
+        return carries
+
+    def _constants(self) -> list[Any]:
+        """What is carried at states of zero: of use for what depends on no state."""
+        nothing = {n: jnp.zeros_like(v[0]) for n, v in self.given.items()}
+
+        def step(carry: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
+            new, _, _ = run_body(self.call, carry, x, nothing)
+            same = [jnp.asarray(n, jnp.result_type(c)) for n, c in zip(new, carry)]
+            return same, carry
+
+        init = [jnp.asarray(leaf) for leaf in self.call.init]
+        _, carries = jax.lax.scan(step, init, self.call.xs, self.call.length)
+        return carries
+
+    # running all steps at once
+
+    def _each(self, read: Callable, carry: list[Any], padded: bool = False) -> Any:
+        """Read something of every step.
+
+        :param read: maps the next carry, the output and the trace of a step to arrays.
+        :param carry: leaves of the carry before each step.
+        :param padded: whether to put a step at the first states before them.
+        """
+
+        def step(carry: list[Any], x: Any, given: dict[str, Array]) -> Any:
+            return read(*run_body(self.call, carry, x, given))
+
+        steps, given = (carry, self.call.xs), self.given
+        if padded:
+            steps = jax.tree.map(lambda x: jnp.concatenate([x[:1], x]), steps)
+            given = {n: jnp.concatenate([self.first[n], v]) for n, v in given.items()}
+        return jax.vmap(step)(*steps, given)
+
+    def _at_state(self, chain: ScannedChain, state: Array, read: Callable) -> Any:
+        """Read something of every step with another state before it."""
+        carry = list(self.carry)
+        carry[chain.leaf] = jnp.zeros_like(carry[chain.leaf]) + state
+        return self._each(read, carry)
+
+    # what is shown
+
+    def show(self) -> tuple[Any, Any]:
+        """Show the sites, and return the last carry and the outputs of the scan."""
+        samples = {n: m for n, m in self.shown.items() if m["type"] == "sample"}
+        steps = {
+            name: Steps.of(message["fn"])
+            for name, message in samples.items()
+            if name not in self.scan.chains
+        }
+
+        def read(carry: list[Any], y: Any, messages: dict) -> Any:
+            found = {
+                name: (step.read(messages[name]["fn"]), messages[name]["value"])
+                for name, step in steps.items()
+            }
+            return carry, y, found
+
+        padded = bool(self.scan.chains)
+        carry, ys, found = self._each(read, self.carry, padded)
+        plates = Plates(self.shown)
+        for name, message in samples.items():
+            value = None
+            if name in self.scan.chains:
+                fn = self._chain(self.scan.chains[name])
+            else:
+                arrays, values = found[name]
+                fn = steps[name].show(arrays, padded)
+                if message["is_observed"]:
+                    value = steps[name].show_value(values)
+            frames = tuple(message["cond_indep_stack"])
+            own = own_scale(message["scale"], frames, self.shown)
+            with plates.around(frames), scale(scale=own):
+                numpyro.sample(name, fn, obs=value)
+        last = [leaf[-1] for leaf in carry]
+        if padded:
+            ys = jax.tree.map(lambda y: y[1:], ys)
+        return jax.tree.unflatten(self.call.tree, last), ys
+
+    def _chain(self, chain: ScannedChain) -> dist.Distribution:
+        if chain.discrete:
+            return self._discrete_chain(chain)
+        return self._gaussian_chain(chain)
+
+    def _discrete_chain(self, chain: ScannedChain) -> DiscreteMarkovChain:
+        rank = self._rank(chain.name)
+        step = Steps.of(self.shown[chain.name]["fn"])
+
+        def probs(carry: Any, y: Any, messages: dict) -> Array:
+            return step.read(messages[chain.name]["fn"])["probs"]
+
+        first = self.first_fn[chain.name]
+        initial = Steps.of(first).read(first)["probs"]
+        states = jnp.arange(initial.shape[-1])
+        rows = jax.vmap(lambda state: self._at_state(chain, state, probs))(states)
+        rows = jnp.moveaxis(jnp.moveaxis(rows, 0, -2), 0, rank)
+        return DiscreteMarkovChain(initial, rows, validate_args=False)
+
+    def _gaussian_chain(self, chain: ScannedChain) -> LinearGaussianChain:
+        rank = self._rank(chain.name)
+        step = Steps.of(self.shown[chain.name]["fn"])
+
+        def moments(carry: Any, y: Any, messages: dict) -> tuple[Array, Array]:
+            return step.gaussian(messages[chain.name]["fn"])
+
+        def loc(state: Array) -> Array:
+            return self._at_state(chain, state, moments)[0]
+
+        first = self.first_fn[chain.name]
+        initial = Steps.of(first).gaussian(first)
+        dim = initial[0].shape[-1]
+        origin, cov = self._at_state(chain, jnp.zeros(()), moments)
+        columns = jax.vmap(lambda e: loc(e) - origin)(jnp.eye(dim, dtype=origin.dtype))
+        matrix = jnp.moveaxis(jnp.moveaxis(columns, 0, -1), 0, rank)
+        inputs = None
+        if chain.moved:
+            offset = jnp.moveaxis(origin, 0, rank)
+            matrix = jnp.concatenate([matrix, offset[..., None]], -1)
+            inputs = jnp.ones((self.call.length, 1), matrix.dtype)
+        return LinearGaussianChain(
+            *initial,
+            matrix,
+            jnp.moveaxis(cov, 0, rank),
+            inputs=inputs,
+            validate_args=False,
+        )
+
+
+def _zero(message: dict) -> Array:
+    dtype = int if message["fn"].support.is_discrete else float
+    return jnp.zeros(message["fn"].shape(), dtype)

@@ -1,0 +1,92 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is read off a program may depend on more than its latent sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax import Array, random
+import jax.numpy as jnp
+import numpy as np
+from numpyro.ops.provenance import eval_provenance
+
+from numpyro_svae.program.run.sites import Program
+
+__all__ = ["NOT_TRACEABLE", "at_others", "depends", "elsewhere"]
+
+# what a program raises that looks at the values of its arguments
+NOT_TRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def elsewhere(program: Program, read: Callable[[Program], Any]) -> Any:
+    """What is read off a program at other arguments and parameters than its own.
+
+    :param program: the program.
+    :param read: reads arrays.
+    :return: the arrays; those at its own ones if they are computed from none of them.
+    """
+    return read(at_others(program) if depends(program, read) else program)
+
+
+def depends(program: Program, read: Callable[[Program], Any]) -> bool:
+    """Whether what is read off a program is computed from arguments or parameters."""
+    leaves, rebuild = _arrays(program)
+
+    def traced(**own: Array) -> Any:
+        return read(rebuild(own))
+
+    try:
+        used = eval_provenance(traced, **leaves)
+    except NOT_TRACEABLE:
+        return bool(leaves)
+    return bool(union_of(used))
+
+
+def union_of(sets: Any) -> frozenset[str]:
+    """All names in a tree of sets, as ``eval_provenance`` gives it."""
+    leaves = jax.tree.leaves(sets, is_leaf=lambda x: isinstance(x, frozenset))
+    return frozenset().union(*leaves)
+
+
+def at_others(program: Program) -> Program:
+    """A program at other arguments and parameters than its own."""
+    leaves, rebuild = _arrays(program)
+    return rebuild({name: _other(leaf) for name, leaf in leaves.items()})
+
+
+def _arrays(program: Program) -> tuple[dict[str, Any], Callable[[dict], Program]]:
+    """The arrays among arguments and parameters, and a program that has others."""
+    given = program.args, program.kwargs, program.fixed
+    leaves, tree = jax.tree.flatten(given)
+    numbers = {str(i): x for i, x in enumerate(leaves) if _is_number(x)}
+
+    def rebuild(own: dict[str, Any]) -> Program:
+        every = [own.get(str(i), leaf) for i, leaf in enumerate(leaves)]
+        args, kwargs, fixed = jax.tree.unflatten(tree, every)
+        return replace(program, args=args, kwargs=kwargs, fixed=fixed)
+
+    return numbers, rebuild
+
+
+def _is_number(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        return False
+    return not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _other(leaf: Any) -> Array:
+    """Another array of the same kind, in the same range if it is of whole numbers."""
+    leaf = jnp.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return random.uniform(random.PRNGKey(1), leaf.shape, leaf.dtype)
+    return ~leaf if leaf.dtype == bool else jnp.max(leaf, initial=0) - leaf

@@ -1,0 +1,252 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Finds the chains that a program writes with ``numpyro.contrib.control_flow.scan``.
+
+The state of such a chain is a latent site of the body of the scan whose value the body
+carries to the next step, and its first state is a latent site from before the scan
+whose value the carry starts with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+from numpyro.contrib.control_flow.scan import scan_wrapper
+import numpyro.distributions as dist
+from numpyro.ops.provenance import eval_provenance
+from numpyro.primitives import Messenger
+
+from numpyro_svae.program.run.scan_calls import ScanCall, run_body
+from numpyro_svae.program.run.wrappers import peel
+
+__all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
+
+
+@dataclass(frozen=True)
+class ScannedChain:
+    """A chain that is spelled as a first site and the site of a scan.
+
+    :param name: the site in the body, which names the chain.
+    :param first: the site of the first state.
+    :param leaf: which leaf of the carry is the state before.
+    :param discrete: whether the states are discrete.
+    :param moved: whether a Gaussian state has another mean than a matrix times the
+        state before, from inputs or an offset.
+    """
+
+    name: str
+    first: str
+    leaf: int
+    discrete: bool
+    moved: bool = False
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan of a program.
+
+    :param chains: by the name of the site in its body.
+    :param latent: the other latent sites of its body.
+    """
+
+    chains: dict[str, ScannedChain] = field(default_factory=dict)
+    latent: frozenset[str] = frozenset()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.chains or name in self.latent
+
+    def split(self, name: str, path: Array, rank: int) -> dict[str, Array]:
+        """The values of the program's own sites, time leading.
+
+        :param name: a latent site of the body.
+        :param path: its values in the one-site spelling, with time after the batch.
+        :param rank: of the batch.
+        """
+        path = jnp.moveaxis(path, rank, 0)
+        if name in self.chains:
+            return {self.chains[name].first: path[0], name: path[1:]}
+        return {name: path[1:] if self.chains else path}
+
+
+def is_scanned(message: dict) -> bool:
+    """Whether the message of a site is from the body of a scan."""
+    return "_scan_current_index" in message["infer"]
+
+
+class _Recorder(Messenger):
+    """Collects the scans of a run, and what was sampled before them."""
+
+    def __init__(self, fn: Callable) -> None:
+        super().__init__(fn)
+        self.calls: list[tuple] = []
+        self.sampled: dict[str, dict] = {}
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+            self.calls.append(msg["args"])
+
+    def postprocess_message(self, msg: dict) -> None:
+        if msg["type"] == "sample" and not msg["is_observed"]:
+            self.sampled[msg["name"]] = msg
+
+
+def find_scans(
+    program: Any, values: dict[str, Any], default: Callable[[dict], Any]
+) -> tuple[Scan, ...]:
+    """The scans of a program, in the order in which it runs them.
+
+    :param program: the program, with concrete arguments and its parameters fixed.
+    :param values: random values of the global sites.
+    :param default: gives values of the other latent sites.
+    :raises ValueError: naming the site, if a latent site of a scan depends on the
+        steps before it but not as a chain does.
+    """
+    recorder = _Recorder(program.model)
+    replace(program, model=recorder).trace(values, default)
+    scans = []
+    for args in recorder.calls:
+        call = ScanCall.of(args, {**program.fixed, **values}, program.key)
+        scans.append(_read_scan(call, recorder.sampled, default))
+    return tuple(scans)
+
+
+def _read_scan(
+    call: ScanCall, sampled: dict[str, dict], default: Callable[[dict], Any]
+) -> Scan:
+    carry, _, messages = run_body(call, call.init, call.first_inputs(), {}, default)
+    body = {
+        name: message
+        for name, message in messages.items()
+        if message["type"] == "sample" and not message["is_observed"]
+    }
+    chains: dict[str, ScannedChain] = {}
+    for leaf, (start, end) in enumerate(zip(call.init, carry)):
+        name = _named(body, end)
+        if name is None:
+            continue
+        first = _named(sampled, start)
+        if first is None:
+            raise ValueError(
+                f"Site '{name}': the scan carries it from step to step, but does not "
+                "start from a latent site. Accepted: scan(step, first_state, ...) with "
+                "first_state the value of a latent site of the same kind."
+            )
+        _check_mask(name, body[name]["fn"])
+        _check_mask(first, sampled[first]["fn"])
+        discrete = jnp.issubdtype(jnp.result_type(end), jnp.integer)
+        chains[name] = ScannedChain(name, first, leaf, bool(discrete))
+    _check_carry(call, carry, body, chains)
+    found = {n: _with_moved(call, chain, body) for n, chain in chains.items()}
+    return Scan(found, frozenset(body) - frozenset(found))
+
+
+def _named(messages: dict[str, dict], value: Any) -> str | None:
+    """The site whose value an object is."""
+    return next((n for n, m in messages.items() if m["value"] is value), None)
+
+
+def _check_mask(name: str, fn: Any) -> None:
+    """The states of a chain all count: a mask would break it in the middle."""
+    if peel(fn)[1] is not None:
+        raise ValueError(
+            f"Site '{name}': found a mask on the states of a chain that is written as "
+            "a scan. Accepted: masks on the body's observed sites, and on potentials."
+        )
+
+
+def _check_carry(
+    call: ScanCall, carry: list[Any], body: dict, chains: dict[str, ScannedChain]
+) -> None:
+    """What is carried besides the states must not depend on anything latent."""
+    own = {chain.leaf for chain in chains.values()}
+    others = [leaf for leaf in range(len(carry)) if leaf not in own]
+    values = {name: message["value"] for name, message in body.items()}
+    before = {f"before {c.name}": call.init[c.leaf] for c in chains.values()}
+
+    def rest(**latent: Any) -> list[Any]:
+        state = list(call.init)
+        for chain in chains.values():
+            state[chain.leaf] = latent[f"before {chain.name}"]
+        given = {name: latent[name] for name in values}
+        carried, _, _ = run_body(call, state, call.first_inputs(), given)
+        return [carried[leaf] for leaf in others]
+
+    used = frozenset[str]().union(*eval_provenance(rest, **values, **before))
+    if used:
+        name = sorted(used & set(values) or body)[0]
+        raise ValueError(
+            f"Site '{name}': the scan carries something that is computed from it. "
+            "Accepted: a carry whose parts are the values of latent sites, as they "
+            "are, or do not depend on any latent site."
+        )
+
+
+def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain:
+    """Check that a Gaussian chain is linear, and find out if it has more than that.
+
+    :raises ValueError: naming the site, if its mean is not affine in the state before
+        it, or its covariance depends on that, or its states are no vectors.
+    """
+    fn = body[chain.name]["fn"]
+    if chain.discrete or _gaussian(fn) is None:
+        return chain
+    if not fn.event_shape:
+        raise ValueError(
+            f"Site '{chain.name}': the states of the scan are numbers. Accepted: "
+            "vectors, of one entry too, as Normal(loc, scale).to_event(1) with loc of "
+            "shape (..., 1), here and for the first state."
+        )
+    given = {name: jnp.zeros_like(m["value"]) for name, m in body.items()}
+    start = call.init[chain.leaf]
+
+    def at(state: Array) -> tuple[Array, Array]:
+        def one(x: Any) -> tuple[Array, Array]:
+            carry = list(call.init)
+            carry[chain.leaf] = state
+            _, _, messages = run_body(call, carry, x, given)
+            loc, spread = _gaussian(messages[chain.name]["fn"]) or (start, start)
+            return jnp.broadcast_to(loc, jnp.shape(start)), spread
+
+        return jax.vmap(one)(call.xs) if jax.tree.leaves(call.xs) else one(call.xs)
+
+    rng = np.random.default_rng(0)
+    state = jnp.asarray(rng.standard_normal(jnp.shape(start)), jnp.result_type(start))
+    at = jax.jit(at)
+    (origin, spread), (once, other) = at(jnp.zeros_like(state)), at(state)
+    twice, _ = at(2 * state)
+    if not jnp.all(jnp.isfinite(spread)):
+        raise ValueError(
+            f"Site '{chain.name}': in the scan it has no Cholesky factor of its "
+            "covariance, which is singular or not finite. Accepted of parts of a state "
+            "that move without noise: Normal(loc, scale, validate_args=False).to_event("
+            "1) with zeros in scale, MultivariateNormal(loc, scale_tril=L, "
+            "validate_args=False) with zeros on the diagonal of L, or "
+            "ns.LinearGaussianChain, which takes a singular transition_cov as it is."
+        )
+    if not (_alike(twice - once, once - origin) and _alike(spread, other)):
+        raise ValueError(
+            f"Site '{chain.name}': in the scan its mean is not affine in the state "
+            "before it, or its covariance depends on that. Accepted: "
+            "MultivariateNormal(F @ u, Q) with u made of that state and of inputs."
+        )
+    return replace(chain, moved=bool(jnp.any(origin != 0)))
+
+
+def _gaussian(fn: Any) -> tuple[Array, Array] | None:
+    """Location and scale of a Gaussian."""
+    fn, _, _ = peel(fn)
+    if isinstance(fn, dist.MultivariateNormal):
+        return fn.loc, fn.scale_tril
+    return (fn.loc, fn.scale) if isinstance(fn, dist.Normal) else None
+
+
+def _alike(found: Array, expected: Array) -> bool:
+    size = max(float(jnp.max(jnp.abs(expected))), 1e-6)
+    return bool(jnp.max(jnp.abs(found - expected)) < 1e-3 * size)

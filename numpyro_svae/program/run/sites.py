@@ -1,0 +1,288 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Run a NumPyro program at chosen latent values and look at its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.handlers import block, seed, substitute, trace
+from numpyro.util import not_jax_tracer
+
+from numpyro_svae.program.run.kinds import kind_of, lengths_of
+from numpyro_svae.program.run.one_site import OneSite
+from numpyro_svae.program.run.scans import Scan
+from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
+from numpyro_svae.program.run.wrappers import as_vectors, peel
+
+__all__ = [
+    "GaussianView",
+    "Program",
+    "Site",
+    "gaussian_view",
+    "is_gaussian",
+    "is_path",
+    "is_state",
+    "response_dim",
+    "unwrap",
+]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["outer", "value", "scale"],
+    meta_fields=["name", "observed", "frames"],
+)
+@dataclass(frozen=True)
+class Site:
+    """A sample site of one run, as a pytree.
+
+    The *positions* of a site are the entries that its underlying distribution is
+    independent over: its batch, and then those event dimensions that ``to_event`` (or
+    the time of a chain) added.
+
+    :param name: name of the site.
+    :param outer: the distribution as the program gave it.
+    :param value: the value at the site.
+    :param observed: whether the value is data.
+    :param frames: the plates around the site.
+    :param scale: factor of its log probability, from subsampling and handlers.
+    """
+
+    name: str
+    outer: dist.Distribution
+    value: Array
+    observed: bool
+    frames: tuple
+    scale: Array | float
+
+    @property
+    def fn(self) -> dist.Distribution:
+        """The underlying distribution, without ``expand``, ``to_event``, ``mask``."""
+        return unwrap(self.outer)[0]
+
+    @property
+    def mask(self) -> Array | None:
+        """Which positions count, if only in part; None for all of them."""
+        return unwrap(self.outer)[1]
+
+    @property
+    def entries(self) -> Array | None:
+        """Which entries of vectors of independent ones count, ``(*positions, D)``.
+
+        None if the mask of the positions says it all, as far as can be seen.
+        """
+        fn, mask, extra = peel(self.outer)
+        if mask is None or not (isinstance(fn, dist.Normal) and extra):
+            return None
+        if not_jax_tracer(mask):
+            seen = np.asarray(mask)
+            if np.array_equal(seen.any(-1), seen.all(-1)):
+                return None
+        shape = self.positions + tuple(self.outer.event_shape[-1:])
+        return None if mask.shape[-1] == 1 else jnp.broadcast_to(mask, shape)
+
+    @property
+    def extra(self) -> int:
+        """How many trailing position dimensions are event dimensions."""
+        return unwrap(self.outer)[2]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch, that of the plates."""
+        return self.outer.batch_shape
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Shape of the positions, for a site whose event is a vector at each."""
+        return self.batch_shape + tuple(self.outer.event_shape[: self.extra])
+
+
+def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]:
+    """The underlying distribution, its mask at the positions, and their extra rank."""
+    fn, mask, extra = peel(fn)
+    if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
+        return fn, None if mask is None else jnp.any(mask, -1), extra - 1
+    if is_path(fn):
+        mask = None if mask is None else mask[..., None]
+        return fn, _within_length(fn, mask), extra + 1  # the first dimension is time
+    return fn, mask, extra
+
+
+def _within_length(fn: Any, mask: Array | None) -> Array | None:
+    """The steps of chains that are not padding."""
+    lengths = lengths_of(fn)
+    if lengths is None:
+        return mask
+    exists = jnp.arange(fn.event_shape[0]) < jnp.asarray(lengths)[..., None]
+    return exists if mask is None else mask & exists
+
+
+def read_site(message: dict) -> Site:
+    """The site that a message of a trace describes."""
+    fn, value = message["fn"], message["value"]
+    if message["is_observed"] and _is_number(fn):
+        fn, value = as_vectors(fn, value)
+    return Site(
+        message["name"],
+        fn,
+        value,
+        message["is_observed"],
+        tuple(message["cond_indep_stack"]),
+        1.0 if message["scale"] is None else message["scale"],
+    )
+
+
+def _is_number(fn: dist.Distribution) -> bool:
+    return not fn.event_shape and isinstance(peel(fn)[0], dist.Normal)
+
+
+def is_gaussian(fn: dist.Distribution) -> bool:
+    """Whether a distribution is one of numbers, vectors, matrices or paths that are
+    jointly Gaussian."""
+    kind, matrix = kind_of(fn), isinstance(fn, dist.MatrixNormal)
+    return matrix or (kind is not None and not kind.discrete)
+
+
+def is_path(fn: dist.Distribution) -> bool:
+    """Whether the values of a distribution are paths, of vectors or of states."""
+    kind = kind_of(fn)
+    return kind is not None and kind.chain
+
+
+def is_state(fn: dist.Distribution) -> bool:
+    """Whether the values of a distribution are states, or paths of states."""
+    kind = kind_of(fn)
+    return kind is not None and kind.discrete
+
+
+class GaussianView(NamedTuple):
+    """Location ``(*positions, D)`` and covariance ``(..., D, D)`` by position.
+
+    The covariance may have less batch axes, where positions share it.
+    """
+
+    loc: Array
+    covariance: Array
+
+
+def gaussian_view(site: Site) -> GaussianView | None:
+    """The Gaussian at each position of a site; None if it is not a Gaussian vector."""
+    fn = site.fn
+    if isinstance(fn, dist.MultivariateNormal):
+        tril = fn.scale_tril
+        loc = jnp.broadcast_to(fn.loc, site.positions + fn.event_shape)
+        return GaussianView(loc, tril @ jnp.swapaxes(tril, -1, -2))
+    if isinstance(fn, dist.Normal) and len(site.outer.event_shape) == site.extra + 1:
+        shape = site.positions + site.outer.event_shape[-1:]
+        dtype = jnp.result_type(fn.loc, fn.scale, float)  # Normal(0, 1) is of integers
+        variance = _shared(jnp.asarray(fn.scale, dtype) ** 2, shape[-1])
+        covariance = variance[..., None] * jnp.eye(shape[-1], dtype=dtype)
+        loc = jnp.broadcast_to(jnp.asarray(fn.loc, dtype), shape)
+        return GaussianView(loc, covariance)
+    return None
+
+
+def _shared(variance: Array, dim: int) -> Array:
+    """Variances ``(..., D)`` without leading axes along which they are the same."""
+    variance = jnp.asarray(variance)
+    while variance.ndim > 1 and variance.shape[0] == 1:
+        variance = variance[0]
+    batch = variance.shape[:-1]
+    return jnp.broadcast_to(variance, (*batch, dim))
+
+
+def response_dim(site: Site) -> int | None:
+    """The dimension of the vectors at a Gaussian site or chain; None for others."""
+    kind = kind_of(site.fn)
+    return None if kind is None or kind.discrete else kind.size(site)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model with its arguments, ready to be run at chosen values.
+
+    :param model: the NumPyro program.
+    :param args: its positional arguments.
+    :param kwargs: its keyword arguments.
+    :param fixed: values of parameters and plates that every run shares.
+    :param key: random key for whatever a run draws.
+    :param scans: its scans; their sites are shown as those of whole chains.
+    :param numbers: its observed sites of numbers that have event dimensions; they are
+        shown as vectors of dimension one.
+    :param time_plates: its observed sites that have a plate over the steps of a chain,
+        with that plate; they are shown with time in their event.
+    """
+
+    model: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    key: Array
+    fixed: dict[str, Any] = field(default_factory=dict)
+    scans: tuple[Scan, ...] = ()
+    numbers: frozenset[str] = frozenset()
+    time_plates: dict[str, TimePlate] = field(default_factory=dict)
+
+    def trace(
+        self,
+        values: dict[str, Any],
+        default: Callable[[dict], Any] = lambda message: None,
+        expose: bool = False,
+    ) -> dict[str, dict]:
+        """Trace of a run with sites at given values.
+
+        :param values: values by site name.
+        :param default: gives the value of a latent site without one, from its message.
+        :param expose: whether enclosing handlers see the parameters and plates.
+        """
+        shown, model = ("param", "plate") if expose else (), self.model
+        if self.scans:
+            model = OneSite(model, self.scans, values, self.fixed, self.key)
+        data = {**self.fixed, **{n: jnp.asarray(v) for n, v in values.items()}}
+
+        def fill(message: dict) -> Any:
+            latent = message["type"] == "sample" and message["value"] is None
+            return default(message) if latent else None
+
+        with (
+            block(hide_fn=lambda message: message["type"] not in shown),
+            trace() as messages,
+            seed(rng_seed=self.key),
+            substitute(substitute_fn=fill),
+            substitute(data=data),
+        ):
+            model(*self.args, **self.kwargs)
+        return {name: self._as_read(message) for name, message in messages.items()}
+
+    def _as_read(self, message: dict) -> dict:
+        """A message as the reader has it."""
+        name = message["name"]
+        seen = message["type"] == "sample" and message["is_observed"]
+        if seen and name in self.time_plates:
+            return with_time_in_event(message, self.time_plates[name])
+        if seen and name in self.numbers:
+            fn, value = as_vectors(message["fn"], message["value"])
+            return {**message, "fn": fn, "value": value}
+        return message
+
+    def sites(self, values: dict[str, Any]) -> dict[str, Site]:
+        """The sample sites of a run with latent sites at given values."""
+        return sample_sites(self.trace(values))
+
+
+def sample_sites(messages: dict[str, dict]) -> dict[str, Site]:
+    """The sample sites of a trace, in program order."""
+    return {
+        name: read_site(message)
+        for name, message in messages.items()
+        if message["type"] == "sample"
+    }

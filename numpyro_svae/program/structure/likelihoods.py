@@ -1,0 +1,103 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Log likelihoods of a program as functions of one latent vector or path."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_svae.program.run.sites import Program
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.probing import plain_run
+
+__all__ = ["Likelihoods", "Statics"]
+
+
+class Statics:
+    """What is no array in a program. It is hashed, as a static argument of jit.
+
+    Two of them are equal if all parts are the same objects, or equal.
+
+    :param kind: the class of the program.
+    :param tree: how the leaves of its fields hang together.
+    :param leaves: those that are no arrays, by index.
+    """
+
+    def __init__(self, kind: type[Program], tree: Any, leaves: dict[int, Any]) -> None:
+        self.kind, self.tree, self.leaves = kind, tree, leaves
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.tree, tuple(self.leaves)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Statics):
+            return NotImplemented
+        same = (self.kind, self.tree) == (other.kind, other.tree)
+        return same and self.leaves.keys() == other.leaves.keys() and self._parts(other)
+
+    def _parts(self, other: Statics) -> bool:
+        pairs = ((leaf, other.leaves[i]) for i, leaf in self.leaves.items())
+        return all(_alike(own, theirs) for own, theirs in pairs)
+
+
+def _alike(own: Any, other: Any) -> bool:
+    if own is other:
+        return True
+    return type(own) is type(other) and bool(own == other)
+
+
+class Likelihoods:
+    """The log likelihoods of a program with its data.
+
+    :param statics: what is no array in the program.
+    :param arrays: its arrays, by index.
+    :param structure: its wiring.
+    """
+
+    def __init__(
+        self, statics: Statics, arrays: dict[int, Any], structure: Structure
+    ) -> None:
+        leaves = statics.leaves | arrays
+        ordered = [leaves[i] for i in range(len(leaves))]
+        known = jax.tree.unflatten(statics.tree, ordered)
+        self.program = statics.kind(**known)
+        self.structure = structure
+
+    @staticmethod
+    def split(program: Program) -> tuple[Statics, dict[int, Any]]:
+        """What is no array in a program, and its arrays."""
+        known = {f.name: getattr(program, f.name) for f in fields(program)}
+        leaves, tree = jax.tree.flatten(known)
+        arrays = {
+            i: leaf
+            for i, leaf in enumerate(leaves)
+            if isinstance(leaf, jax.Array | np.ndarray)
+        }
+        statics = {i: leaf for i, leaf in enumerate(leaves) if i not in arrays}
+        return Statics(type(program), tree, statics), arrays
+
+    def at(self, names: Collection[str], local: str, value: Array) -> dict[str, Array]:
+        """Log likelihoods of observed sites, per entry of their batch.
+
+        They have no scales. All other latent sites are where data are read.
+
+        :param names: the observed sites.
+        :param local: the latent site that they depend on.
+        :param value: its value.
+        """
+        messages = plain_run(self.program, self.structure, {local: value})
+        return {name: _log_prob(messages[name]) for name in names}
+
+
+def _log_prob(message: dict) -> Array:
+    known = message["intermediates"]
+    log_prob = message["fn"].log_prob(message["value"], *([known] if known else []))
+    return jnp.broadcast_to(log_prob, message["fn"].batch_shape)
