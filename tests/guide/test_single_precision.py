@@ -82,6 +82,22 @@ def groups(y, level, spread):
             numpyro.sample("y", seen, obs=y)
 
 
+def autoregression(y, level, spread):
+    """An autoregression of two steps: the state before moves without noise."""
+    companion = jnp.array([[0.8, 0.2], [1.0, 0.0]])
+    with numpyro.plate("sequences", N):
+        steps = ns.LinearGaussianChain(
+            jnp.ones(2) * level,
+            spread**2 * jnp.eye(2),
+            companion,
+            0.1 * spread**2 * jnp.diag(jnp.array([1.0, 0.0])),
+            num_steps=T,
+        )
+        x = numpyro.sample("x", steps)
+        loc = x @ jnp.array([[1.0, 0.2, 0.5], [0.0, 1.0, -0.5]])
+        numpyro.sample("y", dist.Normal(loc, noise()).to_event(2), obs=y)
+
+
 def loadings(y, level, spread):
     """A walk that is seen through weights and noise that are learnt."""
     scale = spread * jnp.eye(3, 2)
@@ -120,7 +136,10 @@ def data(model, level, spread):
     return np.asarray(seen["y"]["value"], np.float32)
 
 
-@pytest.fixture(scope="module", params=["chain", "vector", "mixture", "hmm", "groups"])
+PROBLEMS = ["chain", "vector", "mixture", "hmm", "groups", "autoregression"]
+
+
+@pytest.fixture(scope="module", params=PROBLEMS)
 def problem(request):
     return build(globals()[request.param])
 

@@ -12,6 +12,7 @@ the rest of v is a function of its parents, which nothing learnt has a part in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
@@ -42,17 +43,21 @@ class Support:
         """Whether the directions are entries of the state."""
         return Noisy(steps=self.basis).in_entries
 
+    def _like(self, other: Any) -> Array:
+        """E in the precision of another array."""
+        return jnp.asarray(self.basis, jnp.asarray(other).dtype)
+
     def seen(self, matrix: Array) -> Array:
         """``E' M`` of matrices ``(..., D, P)``."""
-        return jnp.asarray(self.basis.T, matrix.dtype) @ matrix
+        return self._like(matrix).T @ matrix
 
     def seen_vector(self, vector: Array) -> Array:
         """``E' v`` of vectors ``(..., D)``."""
-        return vector @ jnp.asarray(self.basis, vector.dtype)
+        return vector @ self._like(vector)
 
     def seen_covariance(self, covariance: Array) -> Array:
         """``E' C E`` of covariances ``(..., D, D)``."""
-        return self.seen(covariance) @ jnp.asarray(self.basis, covariance.dtype)
+        return self.seen(covariance) @ self._like(covariance)
 
     def unseen(self, matrix: Array) -> Array:
         """``(I - E E') M``, what there is without noise."""
@@ -60,8 +65,8 @@ class Support:
 
     def shown(self, matrix: Array) -> Array:
         """``E M`` of matrices ``(..., d, P)``."""
-        return jnp.asarray(self.basis, matrix.dtype) @ matrix
+        return self._like(matrix) @ matrix
 
     def shown_covariance(self, covariance: Array) -> Array:
         """``E C E'`` of covariances ``(..., d, d)``."""
-        return self.shown(covariance) @ jnp.asarray(self.basis.T, covariance.dtype)
+        return self.shown(covariance) @ self._like(covariance).T
