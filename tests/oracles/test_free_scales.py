@@ -203,3 +203,32 @@ def test_moments_of_the_root_of_an_inverse_gamma(x64):
     second = np.trapezoid(density * grid**2, np.log(grid), axis=0)
     np.testing.assert_allclose(fn.variance[1], (second - mean**2)[1], rtol=1e-6)
     assert fn.variance[0] == np.inf
+
+
+def test_spreads_of_a_population_are_standard_deviations(x64):
+    """Each entry of the members has a scale of its own, at its fixed point."""
+    y = np.random.default_rng(2).normal(0.0, [1.0, 4.0], (5, 2))
+    seen = np.array([[0.3, 0.5, 0.8, 0.4, 0.6]]).T
+
+    def model():
+        top = numpyro.sample("top", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+        prior = dist.HalfNormal(2.0).expand([2]).to_event(1)
+        spread = numpyro.sample("spread", prior)
+        with numpyro.plate("groups", len(y)):
+            member = dist.Normal(top, spread).to_event(1)
+            members = numpyro.sample("members", member)
+        with numpyro.plate("data", len(y)):
+            loc = members[jnp.arange(len(y))]
+            numpyro.sample("y", dist.Normal(loc, seen).to_event(1), obs=y)
+
+    guide = ns.AutoSVAE(model)
+    params, _ = steps(make_svi(model, guide, natural=0.5), 150)
+    found, natural = guide.get_posterior(params), params[guide._natural_name("spread")]
+    top, members = found["top"], found["members"]
+    away = (members.mean - top.mean) ** 2 + members.variance + top.variance
+    message = closest_gamma(of_precision, natural, dist.HalfNormal(2.0))
+    shape = message.concentration + len(y) / 2
+    np.testing.assert_allclose(natural.concentration, shape, rtol=1e-6)
+    rate = message.rate + jnp.sum(away, 0) / 2
+    np.testing.assert_allclose(natural.rate, rate, rtol=1e-6)
+    assert jnp.ptp(found["spread"].mean) > 1  # they are told apart
