@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import log, pi
 from typing import Any
 
+import jax
 from jax import Array, random
 import jax.numpy as jnp
 from jax.scipy.special import digamma
@@ -189,20 +190,20 @@ def _power(reading: Reading, site: Site, users: list[Site]) -> int | None:
 
     :return: None if that is none, or not the same everywhere.
     """
+
+    @jax.jit
+    def noises(value: Array) -> list[dict[str, Array]]:
+        sites = reading.program.sites({site.name: jnp.full(site.value.shape, value)})
+        found = (sites[user.name].fn for user in users)
+        return [{n: getattr(fn, n) for n in _SCALES if hasattr(fn, n)} for fn in found]
+
     powers = set[float]()
-    runs = [
-        reading.program.sites({site.name: np.full(np.shape(site.value), value)})
-        for value in (1.0, 2.0)
-    ]
-    for user in users:
-        before, after = (run[user.name].fn for run in runs)
-        for name, order in _SCALES.items():
-            if hasattr(before, name):
-                pair = (np.asarray(getattr(fn, name), float) for fn in (before, after))
-                first, second = pair
-                moved = (first != 0) & ~np.isclose(first, second, 1e-4)
-                ratio = np.log2(np.abs(second[moved] / first[moved])) / order
-                powers |= {float(x) for x in np.round(-2 * ratio, 2)}
+    for before, after in zip(noises(jnp.ones(())), noises(2 * jnp.ones(()))):
+        for name in before:
+            first, second = (np.asarray(fn[name], float) for fn in (before, after))
+            moved = (first != 0) & ~np.isclose(first, second, 1e-4)
+            ratio = np.log2(np.abs(second[moved] / first[moved])) / _SCALES[name]
+            powers |= {float(x) for x in np.round(-2 * ratio, 2)}
     found = powers.pop() if len(powers) == 1 else None
     return int(found) if found in (1, -1, -2) else None
 
