@@ -64,7 +64,7 @@ class AutoSVAE(FittedGuide):
     :param mean_field: whether coupled local sites (a discrete site or chain and the
         Gaussian sites that it picks components for) are independent under the guide.
         By default they are inferred jointly where that is tractable, which is exact
-        given what is said of them; where all of that is conjugate, its ELBO is never
+        given the messages to them; where all of that is conjugate, its ELBO is never
         the lower one. Chains are always independent of what they are coupled with.
     :param fixed_point: how the best product of independent coupled sites is found and
         differentiated, and how many sweeps there are for likelihoods that are not
@@ -159,7 +159,7 @@ class AutoSVAE(FittedGuide):
     ) -> tuple[
         dict[str, NaturalParameters], Bound, dict[str, Potential], dict, Program
     ]:
-        """Natural parameters, the program with its data, and what is said of it."""
+        """Natural parameters, the program with its data, and its potentials."""
         if not self.is_read:
             self._setup_prototype(*args, **kwargs)
         structure = self.structure

@@ -49,12 +49,12 @@ def _mapped(function: Callable, count: int, args: Any, out: Any) -> Callable:
     :param out: shapes of its results, likewise.
     """
     for axis in range(-1, -count - 1, -1):
-        places = [
+        batch_axes = [
             jax.tree.map(lambda x, i=axis: 0 if x.shape[i] > 1 else None, tree)
             for tree in (args, out)
         ]
-        if jax.tree.leaves(places[0]):
-            function = jax.vmap(function, *places)
+        if jax.tree.leaves(batch_axes[0]):
+            function = jax.vmap(function, *batch_axes)
     return function
 
 

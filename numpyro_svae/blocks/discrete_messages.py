@@ -59,10 +59,10 @@ def _scaled_messages(
 ) -> tuple[Array, Array, Array, Factors]:
     weight, row = scaled_weights(logs)
     weight = jnp.concatenate([weight, jnp.ones_like(weight[..., :1, :])], -2)
-    said = row + potential[:-1]
-    largest, last = finite_max(said, -2), finite_max(potential[-1:], -2)
-    entries, final = jnp.exp(said - largest), potential[-1:] - last
-    steps, at = by_step(weight, len(said))
+    reached = row + potential[:-1]
+    largest, last = finite_max(reached, -2), finite_max(potential[-1:], -2)
+    entries, final = jnp.exp(reached - largest), potential[-1:] - last
+    steps, at = by_step(weight, len(reached))
 
     def backwards(x: Array, xs: tuple) -> tuple[Array, Array]:
         step, entries = xs
@@ -70,7 +70,7 @@ def _scaled_messages(
         return entries * found[..., :-1, :] / found[..., -1:, :], found
 
     xs = steps, entries
-    _, found = lax.scan(backwards, jnp.exp(final)[0], xs, len(said), reverse=True)
+    _, found = lax.scan(backwards, jnp.exp(final)[0], xs, len(reached), reverse=True)
     sums, total = found[..., :-1, :], found[..., -1:, :]
     message, offset = row + jnp.log(sums), largest + jnp.log(total)
     later = jnp.concatenate([potential[:-1] + message - offset, final])[1:]

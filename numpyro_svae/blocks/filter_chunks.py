@@ -65,8 +65,8 @@ def _as_one(chunk: _Chunk) -> tuple[Dynamics, Potential]:
 
 def _hop(chunk: _Chunk, start: Gaussian) -> Gaussian:
     """From what is predicted of the start of a chunk to the same of its end."""
-    step, said = _as_one(chunk)
-    posterior, _ = said.condition(*start)
+    step, step_and_potential = _as_one(chunk)
+    posterior, _ = step_and_potential.condition(*start)
     return predict(posterior, step)
 
 

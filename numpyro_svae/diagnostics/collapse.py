@@ -31,7 +31,7 @@ def collapsed_sites(
     """Local sites that have collapsed, with what shows it.
 
     - The divergence of what is inferred together from its prior is about zero: data
-      have said nothing.
+      have no influence.
     - The means of a vector or path hardly vary between data beside its posterior
       variance: it says the same of all of them (the inactive units of Burda et al.,
       *Importance weighted autoencoders*, ICLR 2016).

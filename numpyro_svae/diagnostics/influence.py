@@ -21,7 +21,7 @@ class PriorShare(NamedTuple):
     """What a posterior owes to its prior.
 
     :param share: part of the posterior that is the prior's, between 0 (the data have
-        decided) and 1 (they have said nothing), for each member of the batch.
+        decided) and 1 (they have no influence), for each member of the batch.
     :param prior: pseudo-counts of the prior; None where information is no count.
     :param data: counts of the data, in the same units; None likewise.
     """

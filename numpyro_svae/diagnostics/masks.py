@@ -12,10 +12,10 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.kinds import lengths_of
-from numpyro_svae.program.run.positions import place_of, pull_to
+from numpyro_svae.program.run.positions import extent_of, pull_to
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups, scope
@@ -67,15 +67,15 @@ def in_plates(messages: Collection[dict], plates: tuple[str, ...]) -> np.ndarray
 
 def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:
     """Which positions of a local site have data, directly or by what depends on it."""
-    evidence, sites = Evidence(structure, bound, {}), bound.sites
+    factors, sites = ExpectedFactors(structure, bound, {}), bound.sites
     group = next(g for g in coupled_groups(structure) if name in g.discrete + g.states)
-    members, local = {*group.discrete, *group.states}, place_of(sites[name])
-    joined = {f.site for f in evidence.observed() if members & _of(structure, f)}
+    members, local = {*group.discrete, *group.states}, extent_of(sites[name])
+    joined = {f.site for f in factors.observed() if members & _of(structure, f)}
     joined |= {n for n, latents in structure.likelihoods.items() if members & latents}
     counts = jnp.zeros(local.positions)
     for site in joined:
-        place = place_of(sites[site])
-        counts = counts + pull_to(jnp.ones(place.positions), local, place, 0)
+        extent = extent_of(sites[site])
+        counts = counts + pull_to(jnp.ones(extent.positions), local, extent, 0)
     return (counts > 0) & (True if local.mask is None else local.mask)
 
 

@@ -102,10 +102,10 @@ def infer_window(
     )
     messages = plain_run(program, structure)
     with block(), substitute(data=params):
-        spoken, _ = recognise(guide.recognition, messages, args, kwargs, key)
+        recognised, _ = recognise(guide.recognition, messages, args, kwargs, key)
     bound = bind(program, structure, sample_sites(messages))
     potentials = {}
-    for name, potential in spoken.items():
+    for name, potential in recognised.items():
         timed = potential.batch_shape[-1:] == (2,)
         potentials[name] = potential.mask(jnp.array([False, seen]) if timed else False)
     naturals = {n: params[guide._natural_name(n)] for n in structure.priors}

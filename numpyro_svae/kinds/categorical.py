@@ -13,8 +13,8 @@ import numpyro.distributions as dist
 
 from numpyro_svae.blocks.discrete_chain import normalize
 from numpyro_svae.inference.factors.chains import log_probs
-from numpyro_svae.inference.factors.evidence import Evidence
-from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_said
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_logits
 from numpyro_svae.inference.local.kinds import DiscreteKind
 from numpyro_svae.program.read.rows import read_latent_row
 from numpyro_svae.program.read.wiring import Wiring
@@ -42,9 +42,11 @@ class CategoricalKind(DiscreteKind):
     def read(self, wiring: Wiring, site: Site) -> list[Factor]:
         return [read_latent_row(wiring, site)]
 
-    def infer(self, evidence: Evidence, name: str, said: Array) -> DiscreteBelief:
-        place = evidence.place(name)
-        logits = log_probs(evidence, name) + said
+    def infer(
+        self, factors: ExpectedFactors, name: str, message: Array
+    ) -> DiscreteBelief:
+        extent = factors.extent(name)
+        logits = log_probs(factors, name) + message
         log_sum, probs = normalize(logits)
         possible = jnp.isfinite(log_sum)
         log_sum = jnp.where(possible, log_sum, 0.0)[..., None]
@@ -53,13 +55,13 @@ class CategoricalKind(DiscreteKind):
         flat = jnp.log(jnp.where(possible, 1.0, probs))
         normal = jnp.where(possible, logits - log_sum, flat)
         marginal = dist.Categorical(logits=normal, validate_args=False)
-        entropy = per_entry(-jnp.sum(expected_said(probs, normal), -1), place)
-        possible = per_entry(1.0 * ~possible[..., 0], place) == 0
-        marginal = marginal.to_event(place.extra)
+        entropy = per_entry(-jnp.sum(expected_logits(probs, normal), -1), extent)
+        possible = per_entry(1.0 * ~possible[..., 0], extent) == 0
+        marginal = marginal.to_event(extent.extra)
         return DiscreteBelief(probs, None, entropy, possible, marginal)
 
     def expected_prior(
-        self, evidence: Evidence, name: str, belief: DiscreteBelief
+        self, factors: ExpectedFactors, name: str, belief: DiscreteBelief
     ) -> Array:
-        prior = expected_said(belief.probs, log_probs(evidence, name))
-        return per_entry(jnp.sum(prior, -1), evidence.place(name))
+        prior = expected_logits(belief.probs, log_probs(factors, name))
+        return per_entry(jnp.sum(prior, -1), factors.extent(name))

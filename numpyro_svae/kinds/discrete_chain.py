@@ -16,8 +16,8 @@ from numpyro_svae.blocks import discrete_chain
 from numpyro_svae.blocks.discrete_steps import finite_max
 from numpyro_svae.distributions import DiscreteMarkovChain
 from numpyro_svae.inference.factors.chains import discrete_prior
-from numpyro_svae.inference.factors.evidence import Evidence
-from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_said
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_logits
 from numpyro_svae.inference.local.kinds import DiscreteKind
 from numpyro_svae.program.read.rows import read_discrete_chain
 from numpyro_svae.program.read.wiring import Wiring
@@ -51,32 +51,34 @@ class DiscreteChainKind(DiscreteKind):
     ) -> list[Factor]:
         return read_discrete_chain(wiring, site) if blocks else []
 
-    def infer(self, evidence: Evidence, name: str, said: Array) -> DiscreteBelief:
-        place = evidence.place(name)
-        # What all states are told alike would drown the rest of the log normaliser.
-        said = said - finite_max(said)
-        initial, steps = discrete_prior(evidence, name)
-        found = discrete_chain.smooth(initial, steps, said)
+    def infer(
+        self, factors: ExpectedFactors, name: str, message: Array
+    ) -> DiscreteBelief:
+        extent = factors.extent(name)
+        # What is alike for all states would drown the rest of the log normaliser.
+        message = message - finite_max(message)
+        initial, steps = discrete_prior(factors, name)
+        found = discrete_chain.smooth(initial, steps, message)
         moments = found.probs, found.transition_probs
         path = DiscreteMarkovChain(
             found.initial_probs,
             found.transition_probs,
-            place.positions[-1],
+            extent.positions[-1],
             validate_args=False,
         )
-        terms = jnp.sum(expected_said(found.probs, said), (-2, -1))
+        terms = jnp.sum(expected_logits(found.probs, message), (-2, -1))
         terms = terms + discrete_chain.expected_log_density(initial, steps, *moments)
         possible = jnp.isfinite(found.log_normalizer)
         entropy = jnp.where(possible, found.log_normalizer - terms, 0.0)
-        possible = per_path(1.0 * ~possible, place) == 0
-        return DiscreteBelief(*moments, per_path(entropy, place), possible, path)
+        possible = per_path(1.0 * ~possible, extent) == 0
+        return DiscreteBelief(*moments, per_path(entropy, extent), possible, path)
 
     def expected_prior(
-        self, evidence: Evidence, name: str, belief: DiscreteBelief
+        self, factors: ExpectedFactors, name: str, belief: DiscreteBelief
     ) -> Array:
-        prior, moments = discrete_prior(evidence, name), (belief.probs, belief.steps)
+        prior, moments = discrete_prior(factors, name), (belief.probs, belief.steps)
         value = discrete_chain.expected_log_density(*prior, *moments)
-        return per_path(value, evidence.place(name))
+        return per_path(value, factors.extent(name))
 
     def draw_on(self, fn: Any, state: Array, key: Array) -> Array:
         first = one_hot(state, fn.num_states, dtype=fn.initial_probs.dtype)

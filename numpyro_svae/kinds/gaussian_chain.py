@@ -13,7 +13,7 @@ from jax import Array, random
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.inference.factors import messages
 from numpyro_svae.inference.factors.chains import chain_prior
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.beliefs import StateBelief
 from numpyro_svae.inference.local.kinds import GaussianKind
 from numpyro_svae.potentials import GaussianPotential
@@ -57,27 +57,29 @@ class GaussianChainKind(GaussianKind):
 
     def infer(
         self,
-        evidence: Evidence,
+        factors: ExpectedFactors,
         name: str,
-        said: GaussianPotential,
+        message: GaussianPotential,
         own: GaussianPotential | None,
     ) -> StateBelief:
-        posterior, path, entropy = chain_prior(evidence, name, own).infer(said)
-        entropy = per_path(entropy, evidence.place(name))
+        posterior, path, entropy = chain_prior(factors, name, own).infer(message)
+        entropy = per_path(entropy, factors.extent(name))
         moments = posterior.mean, posterior.covariance
         return StateBelief(*moments, path, entropy, posterior)
 
     def expected_prior(
-        self, evidence: Evidence, name: str, belief: StateBelief
+        self, factors: ExpectedFactors, name: str, belief: StateBelief
     ) -> Array:
         moments: tuple[Any, ...] = belief.path, belief.mean, belief.covariance
-        value = chain_prior(evidence, name).expected(*moments)
-        return per_path(value, evidence.place(name))
+        value = chain_prior(factors, name).expected(*moments)
+        return per_path(value, factors.extent(name))
 
-    def scores(self, evidence: Evidence, factor: Any, belief: StateBelief) -> Array:
-        regression, support = evidence.regression(factor), factor.support
+    def scores(
+        self, factors: ExpectedFactors, factor: Any, belief: StateBelief
+    ) -> Array:
+        regression, support = factors.regression(factor), factor.support
         if factor.role == "transition":
-            inputs = evidence.site(factor.site).fn.inputs
+            inputs = factors.site(factor.site).fn.inputs
             basis = None if support is None else support.basis
             path = belief.marginal
             return messages.expected_transitions(regression, path, inputs, basis)
@@ -87,7 +89,7 @@ class GaussianChainKind(GaussianKind):
             covariance = support.seen_covariance(covariance)
         return messages.expected_response(
             regression,
-            evidence.regressor(factor)[..., None, :],
+            factors.regressor(factor)[..., None, :],
             mean[..., None, :],
             covariance[..., None, :, :],
         )

@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.blocks.gaussian import condition
 from numpyro_svae.inference.factors import messages
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.beliefs import StateBelief
 from numpyro_svae.inference.local.kinds import GaussianKind
 from numpyro_svae.potentials import GaussianPotential
@@ -50,32 +50,34 @@ class VectorKind(GaussianKind):
 
     def infer(
         self,
-        evidence: Evidence,
+        factors: ExpectedFactors,
         name: str,
-        said: GaussianPotential,
+        message: GaussianPotential,
         own: GaussianPotential | None,
     ) -> StateBelief:
-        place = evidence.place(name)
-        prior = evidence.gaussian_prior(name) if own is None else messages.proper(own)
-        found = condition(prior.loc, prior.covariance, said)
+        extent = factors.extent(name)
+        prior = factors.gaussian_prior(name) if own is None else messages.proper(own)
+        found = condition(prior.loc, prior.covariance, message)
         mean, covariance, tril = found.mean, found.covariance, found.scale_tril
         marginal = dist.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
-        entropy = per_entry(marginal.entropy(), place)
-        marginal = marginal.to_event(place.extra)
+        entropy = per_entry(marginal.entropy(), extent)
+        marginal = marginal.to_event(extent.extra)
         return StateBelief(mean, covariance, None, entropy, marginal)
 
     def expected_prior(
-        self, evidence: Evidence, name: str, belief: StateBelief
+        self, factors: ExpectedFactors, name: str, belief: StateBelief
     ) -> Array:
-        factor = evidence.own(name)
-        given = evidence.regression(factor), evidence.regressor(factor)
+        factor = factors.own(name)
+        given = factors.regression(factor), factors.regressor(factor)
         prior = messages.expected_response(*given, belief.mean, belief.covariance)
-        return per_entry(prior, evidence.place(name))
+        return per_entry(prior, factors.extent(name))
 
-    def scores(self, evidence: Evidence, factor: Any, belief: StateBelief) -> Array:
+    def scores(
+        self, factors: ExpectedFactors, factor: Any, belief: StateBelief
+    ) -> Array:
         return messages.expected_response(
-            evidence.regression(factor),
-            evidence.regressor(factor)[..., None, :],
+            factors.regression(factor),
+            factors.regressor(factor)[..., None, :],
             belief.mean[..., None, :],
             belief.covariance[..., None, :, :],
         )

@@ -16,7 +16,7 @@ from numpyro.distributions import constraints
 
 from numpyro_svae.blocks import discrete_chain
 from numpyro_svae.distributions import DiscreteMarkovChain
-from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_said
+from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_logits
 from numpyro_svae.kinds import DiscreteKind
 from numpyro_svae.program.read.rows import read_discrete_chain
 from numpyro_svae.program.run.positions import per_path
@@ -52,9 +52,9 @@ class Paths(dist.Distribution):
         logs = map(log, (self.pairs.initial_probs, self.pairs.transition_probs))
         return discrete_chain.smooth(*logs, self.by_pair(log(seen))).log_normalizer
 
-    def by_pair(self, said):
+    def by_pair(self, message):
         """What is said of states, ``(..., K)``, of all pairs with them."""
-        return jnp.repeat(said, self.longest, -1)
+        return jnp.repeat(message, self.longest, -1)
 
 
 class SemiMarkovChain(Paths):
@@ -132,21 +132,21 @@ class SemiMarkovKind(DiscreteKind):
             )
         return read_discrete_chain(wiring, site)
 
-    def _logs(self, evidence, name):
+    def _logs(self, factors, name):
         """Expected logs of the first state, of transitions and of durations."""
-        fn, found = evidence.site(name).fn, []
+        fn, found = factors.site(name).fn, []
         for role in ("initial", "transition"):
-            factor = evidence.own(name, role)
+            factor = factors.own(name, role)
             known = factor.source.prior is None
             given = getattr(fn, f"{role}_probs")
-            found.append(log(given) if known else evidence.rows(factor))
+            found.append(log(given) if known else factors.rows(factor))
         return *found, log(fn.duration_probs)
 
-    def infer(self, evidence, name, said):
-        logs, place = self._logs(evidence, name), evidence.place(name)
+    def infer(self, factors, name, message):
+        logs, extent = self._logs(factors, name), factors.extent(name)
         states, longest = logs[-1].shape
         first, steps = of_pairs(*logs)
-        told = jnp.repeat(said, longest, -1)
+        told = jnp.repeat(message, longest, -1)
         found = discrete_chain.smooth(first, steps[None], told)
         pairs = DiscreteMarkovChain(
             found.initial_probs, found.transition_probs, validate_args=False
@@ -158,10 +158,10 @@ class SemiMarkovKind(DiscreteKind):
         ended = joint[..., 0, :, :].sum(-4)  # where nothing is left of a state
         begun = at[..., 0, :, :], ended.sum(-1), at[..., 0, :, :] + ended.sum(-3)
         belief = DiscreteBelief(at.sum(-1), begun, 0.0, True, Paths(pairs, longest))
-        terms = jnp.sum(expected_said(belief.probs, said), (-2, -1))
+        terms = jnp.sum(expected_logits(belief.probs, message), (-2, -1))
         terms = terms + self._expected(logs, begun)
-        possible = per_path(jnp.isfinite(found.log_normalizer), place)
-        entropy = per_path(found.log_normalizer - terms, place)
+        possible = per_path(jnp.isfinite(found.log_normalizer), extent)
+        entropy = per_path(found.log_normalizer - terms, extent)
         return belief._replace(entropy=entropy, possible=possible)
 
     def _expected(self, logs, begun):
@@ -169,9 +169,9 @@ class SemiMarkovKind(DiscreteKind):
         initial, transition, duration = logs
         first, moves, lasting = begun
         pairs = (first.sum(-1), initial, 1), (moves, transition, 2)
-        terms = [expected_said(n, x).sum(tuple(range(-k, 0))) for n, x, k in pairs]
-        return sum(terms, expected_said(lasting, duration).sum((-2, -1)))
+        terms = [expected_logits(n, x).sum(tuple(range(-k, 0))) for n, x, k in pairs]
+        return sum(terms, expected_logits(lasting, duration).sum((-2, -1)))
 
-    def expected_prior(self, evidence, name, belief):
-        value = self._expected(self._logs(evidence, name), belief.steps)
-        return per_path(value, evidence.place(name))
+    def expected_prior(self, factors, name, belief):
+        value = self._expected(self._logs(factors, name), belief.steps)
+        return per_path(value, factors.extent(name))

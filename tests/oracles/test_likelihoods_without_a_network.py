@@ -172,7 +172,7 @@ def test_gradients_are_those_of_the_best_bound(x64):
     """With the potentials held, though they depend on the parameters."""
     y = counts()
     guide = ns.AutoSVAE(poisson_system, fixed_point=EXACT)
-    guide.watch.said.add("ascent")
+    guide.watch.noticed.add("ascent")
     loading = 0.4 * np.resize(LOADING, (3, 10))
 
     @jax.jit

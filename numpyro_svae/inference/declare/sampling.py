@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 from numpyro_svae.inference.declare.declared import Total
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.priors.priors import Prior
-from numpyro_svae.program.run.positions import place_of, read_at
+from numpyro_svae.program.run.positions import extent_of, read_at
 from numpyro_svae.program.run.scans import Scan
 from numpyro_svae.program.run.sites import Site, is_path
 from numpyro_svae.program.run.wrappers import at_positions, peel
@@ -148,8 +148,8 @@ def sample_local(
         infer["average"] = local.average[name]
     states, selector = None, mixtures.get(name)
     if selector is not None:
-        places = place_of(sites[selector]), place_of(sites[name])
-        states = read_at(values[selector], *places, 0)
+        extents = extent_of(sites[selector]), extent_of(sites[name])
+        states = read_at(values[selector], *extents, 0)
     fn = drawn.get(name)
     if fn is None:
         fn = _masked(local.given(name, states), sites[name])

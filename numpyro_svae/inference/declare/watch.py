@@ -29,7 +29,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self.said: set[str] = set()
+        self.noticed: set[str] = set()
 
     def watch(self, local: LocalPosterior) -> LocalPosterior:
         """The same posterior, from which nothing can be read unwatched."""
@@ -48,7 +48,7 @@ class Watch:
 
     def _ascent(self, local: LocalPosterior) -> Array | None:
         found = {n: (c.sweeps, c.residual) for n, c in local.convergence.items()}
-        if not found or "ascent" in self.said:
+        if not found or "ascent" in self.noticed:
             return None
         ended = jnp.stack([~(residual <= 1) for _, residual in found.values()])
         return notice(jnp.any(ended), found, self._say_ascent)
@@ -68,7 +68,7 @@ class Watch:
 
     def _evidence(self, local: LocalPosterior) -> Array | None:
         entries = local.impossible
-        if not entries or "evidence" in self.said:
+        if not entries or "impossible" in self.noticed:
             return None
         lost = jnp.stack([jnp.any(bad) for bad in entries.values()])
         shapes = {name: bad.shape for name, bad in entries.items()}
@@ -85,7 +85,7 @@ class Watch:
                 size = int(np.prod(shapes[name]))
                 texts.append(f"'{name}' at {int(count)} of {size} entries from {place}")
         self._say(
-            "evidence",
+            "impossible",
             f"AutoSVAE: found data of probability zero under the model: "
             f"{'; '.join(texts)}. The bound is minus infinity there, and the posterior "
             "means nothing. It is not said again. Accepted: data that are possible; "
@@ -93,8 +93,8 @@ class Watch:
         )
 
     def _say(self, kind: str, text: str) -> None:
-        if kind not in self.said:
-            self.said.add(kind)
+        if kind not in self.noticed:
+            self.noticed.add(kind)
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 

@@ -23,7 +23,7 @@ from numpyro_svae.distributions.kl import (
 )
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference.factors import messages
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import per_entry
 from numpyro_svae.program.structure.factors import Factor, GaussianFactor, Source
@@ -46,21 +46,23 @@ class ChainPrior:
     noisy: Noisy = NOISY
     joined: bool = False
 
-    def condition(self, said: GaussianPotential) -> LinearGaussianChain:
+    def condition(self, message: GaussianPotential) -> LinearGaussianChain:
         """The posterior given a potential, backwards."""
-        return self.chain.condition(self._told(said))[0]
+        return self.chain.condition(self._with_leftover(message))[0]
 
-    def infer(self, said: GaussianPotential) -> tuple[LinearGaussianChain, Path, Array]:
+    def infer(
+        self, message: GaussianPotential
+    ) -> tuple[LinearGaussianChain, Path, Array]:
         """The posterior given a potential, its path, and its entropy."""
-        posterior, noisy = self.condition(said), self.noisy
+        posterior, noisy = self.condition(message), self.noisy
         path = Path.of(posterior)
         if noisy.everywhere:
             return posterior, path, posterior.entropy()
-        entropy = posterior_entropy(self.chain, self._told(said), noisy)
+        entropy = posterior_entropy(self.chain, self._with_leftover(message), noisy)
         return as_singular(posterior, self.chain, noisy), path, entropy
 
-    def _told(self, said: GaussianPotential) -> GaussianPotential:
-        return said if self.leftover is None else said + self.leftover
+    def _with_leftover(self, message: GaussianPotential) -> GaussianPotential:
+        return message if self.leftover is None else message + self.leftover
 
     def expected(self, path: Path, mean: Array, covariance: Array) -> Array:
         """The log density expected of a path.
@@ -80,20 +82,20 @@ class ChainPrior:
 
 
 def chain_prior(
-    evidence: Evidence, name: str, own: GaussianPotential | None = None
+    factors: ExpectedFactors, name: str, own: GaussianPotential | None = None
 ) -> ChainPrior:
     """Expected log density of a Gaussian chain.
 
     ``E log N(x'; F u, Q)`` is a proper transition times ``exp(-u' excess u / 2)``, a
     potential on the state in ``u = [x; inputs]``, times a constant.
 
-    :param evidence: the factors, averaged over the states of their selectors.
+    :param factors: the factors, averaged over the states of their selectors.
     :param name: the site of the chain.
-    :param own: what the first state is told by its prior, where that is a factor of
+    :param own: the message to the first state from its prior, where that is a factor of
         several sites.
     """
-    fn: Any = evidence.site(name).fn
-    initial, transition = (evidence.own(name, r) for r in ("initial", "transition"))
+    fn: Any = factors.site(name).fn
+    initial, transition = (factors.own(name, r) for r in ("initial", "transition"))
     first = fn.initial_loc, fn.initial_cov
     later = fn.transition_matrix, fn.transition_cov
     offset, leftover = jnp.zeros(()), None
@@ -101,18 +103,18 @@ def chain_prior(
     if initial.coupled:
         first = _first(fn, own)
     elif initial.source != Source():
-        regression = evidence.regression(initial)
-        weight, cov = _in_all_rows(evidence, initial, regression)
+        regression = factors.regression(initial)
+        weight, cov = _in_all_rows(factors, initial, regression)
         first = weight[..., 0], cov
         constant = messages.normalizer_gap(regression)
         constant = constant - 0.5 * regression.excess[..., 0, 0]
-        offset = offset + per_entry(constant, evidence.place(initial))
+        offset = offset + per_entry(constant, factors.extent(initial))
     if transition.source != Source() and fn.num_steps > 1:
-        regression = evidence.regression(transition)
-        later = _in_all_rows(evidence, transition, regression)
+        regression = factors.regression(transition)
+        later = _in_all_rows(factors, transition, regression)
         leftover, constant = _leftover(regression, fn)
         constant = constant + messages.normalizer_gap(regression)
-        offset = offset + per_entry(constant, evidence.place(transition))
+        offset = offset + per_entry(constant, factors.extent(transition))
     chain = LinearGaussianChain(
         *first,
         *later,
@@ -134,13 +136,13 @@ def _first(fn: Any, own: GaussianPotential | None) -> tuple[Array, Array]:
 
 
 def _in_all_rows(
-    evidence: Evidence, factor: GaussianFactor, regression: ExpectedRegression
+    factors: ExpectedFactors, factor: GaussianFactor, regression: ExpectedRegression
 ) -> tuple[Array, Array]:
     """The weight and the covariance of a part of a chain, with rows without noise."""
     weight, covariance, support = *regression[:2], factor.support
     if support is None:
         return weight, covariance
-    fixed: Any = evidence.bound.regressions[factor.site, factor.role].fixed
+    fixed: Any = factors.bound.regressions[factor.site, factor.role].fixed
     return support.shown(weight) + fixed, support.shown_covariance(covariance)
 
 
@@ -177,16 +179,16 @@ def _then_nothing(x: Array, num_steps: int, event_dim: int) -> Array:
     return jnp.pad(x, [(0, int(i == axis)) for i in range(x.ndim)])
 
 
-def discrete_prior(evidence: Evidence, name: str) -> tuple[Array, Array]:
+def discrete_prior(factors: ExpectedFactors, name: str) -> tuple[Array, Array]:
     """Expected log probabilities of a discrete chain.
 
     :return: of the first state, ``(..., K)``, and of the steps,
         ``(..., T - 1 or 1, K, K)``.
     """
-    fn: Any = evidence.site(name).fn
-    initial = _log_probs(evidence, evidence.own(name, "initial"), fn.initial_probs)
-    rows = evidence.own(name, "transition")
-    steps = _log_probs(evidence, rows, fn.transition_probs)
+    fn: Any = factors.site(name).fn
+    initial = _log_probs(factors, factors.own(name, "initial"), fn.initial_probs)
+    rows = factors.own(name, "transition")
+    steps = _log_probs(factors, rows, fn.transition_probs)
     if steps.ndim == 2:
         steps = steps[None]
     if fn.lengths is None:
@@ -197,19 +199,19 @@ def discrete_prior(evidence: Evidence, name: str) -> tuple[Array, Array]:
     return initial, jnp.where(exists[..., 1:, None, None], steps, uniform)
 
 
-def log_probs(evidence: Evidence, name: str) -> Array:
+def log_probs(factors: ExpectedFactors, name: str) -> Array:
     """Expected log probabilities of a categorical site, ``(..., K)``.
 
     They are zero where its prior is one of the factors of several sites.
     """
-    factor = evidence.own(name)
+    factor = factors.own(name)
     if factor.coupled:
-        return jnp.zeros(evidence.local(name).size)
-    return _log_probs(evidence, factor, evidence.site(name).fn.probs)
+        return jnp.zeros(factors.local(name).size)
+    return _log_probs(factors, factor, factors.site(name).fn.probs)
 
 
-def _log_probs(evidence: Evidence, factor: Factor, given: Array) -> Array:
+def _log_probs(factors: ExpectedFactors, factor: Factor, given: Array) -> Array:
     if factor.source.prior is not None:
-        return evidence.rows(factor)
+        return factors.rows(factor)
     possible = given > 0
     return jnp.where(possible, jnp.log(jnp.where(possible, given, 1.0)), -jnp.inf)

@@ -17,7 +17,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.forms import Form
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import clean, read_at
@@ -48,15 +48,15 @@ Statistics = dict[str, Array | Moments]
 """Expected statistics by site: moments, or probabilities ``(*positions, K)``."""
 
 
-def expected(evidence: Evidence, form: Form, statistics: Statistics) -> Array:
+def expected(factors: ExpectedFactors, form: Form, statistics: Statistics) -> Array:
     """The expectation of a factor at each position, zero where it is masked.
 
     :param statistics: of its sites.
     """
-    states, extra = len(form.selectors), form.place.positions
+    states, extra = len(form.selectors), form.extent.positions
 
     def seen(name: str, value: Array, event_dim: int) -> Array:
-        value = read_at(value, evidence.place(name), form.place, event_dim)
+        value = read_at(value, factors.extent(name), form.extent, event_dim)
         event = value.shape[value.ndim - event_dim :]
         return jnp.broadcast_to(value, (*extra, *event))
 
@@ -77,7 +77,7 @@ def expected(evidence: Evidence, form: Form, statistics: Statistics) -> Array:
         missing = value.ndim - probs.ndim
         axes = tuple(range(len(extra), len(extra) + missing))
         value = jnp.sum(value * jnp.expand_dims(probs, axes), -1)
-    return clean(form.place, value, 0)
+    return clean(form.extent, value, 0)
 
 
 def _together(means: list[Array], seconds: list[Array]) -> Array:
@@ -93,41 +93,41 @@ def _together(means: list[Array], seconds: list[Array]) -> Array:
 
 
 def _gradient(
-    evidence: Evidence, name: str, forms: Iterable[Form], statistics: Statistics
+    factors: ExpectedFactors, name: str, forms: Iterable[Form], statistics: Statistics
 ) -> Array | Moments:
     """Of the expectation of factors, by the statistics of a site."""
 
     def energy(own: Array | Moments) -> Array:
         total = jnp.zeros(())
         for form in forms:
-            value = expected(evidence, form, {**statistics, name: own})
-            total = total + form.place.scale * jnp.sum(value)
-        return total / evidence.place(name).scale
+            value = expected(factors, form, {**statistics, name: own})
+            total = total + form.extent.scale * jnp.sum(value)
+        return total / factors.extent(name).scale
 
     return jax.grad(energy)(statistics[name])
 
 
 def to_discrete(
-    evidence: Evidence, name: str, forms: Iterable[Form], statistics: Statistics
+    factors: ExpectedFactors, name: str, forms: Iterable[Form], statistics: Statistics
 ) -> Array:
     """Message to a discrete site, ``(*positions, K)``.
 
     :param forms: the factors that say it.
     :param statistics: of all of their sites.
     """
-    found = _gradient(evidence, name, forms, statistics)
+    found = _gradient(factors, name, forms, statistics)
     return jnp.asarray(found)
 
 
 def to_gaussian(
-    evidence: Evidence, name: str, forms: Iterable[Form], statistics: Statistics
+    factors: ExpectedFactors, name: str, forms: Iterable[Form], statistics: Statistics
 ) -> GaussianPotential:
     """Message to a Gaussian site; second moments of other ones have no part in it.
 
     :param forms: the factors that say it.
     :param statistics: of all of their sites.
     """
-    found = _gradient(evidence, name, forms, statistics)
+    found = _gradient(factors, name, forms, statistics)
     if not isinstance(found, Moments):
         raise TypeError(f"Site '{name}': {type(found).__name__} with Gaussian messages")
     precision = -(found.second + jnp.swapaxes(found.second, -1, -2))

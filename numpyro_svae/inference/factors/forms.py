@@ -27,8 +27,8 @@ from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.inference.factors import messages
 from numpyro_svae.inference.factors.chains import log_probs
 from numpyro_svae.inference.factors.densities import whitener_of
-from numpyro_svae.inference.factors.evidence import Evidence
-from numpyro_svae.program.run.positions import Place, clean, read_at
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.program.run.positions import Extent, clean, read_at
 from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["Form", "Origins", "form_of"]
@@ -42,7 +42,7 @@ class Form(NamedTuple):
     :param factor: the factor.
     :param vectors: its Gaussian sites.
     :param selectors: its discrete sites.
-    :param place: where it is.
+    :param extent: where it is.
     :param info: h, with event ``(P,)``.
     :param precision: J, with event ``(P, P)``.
     :param constant: c.
@@ -51,7 +51,7 @@ class Form(NamedTuple):
     factor: Factor
     vectors: tuple[str, ...]
     selectors: tuple[str, ...]
-    place: Place
+    extent: Extent
     info: Array
     precision: Array
     constant: Array
@@ -67,41 +67,41 @@ Origins = dict[str, Array]
 
 
 def form_of(
-    evidence: Evidence,
+    factors: ExpectedFactors,
     factor: Factor,
     origins: Origins | None = None,
     proper: bool = False,
 ) -> Form:
     """The form of a conditional, or of the prior of a site or what is seen of one.
 
-    :param evidence: the factors, given for each state.
+    :param factors: the factors, given for each state.
     :param factor: the factor; one of an observed site is conditioned on its value.
     :param origins: what is taken off Gaussian sites.
     :param proper: whether a prior is to be the density that is closest to it, of mass
         one whatever the sites are that it depends on.
     """
     if factor.form == "regression":
-        return _gaussian(evidence, factor, origins or {}, proper)
+        return _gaussian(factors, factor, origins or {}, proper)
     states: tuple[str, ...] = (factor.site,)
     if not factor.coupled:
-        logits = log_probs(evidence, factor.site)
+        logits = log_probs(factors, factor.site)
     else:
-        logits = evidence.table(factor)
-        latent = factor.site in evidence.structure.locals
+        logits = factors.table(factor)
+        latent = factor.site in factors.structure.locals
         states = (*factor.selectors, *(states if latent else ()))
     if proper:
         logits = log_softmax(logits, -1)
-    place = _place(evidence, factor)
-    return Form(factor, (), states, place, jnp.zeros(0), jnp.zeros((0, 0)), logits)
+    extent = _extent(factors, factor)
+    return Form(factor, (), states, extent, jnp.zeros(0), jnp.zeros((0, 0)), logits)
 
 
-def _place(evidence: Evidence, factor: Factor) -> Place:
-    whole = factor.site in evidence.structure.locals and factor.role == "value"
-    return evidence.place(factor.site if whole else factor)
+def _extent(factors: ExpectedFactors, factor: Factor) -> Extent:
+    whole = factor.site in factors.structure.locals and factor.role == "value"
+    return factors.extent(factor.site if whole else factor)
 
 
 def _gaussian(
-    evidence: Evidence,
+    factors: ExpectedFactors,
     factor: Factor,
     origins: Origins,
     proper: bool,
@@ -118,27 +118,27 @@ def _gaussian(
         \end{pmatrix}, \quad
         h = \begin{pmatrix} -P r \\ U^T (W^T P r - E u_0) \end{pmatrix}.
     """
-    place = _place(evidence, factor)
-    regression, c = evidence.regression(factor), evidence.regressor(factor)
+    extent = _extent(factors, factor)
+    regression, c = factors.regression(factor), factors.regressor(factor)
     if proper:
         regression = messages.proper_regression(regression)
     parents, selectors = factor.parents, factor.selectors
-    data = evidence.bound.regressions[factor.site, factor.role]
+    data = factors.bound.regressions[factor.site, factor.role]
     parent_map = data.parent_map
     if parent_map is None:
         parent_map = jnp.zeros((c.shape[-1], 0))
-    latent = factor.site in evidence.structure.locals
+    latent = factor.site in factors.structure.locals
 
     def origin(name: str) -> Array:
-        value = origins.get(name, jnp.zeros(evidence.local(name).size))
+        value = origins.get(name, jnp.zeros(factors.local(name).size))
         if name in origins:
-            value = read_at(value, evidence.place(name), place, 1)
-        return jnp.broadcast_to(value, (*place.positions, value.shape[-1]))
+            value = read_at(value, factors.extent(name), extent, 1)
+        return jnp.broadcast_to(value, (*extent.positions, value.shape[-1]))
 
     if latent:  # of a path, at the position of the factor
         v = origin(factor.site)
     else:
-        v = clean(place, data.value)
+        v = clean(extent, data.value)
     if any(name in origins for name in parents):
         x = jnp.concatenate([origin(name) for name in parents], -1)
         c = c + jnp.squeeze(parent_map @ x[..., None], -1)
@@ -146,11 +146,11 @@ def _gaussian(
         c, v, parent_map = c[..., None, :], v[..., None, :], _before(parent_map)
     form = _joint(regression, parent_map, c, v)
     if latent:
-        return Form(factor, (factor.site, *parents), selectors, place, *form)
+        return Form(factor, (factor.site, *parents), selectors, extent, *form)
     info, precision, constant = form
     dim = v.shape[-1]
     own = info[..., dim:], precision[..., dim:, dim:], constant
-    return Form(factor, parents, selectors, place, *own)
+    return Form(factor, parents, selectors, extent, *own)
 
 
 def _before(parent_map: Array) -> Array:

@@ -8,17 +8,17 @@ from __future__ import annotations
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.potentials import CategoricalPotential
 
 __all__ = ["known_labels"]
 
 
-def known_labels(evidence: Evidence, name: str) -> Array:
+def known_labels(factors: ExpectedFactors, name: str) -> Array:
     """Rules out all states but the label where one is known, counted or not."""
-    place, size = evidence.place(name), evidence.local(name).size
-    label = evidence.structure.labels.get(name)
+    extent, size = factors.extent(name), factors.local(name).size
+    label = factors.structure.labels.get(name)
     if label is None:
-        return jnp.zeros((*place.positions, size))
-    args = evidence.site(label).value, size, evidence.bound.seen[name]
+        return jnp.zeros((*extent.positions, size))
+    args = factors.site(label).value, size, factors.bound.seen[name]
     return CategoricalPotential.from_labels(*args).logits

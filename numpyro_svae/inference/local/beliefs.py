@@ -3,7 +3,7 @@
 
 """Posteriors of single local sites, and what they say to each other.
 
-Given all that is said of it, each site or chain has the posterior
+Given all messages to it, each site or chain has the posterior
 
     q(local)  proportional to  exp(expected log prior + messages + potential)
 
@@ -19,7 +19,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.distributions.kl import Path
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.labels import known_labels
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.potentials import GaussianPotential
@@ -30,13 +30,13 @@ __all__ = [
     "DiscreteBelief",
     "StateBelief",
     "divergence",
+    "expected_logits",
     "expected_potential",
-    "expected_said",
-    "heard",
     "infer_discrete",
     "infer_state",
+    "message_to",
     "observe_scored",
-    "said_of",
+    "potential_of",
     "scores",
 ]
 
@@ -76,126 +76,130 @@ class StateBelief(NamedTuple):
     marginal: Any
 
 
-def expected_said(probs: Array, said: Array) -> Array:
-    """``q_k said_k``, where an impossible state counts nothing."""
-    return probs * jnp.where(probs > 0, said, 0.0)
+def expected_logits(probs: Array, message: Array) -> Array:
+    """``q_k message_k``, where an impossible state counts nothing."""
+    return probs * jnp.where(probs > 0, message, 0.0)
 
 
-def infer_discrete(evidence: Evidence, name: str, said: Array) -> DiscreteBelief:
+def infer_discrete(
+    factors: ExpectedFactors, name: str, message: Array
+) -> DiscreteBelief:
     """Posterior of a discrete site or chain.
 
-    :param said: all that is said of it but its prior, ``(*positions, K)``.
+    :param message: the sum of messages to it but its prior's, ``(*positions, K)``.
     """
-    kind: Any = evidence.local(name).kind
-    said = clean(evidence.place(name), said) + known_labels(evidence, name)
-    return kind.infer(evidence, name, said)
+    kind: Any = factors.local(name).kind
+    message = clean(factors.extent(name), message) + known_labels(factors, name)
+    return kind.infer(factors, name, message)
 
 
 def infer_state(
-    evidence: Evidence,
+    factors: ExpectedFactors,
     name: str,
-    spoken: GaussianPotential | None,
+    recognised: GaussianPotential | None,
     coupled: GaussianPotential | None = None,
     own: GaussianPotential | None = None,
 ) -> StateBelief:
     """Posterior of a Gaussian site or chain.
 
-    :param evidence: the factors, averaged over the states of their selectors.
-    :param spoken: what the recognition function says of it.
+    :param factors: the factors, averaged over the states of their selectors.
+    :param recognised: what the recognition function says of it.
     :param coupled: what factors of several sites say of it.
     :param own: its prior, where that is such a factor.
     """
-    kind: Any = evidence.local(name).kind
-    return kind.infer(evidence, name, said_of(evidence, name, spoken, coupled), own)
+    kind: Any = factors.local(name).kind
+    return kind.infer(
+        factors, name, message_to(factors, name, recognised, coupled), own
+    )
 
 
 def divergence(
-    evidence: Evidence, name: str, belief: DiscreteBelief | StateBelief
+    factors: ExpectedFactors, name: str, belief: DiscreteBelief | StateBelief
 ) -> Array:
     """From the expected prior, per entry of the batch.
 
-    :param evidence: the factors, averaged over the states of their selectors.
+    :param factors: the factors, averaged over the states of their selectors.
     """
-    kind: Any = evidence.local(name).kind
-    return -belief.entropy - kind.expected_prior(evidence, name, belief)
+    kind: Any = factors.local(name).kind
+    return -belief.entropy - kind.expected_prior(factors, name, belief)
 
 
 def expected_potential(
-    evidence: Evidence, name: str, potential: Any, moments: Any
+    factors: ExpectedFactors, name: str, potential: Any, moments: Any
 ) -> Array:
     """What the recognition function says of a site, at each position.
 
     :param moments: mean and covariance, or the probabilities of the states.
     """
-    if evidence.local(name).discrete:
-        return jnp.sum(expected_said(moments, potential.logits), -1)
+    if factors.local(name).discrete:
+        return jnp.sum(expected_logits(moments, potential.logits), -1)
     return potential.expected(*moments)
 
 
 def observe_scored(
-    evidence: Evidence, probs: dict[str, Array], posterior: LocalPosterior
+    factors: ExpectedFactors, probs: dict[str, Array], posterior: LocalPosterior
 ) -> None:
     """Add likelihood terms of the observations that discrete sites select.
 
     :param probs: of the discrete sites, ``(*positions, K)``.
     """
     for name, own in probs.items():
-        for factor in evidence.scored(name):
-            states = evidence.spread_for(factor, own)
-            value = jnp.sum(expected_said(states, evidence.table(factor)), -1)
-            value = per_entry(value, evidence.place(factor))
+        for factor in factors.scored(name):
+            states = factors.spread_for(factor, own)
+            value = jnp.sum(expected_logits(states, factors.table(factor)), -1)
+            value = per_entry(value, factors.extent(factor))
             posterior.expect({factor.site: value})
-        label = evidence.structure.labels.get(name)
+        label = factors.structure.labels.get(name)
         if label is not None:  # counted by the divergence of the site itself
-            zero = jnp.zeros(evidence.place(label).batch_shape)
+            zero = jnp.zeros(factors.extent(label).batch_shape)
             posterior.expect({label: zero})
 
 
-def heard(
-    evidence: Evidence, name: str, spoken: GaussianPotential | None
+def potential_of(
+    factors: ExpectedFactors, name: str, recognised: GaussianPotential | None
 ) -> GaussianPotential:
     """What the recognition function says of the positions that count."""
-    place = evidence.place(name)
-    if spoken is None:
-        zeros = jnp.zeros((*place.positions, evidence.local(name).size))
+    extent = factors.extent(name)
+    if recognised is None:
+        zeros = jnp.zeros((*extent.positions, factors.local(name).size))
         return GaussianPotential(zeros, zeros)
-    return spoken if place.mask is None else spoken.mask(place.mask)
+    return recognised if extent.mask is None else recognised.mask(extent.mask)
 
 
-def said_of(
-    evidence: Evidence,
+def message_to(
+    factors: ExpectedFactors,
     name: str,
-    spoken: GaussianPotential | None,
+    recognised: GaussianPotential | None,
     coupled: GaussianPotential | None = None,
 ) -> GaussianPotential:
     """The recognition function's potential and the messages of other factors.
 
-    A position that is masked is told nothing, and keeps its prior.
+    A position that is masked has no message, and keeps its prior.
     """
-    said, mask = heard(evidence, name, spoken), evidence.place(name).mask
+    message, mask = potential_of(factors, name, recognised), factors.extent(name).mask
     others = [
-        evidence.parent_message(factor, name)
-        for factor in evidence.observed("regression", parent=name)
+        factors.parent_message(factor, name)
+        for factor in factors.observed("regression", parent=name)
     ]
     for other in [*others, *([] if coupled is None else [coupled])]:
-        said = said + (other if mask is None else other.mask(mask))
-    return said
+        message = message + (other if mask is None else other.mask(mask))
+    return message
 
 
 def scores(
-    evidence: Evidence, name: str, belief: StateBelief
+    factors: ExpectedFactors, name: str, belief: StateBelief
 ) -> list[tuple[GaussianFactor, Array]]:
     """Expected log densities, by state, of the factors of a Gaussian site.
 
-    :param evidence: the factors, given for each state of their selectors.
+    :param factors: the factors, given for each state of their selectors.
     :return: the factors that have a selector, with their scores at their positions,
         ``(*positions, K)``.
     """
-    kind: Any = evidence.local(name).kind
-    own = [f for f in evidence.parts(name) if f.source.selector and not f.coupled]
-    found = [(f, kind.scores(evidence, f, belief)) for f in own]
-    for factor in evidence.observed("regression", parent=name):
+    kind: Any = factors.local(name).kind
+    own = [f for f in factors.parts(name) if f.source.selector and not f.coupled]
+    found = [(f, kind.scores(factors, f, belief)) for f in own]
+    for factor in factors.observed("regression", parent=name):
         if factor.source.selector is not None:
-            table = evidence.given_parent(factor, name, belief.mean, belief.covariance)
+            table = factors.given_parent(factor, name, belief.mean, belief.covariance)
             found.append((factor, table))
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.structure.groups import coupled_groups, scope
 
@@ -20,14 +20,14 @@ __all__ = ["Datum", "data_of", "sending"]
 Shape = tuple[int, ...]
 
 
-def sending(evidence: Evidence) -> dict[str, tuple[str, ...]]:
+def sending(factors: ExpectedFactors) -> dict[str, tuple[str, ...]]:
     """The vectors that likelihoods with data send gradients to, with these.
 
-    :param evidence: the factors.
+    :param factors: the factors.
     """
     found = {}
-    for name, senders in evidence.structure.gradients.items():
-        seen = tuple(s for s in senders if evidence.site(s).observed)
+    for name, senders in factors.structure.gradients.items():
+        seen = tuple(s for s in senders if factors.site(s).observed)
         if seen:
             found[name] = seen
     return found
@@ -63,11 +63,11 @@ class Datum:
         return reduce(value, tuple(axes), keepdims=True)
 
     def bound(
-        self, evidence: Evidence, local: LocalPosterior, terms: dict[str, Array]
+        self, factors: ExpectedFactors, local: LocalPosterior, terms: dict[str, Array]
     ) -> Array:
         """The terms of each datum: expected log likelihoods, less divergences.
 
-        :param evidence: the factors.
+        :param factors: the factors.
         :param local: the posterior of the local sites.
         :param terms: the expected log likelihoods that have no closed form.
         """
@@ -79,7 +79,7 @@ class Datum:
                 value = terms[name]
             else:
                 value = local.expected_log_prob[name]
-            scale = evidence.site(name).scale
+            scale = factors.site(name).scale
             total = total + self._reduced(scale * value, name, jnp.sum)
         return total
 
@@ -91,27 +91,27 @@ class Datum:
         found = [self._reduced(values[n], n, jnp.max) for n in self.vectors]
         return jnp.max(jnp.stack(found), 0)
 
-    def at_positions(self, evidence: Evidence, name: str, value: Array) -> Array:
+    def at_positions(self, factors: ExpectedFactors, name: str, value: Array) -> Array:
         """Values of the data at the positions of a vector.
 
         :param value: of the shape of the data.
         """
-        place = evidence.place(name)
-        missing = value.ndim - len(place.batch_shape)  # of size one
+        extent = factors.extent(name)
+        missing = value.ndim - len(extent.batch_shape)  # of size one
         value = value.reshape(value.shape[missing:])
-        value = jnp.expand_dims(value, tuple(range(value.ndim, len(place.positions))))
-        return jnp.broadcast_to(value, place.positions)
+        value = jnp.expand_dims(value, tuple(range(value.ndim, len(extent.positions))))
+        return jnp.broadcast_to(value, extent.positions)
 
 
 def data_of(
-    evidence: Evidence, senders: dict[str, tuple[str, ...]]
+    factors: ExpectedFactors, senders: dict[str, tuple[str, ...]]
 ) -> tuple[Datum, ...]:
     """The groups of local sites that gradients are sent to.
 
-    :param evidence: the factors.
+    :param factors: the factors.
     :param senders: the vectors, with the likelihoods that send to them.
     """
-    structure, found = evidence.structure, []
+    structure, found = factors.structure, []
     for group in coupled_groups(structure):
         vectors = tuple(name for name in group.states if name in senders)
         if not vectors:
@@ -120,10 +120,10 @@ def data_of(
         names = [n for n in structure.locals if n in members]
         for factor in structure.factors:
             if members & set(scope(structure, factor)) and factor.site not in members:
-                if evidence.bound.active(factor.site, structure):
+                if factors.bound.active(factor.site, structure):
                     names.append(factor.site)
         names += [sender for name in vectors for sender in senders[name]]
         names += [structure.labels[n] for n in group.discrete if n in structure.labels]
-        batches = {n: tuple(evidence.site(n).batch_shape) for n in names}
+        batches = {n: tuple(factors.site(n).batch_shape) for n in names}
         found.append(Datum(vectors, batches))
     return tuple(found)

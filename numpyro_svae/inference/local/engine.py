@@ -16,7 +16,7 @@ from jax import Array
 import numpyro.distributions as dist
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.global_priors import divergence
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.groups import infer_locals
@@ -41,8 +41,8 @@ def local_posterior(
 ) -> LocalPosterior:
     """Infer the local sites at the posterior expectations of the globals."""
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
-    evidence = Evidence(structure, bound, moments)
-    return infer_locals(evidence, potentials, mean_field, fixed_point, examine)
+    factors = ExpectedFactors(structure, bound, moments)
+    return infer_locals(factors, potentials, mean_field, fixed_point, examine)
 
 
 @partial(jax.jit, static_argnames="structure")

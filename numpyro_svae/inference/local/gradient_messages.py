@@ -110,7 +110,7 @@ def message_of(moments: Moments, gradient: Moments) -> GaussianPotential:
 
 
 def remains(
-    moments: Moments, said: GaussianPotential, goal: GaussianPotential
+    moments: Moments, current: GaussianPotential, goal: GaussianPotential
 ) -> Array:
     """How far a message is from its goal, at each position, relative to that.
 
@@ -119,8 +119,8 @@ def remains(
     """
     mean, tril = moments
     turned, precision = jnp.swapaxes(tril, -1, -2), goal.full_precision()
-    change = precision - said.full_precision()
-    pull = goal.info_vector - said.info_vector - (change @ mean[..., None])[..., 0]
+    change = precision - current.full_precision()
+    pull = goal.info_vector - current.info_vector - (change @ mean[..., None])[..., 0]
 
     def size(info: Array, precision: Array) -> tuple[Array, Array]:
         first = jnp.abs((turned @ info[..., None])[..., 0])

@@ -6,7 +6,7 @@
 A sweep infers all local sites, and moves each potential a part of the way to the
 gradient of the expected log likelihood there,
 
-    said  <-  (1 - rate) said + rate goal,
+    current  <-  (1 - rate) current + rate goal,
 
 which is a natural-gradient step of its datum's bound. A step that makes this bound
 fall is not taken, and its rate is halved; after one that is taken it is doubled. The
@@ -23,7 +23,7 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.cubature import Cubature
 from numpyro_svae.inference.local.datum_bounds import data_of, sending
 from numpyro_svae.inference.local.fixed_point import FixedPoint
@@ -49,24 +49,24 @@ _TIGHTER = (0.0, 9.0, 99.0, 999.0)  # what starts add to prior precisions, times
 Potentials = dict[str, GaussianPotential]
 
 
-class _Place(NamedTuple):
+class _Point(NamedTuple):
     """Potentials, with what is known there.
 
-    :param said: the potentials.
+    :param current: the potentials.
     :param goal: where the messages would take them.
     :param bound: by datum, of each group.
     :param left: what the bound may still rise, in units of the tolerance, by datum of
         each group.
     """
 
-    said: Potentials
+    current: Potentials
     goal: Potentials
     bound: tuple[Array, ...]
     left: tuple[Array, ...]
 
 
 class _State(NamedTuple):
-    place: _Place
+    point: _Point
     rates: tuple[Array, ...]
     sweeps: Array
 
@@ -74,7 +74,7 @@ class _State(NamedTuple):
 class Sweeps:
     """The sweeps of one program.
 
-    :param evidence: the factors.
+    :param factors: the factors.
     :param likelihoods: the log likelihoods of the program.
     :param potentials: what the recognition function says of other sites.
     :param mean_field: whether coupled sites are made independent under the guide.
@@ -84,18 +84,18 @@ class Sweeps:
 
     def __init__(
         self,
-        evidence: Evidence,
+        factors: ExpectedFactors,
         likelihoods: Likelihoods,
         potentials: dict[str, Any],
         mean_field: bool,
         options: FixedPoint,
         rule: Cubature,
     ) -> None:
-        self.evidence, self.likelihoods = evidence, likelihoods
+        self.factors, self.likelihoods = factors, likelihoods
         self.potentials, self.mean_field = potentials, mean_field
         self.options, self.rule = options, rule
-        self.senders = sending(evidence)
-        self.data = data_of(evidence, self.senders)
+        self.senders = sending(factors)
+        self.data = data_of(factors, self.senders)
 
     def find(self) -> tuple[Potentials, dict[str, Convergence]]:
         """The potentials at which the sweeps end, and how they ended, by site."""
@@ -106,76 +106,82 @@ class Sweeps:
         state = _State(start, rates, jnp.zeros((), jnp.int32))
         state = lax.while_loop(self._goes_on, self._sweep, state)
         ended: dict[str, Convergence] = {}
-        for datum, left in zip(self.data, state.place.left):
+        for datum, left in zip(self.data, state.point.left):
             residual = jnp.max(left, initial=0.0)
             found = Convergence(state.sweeps, residual)
             ended |= dict.fromkeys(datum.vectors, found)
-        return state.place.said, ended
+        return state.point.current, ended
 
     # sweeps
 
     def _goes_on(self, state: _State) -> Array:
-        pairs = zip(state.place.left, state.rates)
+        pairs = zip(state.point.left, state.rates)
         moves = [jnp.any(~(left <= 1.0) & (r > _SHORTEST)) for left, r in pairs]
         return jnp.stack(moves).any() & (state.sweeps < self.options.max_sweeps)
 
     def _sweep(self, state: _State) -> _State:
-        place = state.place
-        said = {}
+        point = state.point
+        current = {}
         for datum, rate in zip(self.data, state.rates):
             for name in datum.vectors:
-                part = partial(_between, datum.at_positions(self.evidence, name, rate))
-                said[name] = jax.tree.map(part, place.said[name], place.goal[name])
-        found = self._look(said)
-        takes = tuple(map(_is_better, found.bound, found.left, place.bound, place.left))
-        kept = self._choose(takes, found, place)
+                part = partial(_between, datum.at_positions(self.factors, name, rate))
+                current[name] = jax.tree.map(
+                    part, point.current[name], point.goal[name]
+                )
+        found = self._look(current)
+        takes = tuple(map(_is_better, found.bound, found.left, point.bound, point.left))
+        kept = self._choose(takes, found, point)
         rates = tuple(
             jnp.where(take, jnp.minimum(1.0, 2.0 * rate), 0.5 * rate)
             for take, rate in zip(takes, state.rates)
         )
         return _State(kept, rates, state.sweeps + 1)
 
-    def _choose(self, takes: tuple[Array, ...], new: _Place, old: _Place) -> _Place:
+    def _choose(self, takes: tuple[Array, ...], new: _Point, old: _Point) -> _Point:
         """What is known at some potentials, by datum at the new or at the old ones."""
-        said, goal = {}, {}
+        current, goal = {}, {}
         for datum, take in zip(self.data, takes):
             for name in datum.vectors:
-                chosen = partial(_where, datum.at_positions(self.evidence, name, take))
-                said[name] = jax.tree.map(chosen, new.said[name], old.said[name])
+                chosen = partial(_where, datum.at_positions(self.factors, name, take))
+                current[name] = jax.tree.map(
+                    chosen, new.current[name], old.current[name]
+                )
                 goal[name] = jax.tree.map(chosen, new.goal[name], old.goal[name])
         bound, left = (
             tuple(map(jnp.where, takes, *pair))
             for pair in ((new.bound, old.bound), (new.left, old.left))
         )
-        return _Place(said, goal, bound, left)
+        return _Point(current, goal, bound, left)
 
-    def _look(self, said: Potentials) -> _Place:
+    def _look(self, current: Potentials) -> _Point:
         """Infer the local sites, and send them messages."""
-        local = self._infer(said)
+        local = self._infer(current)
         goal, left, terms = dict[str, Any](), dict[str, Array](), dict[str, Array]()
         for name, senders in self.senders.items():
-            place = self.evidence.place(name)
-            moments = moments_of(local.marginals[name], place.positions)
+            extent = self.factors.extent(name)
+            moments = moments_of(local.marginals[name], extent.positions)
             found, gradient = self._expected(name, senders, moments)
             message = message_of(moments, gradient)
-            if place.mask is not None:
-                message = message.mask(place.mask)
-            far = remains(moments, said[name], message)
-            if place.mask is not None:
-                far = jnp.where(place.mask, far, 0.0)
+            if extent.mask is not None:
+                message = message.mask(extent.mask)
+            far = remains(moments, current[name], message)
+            if extent.mask is not None:
+                far = jnp.where(extent.mask, far, 0.0)
             usable = jnp.isfinite(far)[..., None]
             goal[name] = GaussianPotential(
-                jnp.where(usable, message.info_vector, said[name].info_vector),
-                jnp.where(usable[..., None], message.precision, said[name].precision),
+                jnp.where(usable, message.info_vector, current[name].info_vector),
+                jnp.where(
+                    usable[..., None], message.precision, current[name].precision
+                ),
             )
             far = jnp.where(jnp.isfinite(far), far, jnp.inf)
             far = far**2 / self._tolerance(far.dtype)
-            left[name] = jnp.max(far, tuple(range(far.ndim - place.extra, far.ndim)))
+            left[name] = jnp.max(far, tuple(range(far.ndim - extent.extra, far.ndim)))
             terms |= found
-        bound = tuple(datum.bound(self.evidence, local, terms) for datum in self.data)
+        bound = tuple(datum.bound(self.factors, local, terms) for datum in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
         ends = tuple(datum.largest(left) for datum in self.data)
-        return _Place(said, goal, bound, ends)
+        return _Point(current, goal, bound, ends)
 
     def _tolerance(self, dtype: Any) -> float:
         """Of the square of a distance, which is about what a bound can still rise."""
@@ -183,9 +189,9 @@ class Sweeps:
             return self.options.tolerance
         return 1e-7 if dtype == jnp.float64 else 1e-5
 
-    def _infer(self, said: Potentials) -> LocalPosterior:
-        spoken = {**self.potentials, **said}
-        return infer_locals(self.evidence, spoken, self.mean_field, self.options)
+    def _infer(self, current: Potentials) -> LocalPosterior:
+        recognised = {**self.potentials, **current}
+        return infer_locals(self.factors, recognised, self.mean_field, self.options)
 
     def _expected(
         self, name: str, senders: tuple[str, ...], moments: Moments
@@ -194,12 +200,12 @@ class Sweeps:
 
         A message counts as often as what sends it does, beside its vector.
         """
-        own = self.evidence.place(name).scale
+        own = self.factors.extent(name).scale
 
         def total(moments: Moments) -> tuple[Array, dict[str, Array]]:
             found = self.expected(name, senders, moments)
             shares = (
-                jnp.sum(value * (self.evidence.site(sender).scale / own))
+                jnp.sum(value * (self.factors.site(sender).scale / own))
                 for sender, value in found.items()
             )
             return sum(shares, jnp.zeros(())), found
@@ -224,23 +230,23 @@ class Sweeps:
 
     # starts
 
-    def _start(self) -> _Place:
+    def _start(self) -> _Point:
         """The best start of several, by datum: the prior, or the prior made narrow.
 
         Where the prior is wide its expectations may overflow.
         """
         local = self._infer({name: self._nothing(name) for name in self.senders})
 
-        def at(tighter: Array) -> _Place:
-            said = {}
+        def at(tighter: Array) -> _Point:
+            current = {}
             for name in self.senders:
                 moments = moments_of(local.marginals[name], self._positions(name))
-                said[name] = narrowing(moments, tighter)
-            return self._look(said)
+                current[name] = narrowing(moments, tighter)
+            return self._look(current)
 
-        places = lax.map(at, jnp.asarray(_TIGHTER))
+        points = lax.map(at, jnp.asarray(_TIGHTER))
         best, *others = (
-            jax.tree.map(itemgetter(i), places) for i in range(len(_TIGHTER))
+            jax.tree.map(itemgetter(i), points) for i in range(len(_TIGHTER))
         )
         for other in others:
             takes = tuple(map(jnp.greater, other.bound, best.bound))
@@ -248,10 +254,10 @@ class Sweeps:
         return best
 
     def _positions(self, name: str) -> tuple[int, ...]:
-        return self.evidence.place(name).positions
+        return self.factors.extent(name).positions
 
     def _nothing(self, name: str) -> GaussianPotential:
-        zeros = jnp.zeros((*self._positions(name), self.evidence.local(name).size))
+        zeros = jnp.zeros((*self._positions(name), self.factors.local(name).size))
         return GaussianPotential(zeros, zeros)
 
 

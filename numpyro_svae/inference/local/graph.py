@@ -20,12 +20,12 @@ from numpyro_svae.blocks.graph import (
     GaussianTerm,
     TableTerm,
 )
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.forms import Origins
-from numpyro_svae.inference.local.beliefs import expected_said
+from numpyro_svae.inference.local.beliefs import expected_logits
 from numpyro_svae.inference.local.graph_terms import (
-    said_term,
-    spoken_term,
+    logits_term,
+    potential_term,
     term_of,
     uncounted_term,
 )
@@ -42,37 +42,37 @@ Term = GaussianTerm | TableTerm
 
 
 def infer_graph(
-    evidence: Evidence,
+    factors: ExpectedFactors,
     group: Group,
-    said: dict[str, Array],
-    spoken: dict[str, Any],
+    messages: dict[str, Array],
+    recognised: dict[str, Any],
     posterior: LocalPosterior,
 ) -> tuple[dict[str, Array], Array | None]:
     """Infer the sites of a graph jointly, and add them to a posterior.
 
-    :param evidence: the factors, given for each state.
+    :param factors: the factors, given for each state.
     :param group: the sites.
-    :param said: all that is said of each discrete site alone, ``(*positions, K)``.
-    :param spoken: what the recognition function says.
+    :param messages: the messages to each discrete site alone, ``(*positions, K)``.
+    :param recognised: what the recognition function says.
     :param posterior: of all local sites.
     :return: probabilities of the discrete sites, ``(*positions, K)``, and the total of
         all, where it is known in a better form than that of its terms.
     """
-    names = [n for n in evidence.structure.locals if n in group.discrete + group.states]
-    observed = _observed(evidence, group)
-    variables = tuple(variable_of(evidence.local(n), evidence.site(n)) for n in names)
-    axes = tuple(axes_of(evidence.site(name)) for name in names)
-    sizes = plate_sizes((*axes, *(_axes(evidence, f) for f in observed)))
+    names = [n for n in factors.structure.locals if n in group.discrete + group.states]
+    observed = _observed(factors, group)
+    variables = tuple(variable_of(factors.local(n), factors.site(n)) for n in names)
+    axes = tuple(axes_of(factors.site(name)) for name in names)
+    sizes = plate_sizes((*axes, *(_axes(factors, f) for f in observed)))
 
     def terms_about(origins: Origins) -> list[Term]:
-        """Priors, what is said of single sites, and what is observed."""
-        terms = [term_of(evidence, evidence.own(n), origins) for n in names]
-        terms += [said_term(evidence, n, said[n]) for n in group.discrete]
+        """Priors, messages to single sites, and what is observed."""
+        terms = [term_of(factors, factors.own(n), origins) for n in names]
+        terms += [logits_term(factors, n, messages[n]) for n in group.discrete]
         for n in group.states:
-            terms.append(spoken_term(evidence, n, spoken.get(n), origins))
+            terms.append(potential_term(factors, n, recognised.get(n), origins))
         for factor in observed:
-            scale = _scale(evidence, group, factor)
-            terms.append(term_of(evidence, factor, origins, scale))
+            scale = _scale(factors, group, factor)
+            terms.append(term_of(factors, factor, origins, scale))
         return terms
 
     located = graph.locate(variables, sizes, terms_about({}))
@@ -83,12 +83,12 @@ def infer_graph(
     values = [_expected(t, s) for t, s in zip(terms, found.terms)][len(names) :]
     kl = sum(map(jnp.sum, values), -found.log_normalizer)
     for factor, value in zip(observed, values[len(names) :]):
-        place = _axes(evidence, factor).to_positions(value)
-        entries = evidence.site(factor.site).batch_shape
-        value = jnp.sum(place, tuple(range(len(entries), place.ndim)))
-        posterior.expect({factor.site: value / _scale(evidence, group, factor)})
+        extent = _axes(factors, factor).to_positions(value)
+        entries = factors.site(factor.site).batch_shape
+        value = jnp.sum(extent, tuple(range(len(entries), extent.ndim)))
+        posterior.expect({factor.site: value / _scale(factors, group, factor)})
     shapes = tuple(sizes.items())
-    masked = (uncounted_term(evidence, evidence.own(n), origins) for n in names)
+    masked = (uncounted_term(factors, factors.own(n), origins) for n in names)
     uncounted = tuple(term for term in masked if term is not None)
     draw = terms, uncounted, found.log_normalizer, located, variables, axes, shapes
     posterior.draws.append(JointDraw(*draw))
@@ -99,31 +99,31 @@ def infer_graph(
         if table is not None:
             probs[name] = table
     of_states = dict(zip(group.states, values[len(group.discrete) :]))
-    heard = [value for name, value in of_states.items() if name in spoken]
-    for name in spoken.keys() & probs.keys():
-        heard.append(expected_said(probs[name], spoken[name].logits))
-    if any(evidence.place(name).mask is not None for name in names):
+    potential_of = [value for name, value in of_states.items() if name in recognised]
+    for name in recognised.keys() & probs.keys():
+        potential_of.append(expected_logits(probs[name], recognised[name].logits))
+    if any(factors.extent(name).mask is not None for name in names):
         return probs, None
-    total = found.log_normalizer - sum(map(jnp.sum, heard), jnp.zeros(()))
-    return probs, evidence.place(names[0]).scale * total
+    total = found.log_normalizer - sum(map(jnp.sum, potential_of), jnp.zeros(()))
+    return probs, factors.extent(names[0]).scale * total
 
 
-def _axes(evidence: Evidence, factor: Factor) -> Axes:
-    return axes_of(evidence.site(factor.site), evidence.place(factor).extra)
+def _axes(factors: ExpectedFactors, factor: Factor) -> Axes:
+    return axes_of(factors.site(factor.site), factors.extent(factor).extra)
 
 
-def _scale(evidence: Evidence, group: Group, factor: Factor) -> Array | float:
+def _scale(factors: ExpectedFactors, group: Group, factor: Factor) -> Array | float:
     """Scale of an observed site, in units of that of the graph."""
-    first = evidence.site((*group.discrete, *group.states)[0])
-    return evidence.site(factor.site).scale / first.scale
+    first = factors.site((*group.discrete, *group.states)[0])
+    return factors.site(factor.site).scale / first.scale
 
 
-def _observed(evidence: Evidence, group: Group) -> list[Factor]:
+def _observed(factors: ExpectedFactors, group: Group) -> list[Factor]:
     """Factors of the observed sites that more than one site of the graph is in, or a
     Gaussian one."""
     members, found = {*group.discrete, *group.states}, []
-    for factor in evidence.observed("regression", "statistics", "density"):
-        joined = scope(evidence.structure, factor)
+    for factor in factors.observed("regression", "statistics", "density"):
+        joined = scope(factors.structure, factor)
         alone = not factor.coupled and not factor.parents
         if alone or not members & set(joined):
             continue

@@ -17,7 +17,7 @@ from typing import Any
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.labels import known_labels
 from numpyro_svae.inference.local.beliefs import observe_scored
 from numpyro_svae.inference.local.fixed_point import FixedPoint
@@ -36,7 +36,7 @@ Logits = dict[str, Array]
 
 
 def infer_locals(
-    evidence: Evidence,
+    factors: ExpectedFactors,
     potentials: Potentials,
     mean_field: bool,
     options: FixedPoint,
@@ -44,7 +44,7 @@ def infer_locals(
 ) -> LocalPosterior:
     """Infer all local sites.
 
-    :param evidence: the factors.
+    :param factors: the factors.
     :param potentials: what the recognition function says, by site.
     :param mean_field: whether coupled sites are made independent under the guide.
     :param options: how the fixed point of a product of coupled sites is found.
@@ -52,49 +52,51 @@ def infer_locals(
     :return: their posterior.
     """
     posterior = LocalPosterior()
-    posterior.expect(evidence.data_log_probs())
+    posterior.expect(factors.data_log_probs())
     for name, value in posterior.expected_log_prob.items():
         posterior.impossible[name] = value == -jnp.inf
-        posterior.totals[name] = evidence.site(name).scale * jnp.sum(value)
-    for group in coupled_groups(evidence.structure):
-        said = {name: _said(evidence, name, potentials) for name in group.discrete}
+        posterior.totals[name] = factors.site(name).scale * jnp.sum(value)
+    for group in coupled_groups(factors.structure):
+        messages = {
+            name: _messages_to(factors, name, potentials) for name in group.discrete
+        }
         own = LocalPosterior()
         if group.kind == "graph":
-            probs, total = infer_graph(evidence, group, said, potentials, own)
-            observe_scored(evidence, probs, own)
-            total = sum_of_terms(evidence, own) if total is None else total
+            probs, total = infer_graph(factors, group, messages, potentials, own)
+            observe_scored(factors, probs, own)
+            total = sum_of_terms(factors, own) if total is None else total
         else:
-            args = evidence, group, said, potentials
+            args = factors, group, messages, potentials
             joint = group.kind == "mixture" and not mean_field
             ascent = options, own, examine
             belief = infer_joint(*args) if joint else infer_product(*args, *ascent)
-            belief.add_to(own, evidence)
-            total = sum_of_terms(evidence, own)
-            if _best(evidence, group, joint):
-                spoken = {n: p for n, p in potentials.items() if n in own.kl}
-                total = optimal_total(evidence, spoken, belief, total)
+            belief.add_to(own, factors)
+            total = sum_of_terms(factors, own)
+            if _best(factors, group, joint):
+                recognised = {n: p for n, p in potentials.items() if n in own.kl}
+                total = optimal_total(factors, recognised, belief, total)
         posterior.include(own, total)
     return posterior
 
 
-def _best(evidence: Evidence, group: Group, joint: bool) -> bool:
+def _best(factors: ExpectedFactors, group: Group, joint: bool) -> bool:
     """Whether what is inferred is the best posterior of its kind for its total.
 
     Observations of a position that is masked say nothing to it, and are scored all the
     same. Coordinate ascent may not have converged.
     """
     names = (*group.discrete, *group.states)
-    masked = any(evidence.place(name).mask is not None for name in names)
+    masked = any(factors.extent(name).mask is not None for name in names)
     return not masked and (joint or (group.kind == "product" and len(names) == 1))
 
 
-def _said(evidence: Evidence, name: str, potentials: Potentials) -> Array:
-    """All that is said of a discrete site by data and the recognition function."""
-    place, size = evidence.place(name), evidence.local(name).size
-    said = jnp.zeros((*place.positions, size))
-    for factor in evidence.scored(name):
-        said = said + evidence.to_selector(factor, evidence.table(factor))
-    spoken = potentials.get(name)
-    if spoken is not None:
-        said = said + clean(place, spoken.logits)
-    return said + known_labels(evidence, name)
+def _messages_to(factors: ExpectedFactors, name: str, potentials: Potentials) -> Array:
+    """The sum of messages to a discrete site from data and the recognition function."""
+    extent, size = factors.extent(name), factors.local(name).size
+    message = jnp.zeros((*extent.positions, size))
+    for factor in factors.scored(name):
+        message = message + factors.to_selector(factor, factors.table(factor))
+    recognised = potentials.get(name)
+    if recognised is not None:
+        message = message + clean(extent, recognised.logits)
+    return message + known_labels(factors, name)

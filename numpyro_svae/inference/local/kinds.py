@@ -10,7 +10,7 @@ from typing import Any
 
 from jax import Array
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.beliefs import DiscreteBelief, StateBelief
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.kinds import LocalKind
@@ -24,17 +24,19 @@ class DiscreteKind(LocalKind):
     discrete = True
 
     @abstractmethod
-    def infer(self, evidence: Evidence, name: str, said: Array) -> DiscreteBelief:
+    def infer(
+        self, factors: ExpectedFactors, name: str, message: Array
+    ) -> DiscreteBelief:
         """The posterior of a site.
 
-        :param evidence: the factors.
+        :param factors: the factors.
         :param name: the site.
-        :param said: all that is said of it but its prior, ``(*positions, K)``.
+        :param message: the sum of messages to it but its prior's, ``(*positions, K)``.
         """
 
     @abstractmethod
     def expected_prior(
-        self, evidence: Evidence, name: str, belief: DiscreteBelief
+        self, factors: ExpectedFactors, name: str, belief: DiscreteBelief
     ) -> Array:
         """The log density of the prior expected of a posterior, by entry of the batch.
 
@@ -51,32 +53,34 @@ class GaussianKind(LocalKind):
     @abstractmethod
     def infer(
         self,
-        evidence: Evidence,
+        factors: ExpectedFactors,
         name: str,
-        said: GaussianPotential,
+        message: GaussianPotential,
         own: GaussianPotential | None,
     ) -> StateBelief:
         """The posterior of a site.
 
-        :param evidence: the factors, averaged over the states of their selectors.
+        :param factors: the factors, averaged over the states of their selectors.
         :param name: the site.
-        :param said: all that is said of it but its prior.
+        :param message: the sum of messages to it but its prior's.
         :param own: its prior, where that is a factor of several sites.
         """
 
     @abstractmethod
     def expected_prior(
-        self, evidence: Evidence, name: str, belief: StateBelief
+        self, factors: ExpectedFactors, name: str, belief: StateBelief
     ) -> Array:
         """The log density of the prior expected of a posterior, by entry of the batch.
 
-        :param evidence: the factors, averaged over the states of their selectors.
+        :param factors: the factors, averaged over the states of their selectors.
         """
 
     @abstractmethod
-    def scores(self, evidence: Evidence, factor: Any, belief: StateBelief) -> Array:
+    def scores(
+        self, factors: ExpectedFactors, factor: Any, belief: StateBelief
+    ) -> Array:
         """The expected log density of one of its factors for each state that picks it,
         ``(*positions, K)``.
 
-        :param evidence: the factors, given for each state of their selectors.
+        :param factors: the factors, given for each state of their selectors.
         """

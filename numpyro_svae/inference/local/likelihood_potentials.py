@@ -14,7 +14,7 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.cubature import Cubature
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.gradient_messages import moments_of
@@ -69,9 +69,9 @@ def _find(
 ) -> Found:
     likelihoods = Likelihoods(statics, arrays, structure)
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
-    evidence = Evidence(structure, bound, moments)
+    factors = ExpectedFactors(structure, bound, moments)
     options = potentials, mean_field, fixed_point, rule
-    return Sweeps(evidence, likelihoods, *options).find()
+    return Sweeps(factors, likelihoods, *options).find()
 
 
 def with_likelihoods(
@@ -122,11 +122,16 @@ def _expected(
 ) -> dict[str, Array]:
     likelihoods = Likelihoods(statics, arrays, structure)
     sweeps = Sweeps(
-        Evidence(structure, bound, {}), likelihoods, {}, False, FixedPoint(), rule
+        ExpectedFactors(structure, bound, {}),
+        likelihoods,
+        {},
+        False,
+        FixedPoint(),
+        rule,
     )
     found: dict[str, Array] = {}
     for name, marginal in marginals.items():
-        moments = moments_of(marginal, sweeps.evidence.place(name).positions)
+        moments = moments_of(marginal, sweeps.factors.extent(name).positions)
         found |= sweeps.expected(name, sweeps.senders[name], moments)
     return found
 

@@ -48,7 +48,7 @@ class LocalPosterior:
         its site, summed over all entries and the sites of each group; by a site of the
         group.
     :param impossible: whether data have probability zero, per entry of the batch, by
-        the discrete site that they are said of, or by their own without local parents.
+        the discrete site that they belong to, or by their own without local parents.
     :param average: probabilities of the discrete sites that likelihoods are to be
         averaged over.
     :param components: of the Gaussian sites that are mixtures over a discrete site.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.factors import coupling
 from numpyro_svae.inference.factors.coupling import Moments, Statistics
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.forms import Form
 from numpyro_svae.inference.local.beliefs import (
     DiscreteBelief,
@@ -45,9 +45,9 @@ Logits = dict[str, Array]
 
 
 def infer_product(
-    evidence: Evidence,
+    factors: ExpectedFactors,
     group: Group,
-    said: Logits,
+    messages: Logits,
     potentials: Potentials,
     options: FixedPoint,
     posterior: LocalPosterior,
@@ -55,16 +55,16 @@ def infer_product(
 ) -> ProductBelief:
     """Infer the sites of a group as independent.
 
-    :param evidence: the factors, given for each state.
+    :param factors: the factors, given for each state.
     :param group: the sites.
-    :param said: all that is said of each discrete site alone, ``(*positions, K)``.
+    :param messages: the messages to each discrete site alone, ``(*positions, K)``.
     :param potentials: what the recognition function says.
     :param options: how the fixed point is found.
     :param posterior: of all local sites; how the ascent ended is added.
     :param examine: whether to find out if implicit gradients can be solved for.
     """
-    forms = joining_forms(evidence, {*group.discrete, *group.states})
-    product = _Product(evidence, group, said, potentials, forms)
+    forms = joining_forms(factors, {*group.discrete, *group.states})
+    product = _Product(factors, group, messages, potentials, forms)
     point = product.start()
     if len(group.discrete) + len(group.states) > 1:
         solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)
@@ -99,19 +99,21 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class _Product:
-    evidence: Evidence
+    factors: ExpectedFactors
     group: Group
-    said: Logits
+    messages: Logits
     potentials: Potentials
     forms: tuple[Form, ...]
 
     def start(self) -> _Point:
-        """Where sweeps start: with nothing said between the sites.
+        """Where sweeps start: with no messages between the sites.
 
         The Gaussian sites of a mixture start at their exact joint, since the average of
         all components is no place to start from.
         """
-        logits = {name: jnp.zeros_like(self.said[name]) for name in self.group.discrete}
+        logits = {
+            name: jnp.zeros_like(self.messages[name]) for name in self.group.discrete
+        }
         if self.group.kind == "mixture":
             logits = self._joint_messages()
         later = self._joined()[1:]
@@ -119,13 +121,13 @@ class _Product:
         if later:
             _, given = self._infer_discrete(logits)
             for name in later:
-                spoken = self.potentials.get(name)
-                place, size = self.evidence.place(name), self.evidence.local(name).size
-                nothing = jnp.zeros((*place.positions, size))
+                recognised = self.potentials.get(name)
+                extent, size = self.factors.extent(name), self.factors.local(name).size
+                nothing = jnp.zeros((*extent.positions, size))
                 if self._own(name):
                     means[name] = nothing
                 else:
-                    means[name] = nothing + infer_state(given, name, spoken).mean
+                    means[name] = nothing + infer_state(given, name, recognised).mean
         return _Point(logits, means)
 
     def _joined(self) -> list[str]:
@@ -134,11 +136,11 @@ class _Product:
         return [name for name in self.group.states if any(name in j for j in joined)]
 
     def _joint_messages(self) -> Logits:
-        evidence, (name,) = self.evidence, self.group.discrete
-        belief = infer_joint(evidence, self.group, self.said, self.potentials)
-        total = jnp.zeros_like(self.said[name])
+        factors, (name,) = self.factors, self.group.discrete
+        belief = infer_joint(factors, self.group, self.messages, self.potentials)
+        total = jnp.zeros_like(self.messages[name])
         for state, found in belief.components.items():
-            args = evidence, name, state, found, self.potentials
+            args = factors, name, state, found, self.potentials
             total = total + joint_scores(*args)
         return {name: total}
 
@@ -152,7 +154,9 @@ class _Product:
             message = self._to_discrete(name, statistics)
             total = logits[name] + message
             logits[name] = total - jnp.max(total, -1, keepdims=True)
-            belief = infer_discrete(self.evidence, name, self.said[name] + logits[name])
+            belief = infer_discrete(
+                self.factors, name, self.messages[name] + logits[name]
+            )
             statistics[name] = belief.probs
         means = {name: found.states[name].mean for name in point.means}
         return _Point(logits, means)
@@ -162,8 +166,8 @@ class _Product:
         discrete, given = self._infer_discrete(point.logits)
         statistics: Statistics = dict(given.probs)
         for name in self.group.states:
-            place, size = self.evidence.place(name), self.evidence.local(name).size
-            mean = point.means.get(name, jnp.zeros((*place.positions, size)))
+            extent, size = self.factors.extent(name), self.factors.local(name).size
+            mean = point.means.get(name, jnp.zeros((*extent.positions, size)))
             statistics[name] = Moments.of(mean, jnp.zeros(()))
         states = {}
         for name in self.group.states:
@@ -174,23 +178,23 @@ class _Product:
 
     def _infer_discrete(
         self, logits: Logits
-    ) -> tuple[dict[str, DiscreteBelief], Evidence]:
+    ) -> tuple[dict[str, DiscreteBelief], ExpectedFactors]:
         beliefs = {
-            name: infer_discrete(self.evidence, name, self.said[name] + logits[name])
+            name: infer_discrete(self.factors, name, self.messages[name] + logits[name])
             for name in self.group.discrete
         }
         probs = {name: belief.probs for name, belief in beliefs.items()}
-        return beliefs, self.evidence.given(probs)
+        return beliefs, self.factors.given(probs)
 
     def _infer_state(
-        self, given: Evidence, name: str, statistics: Statistics
+        self, given: ExpectedFactors, name: str, statistics: Statistics
     ) -> StateBelief:
-        spoken, own = self.potentials.get(name), self._own(name)
-        said = self._to_gaussian(name, self._others(name), statistics)
+        recognised, own = self.potentials.get(name), self._own(name)
+        messages = self._to_gaussian(name, self._others(name), statistics)
         if not own:
-            return infer_state(given, name, spoken, said)
+            return infer_state(given, name, recognised, messages)
         prior = self._to_gaussian(name, own, statistics)
-        return infer_state(given, name, spoken, said, prior)
+        return infer_state(given, name, recognised, messages, prior)
 
     # messages of the factors of several sites
 
@@ -207,17 +211,17 @@ class _Product:
     ) -> GaussianPotential | None:
         if not forms:
             return None
-        return coupling.to_gaussian(self.evidence, name, forms, statistics)
+        return coupling.to_gaussian(self.factors, name, forms, statistics)
 
     def _to_discrete(self, name: str, statistics: Statistics) -> Array:
         forms = [form for form in self.forms if name in form.scope]
-        return coupling.to_discrete(self.evidence, name, forms, statistics)
+        return coupling.to_discrete(self.factors, name, forms, statistics)
 
     def _scored(self, states: dict[str, StateBelief]) -> Logits:
         """Messages of the regressions of Gaussian sites to what picks them."""
-        logits = jax.tree.map(jnp.zeros_like, self.said)
+        logits = jax.tree.map(jnp.zeros_like, self.messages)
         for state, belief in states.items():
-            for factor, table in scores(self.evidence, state, belief):
+            for factor, table in scores(self.factors, state, belief):
                 name = str(factor.source.selector)
-                logits[name] = logits[name] + self.evidence.to_selector(factor, table)
+                logits[name] = logits[name] + self.factors.to_selector(factor, table)
         return logits

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.factors import coupling
 from numpyro_svae.inference.factors.coupling import Moments, Statistics
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.forms import Form, form_of
 from numpyro_svae.inference.local.beliefs import (
     DiscreteBelief,
@@ -44,29 +44,29 @@ class ProductBelief(NamedTuple):
 
     @staticmethod
     def expected(
-        evidence: Evidence, potentials: Potentials, moments: dict[str, Any]
+        factors: ExpectedFactors, potentials: Potentials, moments: dict[str, Any]
     ) -> Array:
         """What the recognition function says, times the scales of its sites."""
         total = jnp.zeros(())
         for name, potential in potentials.items():
-            said = expected_potential(evidence, name, potential, moments[name])
-            total = total + evidence.place(name).scale * jnp.sum(said)
+            message = expected_potential(factors, name, potential, moments[name])
+            total = total + factors.extent(name).scale * jnp.sum(message)
         return total
 
-    def add_to(self, posterior: LocalPosterior, evidence: Evidence) -> None:
+    def add_to(self, posterior: LocalPosterior, factors: ExpectedFactors) -> None:
         """Add the sites and their divergences, and what is expected of observations.
 
-        :param evidence: the factors, given for each state.
+        :param factors: the factors, given for each state.
         """
         probs = {name: found.probs for name, found in self.discrete.items()}
-        forms = joining_forms(evidence, {*self.discrete, *self.states})
+        forms = joining_forms(factors, {*self.discrete, *self.states})
         for name, found in self.discrete.items():
-            kl = divergence(evidence, name, found)
+            kl = divergence(factors, name, found)
             posterior.add_discrete(name, found, kl)
-            if name in evidence.averaged:
+            if name in factors.averaged:
                 posterior.average[name] = found.probs
-        observe_scored(evidence, probs, posterior)
-        given = evidence.given(probs)
+        observe_scored(factors, probs, posterior)
+        given = factors.given(probs)
         for name, state in self.states.items():
             # A prior that depends on other sites is counted with their factors.
             own = [form.factor for form in forms if form.factor.site == name]
@@ -75,11 +75,14 @@ class ProductBelief(NamedTuple):
             posterior.add(name, state.marginal, kl)
             for factor in given.observed("regression", parent=name):
                 value = given.given_parent(factor, name, state.mean, state.covariance)
-                posterior.expect({factor.site: per_entry(value, given.place(factor))})
-        self._add_forms(posterior, evidence, forms)
+                posterior.expect({factor.site: per_entry(value, given.extent(factor))})
+        self._add_forms(posterior, factors, forms)
 
     def _add_forms(
-        self, posterior: LocalPosterior, evidence: Evidence, forms: tuple[Form, ...]
+        self,
+        posterior: LocalPosterior,
+        factors: ExpectedFactors,
+        forms: tuple[Form, ...],
     ) -> None:
         """Add the factors of several sites."""
         statistics: Statistics = {n: found.probs for n, found in self.discrete.items()}
@@ -87,22 +90,22 @@ class ProductBelief(NamedTuple):
         for name, state in self.states.items():  # about the means
             statistics[name] = Moments(jnp.zeros_like(state.mean), state.covariance)
         for form in forms:
-            form = form_of(evidence, form.factor, origins)
-            value = coupling.expected(evidence, form, statistics)
-            value, site = per_entry(value, form.place), form.factor.site
+            form = form_of(factors, form.factor, origins)
+            value = coupling.expected(factors, form, statistics)
+            value, site = per_entry(value, form.extent), form.factor.site
             if site in posterior.kl:
                 posterior.kl[site] = posterior.kl[site] - value
             else:
                 posterior.expect({site: value})
 
 
-def joining_forms(evidence: Evidence, members: set[str]) -> tuple[Form, ...]:
+def joining_forms(factors: ExpectedFactors, members: set[str]) -> tuple[Form, ...]:
     """The factors of several of some sites that are no simple regressions."""
     found = (
         factor
-        for factor in evidence.structure.factors
+        for factor in factors.structure.factors
         if factor.coupled
-        and members & set(scope(evidence.structure, factor))
-        and evidence.bound.active(factor.site, evidence.structure)
+        and members & set(scope(factors.structure, factor))
+        and factors.bound.active(factor.site, factors.structure)
     )
-    return tuple(form_of(evidence, factor) for factor in found)
+    return tuple(form_of(factors, factor) for factor in found)

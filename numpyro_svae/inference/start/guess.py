@@ -21,7 +21,7 @@ from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters, RegressionNatural
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.start.counts import (
     add_statistics,
     spread_counts,
@@ -47,87 +47,87 @@ class Guess:
 
     :param key: random key.
     :param kind: in what it differs from others.
-    :param evidence: the factors; no moments of the blocks are read.
+    :param factors: the factors; no moments of the blocks are read.
     :param paths: estimates of latent vectors and paths, by site.
     """
 
     key: Array
     kind: Kind
-    evidence: Evidence
+    factors: ExpectedFactors
     paths: dict[str, Array]
 
     def naturals(self) -> dict[str, NaturalParameters]:
         """Natural parameters of all blocks."""
-        evidence = self.evidence
-        own = {name: self._block(name) for name in evidence.structure.priors}
+        factors = self.factors
+        own = {name: self._block(name) for name in factors.structure.priors}
         found = {name: start for name, start in own.items() if start is not None}
-        return from_below(evidence.structure, evidence.bound, self._priors, found)
+        return from_below(factors.structure, factors.bound, self._priors, found)
 
     @cached_property
     def _priors(self) -> dict[str, Any]:
         """Priors of all blocks, at the prior expectations of others."""
-        return priors_alone(self.evidence.structure, self.evidence.bound)
+        return priors_alone(self.factors.structure, self.factors.bound)
 
     @cached_property
     def _members(self) -> dict[str, Array]:
         """Memberships ``(*positions, K)``, by what picks the components."""
-        factors = self.evidence.structure.factors
+        factors = self.factors.structure.factors
         picks = [str(f.source.selector) for f in factors if f.source.selector]
         found = {}
         for index, name in enumerate(dict.fromkeys(picks)):
             key = random.fold_in(self.key, index) if index else self.key
-            args = key, self.kind, self.evidence, name, self.paths
+            args = key, self.kind, self.factors, name, self.paths
             found[name] = guess_members(*args)
         return found
 
     def _members_at(self, factor: Factor, batch: tuple[int, ...]) -> Array:
         """Memberships where a factor is."""
-        data = self.evidence.bound.regressions.get((factor.site, factor.role))
-        places = self.evidence.place(factor).positions
+        data = self.factors.bound.regressions.get((factor.site, factor.role))
+        positions = self.factors.extent(factor).positions
         picks = None if data is None or not batch else data.members
         cells = None if picks is None else jax.nn.one_hot(picks, batch[0])
         if factor.source.selector is not None:
             members = self._members[factor.source.selector]
-            members = self.evidence.spread_for(factor, members)
+            members = self.factors.spread_for(factor, members)
             if cells is None:
                 return members
             return jnp.einsum("...k,...kb->...b", members, cells)
         if cells is None:
-            return jnp.ones((*places, 1))
+            return jnp.ones((*positions, 1))
         if factor.form == "regression" and factor.selectors:
             key, paths = self.key, self.paths
-            return guess_cells(key, self.kind, self.evidence, factor, batch[0], paths)
+            return guess_cells(key, self.kind, self.factors, factor, batch[0], paths)
         return 1.0 * cells
 
     def _block(self, name: str) -> NaturalParameters | None:
         """Where a block starts that data or estimates say something of."""
-        structure, bound = self.evidence.structure, self.evidence.bound
+        structure, bound = self.factors.structure, self.factors.bound
         prior = self._priors[name]
         for factor in structure.factors:
             if name not in structure.blocks_of(factor):
                 continue
             if factor.form == "rows" and not factor.coupled:
-                place, used = self.evidence.place(factor), jnp.ones(())
+                extent, used = self.factors.extent(factor), jnp.ones(())
                 if factor.site in structure.labels:  # known or not
                     whole = factor.role == "value"
-                    mask = self.evidence.place(factor.site).mask if whole else None
-                    place = place._replace(mask=mask)
+                    mask = self.factors.extent(factor.site).mask if whole else None
+                    extent = extent._replace(mask=mask)
                 if factor.site in self._members:
                     members = self._members[factor.site]
                     used = jnp.any(members.reshape(-1, members.shape[-1]) > 0, 0)
                 picked = bound.picked.get((factor.site, factor.role))
                 if picked is None:
-                    return spread_counts(prior, place, 1.0 * used)
+                    return spread_counts(prior, extent, 1.0 * used)
                 size = structure.locals[factor.site].size
                 before = size if factor.role == "transition" else 0
-                return spread_rows(prior, picked, place, 1.0 * used, before)
+                return spread_rows(prior, picked, extent, 1.0 * used, before)
             if factor.form == "statistics":
                 if factor.source.selector is None:
                     continue
                 data = bound.statistics[factor.site, factor.role]
                 members = self._members_at(factor, prior.batch_shape)
-                place = self.evidence.place(factor)
-                return add_statistics(prior, data.log_prob, members, place)
+                extent = self.factors.extent(factor)
+                return add_statistics(prior, data.log_prob, members, extent)
             if factor.form == "regression":
                 found = self._weights_and_noise(name, factor)
                 if found is not None:
@@ -136,7 +136,7 @@ class Guess:
 
     def _weights_and_noise(self, name: str, factor: Factor) -> NaturalParameters | None:
         """Where a block of a Gaussian factor starts, alone or joined with others."""
-        structure, bound = self.evidence.structure, self.evidence.bound
+        structure, bound = self.factors.structure, self.factors.bound
         if not bound.active(factor.site, structure):
             return None
         block: Any = structure.priors[name]
@@ -153,7 +153,7 @@ class Guess:
             start = None if moved is None else moved.to_standard()
         else:
             members = self._members_at(factor, prior.df.shape)
-            args = factor, self.evidence, members, self.paths
+            args = factor, self.factors, members, self.paths
             start = residual_regressions(prior, *args)
         if start is None:
             return None
@@ -161,22 +161,22 @@ class Guess:
 
     def _moves(self, factor: Factor, batch: tuple[int, ...]) -> bool:
         """Whether a factor is a step whose states or dynamics are not known."""
-        latent = not self.evidence.site(factor.site).observed
+        latent = not self.factors.site(factor.site).observed
         return factor.role == "transition" and (bool(batch) or latent)
 
     def _regression(
         self, factor: Any, prior: RegressionNatural
     ) -> RegressionNatural | None:
-        site: Any = self.evidence.site(factor.site)
+        site: Any = self.factors.site(factor.site)
         switches = bool(prior.batch_shape)
         members = self._members_at(factor, prior.batch_shape)
         if self._moves(factor, prior.batch_shape):
             path = site.value if site.observed else self.paths.get(factor.site)
-            data = self.evidence.bound.regressions[factor.site, factor.role]
+            data = self.factors.bound.regressions[factor.site, factor.role]
             given = data.known is not None or data.fixed is not None
             if given and not switches:
                 return prior  # what is known says which coordinates these are
             if path is None or not switches:
                 return slow_dynamics(self.key, prior, site.fn.event_shape[-1])
-            return transitions(prior, factor, self.evidence, members, path)
-        return regressions(prior, factor, self.evidence, members, self.paths)
+            return transitions(prior, factor, self.factors, members, path)
+        return regressions(prior, factor, self.factors, members, self.paths)

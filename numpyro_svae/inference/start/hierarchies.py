@@ -32,7 +32,7 @@ def priors_alone(structure: Structure, bound: Bound) -> Naturals:
 def from_below(
     structure: Structure, bound: Bound, priors: Naturals, starts: Naturals
 ) -> Naturals:
-    """Starts of all blocks: the others have their prior, and what is said from below.
+    """Starts of all blocks: the others have their prior, and the messages from below.
 
     The last level comes first, and locations before the spread around them.
 

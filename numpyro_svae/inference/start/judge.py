@@ -14,7 +14,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.global_priors import divergence
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.groups import infer_locals
@@ -51,8 +51,8 @@ def bound_of(
 
     def lower_bound(naturals: Naturals) -> tuple[Array, dict[str, Array]]:
         moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
-        evidence = Evidence(structure, bound, moments)
-        local = infer_locals(evidence, potentials, mean_field, options)
+        factors = ExpectedFactors(structure, bound, moments)
+        local = infer_locals(factors, potentials, mean_field, options)
         value = sum(local.totals.values(), jnp.zeros(()))
         for name, natural in naturals.items():
             loss = divergence(structure, bound, name, natural, moments)

@@ -16,7 +16,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.start.clusters import scaled, spread_components
 from numpyro_svae.inference.start.values import changes_of, shown_values, values_of
 from numpyro_svae.program.structure.factors import Factor
@@ -37,26 +37,30 @@ class Kind(NamedTuple):
 
 
 def guess_members(
-    key: Array, kind: Kind, evidence: Evidence, selector: str, paths: dict[str, Array]
+    key: Array,
+    kind: Kind,
+    factors: ExpectedFactors,
+    selector: str,
+    paths: dict[str, Array],
 ) -> Array:
     """Memberships ``(*positions, K)`` from clusters of all that a site picks for.
 
     :param key: random key.
     :param kind: how many clusters, and how hard.
-    :param evidence: the factors.
+    :param factors: the factors.
     :param selector: the discrete site.
     :param paths: estimates of latent vectors and paths.
     """
-    place, size = evidence.place(selector), evidence.local(selector).size
-    total, shown = jnp.zeros(place.positions), list[Array]()
-    for factor in evidence.structure.factors:
+    extent, size = factors.extent(selector), factors.local(selector).size
+    total, shown = jnp.zeros(extent.positions), list[Array]()
+    for factor in factors.structure.factors:
         if factor.source.selector == selector:
-            found = _features(evidence, factor, paths)
+            found = _features(factors, factor, paths)
             if found is not None:
                 features, count = found
                 total, shown = total + count, [*shown, features]
-    known = known_members(evidence, selector)
-    flat, rows = math.prod(place.positions), jnp.zeros((*place.positions, 0))
+    known = known_members(factors, selector)
+    flat, rows = math.prod(extent.positions), jnp.zeros((*extent.positions, 0))
     features = jnp.concatenate([rows, *shown], -1).reshape(flat, -1)
     used = jnp.clip(jnp.round(jnp.asarray(kind.used) * size), 1, size)
     member = spread_components(
@@ -71,13 +75,13 @@ def guess_members(
     mixed = (1 - kind.blur) * member + kind.blur * alike
     if known is not None:
         mixed = jnp.where(jnp.any(known > 0, -1).reshape(-1, 1), member, mixed)
-    return mixed.reshape(*place.positions, size)
+    return mixed.reshape(*extent.positions, size)
 
 
 def guess_cells(
     key: Array,
     kind: Kind,
-    evidence: Evidence,
+    factors: ExpectedFactors,
     factor: Factor,
     size: int,
     paths: dict[str, Array],
@@ -89,58 +93,60 @@ def guess_cells(
 
     :param size: K.
     """
-    place, values = evidence.place(factor), values_of(evidence, factor, paths)
+    extent, values = factors.extent(factor), values_of(factors, factor, paths)
     if values is None:
-        return jnp.full((*place.positions, size), 1.0 / size)
-    shown, counts = shown_values(evidence, factor, values), jnp.ones(place.positions)
-    if place.mask is not None:
-        counts = jnp.broadcast_to(1.0 * place.mask, place.positions)
+        return jnp.full((*extent.positions, size), 1.0 / size)
+    shown, counts = shown_values(factors, factor, values), jnp.ones(extent.positions)
+    if extent.mask is not None:
+        counts = jnp.broadcast_to(1.0 * extent.mask, extent.positions)
     features = scaled(shown, counts).reshape(counts.size, -1)
     used = jnp.clip(jnp.round(jnp.asarray(kind.used) * size), 1, size)
     member = spread_components(key, features, counts.reshape(-1), size, None, used)
     alike = jnp.where(jnp.arange(size) < used, 1.0 / used, 0.0)
     mixed = (1 - kind.blur) * member + kind.blur * alike
-    return mixed.reshape(*place.positions, size)
+    return mixed.reshape(*extent.positions, size)
 
 
-def known_members(evidence: Evidence, selector: str) -> Array | None:
+def known_members(factors: ExpectedFactors, selector: str) -> Array | None:
     """One-hot memberships of the positions with a label; zeros elsewhere."""
-    label = evidence.structure.labels.get(selector)
-    seen = evidence.bound.seen.get(selector)
+    label = factors.structure.labels.get(selector)
+    seen = factors.bound.seen.get(selector)
     if label is None or seen is None:
         return None
-    site: Any = evidence.site(label)
-    place = evidence.place(selector)
-    size = evidence.local(selector).size
+    site: Any = factors.site(label)
+    extent = factors.extent(selector)
+    size = factors.local(selector).size
     known = jnp.where(
         seen[..., None], jax.nn.one_hot(site.value, size, dtype=float), 0.0
     )
-    return jnp.broadcast_to(known, (*place.positions, size))
+    return jnp.broadcast_to(known, (*extent.positions, size))
 
 
 def _features(
-    evidence: Evidence, factor: Factor, paths: dict[str, Array]
+    factors: ExpectedFactors, factor: Factor, paths: dict[str, Array]
 ) -> tuple[Array, Array] | None:
     """What a factor shows at the positions of its selector, and how often."""
-    place = evidence.place(factor)
+    extent = factors.extent(factor)
     if factor.form == "statistics":
-        data = evidence.bound.statistics[factor.site, factor.role]
+        data = factors.bound.statistics[factor.site, factor.role]
         leaves = jax.tree.leaves(data.statistics)
-        parts = [jnp.concatenate([x.reshape(*place.positions, -1) for x in leaves], -1)]
+        parts = [
+            jnp.concatenate([x.reshape(*extent.positions, -1) for x in leaves], -1)
+        ]
     elif factor.form == "regression" and factor.role == "transition":
-        parts = changes_of(evidence, factor, paths)
+        parts = changes_of(factors, factor, paths)
     elif factor.form == "regression" and factor.role == "value":
-        values = values_of(evidence, factor, paths)
-        parts = [] if values is None else [shown_values(evidence, factor, values)]
+        values = values_of(factors, factor, paths)
+        parts = [] if values is None else [shown_values(factors, factor, values)]
     else:
         parts = []
     if not parts:
         return None
-    ones = jnp.ones((*place.positions, 1))
-    counts = jnp.ones(place.positions)
-    if place.mask is not None:
-        counts = jnp.broadcast_to(1.0 * place.mask, place.positions)
+    ones = jnp.ones((*extent.positions, 1))
+    counts = jnp.ones(extent.positions)
+    if extent.mask is not None:
+        counts = jnp.broadcast_to(1.0 * extent.mask, extent.positions)
     features = jnp.concatenate([scaled(part, counts) for part in parts], -1)
-    times = evidence.to_selector(factor, ones)
-    sums = evidence.to_selector(factor, features)
+    times = factors.to_selector(factor, ones)
+    sums = factors.to_selector(factor, features)
     return sums / jnp.maximum(times, 1e-30), times[..., 0]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from numpyro_svae.families import RegressionNatural
 from numpyro_svae.families.matrices import transpose
 from numpyro_svae.families.regression import RegressionStandard
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.start.counts import weighted
 from numpyro_svae.inference.start.values import shown_values, values_of
 from numpyro_svae.program.run.positions import read_at
@@ -26,7 +26,7 @@ _LEAST_NOISE = 0.01  # of the variance of what is seen, where the regressors are
 def regressions(
     prior: RegressionNatural,
     factor: Factor,
-    evidence: Evidence,
+    factors: ExpectedFactors,
     members: Array,
     paths: dict[str, Array],
 ) -> RegressionNatural | None:
@@ -34,12 +34,12 @@ def regressions(
 
     :param prior: with batch ``(K,)`` or none.
     :param factor: the factor.
-    :param evidence: all of them.
+    :param factors: all of them.
     :param members: memberships ``(*positions, K)``, or ones for the only member.
     :param paths: estimates of latent vectors and paths.
     :return: None if either side is unknown.
     """
-    shown = _shown(factor, evidence, members, paths)
+    shown = _shown(factor, factors, members, paths)
     if shown is None:
         return None
     v, u, share, least = shown
@@ -51,7 +51,7 @@ def regressions(
 def residual_regressions(
     prior: RegressionStandard,
     factor: Factor,
-    evidence: Evidence,
+    factors: ExpectedFactors,
     members: Array,
     paths: dict[str, Array],
 ) -> RegressionStandard | None:
@@ -59,7 +59,7 @@ def residual_regressions(
 
     A fit is found first, and then the regression of what it leaves.
     """
-    shown = _shown(factor, evidence, members, paths)
+    shown = _shown(factor, factors, members, paths)
     if shown is None:
         return None
     v, u, share, least = shown
@@ -94,27 +94,27 @@ def residual_regressions(
 
 
 def _shown(
-    factor: Factor, evidence: Evidence, members: Array, paths: dict[str, Array]
+    factor: Factor, factors: ExpectedFactors, members: Array, paths: dict[str, Array]
 ) -> tuple[Array, Array, Array, Array] | None:
     """Responses, regressors, how much each counts, and scatter that there is at least.
 
     :return: None if either side is unknown.
     """
-    values = values_of(evidence, factor, paths)
-    data = evidence.bound.regressions[factor.site, factor.role]
+    values = values_of(factors, factor, paths)
+    data = factors.bound.regressions[factor.site, factor.role]
     if values is None:
         return None
-    place = evidence.place(factor)
-    v = shown_values(evidence, factor, values)
+    extent = factors.extent(factor)
+    v = shown_values(factors, factor, values)
     w = jnp.broadcast_to(data.regressor, (*v.shape[:-1], data.regressor.shape[-1]))
-    shown = _parents(factor, evidence, paths)
+    shown = _parents(factor, factors, paths)
     if shown is None:
         return None
     parent_map, x = shown
     if parent_map is not None:
         w = w + (parent_map @ x[..., None])[..., 0]
     v, u = data.to_block(v, w, len(factor.selectors))
-    share, eye = weighted(members, place), jnp.eye(v.shape[-1])
+    share, eye = weighted(members, extent), jnp.eye(v.shape[-1])
     if parent_map is None:
         return v, u, share, 0.0 * eye
     spread = jnp.sum(share * jnp.sum(_centred(v, share) ** 2, -1)[..., None], 0)
@@ -125,37 +125,37 @@ def _shown(
 def transitions(
     prior: RegressionNatural,
     factor: GaussianFactor,
-    evidence: Evidence,
+    factors: ExpectedFactors,
     members: Array,
     path: Array,
 ) -> RegressionNatural:
     """The prior with regressions of the states of a path on those before them."""
-    inputs, place = evidence.site(factor.site).fn.inputs, evidence.place(factor)
-    inputs = jnp.broadcast_to(inputs, (*place.positions, inputs.shape[-1]))
-    path = jnp.broadcast_to(path, (*place.batch_shape, *path.shape[-2:]))
+    inputs, extent = factors.site(factor.site).fn.inputs, factors.extent(factor)
+    inputs = jnp.broadcast_to(inputs, (*extent.positions, inputs.shape[-1]))
+    path = jnp.broadcast_to(path, (*extent.batch_shape, *path.shape[-2:]))
     w = jnp.concatenate([path[..., :-1, :], inputs], -1)
-    data = evidence.bound.regressions[factor.site, factor.role]
+    data = factors.bound.regressions[factor.site, factor.role]
     later = path[..., 1:, :]
     later = later if factor.support is None else factor.support.seen_vector(later)
     v, u = data.to_block(later, w, len(factor.selectors))
-    total = _sums(v, u, weighted(members, place))
+    total = _sums(v, u, weighted(members, extent))
     return prior + _as_batch(prior, total)
 
 
 def _parents(
-    factor: Factor, evidence: Evidence, paths: dict[str, Array]
+    factor: Factor, factors: ExpectedFactors, paths: dict[str, Array]
 ) -> tuple[Array | None, Array] | None:
     """How the latent regressors are placed, and estimates of them side by side."""
-    place = evidence.place(factor)
-    parent_map = evidence.bound.regressions[factor.site, factor.role].parent_map
+    extent = factors.extent(factor)
+    parent_map = factors.bound.regressions[factor.site, factor.role].parent_map
     if not factor.parents:
         return None, jnp.zeros(())
     if parent_map is None or not all(name in paths for name in factor.parents):
         return None
     parts = []
     for name in factor.parents:
-        found = read_at(paths[name], evidence.place(name), place, 1)
-        parts.append(jnp.broadcast_to(found, (*place.positions, found.shape[-1])))
+        found = read_at(paths[name], factors.extent(name), extent, 1)
+        parts.append(jnp.broadcast_to(found, (*extent.positions, found.shape[-1])))
     return parent_map, jnp.concatenate(parts, -1)
 
 

@@ -20,7 +20,7 @@ from jax import Array, lax, random
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.start.ascent import ascend
 from numpyro_svae.inference.start.guess import Guess
@@ -101,11 +101,11 @@ def find_start(
     :param potentials: what the recognition function says at the start.
     :param given: starts of blocks that are to stay as they are.
     """
-    evidence = Evidence(structure, bound, {})
-    paths = estimate_paths(evidence, potentials)
+    factors = ExpectedFactors(structure, bound, {})
+    paths = estimate_paths(factors, potentials)
 
     def guess(key: Array, kind: Kind, paths: dict[str, Array]) -> Naturals:
-        return Guess(key, kind, evidence, paths).naturals() | given
+        return Guess(key, kind, factors, paths).naturals() | given
 
     if search.guesses == 1 or not _searches(structure, given, potentials):
         return guess(key, Kind(), paths)
@@ -121,7 +121,7 @@ def find_start(
         index, own_key, kind = chosen
         shown = best.paths
         if not picks:
-            other = turned(own_key, evidence, paths)
+            other = turned(own_key, factors, paths)
             shown = jax.tree.map(partial(jnp.where, index == 0), paths, other)
         naturals = guess(own_key, kind, shown)
         if smooth:

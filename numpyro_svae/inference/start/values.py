@@ -11,90 +11,94 @@ from typing import Any
 from jax import Array, random
 import jax.numpy as jnp
 
-from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.potentials import GaussianPotential
-from numpyro_svae.program.run.positions import Place, clean, pull_to, read_at
+from numpyro_svae.program.run.positions import Extent, clean, pull_to, read_at
 from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["changes_of", "estimate_paths", "shown_values", "turned", "values_of"]
 
 
-def estimate_paths(evidence: Evidence, potentials: dict[str, Any]) -> dict[str, Array]:
+def estimate_paths(
+    factors: ExpectedFactors, potentials: dict[str, Any]
+) -> dict[str, Array]:
     """Estimates ``(*positions, D)`` of the latent vectors and paths that are shown.
 
     They are what the recognition function says, or else what a known loading shows, or
     the principal coordinates of the data, which have unit variance.
 
-    :param evidence: the factors.
+    :param factors: the factors.
     :param potentials: what the recognition function says.
     """
     found: dict[str, Array] = {}
-    for name, local in evidence.structure.locals.items():
+    for name, local in factors.structure.locals.items():
         if local.discrete:
             continue
         if name in potentials:
-            found[name] = _said_mean(potentials[name])
+            found[name] = _potential_mean(potentials[name])
             continue
-        for factor in evidence.structure.factors:
-            if name in factor.parents and evidence.site(factor.site).observed:
-                found[name] = _shown_mean(evidence, name, factor)
+        for factor in factors.structure.factors:
+            if name in factor.parents and factors.site(factor.site).observed:
+                found[name] = _shown_mean(factors, name, factor)
                 break
     return found
 
 
-def _said_mean(potential: GaussianPotential) -> Array:
-    """The means of potentials; nearly zero where nothing is said."""
+def _potential_mean(potential: GaussianPotential) -> Array:
+    """The means of potentials; nearly zero where there is no message."""
     precision = potential.full_precision()
     ridge = 1e-6 * jnp.eye(precision.shape[-1], dtype=precision.dtype)
     loc = jnp.linalg.solve(precision + ridge, potential.info_vector[..., None])
     return loc[..., 0]
 
 
-def _shown_mean(evidence: Evidence, name: str, factor: Any) -> Array:
-    place, data = (
-        evidence.place(factor),
-        evidence.bound.regressions[factor.site, "value"],
+def _shown_mean(factors: ExpectedFactors, name: str, factor: Any) -> Array:
+    extent, data = (
+        factors.extent(factor),
+        factors.bound.regressions[factor.site, "value"],
     )
     v = clean(
-        place, jnp.broadcast_to(data.value, place.positions + data.value.shape[-1:])
+        extent, jnp.broadcast_to(data.value, extent.positions + data.value.shape[-1:])
     )
-    local = evidence.place(name)
-    size = evidence.local(name).size
-    weight = jnp.ones(place.positions)
-    if place.mask is not None:
-        weight = weight * place.mask
-    if _is_placed(evidence, factor):
+    local = factors.extent(name)
+    size = factors.local(name).size
+    weight = jnp.ones(extent.positions)
+    if extent.mask is not None:
+        weight = weight * extent.mask
+    if _is_placed(factors, factor):
         known: Any = data.known
         if factor.selectors:
             known = jnp.mean(known, tuple(range(-2 - len(factor.selectors), -2)))
         loading, rest = known[..., :size], known[..., size:]
         shown = _least_squares(loading, v - jnp.sum(rest, -1))
-        return _averaged(shown, weight, local, place)[0]
+        return _averaged(shown, weight, local, extent)[0]
     v, regressor = data.to_block(v, data.regressor, len(factor.selectors))
     residual = _without(v, regressor, weight)
-    shown, count = _at_parent(residual, weight, local, place)
+    shown, count = _at_parent(residual, weight, local, extent)
     return jnp.broadcast_to(_principal(shown, count, size), (*local.positions, size))
 
 
-def _is_placed(evidence: Evidence, factor: Factor) -> bool:
+def _is_placed(factors: ExpectedFactors, factor: Factor) -> bool:
     """Whether a known loading says what the coordinates of a parent mean."""
-    if not factor.parents or not evidence.site(factor.site).observed:
+    if not factor.parents or not factors.site(factor.site).observed:
         return False
-    data = evidence.bound.regressions[factor.site, "value"]
+    data = factors.bound.regressions[factor.site, "value"]
     return data.known is not None and data.all_known and len(factor.parents) == 1
 
 
-def turned(key: Array, evidence: Evidence, paths: dict[str, Array]) -> dict[str, Array]:
+def turned(
+    key: Array, factors: ExpectedFactors, paths: dict[str, Array]
+) -> dict[str, Array]:
     """Estimates of latent vectors and paths in other coordinates, where any will do.
 
     Principal coordinates are one choice of many, and lead to one optimum of several.
 
     :param key: random key of the rotations.
-    :param evidence: the factors.
+    :param factors: the factors.
     :param paths: what :func:`estimate_paths` found, of the data alone.
     """
-    factors = evidence.structure.factors
-    placed = {n for f in factors if _is_placed(evidence, f) for n in f.parents}
+    all_of_them = factors.structure.factors
+    placed = {n for f in all_of_them if _is_placed(factors, f) for n in f.parents}
     found = dict(paths)
     for index, name in enumerate(sorted(set(paths) - placed)):
         own, size = random.fold_in(key, index), paths[name].shape[-1]
@@ -121,29 +125,29 @@ def _without(v: Array, regressor: Array, weight: Array) -> Array:
 
 
 def _at_parent(
-    v: Array, weight: Array, local: Place, place: Place
+    v: Array, weight: Array, local: Extent, extent: Extent
 ) -> tuple[Array, Array]:
     """Responses ``(*local.positions, F)`` and weights at the positions of a parent.
 
     Positions that a factor has and its parent has not are features of the parent's.
     """
-    seen = read_at(jnp.zeros((*local.positions, 1)), local, place, 1).shape[:-1]
-    rank = len(place.positions)
+    seen = read_at(jnp.zeros((*local.positions, 1)), local, extent, 1).shape[:-1]
+    rank = len(extent.positions)
     seen = (1,) * (rank - len(seen)) + tuple(seen)
-    more = [i for i in range(rank) if seen[i] == 1 < place.positions[i]]
+    more = [i for i in range(rank) if seen[i] == 1 < extent.positions[i]]
     own = [i for i in range(rank) if i not in more]
     if more and math.prod(seen) == math.prod(local.positions):
         features = jnp.transpose(v, (*own, *more, rank))
         shape = (*local.positions, -1)
         return features.reshape(shape), jnp.sum(weight, tuple(more)).reshape(shape[:-1])
-    return _averaged(v, weight, local, place)
+    return _averaged(v, weight, local, extent)
 
 
 def _averaged(
-    v: Array, weight: Array, local: Place, place: Place
+    v: Array, weight: Array, local: Extent, extent: Extent
 ) -> tuple[Array, Array]:
     """Means at the positions of a parent, zero where nothing counts; and weights."""
-    counted = place._replace(mask=None, scale=local.scale)
+    counted = extent._replace(mask=None, scale=local.scale)
     count = pull_to(weight, local, counted, 0)
     total = pull_to(v * weight[..., None], local, counted, 1)
     return total / jnp.maximum(count, 1.0)[..., None], count
@@ -168,29 +172,29 @@ def _principal(x: Array, weight: Array, size: int) -> Array:
 
 
 def values_of(
-    evidence: Evidence, factor: Factor, paths: dict[str, Array]
+    factors: ExpectedFactors, factor: Factor, paths: dict[str, Array]
 ) -> Array | None:
     """The responses of a factor: data, or an estimate of a latent site."""
-    if evidence.site(factor.site).observed:
-        return evidence.bound.regressions[factor.site, factor.role].value
+    if factors.site(factor.site).observed:
+        return factors.bound.regressions[factor.site, factor.role].value
     return paths.get(factor.site) if factor.role == "value" else None
 
 
-def shown_values(evidence: Evidence, factor: Factor, values: Array) -> Array:
+def shown_values(factors: ExpectedFactors, factor: Factor, values: Array) -> Array:
     """Responses at all positions of a factor, zero where they do not count."""
-    place = evidence.place(factor)
-    shape = (*place.positions, values.shape[-1])
-    return clean(place, jnp.broadcast_to(values, shape))
+    extent = factors.extent(factor)
+    shape = (*extent.positions, values.shape[-1])
+    return clean(extent, jnp.broadcast_to(values, shape))
 
 
 def changes_of(
-    evidence: Evidence, factor: Factor, paths: dict[str, Array]
+    factors: ExpectedFactors, factor: Factor, paths: dict[str, Array]
 ) -> list[Array]:
     """The states before each step of a chain, and the steps.
 
     States alone would not do: dynamics that differ may cross the same region.
     """
-    site = evidence.site(factor.site)
+    site = factors.site(factor.site)
     path = site.value if site.observed else paths.get(factor.site)
     if path is None:
         return []

@@ -27,7 +27,7 @@ from numpyro_svae.program.bind.statistics import (
 )
 from numpyro_svae.program.bind.tables import bind_table
 from numpyro_svae.program.priors.observations import observation_of
-from numpyro_svae.program.run.positions import Place
+from numpyro_svae.program.run.positions import Extent
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.run.wrappers import shape_of
 from numpyro_svae.program.structure.factors import Structure
@@ -59,10 +59,10 @@ class BoundTable:
     extra: int
 
     @property
-    def place(self) -> Place:
+    def extent(self) -> Extent:
         """Where the table's entries are."""
         positions = self.log_probs.shape[: len(self.batch_shape) + self.extra]
-        return Place(self.batch_shape, positions, None, self.scale)
+        return Extent(self.batch_shape, positions, None, self.scale)
 
 
 @jax.tree_util.register_dataclass

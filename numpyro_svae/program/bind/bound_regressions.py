@@ -14,7 +14,7 @@ from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.program.bind.affine import Affine, View, read_affine
 from numpyro_svae.program.bind.gathered import gathered_members
 from numpyro_svae.program.priors.noise_priors import ExpectedNoise
-from numpyro_svae.program.run.positions import place_of
+from numpyro_svae.program.run.positions import extent_of
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import GaussianFactor
 from numpyro_svae.program.structure.probing import Prober
@@ -129,7 +129,7 @@ def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
     """A part of a chain."""
     site, known, placement = view.site, affine.known, affine.parent_map
     value, states = site.value, len(factor.selectors)
-    ones = jnp.ones((*place_of(site, factor.role).positions, 1))
+    ones = jnp.ones((*extent_of(site, factor.role).positions, 1))
     if factor.role == "initial":
         value, regressor = value[..., 0, :], ones
     else:
@@ -154,7 +154,7 @@ def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
     """A site: S is left to U and c where K has nothing for the parents."""
     site, states = view.site, len(factor.selectors)
     value, offset, known = site.value, affine.offset, affine.known
-    positions = place_of(site, factor.role).positions
+    positions = extent_of(site, factor.role).positions
     if factor.role == "initial":
         value = value[..., 0, :]
     by_state, rest = factor.beside.by_state, (affine.scale, affine.noise, None, None)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.program.priors.table_priors import TablePrior
-from numpyro_svae.program.run.positions import place_of
+from numpyro_svae.program.run.positions import extent_of
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.assignments import by_states
 from numpyro_svae.program.structure.probing import Prober
@@ -236,7 +236,7 @@ def read_entries(
     :param prior: the block; None if all is known.
     :param selectors: discrete sites, to be read in each of their states.
     """
-    positions = place_of(site, parameter.role, parameter.event_dim).positions
+    positions = extent_of(site, parameter.role, parameter.event_dim).positions
 
     def shown(values: dict[str, Any]) -> Array:
         values = {**prober.plain_values(), **values}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.program.bind.affine import View
 from numpyro_svae.program.priors.joins import Join
-from numpyro_svae.program.run.positions import place_of
+from numpyro_svae.program.run.positions import extent_of
 from numpyro_svae.program.structure.factors import GaussianFactor
 
 __all__ = ["gathered_members", "scanned_inputs"]
@@ -27,7 +27,7 @@ def gathered_members(view: View, factor: GaussianFactor) -> Array:
 
     :return: of shape ``(*positions, *states)``, with the states of all selectors.
     """
-    positions, holder = place_of(view.site, view.role).positions, view.holder
+    positions, holder = extent_of(view.site, view.role).positions, view.holder
 
     def seen(states: dict[str, Any]) -> Array:
         if isinstance(holder, Join) and not (holder.noise and holder.noise.components):

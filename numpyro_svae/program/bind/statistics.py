@@ -17,7 +17,7 @@ from jax.scipy.special import xlogy
 from numpyro_svae.families import GammaNatural
 from numpyro_svae.program.bind.entries import Entries, Parameter, Picked, read_entries
 from numpyro_svae.program.priors.observations import observation_of
-from numpyro_svae.program.run.positions import Place, place_of
+from numpyro_svae.program.run.positions import Extent, extent_of
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Factor
 from numpyro_svae.program.structure.probing import Prober
@@ -97,7 +97,7 @@ def bind_statistics(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
 
 
 def _of_observation(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
-    place = place_of(site, factor.role, factor.event_dim)
+    extent = extent_of(site, factor.role, factor.event_dim)
     kind: Any = observation_of(site.fn)
     prior: Any = prober.priors[str(factor.source.prior)]
     features = prior.features if factor.event_dim else ()
@@ -106,10 +106,10 @@ def _of_observation(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     inside = site.fn.support(value)
     statistics = jax.tree.map(partial(_where, inside), statistics)
     base = jnp.where(inside, base, -jnp.inf)  # as of labels that there are not
-    base = jnp.broadcast_to(base, place.positions + features)
+    base = jnp.broadcast_to(base, extent.positions + features)
     if site.mask is not None:  # features may be missing
         statistics, base = jax.tree.map(partial(_where, site.mask), (statistics, base))
-    states, first = len(factor.selectors), len(place.positions)
+    states, first = len(factor.selectors), len(extent.positions)
     statistics, base = jax.tree.map(
         lambda leaf: jnp.expand_dims(leaf, tuple(range(first, first + states))),
         (statistics, base),
@@ -136,7 +136,7 @@ def _picked(entries: Entries, factor: Factor, prior: Any, rows: bool) -> Picked:
 
 
 def _of_chain(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
-    place, value = place_of(site, factor.role), site.value
+    extent, value = extent_of(site, factor.role), site.value
     prior: Any = prober.priors.get(str(factor.source.prior))
     selectors = factor.selectors
     picked, size = None, site.fn.initial_probs.shape[-1]  # type: ignore[attr-defined]
@@ -146,21 +146,21 @@ def _of_chain(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     )
     if prior is None or not factor.source.plain:
         picked = _picked_at(
-            _entries(prober, site, factor), factor, prior, before, place
+            _entries(prober, site, factor), factor, prior, before, extent
         )
     elif before is not None:
         picked = Picked(before)
     statistics = jax.nn.one_hot(now, size)
-    first = len(place.positions)
+    first = len(extent.positions)
     axes = tuple(range(first, first + len(selectors)))
     base = jnp.where((now >= 0) & (now < size), 0.0, -jnp.inf)
-    base = jnp.broadcast_to(base, place.positions)
+    base = jnp.broadcast_to(base, extent.positions)
     base = jnp.expand_dims(base, axes)
     return BoundStatistics(jnp.expand_dims(statistics, axes), base, picked)
 
 
 def _picked_at(
-    entries: Entries, factor: Factor, prior: Any, before: Array | None, place: Place
+    entries: Entries, factor: Factor, prior: Any, before: Array | None, extent: Extent
 ) -> Picked:
     """The rows of an observed chain: of its first state, or of the state before."""
     if prior is not None and factor.source.gathered:
@@ -171,22 +171,22 @@ def _picked_at(
         return picked
 
     if picked.members is not None:
-        members = _at_states(picked.members, before, place, 1)
+        members = _at_states(picked.members, before, extent, 1)
         return replace(picked, members=members)
     index, log_known = (
-        None if leaf is None else _at_states(leaf, before, place, 2)
+        None if leaf is None else _at_states(leaf, before, extent, 2)
         for leaf in (picked.index, picked.log_known)
     )
     return replace(picked, index=index, log_known=log_known)
 
 
-def _at_states(leaf: Array, before: Array, place: Place, event_dim: int) -> Array:
+def _at_states(leaf: Array, before: Array, extent: Extent, event_dim: int) -> Array:
     """Entries ``(*positions, *states, K, ...)`` at one of the K for each position."""
-    first = len(place.positions)
+    first = len(extent.positions)
     event, states = leaf.shape[leaf.ndim - event_dim :], leaf.shape[first:-event_dim]
-    leaf = jnp.broadcast_to(leaf, (*place.positions, *states, *event))
+    leaf = jnp.broadcast_to(leaf, (*extent.positions, *states, *event))
     ones = (1,) * (len(states) + event_dim)
-    index = jnp.reshape(before, (*place.positions, *ones))
+    index = jnp.reshape(before, (*extent.positions, *ones))
     axis = leaf.ndim - event_dim
     return jnp.squeeze(jnp.take_along_axis(leaf, index, axis), axis)
 

@@ -12,7 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.program.run.positions import Place, place_of
+from numpyro_svae.program.run.positions import Extent, extent_of
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.program.structure.assignments import (
@@ -37,7 +37,7 @@ def bind_table(prober: Prober, site: Site, selectors: tuple[str, ...]) -> Array:
     its selectors.
     """
     if not site.observed:
-        positions = place_of(site).positions
+        positions = extent_of(site).positions
 
         def probs(assignment: Values) -> Array:
             values = {**prober.plain_values(), **assignment}
@@ -46,7 +46,7 @@ def bind_table(prober: Prober, site: Site, selectors: tuple[str, ...]) -> Array:
         table = by_states(prober, selectors, probs, positions)
         possible = table > 0
         return jnp.where(possible, jnp.log(jnp.where(possible, table, 1.0)), -jnp.inf)
-    extra = max(place_of(prober.sites[name]).extra for name in selectors)
+    extra = max(extent_of(prober.sites[name]).extra for name in selectors)
 
     def log_prob(assignment: Values) -> Array:
         return _log_prob(prober, site, {**prober.plain_values(), **assignment}, extra)
@@ -69,29 +69,29 @@ def find_table(
         return None
     if site.observed:
         return factor if is_picked(prober, site, selectors) else None
-    place = place_of(site)
+    extent = extent_of(site)
     table = np.exp(jax.jit(lambda: bind_table(prober, site, selectors))())
 
     def agrees(values: Values, run: Found) -> bool:
-        index = assignment_at(prober, place, selectors, values)
-        return run.agrees(site.name, probs=entry_at(table, index, place, 1))
+        index = assignment_at(prober, extent, selectors, values)
+        return run.agrees(site.name, probs=entry_at(table, index, extent, 1))
 
     return factor if prober.holds(agrees) else None
 
 
 def is_picked(prober: Prober, site: Site, selectors: tuple[str, ...]) -> bool:
     """Whether an observed site's density is picked by discrete sites position-wise."""
-    extra = max(place_of(prober.sites[name]).extra for name in selectors)
+    extra = max(extent_of(prober.sites[name]).extra for name in selectors)
     if at_positions(site.outer, extra) is None:
         return False
     table = jax.jit(lambda: bind_table(prober, site, selectors))()
     positions = table.shape[: table.ndim - len(selectors)]
-    place = Place(site.batch_shape, positions, None, 1.0)
+    extent = Extent(site.batch_shape, positions, None, 1.0)
     at = jax.jit(lambda values: _log_prob(prober, site, values, extra))
 
     def agrees(values: Values, run: Found) -> bool:
-        index = assignment_at(prober, place, selectors, values)
-        expected = entry_at(table, index, place, 0)
+        index = assignment_at(prober, extent, selectors, values)
+        expected = entry_at(table, index, extent, 0)
         return bool(np.allclose(at(values), expected, rtol=1e-3, atol=1e-3))
 
     return prober.holds(agrees)

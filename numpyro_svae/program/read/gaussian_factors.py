@@ -29,7 +29,7 @@ from numpyro_svae.program.bind.affine import (
 )
 from numpyro_svae.program.bind.gathered import gathered_members, scanned_inputs
 from numpyro_svae.program.run.agreement import same
-from numpyro_svae.program.run.positions import Place, place_of, read_at
+from numpyro_svae.program.run.positions import Extent, extent_of, read_at
 from numpyro_svae.program.structure.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.structure.factors import Beside, GaussianFactor, Source
 from numpyro_svae.program.structure.probing import Found, Prober
@@ -58,11 +58,11 @@ def find_factor(
     several = view.role != "value" and len(selectors) > 1
     if not can_list(prober, selectors) or (holder is not None and several):
         return None
-    place = place_of(view.site, view.role)
+    extent = extent_of(view.site, view.role)
     for factor in _candidates(view, parents, selectors, noise_by_state):
         affine = jax.jit(partial(read_affine, prober, view.site, factor))()
         selector = selectors[0] if len(selectors) == 1 else None
-        for source in sources_of(prober, place, holder, selector, True):
+        for source in sources_of(prober, extent, holder, selector, True):
             if source.offset and factor.coupled:
                 break
             found = replace(factor, source=source)
@@ -198,8 +198,8 @@ def _agrees(
 ) -> bool:
     """Whether a run has the location and the covariance that a factor says."""
     prober, site, beside = view.prober, view.site, factor.beside
-    place, states = place_of(site, factor.role), len(factor.selectors)
-    index = _assignment(prober, place, factor, values)
+    extent, states = extent_of(site, factor.role), len(factor.selectors)
+    index = _assignment(prober, extent, factor, values)
 
     def at(value: Array | None, event: int, by_state: bool) -> Any:
         if value is None:
@@ -209,7 +209,7 @@ def _agrees(
         sizes = value.shape[value.ndim - event - states : value.ndim - event]
         tail = (*sizes, *value.shape[value.ndim - event :])
         return entry_at(
-            jnp.broadcast_to(value, place.positions + tail), index, place, event
+            jnp.broadcast_to(value, extent.positions + tail), index, extent, event
         )
 
     weight: Any = np.zeros((1, 0))
@@ -231,7 +231,7 @@ def _agrees(
         cov = np.asarray(affine.scale)[..., None, None] * cov
     known = at(affine.known, 2, beside.by_state)
     if factor.vector:
-        x = _parents(prober, place, factor.parents, values)[..., None]
+        x = _parents(prober, extent, factor.parents, values)[..., None]
         loc = at(affine.offset, 1, beside.by_state)
         if affine.known is not None:
             loc = loc + np.squeeze(known @ x, -1)
@@ -270,23 +270,23 @@ def _part(view: View, affine: Affine, weight: Any, known: Any) -> Any:
 
 
 def _assignment(
-    prober: Prober, place: Place, factor: GaussianFactor, values: Values
+    prober: Prober, extent: Extent, factor: GaussianFactor, values: Values
 ) -> np.ndarray:
     """The states of the selectors at each position, as one number."""
     if len(factor.selectors) != 1:
-        return assignment_at(prober, place, factor.selectors, values)
+        return assignment_at(prober, extent, factor.selectors, values)
     source = Source(None, factor.selectors[0], factor.source.offset)
-    states = np.asarray(picked(prober, place, source, values))
-    return np.broadcast_to(states, place.positions)
+    states = np.asarray(picked(prober, extent, source, values))
+    return np.broadcast_to(states, extent.positions)
 
 
 def _parents(
-    prober: Prober, place: Place, parents: tuple[str, ...], values: Values
+    prober: Prober, extent: Extent, parents: tuple[str, ...], values: Values
 ) -> np.ndarray:
     """Values of the parents at the positions of a site, side by side."""
-    parts = [np.zeros((*place.positions, 0))]
+    parts = [np.zeros((*extent.positions, 0))]
     for name in parents:
-        found = read_at(values[name], place_of(prober.sites[name]), place, 1)
+        found = read_at(values[name], extent_of(prober.sites[name]), extent, 1)
         size = prober.locals[name].size
-        parts.append(np.broadcast_to(found, (*place.positions, size)))
+        parts.append(np.broadcast_to(found, (*extent.positions, size)))
     return np.concatenate(parts, -1)

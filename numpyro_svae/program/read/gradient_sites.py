@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.program.read.wiring import listed
-from numpyro_svae.program.run.positions import place_of
+from numpyro_svae.program.run.positions import extent_of
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.structure.factors import Local, Structure
 from numpyro_svae.program.structure.groups import Group, coupled_groups
@@ -33,19 +33,19 @@ _INSTEAD = "return a GaussianPotential for it from the recognition function"
 def senders_of(
     likelihoods: Mapping[str, frozenset[str]],
     locals: Mapping[str, Local],
-    spoken: Collection[str],
+    recognised: Collection[str],
 ) -> dict[str, tuple[str, ...]]:
     """The latent vectors that likelihoods send gradients to, with these likelihoods.
 
     :param likelihoods: the likelihoods, with the latent sites that each depends on.
     :param locals: the local sites.
-    :param spoken: names of the sites that the recognition function speaks to.
+    :param recognised: names of the sites that the recognition function speaks to.
     :raises ValueError: naming the vector, if one of its likelihoods depends on another
         latent site too.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name, parents in likelihoods.items():
-        for parent in sorted(parents.difference(spoken)):
+        for parent in sorted(parents.difference(recognised)):
             if locals[parent].discrete:
                 continue
             if len(parents) > 1:
@@ -109,7 +109,7 @@ def check_positions(
 
 def _are_apart(known: Likelihoods, site: Site, senders: tuple[str, ...]) -> bool:
     shape, dtype = site.value.shape, site.value.dtype
-    positions = place_of(site).positions
+    positions = extent_of(site).positions
 
     @jax.jit
     @jax.grad

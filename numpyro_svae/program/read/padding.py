@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.program.run.kinds import lengths_of
 from numpyro_svae.program.run.origins import elsewhere
-from numpyro_svae.program.run.positions import place_of, read_at
+from numpyro_svae.program.run.positions import extent_of, read_at
 from numpyro_svae.program.run.sites import Program, Site, read_site, sample_sites
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import scope
@@ -63,11 +63,11 @@ def _padded(structure: Structure, chain: str, name: str, program: Program) -> Ar
     site, fn = sites[name], sites[chain].fn
     lengths = jnp.maximum(fn.lengths, 1)  # a first step always exists
     exists = jnp.arange(fn.event_shape[0]) < lengths[..., None]
-    local, place = place_of(sites[chain]), place_of(site)
+    local, extent = extent_of(sites[chain]), extent_of(site)
     exists = jnp.broadcast_to(exists, local.positions)
-    if place.extra >= local.extra:
-        counts = jnp.asarray(True) if place.mask is None else place.mask
-        return jnp.sum(~read_at(exists, local, place, 0) & counts)
+    if extent.extra >= local.extra:
+        counts = jnp.asarray(True) if extent.mask is None else extent.mask
+        return jnp.sum(~read_at(exists, local, extent, 0) & counts)
     # it has no axis of time like that of the chain: what does it say to other values?
     zero = jnp.zeros_like(sites[chain].value)
     ended = jnp.reshape(~exists, exists.shape + (1,) * (zero.ndim - exists.ndim))

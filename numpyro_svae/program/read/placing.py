@@ -14,7 +14,7 @@ import numpy as np
 
 from numpyro_svae.program.bind.entries import Entries, Parameter, read_entries
 from numpyro_svae.program.priors.table_priors import TablePrior
-from numpyro_svae.program.run.positions import place_of
+from numpyro_svae.program.run.positions import extent_of
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.structure.probing import Found, Prober
@@ -71,7 +71,7 @@ def _agrees(
     entries: Entries,
 ) -> bool:
     """Whether entries are those that the program has at random values."""
-    place = place_of(site, parameter.role, parameter.event_dim)
+    extent = extent_of(site, parameter.role, parameter.event_dim)
     if prior is not None and prior.normalised and not parameter.rows:
         learnt = np.asarray(entries.index) < prior.total
         if not np.allclose(np.asarray(entries.known)[learnt], 1.0, atol=1e-4):
@@ -81,8 +81,8 @@ def _agrees(
         block = np.zeros(0) if prior is None else prior.rows_of(values)
         expected = entries.values(block)
         if selectors:
-            index = assignment_at(prober, place, selectors, values)
-            expected = entry_at(expected, index, place, parameter.rank)
+            index = assignment_at(prober, extent, selectors, values)
+            expected = entry_at(expected, index, extent, parameter.rank)
         return _close(found[site.name][parameter.name], expected)
 
     return prober.holds(agrees)

@@ -27,13 +27,13 @@ __all__ = ["read_structure"]
 
 
 def read_structure(
-    program: Program, sites: dict[str, Site], spoken: Collection[str]
+    program: Program, sites: dict[str, Site], recognised: Collection[str]
 ) -> Structure:
     """Read the wiring of a program.
 
     :param program: the program, with concrete arguments.
     :param sites: the sites of one run.
-    :param spoken: names of the sites that the recognition function speaks to.
+    :param recognised: names of the sites that the recognition function speaks to.
     :return: its wiring.
     :raises ValueError: naming the site, if a latent site or a dependence on one is
         neither conjugate nor covered by a potential or by messages.
@@ -51,11 +51,13 @@ def read_structure(
     likelihoods: dict[str, frozenset[str]] = {}
     for name, site in sites.items():
         if name not in block_of and name not in labels.values():
-            found = _factors(wiring, site, frozenset(spoken))
+            found = _factors(wiring, site, frozenset(recognised))
             factors.extend(found)
             if not found and wiring.used(name):
                 likelihoods[name] = wiring.used(name)
-    leaves = _leaves(locals, factors, {*labels, *spoken}.union(*likelihoods.values()))
+    leaves = _leaves(
+        locals, factors, {*labels, *recognised}.union(*likelihoods.values())
+    )
     names = [*locals, *(factor.site for factor in factors)]
     axes = {name: axes_of(sites[name]).plates for name in names}
     structure = Structure(
@@ -71,7 +73,7 @@ def read_structure(
         populations,
         program.numbers,
         program.time_plates,
-        senders_of(likelihoods, locals, spoken),
+        senders_of(likelihoods, locals, recognised),
     )
     structure = with_mixtures(structure)
     check_graphs(structure, sites)
@@ -94,7 +96,7 @@ def _leaves(
         leaves -= used
 
 
-def _factors(wiring: Wiring, site: Site, spoken: frozenset[str]) -> list[Factor]:
+def _factors(wiring: Wiring, site: Site, recognised: frozenset[str]) -> list[Factor]:
     """The factors of a site; none for a likelihood that has to be sampled."""
     used, kind = wiring.used(site.name), kind_of(site.fn)
     locals, block_of = wiring.prober.locals, wiring.block_of
@@ -113,7 +115,7 @@ def _factors(wiring: Wiring, site: Site, spoken: frozenset[str]) -> list[Factor]
         raise not_conjugate(site, "its parameters", blocks, "no latent global site")
     if parents and all(locals[n].discrete for n in parents):
         return [read_table(wiring, site, parents)]
-    if any(not locals[n].discrete for n in parents - spoken):
+    if any(not locals[n].discrete for n in parents - recognised):
         known = read_known_regression(wiring, site)
         return [] if known is None else [known]
     return []

@@ -16,7 +16,7 @@ from numpyro_svae.program.priors.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.priors.table_priors import DirichletPrior, TablePrior
 from numpyro_svae.program.read.placing import find_entries, moves
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
-from numpyro_svae.program.run.positions import place_of
+from numpyro_svae.program.run.positions import extent_of
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Factor, Source, TableFactor
 from numpyro_svae.program.structure.probing import Found, Prober
@@ -188,9 +188,9 @@ def _as_it_is(
         if square and prober.holds(holds):
             source = Source(prior.name)
     elif bool(selectors) == bool(prior.batch_shape):
-        place = place_of(site, parameter.role, len(prior.features))
+        extent = extent_of(site, parameter.role, len(prior.features))
         options = prior, selectors[0] if selectors else None
-        source = find_source(prober, site, name, place, options)
+        source = find_source(prober, site, name, extent, options)
     if source is None or moves(prober, site, parameter):
         return None
     return source

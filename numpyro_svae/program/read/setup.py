@@ -141,7 +141,7 @@ def recognise(
 ) -> tuple[dict[str, Potential], dict[str, dict]]:
     """Run the recognition function in the plates of a run of the model.
 
-    :param recognition: the function; without one, or without data, nothing is said.
+    :param recognition: the function; without one, or without data, it returns none.
     :param messages: the trace of the run of the model.
     :param args: arguments of the function.
     :param kwargs: keyword arguments of the function.

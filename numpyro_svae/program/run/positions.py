@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Places of factors and sites: sums, masks and weights over their positions."""
+"""Extents of factors and sites: sums, masks and weights over their positions."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import jax.numpy as jnp
 from numpyro_svae.program.run.sites import Site
 
 __all__ = [
-    "Place",
+    "Extent",
     "clean",
+    "extent_of",
     "per_entry",
     "per_path",
-    "place_of",
     "pull_to",
     "read_at",
 ]
 
 
-class Place(NamedTuple):
+class Extent(NamedTuple):
     """Where the members of a factor are.
 
     :param batch_shape: shape of the plates.
@@ -44,8 +44,8 @@ class Place(NamedTuple):
         return len(self.positions) - len(self.batch_shape)
 
 
-def place_of(site: Site, role: str = "value", event_dim: int = 0) -> Place:
-    """The place of a site, or of a part of the density of a chain.
+def extent_of(site: Site, role: str = "value", event_dim: int = 0) -> Extent:
+    """The extent of a site, or of a part of the density of a chain.
 
     :param site: the site.
     :param role: the part.
@@ -62,11 +62,11 @@ def place_of(site: Site, role: str = "value", event_dim: int = 0) -> Place:
     elif role == "transition":
         positions = (*positions[:-1], positions[-1] - 1)
         mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., 1:]
-    return Place(site.batch_shape, positions, mask, site.scale)
+    return Extent(site.batch_shape, positions, mask, site.scale)
 
 
 def read_at(
-    value: Array, local: Place, place: Place, event_dim: int, offset: int = 0
+    value: Array, local: Extent, extent: Extent, event_dim: int, offset: int = 0
 ) -> Array:
     """Values at the positions of a local site, as a factor sees them.
 
@@ -74,82 +74,82 @@ def read_at(
     factor may see a window; a factor with fewer sees one position.
 
     :param value: of shape ``(*local.positions, *event)``.
-    :param local: the place of the local site.
-    :param place: that of the factor.
+    :param local: the extent of the local site.
+    :param extent: that of the factor.
     :param event_dim: number of event dimensions of the values.
     :param offset: where the window starts.
-    :return: values that broadcast to ``(*place.positions, *event)``.
+    :return: values that broadcast to ``(*extent.positions, *event)``.
     """
     last = value.ndim - event_dim - 1
-    if local.extra > place.extra:
+    if local.extra > extent.extra:
         return lax.index_in_dim(value, offset, last, keepdims=False)
-    missing = place.extra - local.extra
+    missing = extent.extra - local.extra
     if missing:
         return jnp.expand_dims(value, tuple(range(last + 1, last + 1 + missing)))
-    if local.extra and value.shape[last] > place.positions[-1] > 0:
-        stop = offset + place.positions[-1]
+    if local.extra and value.shape[last] > extent.positions[-1] > 0:
+        stop = offset + extent.positions[-1]
         return lax.slice_in_dim(value, offset, stop, axis=last)
     return value
 
 
 def pull_to(
-    message: Array, local: Place, place: Place, event_dim: int, offset: int = 0
+    message: Array, local: Extent, extent: Extent, event_dim: int, offset: int = 0
 ) -> Array:
     """Sum messages of a factor to the positions of a local site.
 
     The transpose of :func:`read_at`, with the mask of the factor and the relative scale
     of the two.
 
-    :param message: broadcasts to ``(*place.positions, *event)``.
+    :param message: broadcasts to ``(*extent.positions, *event)``.
     :return: of shape ``(*local.positions, *event)``.
     """
     event = message.shape[message.ndim - event_dim :]
-    message = jnp.broadcast_to(message, place.positions + event)
-    if place.mask is not None:
-        mask = jnp.reshape(place.mask, jnp.shape(place.mask) + (1,) * event_dim)
+    message = jnp.broadcast_to(message, extent.positions + event)
+    if extent.mask is not None:
+        mask = jnp.reshape(extent.mask, jnp.shape(extent.mask) + (1,) * event_dim)
         message = jnp.where(mask, message, 0.0)
-    scaled = jnp.ndim(place.scale) or jnp.ndim(local.scale)
+    scaled = jnp.ndim(extent.scale) or jnp.ndim(local.scale)
     if scaled:  # one for each entry of the batch
-        message = message * _at_positions(place, event_dim)
+        message = message * _at_positions(extent, event_dim)
 
     def read(value: Array) -> Array:
-        value = read_at(value, local, place, event_dim, offset)
+        value = read_at(value, local, extent, event_dim, offset)
         return jnp.broadcast_to(value, message.shape)
 
     like = jax.ShapeDtypeStruct(local.positions + event, message.dtype)
     (pulled,) = jax.linear_transpose(read, like)(message)
     if scaled:
         return pulled / _at_positions(local, event_dim)
-    return pulled * (place.scale / local.scale)
+    return pulled * (extent.scale / local.scale)
 
 
-def _at_positions(place: Place, event_dim: int) -> Array:
+def _at_positions(extent: Extent, event_dim: int) -> Array:
     """The scale of each entry of the batch, at its positions."""
-    scale = jnp.broadcast_to(place.scale, place.batch_shape)
-    return jnp.expand_dims(scale, tuple(range(-place.extra - event_dim, 0)))
+    scale = jnp.broadcast_to(extent.scale, extent.batch_shape)
+    return jnp.expand_dims(scale, tuple(range(-extent.extra - event_dim, 0)))
 
 
-def clean(place: Place, value: Any, event_dim: int = 1) -> Array:
-    """Values with zeros where the mask of their place says that they are missing."""
-    if place.mask is None:
+def clean(extent: Extent, value: Any, event_dim: int = 1) -> Array:
+    """Values with zeros where the mask of their extent says that they are missing."""
+    if extent.mask is None:
         return value
-    mask = jnp.reshape(place.mask, jnp.shape(place.mask) + (1,) * event_dim)
+    mask = jnp.reshape(extent.mask, jnp.shape(extent.mask) + (1,) * event_dim)
     return jnp.where(mask, value, 0.0)
 
 
-def counted(value: Array, place: Place) -> Array:
+def counted(value: Array, extent: Extent) -> Array:
     """Values at positions, zero where the mask leaves them out."""
-    value = jnp.broadcast_to(value, place.positions)
-    return value if place.mask is None else jnp.where(place.mask, value, 0.0)
+    value = jnp.broadcast_to(value, extent.positions)
+    return value if extent.mask is None else jnp.where(extent.mask, value, 0.0)
 
 
-def per_entry(value: Array, place: Place) -> Array:
+def per_entry(value: Array, extent: Extent) -> Array:
     """Sum values at positions to one for each entry of the batch."""
-    value = counted(value, place)
-    return jnp.sum(value, tuple(range(value.ndim - place.extra, value.ndim)))
+    value = counted(value, extent)
+    return jnp.sum(value, tuple(range(value.ndim - extent.extra, value.ndim)))
 
 
-def per_path(value: Array, place: Place) -> Array:
+def per_path(value: Array, extent: Extent) -> Array:
     """Values of whole paths, zero for those without a position that counts."""
-    value = jnp.broadcast_to(value, place.batch_shape)
-    return value if place.mask is None else jnp.where(place.mask.any(-1), value, 0.0)
+    value = jnp.broadcast_to(value, extent.batch_shape)
+    return value if extent.mask is None else jnp.where(extent.mask.any(-1), value, 0.0)

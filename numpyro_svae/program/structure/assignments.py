@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.blocks.graph_order import LARGEST_TABLE
-from numpyro_svae.program.run.positions import Place, place_of, read_at
+from numpyro_svae.program.run.positions import Extent, extent_of, read_at
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.probing import Prober
 
@@ -67,22 +67,24 @@ def by_states(
 
 
 def assignment_at(
-    prober: Prober, place: Place, selectors: tuple[str, ...], values: Values
+    prober: Prober, extent: Extent, selectors: tuple[str, ...], values: Values
 ) -> np.ndarray:
     """Which assignment the selectors have at each position."""
-    index = np.zeros(place.positions, int)
+    index = np.zeros(extent.positions, int)
     for name in selectors:
-        states = read_at(values[name], place_of(prober.sites[name]), place, 0)
+        states = read_at(values[name], extent_of(prober.sites[name]), extent, 0)
         index = index * prober.locals[name].size + np.asarray(states)
     return index
 
 
-def entry_at(table: Any, index: np.ndarray, place: Place, event_dim: int) -> np.ndarray:
+def entry_at(
+    table: Any, index: np.ndarray, extent: Extent, event_dim: int
+) -> np.ndarray:
     """Entries of a table ``(*positions, *states, *event)`` at an assignment."""
     table = np.asarray(table)
     event = table.shape[table.ndim - event_dim :]
-    flat = np.reshape(table, (*place.positions, -1, *event))
+    flat = np.reshape(table, (*extent.positions, -1, *event))
     chosen = np.expand_dims(index, tuple(range(-1 - event_dim, 0)))
     return np.squeeze(
-        np.take_along_axis(flat, chosen, len(place.positions)), len(place.positions)
+        np.take_along_axis(flat, chosen, len(extent.positions)), len(extent.positions)
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from jax import Array
 
-from numpyro_svae.program.run.positions import Place, place_of, read_at
+from numpyro_svae.program.run.positions import Extent, extent_of, read_at
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Source
 from numpyro_svae.program.structure.probing import Found, Prober
@@ -28,7 +28,7 @@ _MOST_OFFSETS = 8
 
 def sources_of(
     prober: Prober,
-    place: Place,
+    extent: Extent,
     prior: Any,
     selector: str | None,
     unpicked: bool = False,
@@ -36,7 +36,7 @@ def sources_of(
     """The ways in which a block and a discrete site may give parameters.
 
     :param prober: the program.
-    :param place: where the factor is.
+    :param extent: where the factor is.
     :param prior: the block or the join that the parameters depend on.
     :param selector: the discrete site that they depend on.
     :param unpicked: whether it may pick from something else than the block.
@@ -46,11 +46,11 @@ def sources_of(
     if selector is None:
         yield Source(name, gathered=batch)
     elif batch or prior is None or unpicked:
-        local = place_of(prober.sites[selector])
+        local = extent_of(prober.sites[selector])
         count = 1
-        if local.extra == place.extra > 0:
-            count = local.positions[-1] - place.positions[-1] + 1
-        elif local.extra > place.extra:
+        if local.extra == extent.extra > 0:
+            count = local.positions[-1] - extent.positions[-1] + 1
+        elif local.extra > extent.extra:
             count = local.positions[-1]
         for offset in range(min(count, _MOST_OFFSETS)):
             yield Source(name, selector, offset)
@@ -59,23 +59,23 @@ def sources_of(
 
 
 def picked(
-    prober: Prober, place: Place, source: Source, values: dict[str, Any]
+    prober: Prober, extent: Extent, source: Source, values: dict[str, Any]
 ) -> Array:
     """The states of a selector at the positions of a factor."""
     name = str(source.selector)
-    local = place_of(prober.sites[name])
-    return read_at(values[name], local, place, 0, source.offset)
+    local = extent_of(prober.sites[name])
+    return read_at(values[name], local, extent, 0, source.offset)
 
 
 def find_source(
-    prober: Prober, site: Site, parameter: str, place: Place, options: tuple
+    prober: Prober, site: Site, parameter: str, extent: Extent, options: tuple
 ) -> Source | None:
     """Where a parameter comes from that is a block, or the member that a site picks.
 
     :param prober: runs the program.
     :param site: the site.
     :param parameter: the name of its parameter.
-    :param place: where it is.
+    :param extent: where it is.
     :param options: the block, and the discrete site that picks from its batch or None.
     :return: None if the program does not agree with it at random values.
     """
@@ -84,10 +84,10 @@ def find_source(
     def agrees(source: Source, values: dict[str, Any], found: Found) -> bool:
         expected = values[prior.name]
         if source.selector is not None:
-            expected = expected[picked(prober, place, source, values)]
+            expected = expected[picked(prober, extent, source, values)]
         return found.agrees(site.name, **{parameter: expected})
 
-    for source in sources_of(prober, place, prior, selector):
+    for source in sources_of(prober, extent, prior, selector):
         if prober.holds(partial(agrees, source)):
             return source
     return None

@@ -20,10 +20,10 @@ from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.bind.bound_regressions import BoundRegression
 from numpyro_svae.program.priors.joins import nothing_learnt
 from numpyro_svae.program.run.positions import (
-    Place,
+    Extent,
     clean,
+    extent_of,
     per_entry,
-    place_of,
     pull_to,
     read_at,
 )
@@ -36,11 +36,11 @@ from numpyro_svae.program.structure.factors import (
 )
 from numpyro_svae.program.structure.labels import counted_labels
 
-__all__ = ["Evidence"]
+__all__ = ["ExpectedFactors"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ExpectedFactors:
     """Messages of the factors of a program.
 
     :param structure: the wiring.
@@ -57,7 +57,7 @@ class Evidence:
     moments: dict[str, Any]
     probs: dict[str, Array] = field(default_factory=dict)
 
-    def given(self, probs: dict[str, Array]) -> Evidence:
+    def given(self, probs: dict[str, Array]) -> ExpectedFactors:
         """The same, with factors averaged over the states of discrete sites."""
         return replace(self, probs=probs)
 
@@ -71,24 +71,24 @@ class Evidence:
         """The site with a given name."""
         return self.bound.sites[name]
 
-    def place(self, factor: Factor | str) -> Place:
+    def extent(self, factor: Factor | str) -> Extent:
         """Where a factor is, or a local site."""
         if isinstance(factor, str):
-            place = place_of(self.site(factor))
+            extent = extent_of(self.site(factor))
             if factor in self.structure.labels:
                 mask = counted_labels(self.bound.sites, factor)
-                return place._replace(mask=mask)
-            return self._uncounted(factor, place)
+                return extent._replace(mask=mask)
+            return self._uncounted(factor, extent)
         if factor.form == "density":
-            return self.bound.tables[factor.site].place
-        place = place_of(self.site(factor.site), factor.role, factor.event_dim)
-        return self._uncounted(factor.site, place)
+            return self.bound.tables[factor.site].extent
+        extent = extent_of(self.site(factor.site), factor.role, factor.event_dim)
+        return self._uncounted(factor.site, extent)
 
-    def _uncounted(self, name: str, place: Place) -> Place:
-        """A place of which nothing counts, if its site is a leaf."""
+    def _uncounted(self, name: str, extent: Extent) -> Extent:
+        """An extent of which nothing counts, if its site is a leaf."""
         if name not in self.structure.leaves:
-            return place
-        return place._replace(mask=jnp.zeros(place.positions, bool))
+            return extent
+        return extent._replace(mask=jnp.zeros(extent.positions, bool))
 
     @property
     def averaged(self) -> frozenset[str]:
@@ -156,22 +156,22 @@ class Evidence:
         selector = factor.source.selector
         return selector is not None and selector not in self.probs
 
-    def spread(self, name: str, probs: Array, place: Place, offset: int = 0) -> Array:
+    def spread(self, name: str, probs: Array, extent: Extent, offset: int = 0) -> Array:
         """Values ``(*positions, K)`` of a discrete site, where a factor is."""
-        found = read_at(probs, self.place(name), place, 1, offset)
-        return jnp.broadcast_to(found, (*place.positions, probs.shape[-1]))
+        found = read_at(probs, self.extent(name), extent, 1, offset)
+        return jnp.broadcast_to(found, (*extent.positions, probs.shape[-1]))
 
     def spread_for(self, factor: Factor, probs: Array) -> Array:
         """The same, for the selector of a factor."""
         source = factor.source
         return self.spread(
-            str(source.selector), probs, self.place(factor), source.offset
+            str(source.selector), probs, self.extent(factor), source.offset
         )
 
     def to_selector(self, factor: Factor, table: Array) -> Array:
         """A factor's scores by state, summed to the positions of its selector."""
-        place, local = self.place(factor), self.place(str(factor.source.selector))
-        return pull_to(table, local, place, 1, factor.source.offset)
+        extent, local = self.extent(factor), self.extent(str(factor.source.selector))
+        return pull_to(table, local, extent, 1, factor.source.offset)
 
     # messages
 
@@ -185,7 +185,7 @@ class Evidence:
 
     def parent_message(self, factor: GaussianFactor, parent: str) -> GaussianPotential:
         """Message of an observed factor to its parent, at the parent's positions."""
-        place, local = self.place(factor), self.place(parent)
+        extent, local = self.extent(factor), self.extent(parent)
         v, c, parent_map = self._regression_data(factor)
         states = int(self.by_state(factor))
         if states:
@@ -193,7 +193,7 @@ class Evidence:
         message = messages.to_parent(self.regression(factor), v, c, parent_map)
 
         def send(value: Array, event_dim: int) -> Array:
-            return pull_to(value, local, place, states + event_dim)
+            return pull_to(value, local, extent, states + event_dim)
 
         info = send(message.info_vector, 1)
         return GaussianPotential(info, send(message.precision, 2))
@@ -207,7 +207,7 @@ class Evidence:
             the result has states too, as it has if the factor is given by state.
         :param covariance: of the parent, likewise.
         """
-        place, local = self.place(factor), self.place(parent)
+        extent, local = self.extent(factor), self.extent(parent)
         v, c, parent_map = self._regression_data(factor)
         states = mean.ndim - len(local.positions) - 1
         if self.by_state(factor) and not states:
@@ -223,8 +223,8 @@ class Evidence:
             v,
             c,
             parent_map,
-            read_at(mean, local, place, states + 1),
-            read_at(covariance, local, place, states + 2),
+            read_at(mean, local, extent, states + 1),
+            read_at(covariance, local, extent, states + 2),
         )
 
     def table(self, factor: Factor) -> Array:
@@ -255,7 +255,7 @@ class Evidence:
 
     def _regression_data(self, factor: Factor) -> tuple[Array, Array, Any]:
         bound = self._bound(factor)
-        v, c = clean(self.place(factor), bound.value), bound.regressor
+        v, c = clean(self.extent(factor), bound.value), bound.regressor
         return v, c, bound.parent_map
 
     # factors of globals and data alone
@@ -266,6 +266,6 @@ class Evidence:
         forms = "regression", "statistics"
         for factor in self.observed(*forms, parent=None, coupled=False):
             if not factor.selectors:
-                value = per_entry(self.table(factor), self.place(factor))
+                value = per_entry(self.table(factor), self.extent(factor))
                 found[factor.site] = found.get(factor.site, 0.0) + value
         return found
