@@ -18,6 +18,8 @@ from numpyro_svae.families import ExpectedRegression, RegressionNatural
 from numpyro_svae.program.priors.joint_prior import JointPrior
 from numpyro_svae.program.priors.priors import Reading
 from numpyro_svae.program.run.agreement import same
+from numpyro_svae.program.run.arrays import numpy_of
+from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import Program, Site
 
 __all__ = ["DiagonalPrior"]
@@ -43,7 +45,7 @@ class DiagonalPrior(JointPrior):
         rows = half.outer.event_shape
         for site in reading.partners(half):
             event = site.outer.event_shape
-            if not isinstance(site.fn, dist.Normal) or not rows or event[:1] != rows:
+            if spelling_of(site.fn) != "numbers" or not rows or event[:1] != rows:
                 continue
             if site.batch_shape != half.batch_shape or len(event) > 2:
                 continue
@@ -59,8 +61,7 @@ class DiagonalPrior(JointPrior):
         return np.full(event_shape, 0.5)
 
     def values(self, weight: Any, cov: Any) -> dict[str, Any]:
-        module = np if isinstance(cov, np.ndarray) else jnp
-        variance = module.diagonal(cov, axis1=-2, axis2=-1)
+        variance = numpy_of(cov).diagonal(cov, axis1=-2, axis2=-1)
         return self._of_variance(weight, variance)
 
     def _of_variance(self, weight: Any, variance: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from numpyro_svae.families import GammaNatural
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.priors.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.priors.table_priors import DirichletPrior
+from numpyro_svae.program.run.classes import entries_by_class
 
 __all__ = ["Observation", "observation_of", "register_observation"]
 
@@ -144,4 +145,4 @@ def register_observation(kind: Observation) -> None:
 
 def observation_of(fn: dist.Distribution) -> Observation | None:
     """What kind of observation a distribution is; None if it is none of these."""
-    return next((kind for kind in _KINDS if isinstance(fn, kind.kinds)), None)
+    return next(entries_by_class(((k.kinds, k) for k in _KINDS), fn), None)

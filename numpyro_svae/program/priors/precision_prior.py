@@ -22,6 +22,7 @@ from numpyro_svae.families import GammaNatural
 from numpyro_svae.program.priors.noise_priors import ExpectedNoise, NoisePrior
 from numpyro_svae.program.priors.priors import Prior, Reading
 from numpyro_svae.program.priors.rate_priors import POPULATION_OF_RATES, FeaturePrior
+from numpyro_svae.program.run.classes import entries_by_class
 from numpyro_svae.program.run.sites import Site, is_gaussian
 
 __all__ = ["PrecisionPrior"]
@@ -66,7 +67,7 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
 
     @classmethod
     def find(cls, reading: Reading, site: Site) -> PrecisionPrior | None:
-        conjugate = next((p for k, p in _CONJUGATE if isinstance(site.fn, k)), None)
+        conjugate = next(entries_by_class(_CONJUGATE, site.fn), None)
         users = [s for s in reading.users(site.name) if is_gaussian(s.fn)]
         if conjugate != -1 and not users:
             return None

@@ -16,6 +16,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.families import NaturalParameters, expected
+from numpyro_svae.program.run.classes import entries_by_class
 from numpyro_svae.program.run.sites import Program, Site
 
 __all__ = [
@@ -212,4 +213,4 @@ def priors_of(fn: Any) -> Iterator[type[Prior]]:
 
     :param fn: the distribution of the site, without wrappers.
     """
-    return (kind for kind in _PRIORS if isinstance(fn, kind.distributions))
+    return entries_by_class(((k.distributions, k) for k in _PRIORS), fn)

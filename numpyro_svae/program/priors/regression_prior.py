@@ -26,6 +26,8 @@ from numpyro_svae.families import (
 from numpyro_svae.program.priors.joint_prior import JointPrior
 from numpyro_svae.program.priors.priors import Reading
 from numpyro_svae.program.run.agreement import same
+from numpyro_svae.program.run.arrays import numpy_of
+from numpyro_svae.program.run.classes import spelling_of, tril_of
 from numpyro_svae.program.run.sites import Program, Site
 
 __all__ = ["RegressionPrior"]
@@ -54,9 +56,12 @@ class RegressionPrior(JointPrior):
     def _of_two(cls, reading: Reading, half: Site) -> RegressionPrior | None:
         """An inverse-Wishart site with the site whose rows have its covariance."""
         for site in reading.partners(half):
-            matrix = isinstance(site.fn, dist.MatrixNormal)
-            vector = isinstance(site.fn, dist.MultivariateNormal) and not site.extra
-            if not (vector or matrix) or site.batch_shape != half.batch_shape:
+            spelling = spelling_of(site.fn)
+            vector = spelling == "vector" and not site.extra
+            if (
+                not (vector or spelling == "matrix")
+                or site.batch_shape != half.batch_shape
+            ):
                 continue
             if _is_scaled_by(reading.program, site.name, half):
                 dim, columns = (*site.fn.event_shape, 1)[:2]
@@ -76,8 +81,7 @@ class RegressionPrior(JointPrior):
 
     def values(self, weight: Any, cov: Any) -> dict[str, Any]:
         if self.packed:
-            module = np if isinstance(cov, np.ndarray) else jnp
-            return {self.name: module.concatenate([weight, cov], -1)}
+            return {self.name: numpy_of(cov).concatenate([weight, cov], -1)}
         cov_site, weight_site = self.sites
         return {cov_site: cov, weight_site: weight[..., 0] if self.vector else weight}
 
@@ -121,7 +125,7 @@ class RegressionPrior(JointPrior):
 
     def _conditional(self, fn: dist.Distribution) -> tuple[Array, Array]:
         """Location and column precision of the weight's site."""
-        if isinstance(fn, dist.MatrixNormal):
+        if spelling_of(fn) == "matrix":
             tril = fn.scale_tril_column
             identity = jnp.broadcast_to(jnp.eye(self.columns), tril.shape)
             return fn.loc, cho_solve((tril, True), identity)
@@ -156,9 +160,8 @@ def _is_scaled_by(program: Program, name: str, half: Site) -> bool:
     root = np.random.default_rng(0).standard_normal(half.value.shape)
     cov = root @ np.swapaxes(root, -1, -2) + np.eye(root.shape[-1])
     fn: Any = program.sites({half.name: cov})[name].fn
-    matrix = isinstance(fn, dist.MatrixNormal)
-    tril = fn.scale_tril_row if matrix else fn.scale_tril
+    tril = tril_of(fn)
     found = np.asarray(tril @ jnp.swapaxes(tril, -1, -2))
-    if matrix:
+    if spelling_of(fn) == "matrix":
         return same(found, cov)
     return same(found / found[..., :1, :1], cov / cov[..., :1, :1])

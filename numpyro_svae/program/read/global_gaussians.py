@@ -23,6 +23,7 @@ from numpyro_svae.program.priors.noise_priors import NoisePrior
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.read.find_supports import response_dims
 from numpyro_svae.program.run.agreement import same
+from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import (
     Site,
     gaussian_view,
@@ -123,7 +124,7 @@ class Candidates:
     def _cannot_be_local(self, name: str) -> bool:
         """Whether no jointly Gaussian vector can have the site in it."""
         site, found = self._site(name), self._dependents(name)
-        if not site.outer.event_shape or isinstance(site.fn, dist.MatrixNormal):
+        if not site.outer.event_shape or spelling_of(site.fn) == "matrix":
             return True
         if site.batch_shape and (site.frames or self._is_picked(found)):
             return True
@@ -228,10 +229,9 @@ class Candidates:
             )
         dim, columns = shape
         rows = (len(event) == 2 and not transposed) or dim == 1
-        apart = isinstance(site.fn, dist.Normal) or (
-            isinstance(site.fn, dist.MultivariateNormal) and rows
-        )
-        diagonal = all(isinstance(s.fn, dist.Normal) for s in found)
+        spelling = spelling_of(site.fn)
+        apart = spelling == "numbers" or (spelling == "vector" and rows)
+        diagonal = all(spelling_of(s.fn) == "numbers" for s in found)
         diagonal = diagonal and len(seen) == len(found)  # a population may mix rows
         by_row = apart and (diagonal or dim == 1)
         sizes = event, dim, columns

@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 from jax import Array
 import numpyro.distributions as dist
 
+from numpyro_svae.program.run.classes import entries_by_class
+
 __all__ = [
     "LocalKind",
     "kind_of",
@@ -122,7 +124,7 @@ def kind_of(fn: Any) -> LocalKind | None:
 
     :param fn: a distribution without what it is wrapped in.
     """
-    return next((kind for kind in _KINDS if isinstance(fn, kind.distributions)), None)
+    return next(entries_by_class(((k.distributions, k) for k in _KINDS), fn), None)
 
 
 def lengths_of(fn: Any) -> Array | None:

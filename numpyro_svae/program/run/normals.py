@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
-import numpyro.distributions as dist
 
 from numpyro_svae.families.matrices import inverse_from_tril, transpose
+from numpyro_svae.program.run.classes import spelling_of
 
 __all__ = ["NormalRows", "normal_rows"]
 
@@ -58,14 +58,15 @@ def normal_rows(fn: Any, event: tuple[int, ...]) -> NormalRows:
         wraps it.
     :param event: the event shape of its site.
     """
-    if isinstance(fn, dist.MatrixNormal):
+    spelling = spelling_of(fn)
+    if spelling == "matrix":
         loc = fn.loc.reshape(*fn.loc.shape[:-2], 1, -1)
         row, column = fn.scale_tril_row, fn.scale_tril_column
         both = jnp.einsum("...ij,...kl->...ikjl", row, column)
         size = loc.shape[-1]
         return NormalRows(loc, both.reshape(*both.shape[:-4], 1, size, size))
     loc = _as_rows(fn.loc, event)
-    if isinstance(fn, dist.Normal):
+    if spelling == "numbers":
         return NormalRows(loc, _as_rows(fn.scale, event)[..., None])
     tril = fn.scale_tril
     if len(event) == 1:

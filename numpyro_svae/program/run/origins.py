@@ -12,9 +12,9 @@ from typing import Any
 import jax
 from jax import Array, random
 import jax.numpy as jnp
-import numpy as np
 from numpyro.ops.provenance import eval_provenance
 
+from numpyro_svae.program.run.arrays import is_array
 from numpyro_svae.program.run.sites import Program
 
 __all__ = ["NOT_TRACEABLE", "at_others", "depends", "elsewhere"]
@@ -79,7 +79,7 @@ def _arrays(program: Program) -> tuple[dict[str, Any], Callable[[dict], Program]
 
 
 def _is_number(leaf: Any) -> bool:
-    if not isinstance(leaf, jax.Array | np.ndarray):
+    if not is_array(leaf):
         return False
     return not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 

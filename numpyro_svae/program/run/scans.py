@@ -19,10 +19,10 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 from numpyro.contrib.control_flow.scan import scan_wrapper
-import numpyro.distributions as dist
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
+from numpyro_svae.program.run.classes import spelling_of, tril_of
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 from numpyro_svae.program.run.wrappers import peel
 
@@ -242,9 +242,8 @@ def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain
 def _gaussian(fn: Any) -> tuple[Array, Array] | None:
     """Location and scale of a Gaussian."""
     fn, _, _ = peel(fn)
-    if isinstance(fn, dist.MultivariateNormal):
-        return fn.loc, fn.scale_tril
-    return (fn.loc, fn.scale) if isinstance(fn, dist.Normal) else None
+    vectors = spelling_of(fn) in ("numbers", "vector")
+    return (fn.loc, tril_of(fn)) if vectors else None
 
 
 def _alike(found: Array, expected: Array) -> bool:

@@ -18,6 +18,7 @@ import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 from numpyro.util import not_jax_tracer
 
+from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.one_site import OneSite
 from numpyro_svae.program.run.scans import Scan
@@ -82,7 +83,7 @@ class Site:
         None if the mask of the positions says it all, as far as can be seen.
         """
         fn, mask, extra = peel(self.outer)
-        if mask is None or not (isinstance(fn, dist.Normal) and extra):
+        if mask is None or not (spelling_of(fn) == "numbers" and extra):
             return None
         if not_jax_tracer(mask):
             seen = np.asarray(mask)
@@ -110,7 +111,7 @@ class Site:
 def unwrap(fn: dist.Distribution) -> tuple[dist.Distribution, Array | None, int]:
     """The underlying distribution, its mask at the positions, and their extra rank."""
     fn, mask, extra = peel(fn)
-    if isinstance(fn, dist.Normal) and extra:  # the last event dimension is the vector
+    if spelling_of(fn) == "numbers" and extra:  # the last event dimension is the vector
         return fn, None if mask is None else jnp.any(mask, -1), extra - 1
     if is_path(fn):
         mask = None if mask is None else mask[..., None]
@@ -143,13 +144,13 @@ def read_site(message: dict) -> Site:
 
 
 def _is_number(fn: dist.Distribution) -> bool:
-    return not fn.event_shape and isinstance(peel(fn)[0], dist.Normal)
+    return not fn.event_shape and spelling_of(peel(fn)[0]) == "numbers"
 
 
 def is_gaussian(fn: dist.Distribution) -> bool:
     """Whether a distribution is one of numbers, vectors, matrices or paths that are
     jointly Gaussian."""
-    kind, matrix = kind_of(fn), isinstance(fn, dist.MatrixNormal)
+    kind, matrix = kind_of(fn), spelling_of(fn) == "matrix"
     return matrix or (kind is not None and not kind.discrete)
 
 
@@ -177,12 +178,13 @@ class GaussianView(NamedTuple):
 
 def gaussian_view(site: Site) -> GaussianView | None:
     """The Gaussian at each position of a site; None if it is not a Gaussian vector."""
-    fn = site.fn
-    if isinstance(fn, dist.MultivariateNormal):
+    fn: Any = site.fn
+    spelling = spelling_of(fn)
+    if spelling == "vector":
         tril = fn.scale_tril
         loc = jnp.broadcast_to(fn.loc, site.positions + fn.event_shape)
         return GaussianView(loc, tril @ jnp.swapaxes(tril, -1, -2))
-    if isinstance(fn, dist.Normal) and len(site.outer.event_shape) == site.extra + 1:
+    if spelling == "numbers" and len(site.outer.event_shape) == site.extra + 1:
         shape = site.positions + site.outer.event_shape[-1:]
         dtype = jnp.result_type(fn.loc, fn.scale, float)  # Normal(0, 1) is of integers
         variance = _shared(jnp.asarray(fn.scale, dtype) ** 2, shape[-1])

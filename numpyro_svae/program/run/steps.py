@@ -14,6 +14,8 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.batch_util import promote_batch_shape
 
+from numpyro_svae.program.run.arrays import numpy_of
+from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["Steps", "TimePlate", "with_time_in_event"]
@@ -43,9 +45,7 @@ class Steps:
         if kind is dist.CategoricalLogits:
             kind = dist.CategoricalProbs
         fields = {n for n in base.gather_pytree_data_fields() if n in vars(base)}
-        simple = isinstance(base, dist.MultivariateNormal) or fields <= set(
-            base.arg_constraints
-        )
+        simple = spelling_of(base) == "vector" or fields <= set(base.arg_constraints)
         return cls(kind if simple else None, len(fn.batch_shape), extra)
 
     @property
@@ -93,8 +93,7 @@ class Steps:
         if shape:
             fn = fn.expand((*shape, 1) if self.scalar else shape)
         if mask is not None:
-            module = np if isinstance(mask, np.ndarray) else jnp
-            fn = fn.mask(module.broadcast_to(mask, fn.batch_shape))
+            fn = fn.mask(numpy_of(mask).broadcast_to(mask, fn.batch_shape))
         return fn.to_event(self.extra + 1 + self.scalar)
 
     def show_value(self, value: Array) -> Array:
@@ -165,7 +164,7 @@ def _parameters(fn: Any, full: bool = True) -> Arrays:
         shared = (1,) * (len(batch) - own) + value.shape[:own]
         return jnp.broadcast_to(value, (batch if full else shared) + value.shape[own:])
 
-    if isinstance(base, dist.MultivariateNormal):
+    if spelling_of(base) == "vector":
         found = {"loc": spread(base.loc, 1), "scale_tril": spread(base.scale_tril, 2)}
     else:
         present = {n: c for n, c in base.arg_constraints.items() if n in vars(base)}

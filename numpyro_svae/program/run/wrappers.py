@@ -16,6 +16,8 @@ from jax import Array
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from numpyro_svae.program.run.classes import entries_by_class, spelling_of
+
 __all__ = ["Layer", "as_vectors", "at_positions", "peel", "shape_of"]
 
 
@@ -110,8 +112,7 @@ _GAUSSIAN_VECTORS: tuple[tuple[type, Callable[[Any], dict[str, Any]]], ...] = (
 
 def _as_plain(fn: Any) -> Any:
     """A Gaussian vector as a ``MultivariateNormal``; anything else as it is."""
-    found = (read for kind, read in _GAUSSIAN_VECTORS if isinstance(fn, kind))
-    read = next(found, None)
+    read = next(entries_by_class(_GAUSSIAN_VECTORS, fn), None)
     if read is None:
         return fn
     loc = getattr(fn, "loc", jnp.zeros(fn.event_shape))
@@ -138,7 +139,7 @@ def shape_of(fn: dist.Distribution) -> dist.Distribution:
     layer = Layer.of(fn)
     if layer is not None:
         return layer.around(shape_of(layer.inner))
-    if isinstance(fn, dist.Normal):  # whose entries are those of vectors
+    if spelling_of(fn) == "numbers":  # whose entries are those of vectors
         return dist.Normal(0.0, 1.0).expand(fn.batch_shape)
     shapes = fn.batch_shape, fn.event_shape
     return dist.ImproperUniform(dist.constraints.real, *shapes)

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from jax import Array
 import jax.numpy as jnp
-import numpy as np
 
+from numpyro_svae.program.run.arrays import is_array
 from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.probing import plain_run
@@ -76,11 +76,7 @@ class Likelihoods:
         """What is no array in a program, and its arrays."""
         known = {f.name: getattr(program, f.name) for f in fields(program)}
         leaves, tree = jax.tree.flatten(known)
-        arrays = {
-            i: leaf
-            for i, leaf in enumerate(leaves)
-            if isinstance(leaf, jax.Array | np.ndarray)
-        }
+        arrays = {i: leaf for i, leaf in enumerate(leaves) if is_array(leaf)}
         statics = {i: leaf for i, leaf in enumerate(leaves) if i not in arrays}
         return Statics(type(program), tree, statics), arrays
 

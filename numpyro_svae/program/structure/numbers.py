@@ -17,13 +17,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 
 from numpyro_svae.distributions import (
     MatrixNormalInverseWishart,
     NormalInverseWishart,
 )
 from numpyro_svae.program.priors.precision_prior import PrecisionPrior
+from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import Site, is_gaussian, is_path
 from numpyro_svae.program.structure.probing import Prober
 
@@ -75,7 +75,7 @@ def _is_weight(site: Site) -> bool:
 def _has_entries(site: Site) -> bool:
     """Whether a site is a vector of independent entries, as far as its shape tells."""
     event = site.outer.event_shape
-    normal = isinstance(site.fn, dist.Normal) and len(event) == site.extra + 1
+    normal = spelling_of(site.fn) == "numbers" and len(event) == site.extra + 1
     return normal and event[-1] > 1
 
 
