@@ -9,6 +9,7 @@ Oishi, *Accurate sum and dot product*, SIAM Journal on Scientific Computing, 200
 
 from __future__ import annotations
 
+import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
@@ -23,15 +24,16 @@ def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _halves(a: Array) -> tuple[Array, Array]:
-    """The leading half of the digits, a constant for derivatives, and the others."""
+    """The leading half of the digits, and the others."""
     bits = jnp.finfo(a.dtype).bits
     kept = -1 << (jnp.finfo(a.dtype).nmant + 1) // 2
     integer = jnp.dtype(f"int{bits}")
-    leading = lax.bitcast_convert_type(lax.stop_gradient(a), integer) & kept
+    leading = lax.bitcast_convert_type(a, integer) & kept
     high = lax.bitcast_convert_type(leading, a.dtype)
     return high, a - high
 
 
+@jax.custom_jvp
 def residual(c: Array, a: Array, b: Array) -> Array:
     """``c - a b``, of which all digits are right where it is small.
 
@@ -44,11 +46,21 @@ def residual(c: Array, a: Array, b: Array) -> Array:
     products = [x * y[..., None, :, :] for x, y in halves]
     c = jnp.broadcast_to(c[..., None, :], (*products[0].shape[:-2], 1, c.shape[-1]))
     terms = jnp.concatenate([c, *products], -2)
-    rest = jnp.zeros(())
-    while terms.shape[-2] > 1:
-        if terms.shape[-2] % 2:
-            zero = jnp.zeros_like(terms[..., :1, :])
-            terms = jnp.concatenate([terms, zero], -2)
-        terms, errors = _two_sum(terms[..., 0::2, :], terms[..., 1::2, :])
-        rest = rest + jnp.sum(errors, -2)
-    return terms[..., 0, :] + rest
+    zero = jnp.zeros((), terms.dtype)
+    # a reduction of pairs is one kernel to compile, a tree of sums is dozens
+    sums = lax.reduce(
+        (terms, jnp.zeros_like(terms)), (zero, zero), _add_pairs, (terms.ndim - 2,)
+    )
+    return sums[0] + sums[1]
+
+
+def _add_pairs(x: tuple[Array, Array], y: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Two sums, each with what rounding has taken off so far."""
+    total, error = _two_sum(x[0], y[0])
+    return total, (x[1] + y[1]) + error
+
+
+@residual.defjvp
+def _residual_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (c, a, b), (dc, da, db) = primals, tangents
+    return residual(c, a, b), dc - da @ b - a @ db
