@@ -145,8 +145,7 @@ def _quadratic(weight: Array, cov: Array) -> Array:
     if not len(weight):
         return jnp.zeros(cov.shape[2:], cov.dtype)
     product = matmul(weight, cov)
-    terms = [dot(product[i], weight[i]) for i in range(weight.shape[0])]
-    return sum(terms[1:], terms[0])
+    return dot(*(jnp.reshape(x, (-1, *x.shape[2:])) for x in (product, weight)))
 
 
 @jax.jit

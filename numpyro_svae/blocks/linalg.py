@@ -52,9 +52,22 @@ def outer(x: Array, y: Array) -> Array:
     return x[:, None] * y[None]
 
 
+@custom_vjp
 def dot(x: Array, y: Array) -> Array:
     """The sum over the first axis of ``x y``, which XLA need not reduce over."""
     return reduce(jnp.add, (x[i] * y[i] for i in range(x.shape[0])))
+
+
+def _dot_fwd(x, y):
+    return dot(x, y), (x, y)
+
+
+def _dot_bwd(residuals, g):
+    x, y = residuals
+    return sum_to(g[None] * y, x.shape), sum_to(g[None] * x, y.shape)
+
+
+dot.defvjp(_dot_fwd, _dot_bwd)
 
 
 def eye(a: Array) -> Array:
@@ -63,9 +76,22 @@ def eye(a: Array) -> Array:
     return jnp.eye(size, dtype=a.dtype).reshape((size, size) + (1,) * (a.ndim - 2))
 
 
+@custom_vjp
 def log_diagonal(a: Array) -> Array:
     """The sum of the logarithms of the diagonal: half of ``log det(a a')``."""
     return jnp.sum(jnp.log(jnp.stack([a[i, i] for i in range(a.shape[0])])), 0)
+
+
+def _log_diagonal_fwd(a):
+    return log_diagonal(a), a
+
+
+def _log_diagonal_bwd(a, g):
+    identity = eye(a)
+    return (g * identity / jnp.where(identity == 1, a, 1.0),)
+
+
+log_diagonal.defvjp(_log_diagonal_fwd, _log_diagonal_bwd)
 
 
 def sum_to(a: Array, shape: tuple[int, ...]) -> Array:
