@@ -16,7 +16,6 @@ bound of a datum never falls, so that no start is too bad.
 from __future__ import annotations
 
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -24,32 +23,25 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.inference.factors.evidence import Evidence
-from numpyro_svae.inference.local.cubature import Cubature
-from numpyro_svae.inference.local.datum_bounds import data_of, sending
+from numpyro_svae.inference.local.cubature import Rule
+from numpyro_svae.inference.local.datum_bounds import Datum, data_of, sending
+from numpyro_svae.inference.local.expectations import Expectations
 from numpyro_svae.inference.local.fixed_point import FixedPoint
-from numpyro_svae.inference.local.gradient_messages import (
-    Moments,
-    expected_values,
-    message_of,
-    moments_of,
-    narrowing,
-    remains,
-)
 from numpyro_svae.inference.local.groups import infer_locals
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
-from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.inference.local.site_messages import messages_of
+from numpyro_svae.program.run.positions import per_scale
 from numpyro_svae.program.structure.likelihoods import Likelihoods
 
-__all__ = ["Sweeps"]
+__all__ = ["Point", "Potentials", "Sweeps"]
 
 _FIRST_RATE = 0.5
 _SHORTEST = 1e-8  # rate at which a datum is given up: no step makes its bound rise
-_TIGHTER = (0.0, 9.0, 99.0, 999.0)  # what starts add to prior precisions, times these
 
-Potentials = dict[str, GaussianPotential]
+Potentials = dict[str, Any]
 
 
-class _Place(NamedTuple):
+class Point(NamedTuple):
     """Potentials, with what is known there.
 
     :param said: the potentials.
@@ -66,7 +58,7 @@ class _Place(NamedTuple):
 
 
 class _State(NamedTuple):
-    place: _Place
+    place: Point
     rates: tuple[Array, ...]
     sweeps: Array
 
@@ -76,7 +68,8 @@ class Sweeps:
 
     :param evidence: the factors.
     :param likelihoods: the log likelihoods of the program.
-    :param potentials: what the recognition function says of other sites.
+    :param potentials: what the recognition function says of sites that are not sent
+        messages.
     :param mean_field: whether coupled sites are made independent under the guide.
     :param options: how many sweeps there are, and when they end.
     :param rule: how expectations are taken.
@@ -86,60 +79,66 @@ class Sweeps:
         self,
         evidence: Evidence,
         likelihoods: Likelihoods,
-        potentials: dict[str, Any],
+        potentials: Potentials,
         mean_field: bool,
         options: FixedPoint,
-        rule: Cubature,
+        rule: Rule,
     ) -> None:
-        self.evidence, self.likelihoods = evidence, likelihoods
+        self.evidence = evidence
         self.potentials, self.mean_field = potentials, mean_field
-        self.options, self.rule = options, rule
+        self.options = options
+        self.expectations = Expectations(evidence, likelihoods, rule)
         self.senders = sending(evidence)
         self.data = data_of(evidence, self.senders)
 
-    def find(self) -> tuple[Potentials, dict[str, Convergence]]:
-        """The potentials at which the sweeps end, and how they ended, by site."""
-        if not self.senders:
-            return {}, {}
-        start = self._start()
+    def run(
+        self, start: Point, limits: tuple[int, ...]
+    ) -> tuple[Point, tuple[Convergence, ...]]:
+        """Sweep from a start, and say how it ended for each group of data.
+
+        :param start: the start.
+        :param limits: the most sweeps of each group of data.
+        """
         rates = tuple(jnp.full_like(bound, _FIRST_RATE) for bound in start.bound)
         state = _State(start, rates, jnp.zeros((), jnp.int32))
-        state = lax.while_loop(self._goes_on, self._sweep, state)
-        ended: dict[str, Convergence] = {}
-        for datum, left in zip(self.data, state.place.left):
-            residual = jnp.max(left, initial=0.0)
-            found = Convergence(state.sweeps, residual)
-            ended |= dict.fromkeys(datum.vectors, found)
-        return state.place.said, ended
+        goes_on, sweep = partial(self._goes_on, limits), partial(self._sweep, limits)
+        state = lax.while_loop(goes_on, sweep, state)
+        ended = (
+            Convergence(jnp.minimum(state.sweeps, limit), jnp.max(left, initial=0.0))
+            for left, limit in zip(state.place.left, limits)
+        )
+        return state.place, tuple(ended)
 
     # sweeps
 
-    def _goes_on(self, state: _State) -> Array:
-        pairs = zip(state.place.left, state.rates)
-        moves = [jnp.any(~(left <= 1.0) & (r > _SHORTEST)) for left, r in pairs]
-        return jnp.stack(moves).any() & (state.sweeps < self.options.max_sweeps)
+    def _goes_on(self, limits: tuple[int, ...], state: _State) -> Array:
+        moves = [
+            jnp.any(~(left <= 1.0) & (rate > _SHORTEST)) & (state.sweeps < limit)
+            for left, rate, limit in zip(state.place.left, state.rates, limits)
+        ]
+        return jnp.stack(moves).any()
 
-    def _sweep(self, state: _State) -> _State:
+    def _sweep(self, limits: tuple[int, ...], state: _State) -> _State:
         place = state.place
         said = {}
         for datum, rate in zip(self.data, state.rates):
-            for name in datum.vectors:
+            for name in datum.targets:
                 part = partial(_between, datum.at_positions(self.evidence, name, rate))
                 said[name] = jax.tree.map(part, place.said[name], place.goal[name])
-        found = self._look(said)
-        takes = tuple(map(_is_better, found.bound, found.left, place.bound, place.left))
-        kept = self._choose(takes, found, place)
+        found = self.look(said)
+        better = map(_is_better, found.bound, found.left, place.bound, place.left)
+        takes = tuple(t & (state.sweeps < limit) for t, limit in zip(better, limits))
         rates = tuple(
             jnp.where(take, jnp.minimum(1.0, 2.0 * rate), 0.5 * rate)
             for take, rate in zip(takes, state.rates)
         )
-        return _State(kept, rates, state.sweeps + 1)
+        return _State(self.choose(takes, found, place), rates, state.sweeps + 1)
 
-    def _choose(self, takes: tuple[Array, ...], new: _Place, old: _Place) -> _Place:
+    def choose(self, takes: tuple[Array, ...], new: Point, old: Point) -> Point:
         """What is known at some potentials, by datum at the new or at the old ones."""
         said, goal = {}, {}
         for datum, take in zip(self.data, takes):
-            for name in datum.vectors:
+            for name in datum.targets:
                 chosen = partial(_where, datum.at_positions(self.evidence, name, take))
                 said[name] = jax.tree.map(chosen, new.said[name], old.said[name])
                 goal[name] = jax.tree.map(chosen, new.goal[name], old.goal[name])
@@ -147,35 +146,58 @@ class Sweeps:
             tuple(map(jnp.where, takes, *pair))
             for pair in ((new.bound, old.bound), (new.left, old.left))
         )
-        return _Place(said, goal, bound, left)
+        return Point(said, goal, bound, left)
 
-    def _look(self, said: Potentials) -> _Place:
-        """Infer the local sites, and send them messages."""
-        local = self._infer(said)
-        goal, left, terms = dict[str, Any](), dict[str, Array](), dict[str, Array]()
-        for name, senders in self.senders.items():
-            place = self.evidence.place(name)
-            moments = moments_of(local.marginals[name], place.positions)
-            found, gradient = self._expected(name, senders, moments)
-            message = message_of(moments, gradient)
+    def look(self, said: Potentials) -> Point:
+        """Infer the local sites, and send them messages.
+
+        :param said: the potentials of all sites that are sent messages.
+        """
+        evidence, local = self.evidence, self.infer(said)
+        moments = self.moments(local)
+        terms, gradient = self._expected(moments)
+        goal, left = dict[str, Any](), dict[str, Array]()
+        for name in self.senders:
+            place, kind = evidence.place(name), messages_of(evidence.local(name))
+            message = kind.message(moments[name], gradient[name])
             if place.mask is not None:
                 message = message.mask(place.mask)
-            far = remains(moments, said[name], message)
+            far = kind.remains(moments[name], said[name], message)
             if place.mask is not None:
                 far = jnp.where(place.mask, far, 0.0)
-            usable = jnp.isfinite(far)[..., None]
-            goal[name] = GaussianPotential(
-                jnp.where(usable, message.info_vector, said[name].info_vector),
-                jnp.where(usable[..., None], message.precision, said[name].precision),
-            )
+            kept = partial(_where, jnp.isfinite(far))
+            goal[name] = jax.tree.map(kept, message, said[name])
             far = jnp.where(jnp.isfinite(far), far, jnp.inf)
             far = far**2 / self._tolerance(far.dtype)
             left[name] = jnp.max(far, tuple(range(far.ndim - place.extra, far.ndim)))
-            terms |= found
-        bound = tuple(datum.bound(self.evidence, local, terms) for datum in self.data)
+        bound = tuple(datum.bound(evidence, local, terms) for datum in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
         ends = tuple(datum.largest(left) for datum in self.data)
-        return _Place(said, goal, bound, ends)
+        return Point(said, goal, bound, ends)
+
+    def moments(self, local: LocalPosterior) -> dict[str, Any]:
+        """What expectations need of the sites that likelihoods depend on."""
+        found = {}
+        scopes = map(self.expectations.scope, self.sending)
+        for name in dict.fromkeys(name for scope in scopes for name in scope):
+            kind = messages_of(self.evidence.local(name))
+            place = self.evidence.place(name)
+            found[name] = kind.moments(local.marginals[name], place)
+        return found
+
+    @property
+    def sending(self) -> list[str]:
+        """The likelihoods that send gradients."""
+        return list(dict.fromkeys(s for names in self.senders.values() for s in names))
+
+    def infer(self, said: Potentials) -> LocalPosterior:
+        """The posterior of the local sites."""
+        spoken = {**self.potentials, **said}
+        return infer_locals(self.evidence, spoken, self.mean_field, self.options)
+
+    def targets(self, datum: Datum) -> list[str]:
+        """The Gaussian sites of a group of data that are sent gradients."""
+        return [n for n in datum.targets if not self.evidence.local(n).discrete]
 
     def _tolerance(self, dtype: Any) -> float:
         """Of the square of a distance, which is about what a bound can still rise."""
@@ -183,76 +205,29 @@ class Sweeps:
             return self.options.tolerance
         return 1e-7 if dtype == jnp.float64 else 1e-5
 
-    def _infer(self, said: Potentials) -> LocalPosterior:
-        spoken = {**self.potentials, **said}
-        return infer_locals(self.evidence, spoken, self.mean_field, self.options)
-
     def _expected(
-        self, name: str, senders: tuple[str, ...], moments: Moments
-    ) -> tuple[dict[str, Array], Moments]:
+        self, moments: dict[str, Any]
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Expected log likelihoods, and the gradient of their sum.
 
-        A message counts as often as what sends it does, beside its vector.
+        A message counts as often as what sends it does, beside its site.
         """
-        own = self.evidence.place(name).scale
+        senders = list(
+            dict.fromkeys(s for names in self.senders.values() for s in names)
+        )
 
-        def total(moments: Moments) -> tuple[Array, dict[str, Array]]:
-            found = self.expected(name, senders, moments)
-            shares = (
-                jnp.sum(value * (self.evidence.site(sender).scale / own))
-                for sender, value in found.items()
+        def total(moments: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
+            found = self.expectations.of(senders, moments)
+            scaled = (
+                jnp.sum(self.evidence.site(n).scale * v) for n, v in found.items()
             )
-            return sum(shares, jnp.zeros(())), found
+            return sum(scaled, jnp.zeros(())), found
 
         gradient, found = jax.grad(total, has_aux=True)(moments)
+        for name in self.senders:
+            of_own = partial(per_scale, self.evidence.place(name))
+            gradient[name] = jax.tree.map(of_own, gradient[name])
         return found, gradient
-
-    def expected(
-        self, name: str, senders: tuple[str, ...], moments: Moments
-    ) -> dict[str, Array]:
-        """Expected log likelihoods, per entry of the batch of each observed site.
-
-        :param name: the vector.
-        :param senders: the observed sites.
-        :param moments: of the vector.
-        """
-
-        def values_at(value: Array) -> dict[str, Array]:
-            return self.likelihoods.at(senders, name, value)
-
-        return expected_values(values_at, moments, self.rule)
-
-    # starts
-
-    def _start(self) -> _Place:
-        """The best start of several, by datum: the prior, or the prior made narrow.
-
-        Where the prior is wide its expectations may overflow.
-        """
-        local = self._infer({name: self._nothing(name) for name in self.senders})
-
-        def at(tighter: Array) -> _Place:
-            said = {}
-            for name in self.senders:
-                moments = moments_of(local.marginals[name], self._positions(name))
-                said[name] = narrowing(moments, tighter)
-            return self._look(said)
-
-        places = lax.map(at, jnp.asarray(_TIGHTER))
-        best, *others = (
-            jax.tree.map(itemgetter(i), places) for i in range(len(_TIGHTER))
-        )
-        for other in others:
-            takes = tuple(map(jnp.greater, other.bound, best.bound))
-            best = self._choose(takes, other, best)
-        return best
-
-    def _positions(self, name: str) -> tuple[int, ...]:
-        return self.evidence.place(name).positions
-
-    def _nothing(self, name: str) -> GaussianPotential:
-        zeros = jnp.zeros((*self._positions(name), self.evidence.local(name).size))
-        return GaussianPotential(zeros, zeros)
 
 
 def _is_better(bound: Array, left: Array, before: Array, left_before: Array) -> Array:

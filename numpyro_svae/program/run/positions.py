@@ -18,6 +18,7 @@ __all__ = [
     "clean",
     "per_entry",
     "per_path",
+    "per_scale",
     "place_of",
     "pull_to",
     "read_at",
@@ -127,6 +128,13 @@ def _at_positions(place: Place, event_dim: int) -> Array:
     """The scale of each entry of the batch, at its positions."""
     scale = jnp.broadcast_to(place.scale, place.batch_shape)
     return jnp.expand_dims(scale, tuple(range(-place.extra - event_dim, 0)))
+
+
+def per_scale(place: Place, value: Array) -> Array:
+    """Values ``(*positions, *event)`` divided by the scale of their place."""
+    if not jnp.ndim(place.scale):
+        return value / place.scale
+    return value / _at_positions(place, value.ndim - len(place.positions))
 
 
 def clean(place: Place, value: Any, event_dim: int = 1) -> Array:
