@@ -24,6 +24,7 @@ from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.lessons import with_lessons
 from numpyro_svae.inference.local.likelihood_potentials import (
     Ascent,
+    check_refine,
     find_potentials,
     with_likelihoods,
 )
@@ -115,7 +116,7 @@ class AutoSVAE(FittedGuide):
         self.mean_field = mean_field
         self.fixed_point = fixed_point or FixedPoint()
         self.cubature = cubature or Cubature()
-        self.refine = _check_refine(refine)
+        self.refine = check_refine(refine)
         self.init = dict(init or {})
         self.num_starts = check_num_starts(num_starts)
         self._structure: Structure | None = None
@@ -132,7 +133,7 @@ class AutoSVAE(FittedGuide):
         :param sweeps: the number of sweeps, as ``refine``.
         """
         other = copy(self)
-        other.refine, other.watch, other.programs = _check_refine(sweeps), Watch(), {}
+        other.refine, other.watch, other.programs = check_refine(sweeps), Watch(), {}
         other._structure = None
         return other
 
@@ -291,12 +292,3 @@ class AutoSVAE(FittedGuide):
         if naturals:
             check_enclosing_optimizer(next(iter(naturals)))
         return sampling.sample_plain(self.structure, messages)
-
-
-def _check_refine(sweeps: int) -> int:
-    if isinstance(sweeps, int) and sweeps >= 0:
-        return sweeps
-    raise ValueError(
-        f"refine: found {sweeps!r}; accepted is a number of sweeps after the "
-        "recognition function, zero for none."
-    )

@@ -26,7 +26,13 @@ from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.likelihoods import Likelihoods, Statics
 
-__all__ = ["Ascent", "Found", "find_potentials", "with_likelihoods"]
+__all__ = [
+    "Ascent",
+    "Found",
+    "check_refine",
+    "find_potentials",
+    "with_likelihoods",
+]
 
 Naturals = dict[str, NaturalParameters]
 Found = tuple[Potentials, dict[str, Convergence]]
@@ -46,6 +52,19 @@ class Ascent:
     fixed_point: FixedPoint
     rule: Rule
     refine: int
+
+
+def check_refine(sweeps: Any) -> int:
+    """A number of sweeps after a recognition function.
+
+    :raises ValueError: if it is none.
+    """
+    if isinstance(sweeps, int) and sweeps >= 0:
+        return sweeps
+    raise ValueError(
+        f"refine: found {sweeps!r}; accepted is a number of sweeps after the "
+        "recognition function, zero for none."
+    )
 
 
 def find_potentials(
