@@ -10,7 +10,9 @@ gradient of the expected log likelihood there,
 
 which is a natural-gradient step of its datum's bound. A step that makes this bound
 fall is not taken, and its rate is halved; after one that is taken it is doubled. The
-bound of a datum never falls, so that no start is too bad.
+bound of a datum never falls, so that no start is too bad. A datum has converged where
+little is left of the way to its goal, or where sweeps have got it no further: at a kink
+of a log likelihood there is no gradient to come to rest at.
 """
 
 from __future__ import annotations
@@ -30,13 +32,11 @@ from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.groups import infer_locals
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.inference.local.site_messages import messages_of
+from numpyro_svae.inference.local.sweep_progress import Progress
 from numpyro_svae.program.run.positions import per_scale
 from numpyro_svae.program.structure.likelihoods import Likelihoods
 
 __all__ = ["Point", "Potentials", "Sweeps"]
-
-_FIRST_RATE = 0.5
-_SHORTEST = 1e-8  # rate at which a datum is given up: no step makes its bound rise
 
 Potentials = dict[str, Any]
 
@@ -58,8 +58,8 @@ class Point(NamedTuple):
 
 
 class _State(NamedTuple):
-    place: Point
-    rates: tuple[Array, ...]
+    point: Point
+    progress: tuple[Progress, ...]
     sweeps: Array
 
 
@@ -99,40 +99,43 @@ class Sweeps:
         :param start: the start.
         :param limits: the most sweeps of each group of data.
         """
-        rates = tuple(jnp.full_like(bound, _FIRST_RATE) for bound in start.bound)
-        state = _State(start, rates, jnp.zeros((), jnp.int32))
+        progress = tuple(map(Progress.at, start.bound, start.left))
+        state = _State(start, progress, jnp.zeros((), jnp.int32))
         goes_on, sweep = partial(self._goes_on, limits), partial(self._sweep, limits)
         state = lax.while_loop(goes_on, sweep, state)
-        ended = (
-            Convergence(jnp.minimum(state.sweeps, limit), jnp.max(left, initial=0.0))
-            for left, limit in zip(state.place.left, limits)
-        )
-        return state.place, tuple(ended)
+        ended = []
+        for own, left, limit in zip(state.progress, state.point.left, limits):
+            residual = jnp.max(own.remaining(left), initial=0.0)
+            ended.append(Convergence(jnp.minimum(state.sweeps, limit), residual))
+        return state.point, tuple(ended)
 
     # sweeps
 
     def _goes_on(self, limits: tuple[int, ...], state: _State) -> Array:
         moves = [
-            jnp.any(~(left <= 1.0) & (rate > _SHORTEST)) & (state.sweeps < limit)
-            for left, rate, limit in zip(state.place.left, state.rates, limits)
+            jnp.any(~(own.remaining(left) <= 1.0)) & (state.sweeps < limit)
+            for own, left, limit in zip(state.progress, state.point.left, limits)
         ]
         return jnp.stack(moves).any()
 
     def _sweep(self, limits: tuple[int, ...], state: _State) -> _State:
-        place = state.place
-        said = {}
-        for datum, rate in zip(self.data, state.rates):
+        point, said = state.point, dict[str, Any]()
+        for datum, own in zip(self.data, state.progress):
             for name in datum.targets:
-                part = partial(_between, datum.at_positions(self.evidence, name, rate))
-                said[name] = jax.tree.map(part, place.said[name], place.goal[name])
+                rate = datum.at_positions(self.evidence, name, own.rate)
+                part = partial(_between, rate)
+                said[name] = jax.tree.map(part, point.said[name], point.goal[name])
         found = self.look(said)
-        better = map(_is_better, found.bound, found.left, place.bound, place.left)
+        better = map(_is_better, found.bound, found.left, point.bound, point.left)
         takes = tuple(t & (state.sweeps < limit) for t, limit in zip(better, limits))
-        rates = tuple(
-            jnp.where(take, jnp.minimum(1.0, 2.0 * rate), 0.5 * rate)
-            for take, rate in zip(takes, state.rates)
+        point = self.choose(takes, found, point)
+        progress = tuple(
+            own.after(take, bound, left, self._tolerance(bound.dtype))
+            for own, take, bound, left in zip(
+                state.progress, takes, point.bound, point.left
+            )
         )
-        return _State(self.choose(takes, found, place), rates, state.sweeps + 1)
+        return _State(point, progress, state.sweeps + 1)
 
     def choose(self, takes: tuple[Array, ...], new: Point, old: Point) -> Point:
         """What is known at some potentials, by datum at the new or at the old ones."""
