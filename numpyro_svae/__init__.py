@@ -22,6 +22,7 @@ from numpyro_svae.forecasting.smooth import smooth
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.local.cubature import Cubature
 from numpyro_svae.inference.local.fixed_point import FixedPoint
+from numpyro_svae.inference.local.samples import Samples
 from numpyro_svae.optim import svae_optimizer
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.sample import sample
@@ -41,6 +42,7 @@ __all__ = [
     "MatrixNormalInverseWishart",
     "NormalInverseWishart",
     "Report",
+    "Samples",
     "__version__",
     "coverage",
     "crps",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +18,13 @@ from numpyro_svae.families import NaturalParameters
 from numpyro_svae.fitted import FittedGuide
 from numpyro_svae.inference.declare import sampling
 from numpyro_svae.inference.declare.watch import Watch
-from numpyro_svae.inference.local.cubature import Cubature
+from numpyro_svae.inference.local.cubature import Cubature, Rule
 from numpyro_svae.inference.local.engine import global_posteriors, local_posterior
 from numpyro_svae.inference.local.fixed_point import FixedPoint
+from numpyro_svae.inference.local.lessons import with_lessons
 from numpyro_svae.inference.local.likelihood_potentials import (
+    Ascent,
+    check_refine,
     find_potentials,
     with_likelihoods,
 )
@@ -71,6 +75,11 @@ class AutoSVAE(FittedGuide):
         conjugate; :class:`~numpyro_svae.FixedPoint` says what the default is.
     :param cubature: how such likelihoods are averaged over a latent vector;
         :class:`~numpyro_svae.Cubature` says what the default is.
+    :param refine: the most sweeps, from what the recognition function says of vectors
+        and chains that are seen through such likelihoods, towards the best posterior.
+        In training the bound is that of the refined posterior, and the recognition
+        function learns to say what the sweeps ended at. :meth:`refined` gives the same
+        guide with sweeps after training alone.
     :param init: where global posteriors start, by site: a distribution of the
         posterior's family or its natural parameters. The others start where the data
         suggest.
@@ -97,7 +106,8 @@ class AutoSVAE(FittedGuide):
         prefix: str = "auto",
         mean_field: bool = False,
         fixed_point: FixedPoint | None = None,
-        cubature: Cubature | None = None,
+        cubature: Rule | None = None,
+        refine: int = 0,
         init: dict[str, dist.Distribution | NaturalParameters] | None = None,
         num_starts: int = 10,
     ) -> None:
@@ -106,12 +116,26 @@ class AutoSVAE(FittedGuide):
         self.mean_field = mean_field
         self.fixed_point = fixed_point or FixedPoint()
         self.cubature = cubature or Cubature()
+        self.refine = check_refine(refine)
         self.init = dict(init or {})
         self.num_starts = check_num_starts(num_starts)
         self._structure: Structure | None = None
         self.state_names = frozenset[str]()
         self.watch = Watch()
         self.programs: dict[Any, Callable] = {}  # of functions of its fits
+
+    def refined(self, sweeps: int) -> AutoSVAE:
+        """The same guide with other sweeps after its recognition function.
+
+        Its parameters are those of this one. So a guide that was trained without sweeps
+        may be asked for its posteriors, scores and forecasts with them.
+
+        :param sweeps: the number of sweeps, as ``refine``.
+        """
+        other = copy(self)
+        other.refine, other.watch, other.programs = check_refine(sweeps), Watch(), {}
+        other._structure = None
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"programs": {}}
@@ -142,7 +166,7 @@ class AutoSVAE(FittedGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         self._structure, messages, self.state_names = read_program(
-            self.model, self.recognition, args, kwargs
+            self.model, self.recognition, args, kwargs, bool(self.refine)
         )
         check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
@@ -153,6 +177,11 @@ class AutoSVAE(FittedGuide):
         }
 
     # inference
+
+    @property
+    def ascent(self) -> Ascent:
+        """How local posteriors are found."""
+        return Ascent(self.mean_field, self.fixed_point, self.cubature, self.refine)
 
     def _read(
         self, args: tuple, kwargs: dict
@@ -216,13 +245,14 @@ class AutoSVAE(FittedGuide):
 
         :param structure: the wiring of the program, if it is not that of the model.
         """
-        structure = structure or self.structure
-        options = self.mean_field, self.fixed_point
-        read = structure, program, *options, self.cubature
-        found, ended = find_potentials(*read, bound, naturals, potentials)
+        structure, ascent = structure or self.structure, self.ascent
+        known = bound, naturals, potentials
+        found, ended = find_potentials(structure, program, ascent, *known)
         given = bound, naturals, {**potentials, **found}
-        local = local_posterior(structure, *options, *given, examine=examine)
-        return with_likelihoods(structure, program, self.cubature, bound, local, ended)
+        options = structure, ascent.mean_field, ascent.fixed_point
+        local = local_posterior(*options, *given, examine=examine)
+        local = with_likelihoods(structure, program, ascent.rule, bound, local, ended)
+        return with_lessons(structure, ascent, *known, found, local)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Sample every latent site, and declare the closed forms that are known.

@@ -187,14 +187,14 @@ def test_likelihoods_that_see_several_steps_together():
         assert part in message
 
 
-def test_likelihoods_of_several_vectors():
-    def sum_of_two(y):
+def test_likelihoods_of_vectors_that_are_inferred_jointly():
+    def coupled(y):
         with numpyro.plate("data", N):
-            fn = dist.Normal(jnp.zeros(D), 1.0).to_event(1)
-            both = numpyro.sample("a", fn) + numpyro.sample("b", fn)
-            numpyro.sample("y", poisson(both @ LOADING).to_event(1), obs=y)
+            a = numpyro.sample("a", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+            b = numpyro.sample("b", dist.Normal(a, 1.0).to_event(1))
+            numpyro.sample("y", poisson((a + b) @ LOADING).to_event(1), obs=y)
 
-    message = error_of(sum_of_two, COUNTS[:, 0])
+    message = error_of(coupled, COUNTS[:, 0])
     for part in ("'a'", "'b'", "'y'", "one site", "GaussianPotential"):
         assert part in message
 

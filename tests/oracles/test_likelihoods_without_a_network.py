@@ -204,6 +204,21 @@ def test_no_start_makes_a_nan():
         assert ended.residual <= 1, seed
 
 
+def test_sweeps_end_at_kinks(x64):
+    """Sums over points have kinks where the density has, and no gradient is zero."""
+    y = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)))
+
+    def model(y):
+        with numpyro.plate("data", len(y)):
+            x = numpyro.sample("x", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+            fn = dist.Laplace(x @ LOADING[:, :3], 0.5)
+            numpyro.sample("y", fn.to_event(1), obs=y)
+
+    guide = ns.AutoSVAE(model)
+    ended = guide.convergence({}, y)["x"]
+    assert ended.residual <= 1 and ended.sweeps < 100
+
+
 @pytest.mark.slow
 def test_posterior_means_of_a_path_beside_nuts(x64):
     y = counts(size=1)[:, :8]

@@ -47,7 +47,8 @@ class Watch:
         return local.replaced(*watched)
 
     def _ascent(self, local: LocalPosterior) -> Array | None:
-        found = {n: (c.sweeps, c.residual) for n, c in local.convergence.items()}
+        ends = local.convergence.items()  # refinement has as many sweeps as it is given
+        found = {n: (c.sweeps, c.residual) for n, c in ends if c.gain is None}
         if not found or "ascent" in self.noticed:
             return None
         ended = jnp.stack([~(residual <= 1) for _, residual in found.values()])

@@ -12,15 +12,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
-__all__ = ["Cubature"]
+__all__ = ["Cubature", "Rule"]
 
 _LARGEST = 4  # dimension of the vectors of which products of points are used
 _BUDGET = 81  # points of a product by default
 _MOST = 20  # points along an axis by default
+
+
+class Rule(Protocol):
+    """How expectations under a Gaussian vector are taken."""
+
+    def is_product(self, dim: int) -> bool:
+        """Whether the points stand for an expectation in a bound."""
+
+    def points(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        """The points ``(S, D)``, and weights ``(S,)`` that add up to one."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups, scope
 
 __all__ = ["Datum", "data_of", "sending"]
@@ -21,7 +22,7 @@ Shape = tuple[int, ...]
 
 
 def sending(factors: ExpectedFactors) -> dict[str, tuple[str, ...]]:
-    """The vectors that likelihoods with data send gradients to, with these.
+    """The sites that likelihoods with data send gradients to, with these.
 
     :param factors: the factors.
     """
@@ -39,12 +40,12 @@ class Datum:
 
     The data are the entries of those plates that all of its terms are in.
 
-    :param vectors: the vectors that are sent gradients.
+    :param targets: the sites that are sent gradients.
     :param batches: batch shapes of the terms of its bound: of the local sites, and of
         what is observed of them.
     """
 
-    vectors: tuple[str, ...]
+    targets: tuple[str, ...]
     batches: dict[str, Shape]
 
     @property
@@ -86,13 +87,13 @@ class Datum:
     def largest(self, values: dict[str, Array]) -> Array:
         """The largest value of each datum.
 
-        :param values: by vector, per entry of its batch.
+        :param values: by site, per entry of its batch.
         """
-        found = [self._reduced(values[n], n, jnp.max) for n in self.vectors]
+        found = [self._reduced(values[n], n, jnp.max) for n in self.targets]
         return jnp.max(jnp.stack(found), 0)
 
     def at_positions(self, factors: ExpectedFactors, name: str, value: Array) -> Array:
-        """Values of the data at the positions of a vector.
+        """Values of the data at the positions of a site.
 
         :param value: of the shape of the data.
         """
@@ -109,21 +110,30 @@ def data_of(
     """The groups of local sites that gradients are sent to.
 
     :param factors: the factors.
-    :param senders: the vectors, with the likelihoods that send to them.
+    :param senders: the sites, with the likelihoods that send to them.
     """
     structure, found = factors.structure, []
-    for group in coupled_groups(structure):
-        vectors = tuple(name for name in group.states if name in senders)
-        if not vectors:
-            continue
-        members = {*group.discrete, *group.states}
+    for members in _joined(structure, {s for names in senders.values() for s in names}):
+        targets = tuple(n for n in structure.locals if n in members and n in senders)
         names = [n for n in structure.locals if n in members]
         for factor in structure.factors:
             if members & set(scope(structure, factor)) and factor.site not in members:
                 if factors.bound.active(factor.site, structure):
                     names.append(factor.site)
-        names += [sender for name in vectors for sender in senders[name]]
-        names += [structure.labels[n] for n in group.discrete if n in structure.labels]
+        names += dict.fromkeys(sender for n in targets for sender in senders[n])
+        names += [label for n, label in structure.labels.items() if n in members]
         batches = {n: tuple(factors.site(n).batch_shape) for n in names}
-        found.append(Datum(vectors, batches))
+        found.append(Datum(targets, batches))
     return tuple(found)
+
+
+def _joined(structure: Structure, senders: set[str]) -> list[set[str]]:
+    """Local sites that are coupled, or that a likelihood depends on together."""
+    groups = [{*g.discrete, *g.states} for g in coupled_groups(structure)]
+    used = {name: structure.likelihoods[name] for name in senders}
+    for scope_of in used.values():
+        touched = [group for group in groups if group & scope_of]
+        groups = [group for group in groups if not group & scope_of]
+        groups.append(set[str]().union(*touched))
+    parents = frozenset[str]().union(*used.values())
+    return [group for group in groups if group & parents]

@@ -14,20 +14,18 @@ conjugate it is the closed form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from jax import Array, lax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.inference.local.cubature import Cubature
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = [
     "Moments",
-    "expected_values",
+    "as_message",
+    "mean_and_covariance",
     "message_of",
     "moments_of",
     "narrowing",
@@ -49,8 +47,7 @@ def moments_of(marginal: Any, positions: tuple[int, ...]) -> Moments:
     :param marginal: the distribution.
     :param positions: shape of the positions.
     """
-    while isinstance(marginal, dist.Independent):
-        marginal = marginal.base_dist
+    marginal = _base(marginal)
     if isinstance(marginal, dist.MultivariateNormal):
         mean, tril = marginal.loc, marginal.scale_tril
     else:
@@ -59,27 +56,43 @@ def moments_of(marginal: Any, positions: tuple[int, ...]) -> Moments:
     return Moments(mean, jnp.broadcast_to(tril, (*positions, *tril.shape[-2:])))
 
 
-def expected_values(
-    values_at: Callable[[Array], Any], moments: Moments, rule: Cubature
-) -> Any:
-    """Expectations of sums of what depends on one position each.
+def mean_and_covariance(
+    marginal: Any, positions: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Of a Gaussian vector or chain at its positions.
 
-    All positions are at the same point at once: the expectation of a sum over them
-    knows nothing of how they hang together.
-
-    :param values_at: maps vectors ``(*positions, D)`` to a tree of arrays.
-    :param moments: of the vectors.
-    :param rule: the points.
+    :param marginal: the distribution.
+    :param positions: shape of the positions.
     """
-    mean, tril = moments
-    points, weights = rule.points(mean.shape[-1])
+    marginal = _base(marginal)
+    if isinstance(marginal, dist.MultivariateNormal):
+        mean, covariance = marginal.loc, marginal.covariance_matrix
+    else:
+        mean, covariance = marginal.mean, marginal.covariance
+    mean = jnp.broadcast_to(mean, (*positions, mean.shape[-1]))
+    return mean, jnp.broadcast_to(covariance, (*positions, *covariance.shape[-2:]))
 
-    def at(point: Array) -> Any:
-        return values_at(mean + tril @ point)
 
-    values = jax.vmap(at)(jnp.asarray(points, mean.dtype))
-    known = jnp.asarray(weights, mean.dtype)
-    return jax.tree.map(lambda value: jnp.tensordot(known, value, 1), values)
+def _base(marginal: Any) -> Any:
+    while isinstance(marginal, dist.Independent):
+        marginal = marginal.base_dist
+    return marginal
+
+
+def as_message(
+    potential: GaussianPotential, positions: tuple[int, ...], mask: Array | None
+) -> GaussianPotential:
+    """What a recognition function says of a vector, in the form of a message.
+
+    :param potential: what it says.
+    :param positions: shape of the positions of the vector.
+    :param mask: the positions that count; None for all of them.
+    """
+    shape = (*positions, potential.dim)
+    info = jnp.broadcast_to(potential.info_vector, shape)
+    precision = jnp.broadcast_to(potential.full_precision(), (*shape, potential.dim))
+    found = GaussianPotential(info, precision)
+    return found if mask is None else found.mask(mask)
 
 
 def message_of(moments: Moments, gradient: Moments) -> GaussianPotential:

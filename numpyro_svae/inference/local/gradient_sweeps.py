@@ -10,13 +10,14 @@ gradient of the expected log likelihood there,
 
 which is a natural-gradient step of its datum's bound. A step that makes this bound
 fall is not taken, and its rate is halved; after one that is taken it is doubled. The
-bound of a datum never falls, so that no start is too bad.
+bound of a datum never falls, so that no start is too bad. A datum has converged where
+little is left of the way to its goal, or where sweeps have got it no further: at a kink
+of a log likelihood there is no gradient to come to rest at.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -24,32 +25,23 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
-from numpyro_svae.inference.local.cubature import Cubature
-from numpyro_svae.inference.local.datum_bounds import data_of, sending
+from numpyro_svae.inference.local.cubature import Rule
+from numpyro_svae.inference.local.datum_bounds import Datum, data_of, sending
+from numpyro_svae.inference.local.expectations import Expectations
 from numpyro_svae.inference.local.fixed_point import FixedPoint
-from numpyro_svae.inference.local.gradient_messages import (
-    Moments,
-    expected_values,
-    message_of,
-    moments_of,
-    narrowing,
-    remains,
-)
 from numpyro_svae.inference.local.groups import infer_locals
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
-from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.inference.local.site_messages import messages_of
+from numpyro_svae.inference.local.sweep_progress import Progress
+from numpyro_svae.program.run.positions import per_scale
 from numpyro_svae.program.structure.likelihoods import Likelihoods
 
-__all__ = ["Sweeps"]
+__all__ = ["Point", "Potentials", "Sweeps"]
 
-_FIRST_RATE = 0.5
-_SHORTEST = 1e-8  # rate at which a datum is given up: no step makes its bound rise
-_TIGHTER = (0.0, 9.0, 99.0, 999.0)  # what starts add to prior precisions, times these
-
-Potentials = dict[str, GaussianPotential]
+Potentials = dict[str, Any]
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
     """Potentials, with what is known there.
 
     :param current: the potentials.
@@ -66,8 +58,8 @@ class _Point(NamedTuple):
 
 
 class _State(NamedTuple):
-    point: _Point
-    rates: tuple[Array, ...]
+    point: Point
+    progress: tuple[Progress, ...]
     sweeps: Array
 
 
@@ -76,7 +68,8 @@ class Sweeps:
 
     :param factors: the factors.
     :param likelihoods: the log likelihoods of the program.
-    :param potentials: what the recognition function says of other sites.
+    :param potentials: what the recognition function says of sites that are not sent
+        messages.
     :param mean_field: whether coupled sites are made independent under the guide.
     :param options: how many sweeps there are, and when they end.
     :param rule: how expectations are taken.
@@ -86,62 +79,71 @@ class Sweeps:
         self,
         factors: ExpectedFactors,
         likelihoods: Likelihoods,
-        potentials: dict[str, Any],
+        potentials: Potentials,
         mean_field: bool,
         options: FixedPoint,
-        rule: Cubature,
+        rule: Rule,
     ) -> None:
-        self.factors, self.likelihoods = factors, likelihoods
+        self.factors = factors
         self.potentials, self.mean_field = potentials, mean_field
-        self.options, self.rule = options, rule
+        self.options = options
+        self.expectations = Expectations(factors, likelihoods, rule)
         self.senders = sending(factors)
         self.data = data_of(factors, self.senders)
 
-    def find(self) -> tuple[Potentials, dict[str, Convergence]]:
-        """The potentials at which the sweeps end, and how they ended, by site."""
-        if not self.senders:
-            return {}, {}
-        start = self._start()
-        rates = tuple(jnp.full_like(bound, _FIRST_RATE) for bound in start.bound)
-        state = _State(start, rates, jnp.zeros((), jnp.int32))
-        state = lax.while_loop(self._goes_on, self._sweep, state)
-        ended: dict[str, Convergence] = {}
-        for datum, left in zip(self.data, state.point.left):
-            residual = jnp.max(left, initial=0.0)
-            found = Convergence(state.sweeps, residual)
-            ended |= dict.fromkeys(datum.vectors, found)
-        return state.point.current, ended
+    def run(
+        self, start: Point, limits: tuple[int, ...]
+    ) -> tuple[Point, tuple[Convergence, ...]]:
+        """Sweep from a start, and say how it ended for each group of data.
+
+        :param start: the start.
+        :param limits: the most sweeps of each group of data.
+        """
+        progress = tuple(map(Progress.at, start.bound, start.left))
+        state = _State(start, progress, jnp.zeros((), jnp.int32))
+        goes_on, sweep = partial(self._goes_on, limits), partial(self._sweep, limits)
+        state = lax.while_loop(goes_on, sweep, state)
+        ended = []
+        for own, left, limit in zip(state.progress, state.point.left, limits):
+            residual = jnp.max(own.remaining(left), initial=0.0)
+            ended.append(Convergence(jnp.minimum(state.sweeps, limit), residual))
+        return state.point, tuple(ended)
 
     # sweeps
 
-    def _goes_on(self, state: _State) -> Array:
-        pairs = zip(state.point.left, state.rates)
-        moves = [jnp.any(~(left <= 1.0) & (r > _SHORTEST)) for left, r in pairs]
-        return jnp.stack(moves).any() & (state.sweeps < self.options.max_sweeps)
+    def _goes_on(self, limits: tuple[int, ...], state: _State) -> Array:
+        moves = [
+            jnp.any(~(own.remaining(left) <= 1.0)) & (state.sweeps < limit)
+            for own, left, limit in zip(state.progress, state.point.left, limits)
+        ]
+        return jnp.stack(moves).any()
 
-    def _sweep(self, state: _State) -> _State:
-        point = state.point
-        current = {}
-        for datum, rate in zip(self.data, state.rates):
-            for name in datum.vectors:
-                part = partial(_between, datum.at_positions(self.factors, name, rate))
+    def _sweep(self, limits: tuple[int, ...], state: _State) -> _State:
+        point, current = state.point, dict[str, Any]()
+        for datum, own in zip(self.data, state.progress):
+            for name in datum.targets:
+                rate = datum.at_positions(self.factors, name, own.rate)
+                part = partial(_between, rate)
                 current[name] = jax.tree.map(
                     part, point.current[name], point.goal[name]
                 )
-        found = self._look(current)
-        takes = tuple(map(_is_better, found.bound, found.left, point.bound, point.left))
-        kept = self._choose(takes, found, point)
-        rates = tuple(
-            jnp.where(take, jnp.minimum(1.0, 2.0 * rate), 0.5 * rate)
-            for take, rate in zip(takes, state.rates)
+        found = self.look(current)
+        better = map(_is_better, found.bound, found.left, point.bound, point.left)
+        takes = tuple(t & (state.sweeps < limit) for t, limit in zip(better, limits))
+        point = self.choose(takes, found, point)
+        progress = tuple(
+            own.after(take, bound, left, self._tolerance(bound.dtype))
+            for own, take, bound, left in zip(
+                state.progress, takes, point.bound, point.left
+            )
         )
-        return _State(kept, rates, state.sweeps + 1)
+        return _State(point, progress, state.sweeps + 1)
 
-    def _choose(self, takes: tuple[Array, ...], new: _Point, old: _Point) -> _Point:
+    def choose(self, takes: tuple[Array, ...], new: Point, old: Point) -> Point:
         """What is known at some potentials, by datum at the new or at the old ones."""
         current, goal = {}, {}
         for datum, take in zip(self.data, takes):
-            for name in datum.vectors:
+            for name in datum.targets:
                 chosen = partial(_where, datum.at_positions(self.factors, name, take))
                 current[name] = jax.tree.map(
                     chosen, new.current[name], old.current[name]
@@ -151,37 +153,58 @@ class Sweeps:
             tuple(map(jnp.where, takes, *pair))
             for pair in ((new.bound, old.bound), (new.left, old.left))
         )
-        return _Point(current, goal, bound, left)
+        return Point(current, goal, bound, left)
 
-    def _look(self, current: Potentials) -> _Point:
-        """Infer the local sites, and send them messages."""
-        local = self._infer(current)
-        goal, left, terms = dict[str, Any](), dict[str, Array](), dict[str, Array]()
-        for name, senders in self.senders.items():
-            extent = self.factors.extent(name)
-            moments = moments_of(local.marginals[name], extent.positions)
-            found, gradient = self._expected(name, senders, moments)
-            message = message_of(moments, gradient)
+    def look(self, current: Potentials) -> Point:
+        """Infer the local sites, and send them messages.
+
+        :param current: the potentials of all sites that are sent messages.
+        """
+        factors, local = self.factors, self.infer(current)
+        moments = self.moments(local)
+        terms, gradient = self._expected(moments)
+        goal, left = dict[str, Any](), dict[str, Array]()
+        for name in self.senders:
+            extent, kind = factors.extent(name), messages_of(factors.local(name))
+            message = kind.message(moments[name], gradient[name])
             if extent.mask is not None:
                 message = message.mask(extent.mask)
-            far = remains(moments, current[name], message)
+            far = kind.remains(moments[name], current[name], message)
             if extent.mask is not None:
                 far = jnp.where(extent.mask, far, 0.0)
-            usable = jnp.isfinite(far)[..., None]
-            goal[name] = GaussianPotential(
-                jnp.where(usable, message.info_vector, current[name].info_vector),
-                jnp.where(
-                    usable[..., None], message.precision, current[name].precision
-                ),
-            )
+            kept = partial(_where, jnp.isfinite(far))
+            goal[name] = jax.tree.map(kept, message, current[name])
             far = jnp.where(jnp.isfinite(far), far, jnp.inf)
             far = far**2 / self._tolerance(far.dtype)
             left[name] = jnp.max(far, tuple(range(far.ndim - extent.extra, far.ndim)))
-            terms |= found
-        bound = tuple(datum.bound(self.factors, local, terms) for datum in self.data)
+        bound = tuple(datum.bound(factors, local, terms) for datum in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
         ends = tuple(datum.largest(left) for datum in self.data)
-        return _Point(current, goal, bound, ends)
+        return Point(current, goal, bound, ends)
+
+    def moments(self, local: LocalPosterior) -> dict[str, Any]:
+        """What expectations need of the sites that likelihoods depend on."""
+        found = {}
+        scopes = map(self.expectations.scope, self.sending)
+        for name in dict.fromkeys(name for scope in scopes for name in scope):
+            kind = messages_of(self.factors.local(name))
+            extent = self.factors.extent(name)
+            found[name] = kind.moments(local.marginals[name], extent)
+        return found
+
+    @property
+    def sending(self) -> list[str]:
+        """The likelihoods that send gradients."""
+        return list(dict.fromkeys(s for names in self.senders.values() for s in names))
+
+    def infer(self, current: Potentials) -> LocalPosterior:
+        """The posterior of the local sites."""
+        recognised = {**self.potentials, **current}
+        return infer_locals(self.factors, recognised, self.mean_field, self.options)
+
+    def targets(self, datum: Datum) -> list[str]:
+        """The Gaussian sites of a group of data that are sent gradients."""
+        return [n for n in datum.targets if not self.factors.local(n).discrete]
 
     def _tolerance(self, dtype: Any) -> float:
         """Of the square of a distance, which is about what a bound can still rise."""
@@ -189,76 +212,27 @@ class Sweeps:
             return self.options.tolerance
         return 1e-7 if dtype == jnp.float64 else 1e-5
 
-    def _infer(self, current: Potentials) -> LocalPosterior:
-        recognised = {**self.potentials, **current}
-        return infer_locals(self.factors, recognised, self.mean_field, self.options)
-
     def _expected(
-        self, name: str, senders: tuple[str, ...], moments: Moments
-    ) -> tuple[dict[str, Array], Moments]:
+        self, moments: dict[str, Any]
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Expected log likelihoods, and the gradient of their sum.
 
-        A message counts as often as what sends it does, beside its vector.
+        A message counts as often as what sends it does, beside its site.
         """
-        own = self.factors.extent(name).scale
+        senders = list(
+            dict.fromkeys(s for names in self.senders.values() for s in names)
+        )
 
-        def total(moments: Moments) -> tuple[Array, dict[str, Array]]:
-            found = self.expected(name, senders, moments)
-            shares = (
-                jnp.sum(value * (self.factors.site(sender).scale / own))
-                for sender, value in found.items()
-            )
-            return sum(shares, jnp.zeros(())), found
+        def total(moments: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
+            found = self.expectations.of(senders, moments)
+            scaled = (jnp.sum(self.factors.site(n).scale * v) for n, v in found.items())
+            return sum(scaled, jnp.zeros(())), found
 
         gradient, found = jax.grad(total, has_aux=True)(moments)
+        for name in self.senders:
+            of_own = partial(per_scale, self.factors.extent(name))
+            gradient[name] = jax.tree.map(of_own, gradient[name])
         return found, gradient
-
-    def expected(
-        self, name: str, senders: tuple[str, ...], moments: Moments
-    ) -> dict[str, Array]:
-        """Expected log likelihoods, per entry of the batch of each observed site.
-
-        :param name: the vector.
-        :param senders: the observed sites.
-        :param moments: of the vector.
-        """
-
-        def values_at(value: Array) -> dict[str, Array]:
-            return self.likelihoods.at(senders, name, value)
-
-        return expected_values(values_at, moments, self.rule)
-
-    # starts
-
-    def _start(self) -> _Point:
-        """The best start of several, by datum: the prior, or the prior made narrow.
-
-        Where the prior is wide its expectations may overflow.
-        """
-        local = self._infer({name: self._nothing(name) for name in self.senders})
-
-        def at(tighter: Array) -> _Point:
-            current = {}
-            for name in self.senders:
-                moments = moments_of(local.marginals[name], self._positions(name))
-                current[name] = narrowing(moments, tighter)
-            return self._look(current)
-
-        points = lax.map(at, jnp.asarray(_TIGHTER))
-        best, *others = (
-            jax.tree.map(itemgetter(i), points) for i in range(len(_TIGHTER))
-        )
-        for other in others:
-            takes = tuple(map(jnp.greater, other.bound, best.bound))
-            best = self._choose(takes, other, best)
-        return best
-
-    def _positions(self, name: str) -> tuple[int, ...]:
-        return self.factors.extent(name).positions
-
-    def _nothing(self, name: str) -> GaussianPotential:
-        zeros = jnp.zeros((*self._positions(name), self.factors.local(name).size))
-        return GaussianPotential(zeros, zeros)
 
 
 def _is_better(bound: Array, left: Array, before: Array, left_before: Array) -> Array:

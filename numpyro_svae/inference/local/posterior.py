@@ -29,11 +29,14 @@ class Convergence:
         converged means one or less.
     :param adjoint: whether implicit gradients are solved for there. Where they are not,
         the gradient of one sweep takes their place. None if that was not looked at.
+    :param gain: where a recognition function's potentials were refined, how much the
+        bound has risen in nats, by datum, which is the amortisation gap; else None.
     """
 
     sweeps: Array
     residual: Array
     adjoint: Array | None = None
+    gain: Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -1,16 +1,17 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which likelihoods send a latent vector the gradient of their expectation.
+"""Which likelihoods send latent sites the gradient of their expectation.
 
-They are those of the vectors and paths that no potential is given for, and that are
-not seen through a conjugate factor there.
+They are those of the vectors and paths that no potential is given for, or one that is
+refined, and that are not seen through a conjugate factor there. They send it to all
+sites that they depend on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import partial
+from dataclasses import dataclass
 
 import jax
 from jax import Array
@@ -18,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.program.read.wiring import listed
-from numpyro_svae.program.run.positions import extent_of
+from numpyro_svae.program.run.positions import Extent, extent_of, read_at
 from numpyro_svae.program.run.sites import Program, Site
+from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.program.structure.factors import Local, Structure
 from numpyro_svae.program.structure.groups import Group, coupled_groups
 from numpyro_svae.program.structure.likelihoods import Likelihoods
@@ -27,7 +29,10 @@ from numpyro_svae.program.structure.likelihoods import Likelihoods
 __all__ = ["check_groups", "check_positions", "senders_of"]
 
 _NUM_PROBES = 3
-_INSTEAD = "return a GaussianPotential for it from the recognition function"
+_INSTEAD = (
+    "return a GaussianPotential for it from the recognition function, and do not "
+    "refine that"
+)
 
 
 def senders_of(
@@ -35,48 +40,48 @@ def senders_of(
     locals: Mapping[str, Local],
     recognised: Collection[str],
 ) -> dict[str, tuple[str, ...]]:
-    """The latent vectors that likelihoods send gradients to, with these likelihoods.
+    """The latent sites that likelihoods send gradients to, with these likelihoods.
 
     :param likelihoods: the likelihoods, with the latent sites that each depends on.
     :param locals: the local sites.
-    :param recognised: names of the sites that the recognition function speaks to.
-    :raises ValueError: naming the vector, if one of its likelihoods depends on another
-        latent site too.
+    :param recognised: names of the sites whose potential is all that is said of them.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name, parents in likelihoods.items():
-        for parent in sorted(parents.difference(recognised)):
-            if locals[parent].discrete:
-                continue
-            if len(parents) > 1:
-                raise ValueError(
-                    f"Site '{parent}': latent, without a potential, and seen through "
-                    f"site '{name}', which is not conjugate and depends on latent "
-                    f"{listed(parents - {parent})} too. Accepted without a potential: "
-                    "likelihoods that depend on one Gaussian vector or path and on no "
-                    "other latent site, so make the vectors parts of one site (what is "
-                    f"linear and Gaussian may depend on several), or {_INSTEAD}."
-                )
-            found[parent] = (*found.get(parent, ()), name)
+        targets = sorted(parents.difference(recognised))
+        if any(not locals[target].discrete for target in targets):
+            for target in targets:
+                found[target] = (*found.get(target, ()), name)
     return found
 
 
 def check_groups(structure: Structure, mean_field: bool) -> None:
-    """A vector must have one Gaussian at each position for gradients to be sent to it.
+    """Sites that a likelihood depends on must be independent of each other, and have
+    one Gaussian at each position.
 
-    :raises ValueError: naming the vector.
+    :raises ValueError: naming the sites and their likelihood.
     """
+    senders = {s for names in structure.gradients.values() for s in names}
     for group in coupled_groups(structure):
-        for name in structure.gradients:
-            if name in group.states and _is_mixed(group, mean_field):
-                graph, senders = group.kind == "graph", structure.gradients[name]
+        for sender in sorted(senders):
+            inside = [n for n in group.states if n in structure.likelihoods[sender]]
+            if inside and _is_mixed(group, mean_field):
+                graph = group.kind == "graph"
                 other = "" if graph else "AutoSVAE(..., mean_field=True), or "
                 raise ValueError(
-                    f"Site '{name}': latent, without a potential, and seen through "
-                    f"{listed(senders)}, while {listed(group.discrete)} makes a "
+                    f"Site '{inside[0]}': latent, without a potential, and seen "
+                    f"through '{sender}', while {listed(group.discrete)} makes a "
                     "mixture of its posterior. Accepted without a potential: "
                     f"{other}a vector or path that no discrete site is inferred "
                     f"jointly with; or {_INSTEAD}."
+                )
+            if len(inside) > 1 and group.kind == "graph":
+                raise ValueError(
+                    f"Sites {listed(inside)}: latent, without a potential, inferred "
+                    f"jointly, and seen together through '{sender}', which is not "
+                    "conjugate. Accepted without a potential: several vectors that "
+                    "are independent of each other under the prior; one site that "
+                    f"they are parts of; or {_INSTEAD}."
                 )
 
 
@@ -89,15 +94,17 @@ def _is_mixed(group: Group, mean_field: bool) -> bool:
 def check_positions(
     program: Program, structure: Structure, sites: dict[str, Site]
 ) -> None:
-    """Likelihoods must see each position of a vector by itself.
+    """Likelihoods must see each position of a site by itself.
 
-    Where they do, the gradient at some positions does not change if the others do.
-
-    :raises ValueError: naming the vector and its likelihoods.
+    :raises ValueError: naming the site and its likelihoods.
     """
-    known = Likelihoods(*Likelihoods.split(program), structure)
+    if not structure.gradients:
+        return
+    probes = _Probes(Likelihoods(*Likelihoods.split(program), structure), sites)
     for name, senders in structure.gradients.items():
-        if not _are_apart(known, sites[name], senders):
+        discrete = structure.locals[name].discrete
+        apart = probes.picked if discrete else probes.apart
+        if not all(apart(name, sender) for sender in senders):
             raise ValueError(
                 f"Site '{name}': latent, without a potential, and seen through "
                 f"{listed(senders)}, not conjugate, which sees several positions or "
@@ -107,26 +114,79 @@ def check_positions(
             )
 
 
-def _are_apart(known: Likelihoods, site: Site, senders: tuple[str, ...]) -> bool:
-    shape, dtype = site.value.shape, site.value.dtype
-    positions = extent_of(site).positions
+@dataclass(frozen=True)
+class _Probes:
+    """Log likelihoods at random values of the sites that they depend on."""
 
-    @jax.jit
-    @jax.grad
-    def gradient(value: Array) -> Array:
-        found = known.at(senders, site.name, value)
-        return sum((jnp.sum(v) for v in found.values()), jnp.zeros(()))
+    known: Likelihoods
+    sites: dict[str, Site]
 
-    for seed in range(_NUM_PROBES):
-        rng = np.random.default_rng(seed)
-        draw = partial(rng.standard_normal, shape)
-        first, other = np.asarray(draw(), dtype), np.asarray(draw(), dtype)
-        moved = rng.random(positions)[..., None] < 0.5
-        before = np.asarray(gradient(jnp.asarray(first)))
-        after = np.asarray(gradient(jnp.asarray(np.where(moved, other, first))))
-        known_both = np.isfinite(before) & np.isfinite(after) & ~moved
-        size = np.max(np.abs(before), initial=0.0, where=np.isfinite(before))
-        change = np.where(known_both, after, 0.0) - np.where(known_both, before, 0.0)
-        if np.max(np.abs(change), initial=0.0) > 1e-3 * size:
+    def values(self, sender: str, seed: int) -> dict[str, Array]:
+        """Random values of the latent sites of a likelihood."""
+        structure, rng = self.known.structure, np.random.default_rng(seed)
+        found: dict[str, Array] = {}
+        for name in sorted(structure.likelihoods[sender]):
+            local, like = structure.locals[name], self.sites[name].value
+            draw: np.ndarray = (
+                rng.integers(0, local.size, like.shape)
+                if local.discrete
+                else rng.standard_normal(like.shape)
+            )
+            found[name] = jnp.asarray(draw, like.dtype)
+        return found
+
+    def apart(self, name: str, sender: str) -> bool:
+        """Whether the gradient at some positions stays the same if others change."""
+        positions = extent_of(self.sites[name]).positions
+
+        @jax.jit
+        @jax.grad
+        def gradient(value: Array, others: dict[str, Array]) -> Array:
+            found = self.known.at([sender], {**others, name: value})
+            return jnp.sum(found[sender])
+
+        for seed in range(_NUM_PROBES):
+            others = self.values(sender, seed)
+            first, second = others.pop(name), self.values(sender, seed + 100)[name]
+            moved = np.random.default_rng(seed).random(positions)[..., None] < 0.5
+            before = np.asarray(gradient(first, others))
+            after = np.asarray(gradient(jnp.where(moved, second, first), others))
+            if _differ(before, after, ~moved):
+                return False
+        return True
+
+    def picked(self, name: str, sender: str) -> bool:
+        """Whether log likelihoods by position are those of the states there."""
+        structure = self.known.structure
+        own, site = extent_of(self.sites[name]), self.sites[sender]
+        scope = structure.likelihoods[sender]
+        discrete = [n for n in scope if structure.locals[n].discrete]
+        extra = max(extent_of(self.sites[n]).extra for n in discrete)
+        if at_positions(site.outer, extra) is None:
             return False
-    return True
+        shape = site.outer.batch_shape + tuple(site.outer.event_shape[:extra])
+        extent = Extent(site.outer.batch_shape, shape, None, 1.0)
+
+        @jax.jit
+        def log_prob(values: dict[str, Array]) -> Array:
+            return self.known.at([sender], values, extra)[sender]
+
+        for seed in range(_NUM_PROBES):
+            values = self.values(sender, seed)
+            states = read_at(values[name], own, extent, 0)
+            states = jnp.broadcast_to(states, shape)
+            found = np.asarray(log_prob(values))
+            for state in range(structure.locals[name].size):
+                alike = jnp.full_like(values[name], state)
+                table = np.asarray(log_prob({**values, name: alike}))
+                if _differ(table, found, np.asarray(states == state)):
+                    return False
+        return True
+
+
+def _differ(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> bool:
+    """Whether arrays differ somewhere, relative to the largest entry."""
+    known = np.isfinite(one) & np.isfinite(other) & where
+    size = np.max(np.abs(one), initial=0.0, where=np.isfinite(one))
+    change = np.where(known, one, 0.0) - np.where(known, other, 0.0)
+    return bool(np.max(np.abs(change), initial=0.0) > 1e-3 * size)

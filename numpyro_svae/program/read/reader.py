@@ -27,13 +27,17 @@ __all__ = ["read_structure"]
 
 
 def read_structure(
-    program: Program, sites: dict[str, Site], recognised: Collection[str]
+    program: Program,
+    sites: dict[str, Site],
+    recognised: Collection[str],
+    refined: bool = False,
 ) -> Structure:
     """Read the wiring of a program.
 
     :param program: the program, with concrete arguments.
     :param sites: the sites of one run.
     :param recognised: names of the sites that the recognition function speaks to.
+    :param refined: whether what it says of vectors is refined.
     :return: its wiring.
     :raises ValueError: naming the site, if a latent site or a dependence on one is
         neither conjugate nor covered by a potential or by messages.
@@ -60,6 +64,7 @@ def read_structure(
     )
     names = [*locals, *(factor.site for factor in factors)]
     axes = {name: axes_of(sites[name]).plates for name in names}
+    refines = {n for n in locals if refined and not locals[n].discrete}
     structure = Structure(
         priors,
         locals,
@@ -73,7 +78,7 @@ def read_structure(
         populations,
         program.numbers,
         program.time_plates,
-        senders_of(likelihoods, locals, recognised),
+        senders_of(likelihoods, locals, {*recognised} - refines),
     )
     structure = with_mixtures(structure)
     check_graphs(structure, sites)

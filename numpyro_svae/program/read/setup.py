@@ -50,7 +50,11 @@ __all__ = ["read_program", "recognise"]
 
 
 def read_program(
-    model: Callable, recognition: Callable | None, args: tuple, kwargs: dict[str, Any]
+    model: Callable,
+    recognition: Callable | None,
+    args: tuple,
+    kwargs: dict[str, Any],
+    refined: bool = False,
 ) -> tuple[Structure, dict[str, dict], frozenset[str]]:
     """Read the wiring of a model, and check all that can be checked before inference.
 
@@ -58,6 +62,7 @@ def read_program(
     :param recognition: the recognition function.
     :param args: arguments of both, which may be traced.
     :param kwargs: keyword arguments of both.
+    :param refined: whether what the recognition function says of vectors is refined.
     :return: the wiring, the trace of a run of the model, and the names of the mutable
         states of both.
     :raises ValueError: naming the site or the plate that is at fault.
@@ -67,7 +72,9 @@ def read_program(
         with computed_now():
             known_args, known_kwargs = stand_ins((args, kwargs))
             program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
-            program, structure, messages, zeros = _read_program(program, recognition)
+            program, structure, messages, zeros = _read_program(
+                program, recognition, refined
+            )
             known = jax.tree.leaves((known_args, known_kwargs))
             concrete = all(map(operator.is_, jax.tree.leaves((args, kwargs)), known))
             check_padding(program, structure, concrete)
@@ -79,7 +86,7 @@ def read_program(
 
 
 def _read_program(
-    program: Program, recognition: Callable | None
+    program: Program, recognition: Callable | None, refined: bool
 ) -> tuple[Program, Structure, dict[str, dict], list[str]]:
     args, kwargs = program.args, program.kwargs
     messages = program.trace({}, easy_value)
@@ -94,7 +101,7 @@ def _read_program(
             "first call (or SVI.init) with data; later calls may be without."
         )
     check_data(sites)
-    structure = read_structure(program, sites, potentials)
+    structure = read_structure(program, sites, potentials, refined)
     check_masks(sites, structure.locals)
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)

@@ -19,6 +19,7 @@ __all__ = [
     "extent_of",
     "per_entry",
     "per_path",
+    "per_scale",
     "pull_to",
     "read_at",
 ]
@@ -127,6 +128,13 @@ def _at_positions(extent: Extent, event_dim: int) -> Array:
     """The scale of each entry of the batch, at its positions."""
     scale = jnp.broadcast_to(extent.scale, extent.batch_shape)
     return jnp.expand_dims(scale, tuple(range(-extent.extra - event_dim, 0)))
+
+
+def per_scale(extent: Extent, value: Array) -> Array:
+    """Values ``(*positions, *event)`` divided by the scale of their place."""
+    if not jnp.ndim(extent.scale):
+        return value / extent.scale
+    return value / _at_positions(extent, value.ndim - len(extent.positions))
 
 
 def clean(extent: Extent, value: Any, event_dim: int = 1) -> Array:

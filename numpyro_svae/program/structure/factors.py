@@ -209,8 +209,8 @@ class Structure:
     :param numbers: the observed sites of numbers that have event dimensions.
     :param time_plates: the observed sites with a plate over the steps of a chain, and
         that plate.
-    :param gradients: the Gaussian sites without a potential that likelihoods send the
-        gradient of their expectation to, with these likelihoods.
+    :param gradients: the local sites that likelihoods send the gradient of their
+        expectation to, with these likelihoods.
     """
 
     priors: dict[str, Prior]

@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Log likelihoods of a program as functions of one latent vector or path."""
+"""Log likelihoods of a program as functions of its latent local sites."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.program.run.arrays import is_array
 from numpyro_svae.program.run.sites import Program
+from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.probing import plain_run
 
@@ -80,20 +81,22 @@ class Likelihoods:
         statics = {i: leaf for i, leaf in enumerate(leaves) if i not in arrays}
         return Statics(type(program), tree, statics), arrays
 
-    def at(self, names: Collection[str], local: str, value: Array) -> dict[str, Array]:
+    def at(
+        self, names: Collection[str], values: dict[str, Array], extra: int = 0
+    ) -> dict[str, Array]:
         """Log likelihoods of observed sites, per entry of their batch.
 
         They have no scales. All other latent sites are where data are read.
 
         :param names: the observed sites.
-        :param local: the latent site that they depend on.
-        :param value: its value.
+        :param values: of the latent sites that they depend on.
+        :param extra: how many of their event dimensions are not summed over.
         """
-        messages = plain_run(self.program, self.structure, {local: value})
-        return {name: _log_prob(messages[name]) for name in names}
+        messages = plain_run(self.program, self.structure, values)
+        return {name: _log_prob(messages[name], extra) for name in names}
 
 
-def _log_prob(message: dict) -> Array:
-    known = message["intermediates"]
-    log_prob = message["fn"].log_prob(message["value"], *([known] if known else []))
-    return jnp.broadcast_to(log_prob, message["fn"].batch_shape)
+def _log_prob(message: dict, extra: int) -> Array:
+    fn, known = at_positions(message["fn"], extra), message["intermediates"]
+    log_prob = fn.log_prob(message["value"], *([known] if known else []))
+    return jnp.broadcast_to(log_prob, fn.batch_shape)
