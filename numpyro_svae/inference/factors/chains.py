@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.blocks.chain_expectations import NOISY, Noisy
+from numpyro_svae.blocks.discrete_chain import safe_log
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.distributions.kl import (
     Path,
@@ -26,6 +27,7 @@ from numpyro_svae.inference.factors import messages
 from numpyro_svae.inference.factors.evidence import Evidence
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import per_entry
+from numpyro_svae.program.run.steps import log_probs_of
 from numpyro_svae.program.structure.factors import Factor, GaussianFactor, Source
 
 __all__ = ["ChainPrior", "chain_prior", "discrete_prior", "log_probs"]
@@ -184,9 +186,9 @@ def discrete_prior(evidence: Evidence, name: str) -> tuple[Array, Array]:
         ``(..., T - 1 or 1, K, K)``.
     """
     fn: Any = evidence.site(name).fn
-    initial = _log_probs(evidence, evidence.own(name, "initial"), fn.initial_probs)
+    initial = _log_probs(evidence, evidence.own(name, "initial"), safe_log(fn.initial_probs))
     rows = evidence.own(name, "transition")
-    steps = _log_probs(evidence, rows, fn.transition_probs)
+    steps = _log_probs(evidence, rows, fn.log_transition_probs)
     if steps.ndim == 2:
         steps = steps[None]
     if fn.lengths is None:
@@ -205,11 +207,12 @@ def log_probs(evidence: Evidence, name: str) -> Array:
     factor = evidence.own(name)
     if factor.coupled:
         return jnp.zeros(evidence.local(name).size)
-    return _log_probs(evidence, factor, evidence.site(name).fn.probs)
+    given = log_probs_of(evidence.site(name).fn)
+    return _log_probs(evidence, factor, given)
 
 
 def _log_probs(evidence: Evidence, factor: Factor, given: Array) -> Array:
-    if factor.source.prior is not None:
-        return evidence.rows(factor)
-    possible = given > 0
-    return jnp.where(possible, jnp.log(jnp.where(possible, given, 1.0)), -jnp.inf)
+    """Expected logs, where given ones are those of a run at the plain values."""
+    if factor.form == "logits":
+        return evidence.expected_rows[factor.site]
+    return given if factor.source.prior is None else evidence.rows(factor)

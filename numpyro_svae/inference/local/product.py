@@ -35,6 +35,7 @@ from numpyro_svae.inference.local.fixed_point import (
 from numpyro_svae.inference.local.joint import infer_joint, joint_scores
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.local.product_belief import ProductBelief, joining_forms
+from numpyro_svae.inference.local.recurrence import Recurrence, Said
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.structure.groups import Group
 
@@ -64,11 +65,13 @@ def infer_product(
     :param examine: whether to find out if implicit gradients can be solved for.
     """
     forms = joining_forms(evidence, {*group.discrete, *group.states})
-    product = _Product(evidence, group, said, potentials, forms)
+    recurrence = Recurrence.of(evidence, group)
+    product = _Product(evidence, group, said, potentials, forms, recurrence)
     point = product.start()
     if len(group.discrete) + len(group.states) > 1:
-        solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)
-        point = solution.value
+        known = product.sweep, point, options, _TEMPERED, bool(recurrence)
+        solution = solve_fixed_point(*known)
+        point, examine = solution.value, examine and not recurrence
         adjoint = adjoint_is_found(product.sweep, point) if examine else None
         posterior.record((*group.discrete, *group.states), solution, adjoint)
     found = product.infer(point)
@@ -80,13 +83,15 @@ class _Point(NamedTuple):
 
     :param logits: messages to the discrete sites.
     :param means: of the Gaussian sites, where those inferred before them need them.
+    :param said: by the factors of discrete sites that depend on latent vectors.
     """
 
     logits: Any
     means: Any
+    said: Any
 
 
-_TEMPERED = _Point(True, False)
+_TEMPERED = _Point(True, False, False)
 
 
 class _Found(NamedTuple):
@@ -104,6 +109,7 @@ class _Product:
     said: Logits
     potentials: Potentials
     forms: tuple[Form, ...]
+    recurrence: Recurrence
 
     def start(self) -> _Point:
         """Where sweeps start: with nothing said between the sites.
@@ -115,9 +121,9 @@ class _Product:
         if self.group.kind == "mixture":
             logits = self._joint_messages()
         later = self._joined()[1:]
-        means = {}
+        means, nothing_said = {}, self.recurrence.nothing()
         if later:
-            _, given = self._infer_discrete(logits)
+            _, given = self._infer_discrete(logits, nothing_said)
             for name in later:
                 spoken = self.potentials.get(name)
                 place, size = self.evidence.place(name), self.evidence.local(name).size
@@ -126,7 +132,7 @@ class _Product:
                     means[name] = nothing
                 else:
                     means[name] = nothing + infer_state(given, name, spoken).mean
-        return _Point(logits, means)
+        return _Point(logits, means, nothing_said)
 
     def _joined(self) -> list[str]:
         """Gaussian sites that a factor joins with another one."""
@@ -144,22 +150,28 @@ class _Product:
 
     # sweeps
 
-    def sweep(self, point: _Point) -> _Point:
-        """Infer each site given the others, the discrete ones last."""
+    def sweep(self, point: _Point, weight: Array | float = 1.0) -> _Point:
+        """Infer each site given the others, the discrete ones last.
+
+        :param weight: of the factors of discrete sites that depend on latent vectors.
+        """
         found = self.infer(point)
         logits, statistics = self._scored(found.states), dict(found.statistics)
         for name in self.group.discrete:
             message = self._to_discrete(name, statistics)
             total = logits[name] + message
             logits[name] = total - jnp.max(total, -1, keepdims=True)
-            belief = infer_discrete(self.evidence, name, self.said[name] + logits[name])
+            given = self.recurrence.given(point.said.rows)
+            belief = infer_discrete(given, name, self.said[name] + logits[name])
             statistics[name] = belief.probs
         means = {name: found.states[name].mean for name in point.means}
-        return _Point(logits, means)
+        total = {name: self.said[name] + logits[name] for name in logits}
+        said = self.recurrence.say(found.states, total, jnp.asarray(weight))
+        return _Point(logits, means, said)
 
     def infer(self, point: _Point) -> _Found:
         """The discrete sites at a point, and the Gaussian ones given them in turn."""
-        discrete, given = self._infer_discrete(point.logits)
+        discrete, given = self._infer_discrete(point.logits, point.said)
         statistics: Statistics = dict(given.probs)
         for name in self.group.states:
             place, size = self.evidence.place(name), self.evidence.local(name).size
@@ -167,26 +179,30 @@ class _Product:
             statistics[name] = Moments.of(mean, jnp.zeros(()))
         states = {}
         for name in self.group.states:
-            states[name] = self._infer_state(given, name, statistics)
+            states[name] = self._infer_state(given, name, statistics, point.said)
             mean, covariance = states[name].mean, states[name].covariance
             statistics[name] = Moments.of(mean, covariance)
         return _Found(discrete, states, statistics)
 
     def _infer_discrete(
-        self, logits: Logits
+        self, logits: Logits, said: Said
     ) -> tuple[dict[str, DiscreteBelief], Evidence]:
+        evidence = self.recurrence.given(said.rows)
         beliefs = {
-            name: infer_discrete(self.evidence, name, self.said[name] + logits[name])
+            name: infer_discrete(evidence, name, self.said[name] + logits[name])
             for name in self.group.discrete
         }
         probs = {name: belief.probs for name, belief in beliefs.items()}
-        return beliefs, self.evidence.given(probs)
+        return beliefs, evidence.given(probs)
 
     def _infer_state(
-        self, given: Evidence, name: str, statistics: Statistics
+        self, given: Evidence, name: str, statistics: Statistics, by: Said
     ) -> StateBelief:
         spoken, own = self.potentials.get(name), self._own(name)
         said = self._to_gaussian(name, self._others(name), statistics)
+        if name in by.potentials:
+            other = by.potentials[name]
+            said = other if said is None else said + other
         if not own:
             return infer_state(given, name, spoken, said)
         prior = self._to_gaussian(name, own, statistics)

@@ -1,0 +1,152 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+r"""Discrete sites whose probabilities are any function of a latent vector.
+
+With :math:`q(z) q(x)` the factor is the expectation
+
+.. math:: E = \sum q(z_{t-1}, z_t)\, E_{q(x)} \log p(z_t \mid z_{t-1}, x_{t-1}),
+
+in which the inner one, by cubature, says logits to z, for each pair of states of each
+step of a chain, and the gradient of E in the moments of x says a potential to x (Linderman
+et al., *Bayesian learning and inference in recurrent switching linear dynamical systems*,
+AISTATS 2017, have the factor).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.blocks.discrete_chain import pair_probs
+from numpyro_svae.inference.factors.evidence import Evidence
+from numpyro_svae.inference.local.beliefs import (
+    DiscreteBelief,
+    StateBelief,
+    infer_discrete,
+)
+from numpyro_svae.inference.local.gradient_messages import Moments, message_of
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.run.positions import clean
+from numpyro_svae.program.structure.groups import Group
+
+__all__ = ["Recurrence", "Said"]
+
+_IMPOSSIBLE = -1e4  # a log probability that is none in any precision, and finite
+
+
+class Said(NamedTuple):
+    """What the factors say.
+
+    :param rows: expected logs of the probabilities of the discrete sites.
+    :param potentials: to the vectors.
+    """
+
+    rows: dict[str, Array]
+    potentials: dict[str, GaussianPotential]
+
+
+class Recurrence:
+    """The factors of some discrete sites that depend on latent vectors.
+
+    :param evidence: the factors of the program.
+    :param discrete: the discrete sites.
+    """
+
+    def __init__(self, evidence: Evidence, discrete: tuple[str, ...]) -> None:
+        self.evidence = evidence
+        self.factors = [
+            factor
+            for factor in evidence.structure.factors
+            if factor.form == "logits" and factor.site in discrete
+        ]
+
+    @classmethod
+    def of(cls, evidence: Evidence, group: Group) -> Recurrence:
+        """Those of a group of sites."""
+        return cls(evidence, group.discrete)
+
+    def __bool__(self) -> bool:
+        return bool(self.factors)
+
+    def nothing(self) -> Said:
+        """What is said where there is no coupling."""
+        rows = {}
+        for factor in self.factors:
+            place, size = self.evidence.place(factor), self.evidence.local(factor.site)
+            event = (size.size,) * (1 + size.chain)
+            rows[factor.site] = jnp.zeros((*place.positions, *event))
+        return Said(rows, {f.parent: self._silence(f.parent) for f in self.factors})
+
+    def _silence(self, name: str) -> GaussianPotential:
+        size, positions = self.evidence.local(name).size, self.evidence.place(name)
+        zeros = jnp.zeros((*positions.positions, size))
+        return GaussianPotential(zeros, jnp.zeros((*zeros.shape, size)))
+
+    def given(self, rows: dict[str, Array]) -> Evidence:
+        """The factors of the program with rows as they are said."""
+        return replace(self.evidence, expected_rows={**rows})
+
+    def expected(self, states: dict[str, StateBelief]) -> Evidence:
+        """The factors of the program with the rows that are expected.
+
+        :param states: posteriors of the vectors.
+        """
+        rows = {}
+        for factor in self.factors:
+            moments = _moments(states[factor.parent])
+            rows[factor.site] = self._rows(factor, moments)
+        return self.given(rows)
+
+    def _rows(self, factor: Any, moments: Moments) -> Array:
+        return self.evidence.bound.logits[factor.site].expected(*moments)
+
+    def say(
+        self,
+        states: dict[str, StateBelief],
+        said: dict[str, Array],
+        weight: Array,
+    ) -> Said:
+        """What the factors say at posteriors of the vectors.
+
+        :param states: these.
+        :param said: all else that is said of the discrete sites, which are inferred
+            anew.
+        :param weight: that the factors are taken with.
+        """
+        potentials = {f.parent: self._silence(f.parent) for f in self.factors}
+        rows = {}
+        for factor in self.factors:
+            name, parent = factor.site, factor.parent
+            moments = _moments(states[parent])
+
+            def usable(moments: Moments, factor: Any = factor) -> Array:
+                return jnp.maximum(self._rows(factor, moments), _IMPOSSIBLE)
+
+            found, pull = jax.vjp(usable, moments)
+            rows[name] = weight * jnp.nan_to_num(found, nan=_IMPOSSIBLE)
+            belief = infer_discrete(self.given(rows), name, said[name])
+            (gradient,) = pull(weight * self._counted(factor, belief))
+            message = message_of(moments, gradient)
+            message = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf), message)
+            potentials[parent] = potentials[parent] + message
+        return Said(rows, potentials)
+
+    def _counted(self, factor: Any, belief: DiscreteBelief) -> Array:
+        """How often each of the rows' entries counts beside the vector."""
+        place, local = self.evidence.place(factor), self.evidence.local(factor.site)
+        probs = belief.probs
+        if local.chain:
+            probs = pair_probs(probs, belief.steps)
+        probs = clean(place, probs, 1 + local.chain)
+        share = place.scale / self.evidence.place(factor.parent).scale
+        missing = tuple(range(-(probs.ndim - jnp.ndim(share)), 0))
+        return probs * jnp.expand_dims(jnp.asarray(share), missing)
+
+
+def _moments(belief: StateBelief) -> Moments:
+    return Moments(belief.mean, jnp.linalg.cholesky(belief.covariance))
