@@ -16,11 +16,13 @@ AISTATS 2017, have the factor).
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log, prod
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
 
 from numpyro_svae.blocks.discrete_chain import pair_probs
 from numpyro_svae.inference.factors.evidence import Evidence
@@ -116,7 +118,9 @@ class Recurrence:
         :param states: these.
         :param said: all else that is said of the discrete sites, which are inferred
             anew.
-        :param weight: that the factors are taken with.
+        :param weight: of what the vectors have to do with the discrete sites. At zero
+            these have the same probabilities at all steps of a sequence, those that
+            they have on average.
         """
         potentials = {f.parent: self._silence(f.parent) for f in self.factors}
         rows = {}
@@ -128,13 +132,22 @@ class Recurrence:
                 return jnp.maximum(self._rows(factor, moments), _IMPOSSIBLE)
 
             found, pull = jax.vjp(usable, moments)
-            rows[name] = weight * jnp.nan_to_num(found, nan=_IMPOSSIBLE)
+            found = jnp.nan_to_num(found, nan=_IMPOSSIBLE)
+            rows[name] = found + (1.0 - weight) * (self._alike(factor, found) - found)
             belief = infer_discrete(self.given(rows), name, said[name])
             (gradient,) = pull(weight * self._counted(factor, belief))
             message = message_of(moments, gradient)
             message = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf), message)
             potentials[parent] = potentials[parent] + message
         return Said(rows, potentials)
+
+    def _alike(self, factor: Any, rows: Array) -> Array:
+        """Rows that are the same at all positions of an entry of the batch."""
+        place = self.evidence.place(factor)
+        axes = tuple(range(len(place.batch_shape), len(place.positions)))
+        return logsumexp(rows, axes, keepdims=True) - log(
+            prod(place.positions[len(place.batch_shape) :])
+        )
 
     def _counted(self, factor: Any, belief: DiscreteBelief) -> Array:
         """How often each of the rows' entries counts beside the vector."""
