@@ -16,7 +16,6 @@ AISTATS 2017, have the factor).
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log, prod
 from typing import Any, NamedTuple
 
 import jax
@@ -118,9 +117,7 @@ class Recurrence:
         :param states: these.
         :param said: all else that is said of the discrete sites, which are inferred
             anew.
-        :param weight: of what the vectors have to do with the discrete sites. At zero
-            these have the same probabilities at all steps of a sequence, those that
-            they have on average.
+        :param weight: of what the vectors have to do with the discrete sites.
         """
         potentials = {f.parent: self._silence(f.parent) for f in self.factors}
         rows = {}
@@ -133,7 +130,7 @@ class Recurrence:
 
             found, pull = jax.vjp(usable, moments)
             found = jnp.nan_to_num(found, nan=_IMPOSSIBLE)
-            rows[name] = found + (1.0 - weight) * (self._alike(factor, found) - found)
+            rows[name] = found + (1.0 - weight) * (self._begun(factor, found) - found)
             belief = infer_discrete(self.given(rows), name, said[name])
             (gradient,) = pull(weight * self._counted(factor, belief))
             message = message_of(moments, gradient)
@@ -141,13 +138,17 @@ class Recurrence:
             potentials[parent] = potentials[parent] + message
         return Said(rows, potentials)
 
-    def _alike(self, factor: Any, rows: Array) -> Array:
-        """Rows that are the same at all positions of an entry of the batch."""
-        place = self.evidence.place(factor)
-        axes = tuple(range(len(place.batch_shape), len(place.positions)))
-        return logsumexp(rows, axes, keepdims=True) - log(
-            prod(place.positions[len(place.batch_shape) :])
-        )
+    def _begun(self, factor: Any, rows: Array) -> Array:
+        """The rows that sweeps begin with, where the vectors are left out.
+
+        They are the same at all steps of a sequence: how much more probable a state is
+        after one state than after others, on average. How probable it is in all would
+        feed on itself, and states die out. Without a state before nothing is left.
+        """
+        if not self.evidence.local(factor.site).chain:
+            return jnp.zeros_like(rows)
+        mean = logsumexp(rows, -3, keepdims=True)
+        return mean - jnp.mean(mean, -2, keepdims=True)
 
     def _counted(self, factor: Any, belief: DiscreteBelief) -> Array:
         """How often each of the rows' entries counts beside the vector."""
