@@ -59,8 +59,51 @@ def recurrent(y, weight=LOGITS, inputs=None, mask=None, drive=0.0):
     scan(step, (z, x), given)
 
 
+def switching(y, logits):
+    """The same with rows that know nothing of the vector before."""
+
+    def step(carry, y):
+        z, x = carry
+        with numpyro.plate("sequences", y.shape[0]):
+            z = numpyro.sample("z", dist.Categorical(logits=jnp.asarray(logits)[z]))
+            cov = jnp.asarray(STEP_NOISE)[z][..., None, None]
+            mean = times(jnp.asarray(MAPS)[z], with_one(x))
+            x = numpyro.sample("x", dist.MultivariateNormal(mean, cov))
+            seen = dist.MultivariateNormal(x, NOISE * jnp.eye(1))
+            numpyro.sample("y", seen, obs=y)
+        return (z, x), None
+
+    with numpyro.plate("sequences", len(y)):
+        z = numpyro.sample("z0", dist.Categorical(jnp.asarray(FIRST)))
+        x = numpyro.sample("x0", dist.MultivariateNormal(jnp.zeros(1), jnp.eye(1)))
+        seen = dist.MultivariateNormal(x, NOISE * jnp.eye(1))
+        numpyro.sample("y0", seen, obs=y[:, 0])
+    scan(step, (z, x), y[:, 1:].swapaxes(0, 1))
+
+
+def by_position(y, sharp=40.0):
+    """States that the scan does not carry: which side of zero the vector was on."""
+
+    def step(x, y):
+        with numpyro.plate("sequences", y.shape[0]):
+            logits = jnp.concatenate([sharp * x, -sharp * x], -1)
+            z = numpyro.sample("z", dist.Categorical(logits=logits))
+            drift = jnp.array([-1.0, 1.0])[z][..., None]
+            x = numpyro.sample("x", dist.MultivariateNormal(x + drift, 0.01 * _ONE))
+            numpyro.sample("y", dist.MultivariateNormal(x, 0.01 * _ONE), obs=y)
+        return x, None
+
+    with numpyro.plate("sequences", len(y)):
+        x = numpyro.sample("x0", dist.MultivariateNormal(jnp.zeros(1), _ONE))
+        numpyro.sample("y0", dist.MultivariateNormal(x, 0.01 * _ONE), obs=y[:, 0])
+    scan(step, x, y[:, 1:].swapaxes(0, 1))
+
+
+_ONE = np.eye(1)
+
+
 def log_rows(weight, x, u):
-    """Log probabilities of a step, ``(..., K, K)``, by the vector before ``(..., 1)``."""
+    """Log probabilities ``(..., K, K)`` of a step from a vector ``(..., 1)``."""
     logits = jnp.einsum("jki,...i->...jk", jnp.asarray(weight), with_one(x))
     logits = logits + jnp.asarray(u)[..., None, None] * jnp.array([0.0, 1.0])
     return logits - jnp.log(jnp.sum(jnp.exp(logits), -1, keepdims=True))

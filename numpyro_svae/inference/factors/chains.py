@@ -186,7 +186,9 @@ def discrete_prior(evidence: Evidence, name: str) -> tuple[Array, Array]:
         ``(..., T - 1 or 1, K, K)``.
     """
     fn: Any = evidence.site(name).fn
-    initial = _log_probs(evidence, evidence.own(name, "initial"), safe_log(fn.initial_probs))
+    initial = _log_probs(
+        evidence, evidence.own(name, "initial"), safe_log(fn.initial_probs)
+    )
     rows = evidence.own(name, "transition")
     steps = _log_probs(evidence, rows, fn.log_transition_probs)
     if steps.ndim == 2:

@@ -50,8 +50,8 @@ class Evidence:
     :param probs: probabilities ``(*positions, K)`` of the discrete sites that factors
         are averaged over; a factor with another selector is given for each state, with
         the states as the last batch axis.
-    :param expected_rows: expected logs of the probabilities of discrete sites that are functions
-        of a latent vector, by site.
+    :param expected_rows: expected logs of the probabilities of discrete sites that are
+        functions of a latent vector, by site.
     """
 
     structure: Structure

@@ -82,8 +82,8 @@ def _best(evidence: Evidence, group: Group, joint: bool) -> bool:
     """Whether what is inferred is the best posterior of its kind for its total.
 
     Observations of a position that is masked say nothing to it, and are scored all the
-    same. Coordinate ascent may not have converged; where discrete sites depend on latent
-    vectors, gradients see what it ended at as given all the same.
+    same. Coordinate ascent may not have converged; where discrete sites depend on
+    latent vectors, gradients take what it ended at as given all the same.
     """
     names = (*group.discrete, *group.states)
     masked = any(evidence.place(name).mask is not None for name in names)

@@ -165,8 +165,8 @@ class _Product:
             belief = infer_discrete(given, name, self.said[name] + logits[name])
             statistics[name] = belief.probs
         means = {name: found.states[name].mean for name in point.means}
-        total = {name: self.said[name] + logits[name] for name in logits}
-        said = self.recurrence.say(found.states, total, jnp.asarray(weight))
+        whole = {name: self.said[name] + logits[name] for name in logits}
+        said = self.recurrence.say(found.states, whole, jnp.asarray(weight))
         return _Point(logits, means, said)
 
     def infer(self, point: _Point) -> _Found:

@@ -8,9 +8,9 @@ With :math:`q(z) q(x)` the factor is the expectation
 .. math:: E = \sum q(z_{t-1}, z_t)\, E_{q(x)} \log p(z_t \mid z_{t-1}, x_{t-1}),
 
 in which the inner one, by cubature, says logits to z, for each pair of states of each
-step of a chain, and the gradient of E in the moments of x says a potential to x (Linderman
-et al., *Bayesian learning and inference in recurrent switching linear dynamical systems*,
-AISTATS 2017, have the factor).
+step of a chain, and the gradient of E in the moments of x says a potential to x. The
+factor is that of Linderman et al., *Bayesian learning and inference in recurrent
+switching linear dynamical systems*, AISTATS 2017.
 """
 
 from __future__ import annotations

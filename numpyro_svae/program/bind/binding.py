@@ -134,9 +134,9 @@ def bind(
         elif factor.form == "statistics":
             bound.statistics[key] = bind_statistics(prober, site, factor)
         elif factor.form == "logits":
-            dim = structure.locals[factor.parent].size
-            known = program, structure, factor, points(dim)
-            bound.logits[factor.site] = LatentLogits.of(*known)
+            own = points(structure.locals[factor.parent].size)
+            logits = LatentLogits.of(program, structure, factor, own)
+            bound.logits[factor.site] = logits
         elif factor.form == "regression":
             bound.regressions[key] = bind_regression(prober, site, factor)
         elif not factor.source.plain:

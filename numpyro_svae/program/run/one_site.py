@@ -219,7 +219,8 @@ class _Run:
         states = jnp.arange(initial.shape[-1])
         rows = jax.vmap(lambda state: self._at_state(chain, state, logits))(states)
         rows = jnp.moveaxis(jnp.moveaxis(rows, 0, -2), 0, rank)
-        return LogitChain(initial, rows, validate_args=False)
+        steps = self.call.length + 1
+        return LogitChain(initial, rows, steps, validate_args=False)
 
     def _gaussian_chain(self, chain: ScannedChain) -> LinearGaussianChain:
         rank = self._rank(chain.name)
