@@ -13,8 +13,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import normalized_mutual_info_score
 
 import numpyro_svae as ns
@@ -28,18 +30,42 @@ class Laps(NamedTuple):
     :param sensors: observations, ``(N, T, P)``.
     :param states: part of the track, ``(N, T)``.
     :param position: of the car, ``(N, T, 2)``.
+    :param loading: of the sensors, ``(P, 2)``.
+    :param centre: of the sensors, ``(P,)``.
     """
 
     sensors: np.ndarray
     states: np.ndarray
     position: np.ndarray
+    loading: np.ndarray
+    centre: np.ndarray
 
 
 def _rotation(angle: float) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def drive(seed: int, sequences: int = 20, steps: int = 500, sensors: int = 10) -> Laps:
+_TURNS = np.stack(
+    [_rotation(-np.pi / 24), _rotation(-np.pi / 48), np.eye(2), np.eye(2)]
+)
+_CENTRES = np.array([[2.0, 0.0], [-2.0, 0.0]])
+_BENDS = np.einsum("kij,kj->ki", np.eye(2) - _TURNS[:2], _CENTRES)
+_DRIFT = np.concatenate([_BENDS, [[0.1, 0.0], [-0.25, 0.0]]])
+WEIGHTS = np.array(
+    [[100.0, 0.0, -200.0], [-100.0, 0.0, -200.0], [0.0, 10.0, 0.0], [0.0, -10.0, 0.0]]
+)
+"""Of the logits of the parts of the track, by position and one."""
+DYNAMICS = np.concatenate([_TURNS, _DRIFT[..., None]], -1)
+"""Of the position and one, by part of the track."""
+
+
+def drive(
+    seed: int,
+    sequences: int = 20,
+    steps: int = 500,
+    sensors: int = 10,
+    noise: float = 0.1,
+) -> Laps:
     """Simulate cars that start somewhere on the track.
 
     The part of the track that moves a car is drawn from a softmax of its position, the
@@ -49,17 +75,11 @@ def drive(seed: int, sequences: int = 20, steps: int = 500, sensors: int = 10) -
     :param sequences: N.
     :param steps: T.
     :param sensors: P.
+    :param noise: standard deviation of that of the sensors.
     """
     rng = np.random.default_rng(seed)
-    straight = np.eye(2)
-    turns = np.stack(
-        [_rotation(-np.pi / 24), _rotation(-np.pi / 48), straight, straight]
-    )
-    centres = np.array([[2.0, 0.0], [-2.0, 0.0]])
-    bends = np.einsum("kij,kj->ki", straight - turns[:2], centres)
-    drift = np.concatenate([bends, [[0.1, 0.0], [-0.25, 0.0]]])
-    weight = np.array([[100.0, 0.0], [-100.0, 0.0], [0.0, 10.0], [0.0, -10.0]])
-    offset = np.array([-200.0, -200.0, 0.0, 0.0])
+    turns, drift = _TURNS, _DRIFT
+    weight, offset = WEIGHTS[:, :2], WEIGHTS[:, 2]
     loading = np.linalg.qr(rng.standard_normal((sensors, 2)))[0]
     centre = rng.standard_normal(sensors)
     position = np.zeros((sequences, steps, 2))
@@ -74,8 +94,8 @@ def drive(seed: int, sequences: int = 20, steps: int = 500, sensors: int = 10) -
         position[:, t] = mean + 0.01 * rng.standard_normal(mean.shape)
     states[:, 0] = states[:, 1]
     seen = position @ loading.T + centre
-    seen = seen + 0.1 * rng.standard_normal(seen.shape)
-    return Laps(seen.astype(np.float32), states, position)
+    seen = seen + noise * rng.standard_normal(seen.shape)
+    return Laps(seen.astype(np.float32), states, position, loading, centre)
 
 
 def matched(states: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -129,3 +149,64 @@ def switching_lds(y):
         seen = jnp.concatenate([x, jnp.ones((sequences, steps, 1))], -1)
         fn = dist.MultivariateNormal(seen @ loading.T, spread).to_event(1)
         numpyro.sample("y", fn, obs=y)
+
+
+def recurrent_lds(y, begin):
+    """The switching system whose next part of the track hangs on where the car is.
+
+    Weights of the logits are point estimates, all else has a conjugate prior.
+
+    :param y: observations, ``(N, T, P)``.
+    :param begin: where the weights of the logits begin, ``(K, 3)``.
+    """
+    sequences, _, sensors = y.shape
+    weights = numpyro.param("weights", begin)
+    dynamics = ns.MatrixNormalInverseWishart(
+        jnp.zeros((2, 3)), 0.1 * jnp.eye(3), 5.0, 0.01 * jnp.eye(2)
+    )
+    with numpyro.plate("states", NUM_STATES):
+        weight, noise = ns.sample("dynamics", dynamics)
+    start = ns.NormalInverseWishart(jnp.zeros(2), 0.1, 5.0, jnp.eye(2))
+    sensing = ns.MatrixNormalInverseWishart(
+        jnp.zeros((sensors, 3)), 0.1 * jnp.eye(3), sensors + 2.0, 0.1 * jnp.eye(sensors)
+    )
+    loc, cov = ns.sample("start", start)
+    loading, spread = ns.sample("sensing", sensing)
+
+    def see(name, x, y):
+        seen = _with_one(x) @ loading.T
+        numpyro.sample(name, dist.MultivariateNormal(seen, spread), obs=y)
+
+    def step(carry, y):
+        z, x = carry
+        with numpyro.plate("sequences", sequences):
+            logits = _with_one(x) @ weights.T
+            z = numpyro.sample("z", dist.Categorical(logits=logits))
+            mean = jnp.squeeze(weight[z] @ _with_one(x)[..., None], -1)
+            x = numpyro.sample("x", dist.MultivariateNormal(mean, noise[z]))
+            see("y", x, y)
+        return (z, x), None
+
+    with numpyro.plate("sequences", sequences):
+        z = numpyro.sample("z0", dist.Categorical(jnp.ones(NUM_STATES) / NUM_STATES))
+        x = numpyro.sample("x0", dist.MultivariateNormal(loc, cov))
+        see("y0", x, y[:, 0])
+    scan(step, (z, x), y[:, 1:].swapaxes(0, 1))
+
+
+def _with_one(x):
+    return jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
+
+
+def boundaries(position: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Weights of the logits ``(K, 3)`` by a regression on the position before.
+
+    :param position: of cars, ``(N, T, 2)``.
+    :param states: that were found, ``(N, T)``.
+    """
+    before = position[:, :-1].reshape(-1, 2)
+    fit = LogisticRegression(C=100.0, max_iter=2000).fit(before, states[:, 1:].ravel())
+    weights = np.zeros((NUM_STATES, 3))
+    weights[:, 2] = -10.0  # of states that are not there
+    weights[fit.classes_] = np.concatenate([fit.coef_, fit.intercept_[:, None]], -1)
+    return weights

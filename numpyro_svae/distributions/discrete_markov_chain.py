@@ -83,6 +83,11 @@ class DiscreteMarkovChain(CheckedArguments):
         """Number ``K`` of values of a state."""
         return jnp.shape(self.initial_probs)[-1]
 
+    @property
+    def log_transition_probs(self) -> Array:
+        """Logs of the transitions, of the same shape."""
+        return safe_log(self.transition_probs)
+
     def _batch(self) -> tuple[int, ...]:
         return jnp.broadcast_shapes(
             jnp.shape(self.initial_probs)[:-1],

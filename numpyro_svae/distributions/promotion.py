@@ -23,6 +23,7 @@ _EVENT_DIMS = {
     "transition_matrix": 3,
     "transition_cov": 3,
     "transition_probs": 3,
+    "transition_logits": 3,
     "inputs": 2,
     "lengths": 0,
 }

@@ -20,6 +20,7 @@ from numpyro_svae.program.read.rows import read_latent_row
 from numpyro_svae.program.read.wiring import Wiring
 from numpyro_svae.program.run.positions import per_entry
 from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.run.steps import log_probs_of
 from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["CategoricalKind"]
@@ -41,6 +42,9 @@ class CategoricalKind(DiscreteKind):
 
     def read(self, wiring: Wiring, site: Site) -> list[Factor]:
         return [read_latent_row(wiring, site)]
+
+    def log_probs(self, fn: Any) -> Array:
+        return log_probs_of(fn)
 
     def infer(
         self, factors: ExpectedFactors, name: str, message: Array

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from numpyro_svae.blocks import discrete_chain
 from numpyro_svae.blocks.discrete_steps import finite_max
 from numpyro_svae.distributions import DiscreteMarkovChain
+from numpyro_svae.distributions.logit_chain import LogitChain
 from numpyro_svae.inference.factors.chains import discrete_prior
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.beliefs import DiscreteBelief, expected_logits
@@ -50,6 +51,9 @@ class DiscreteChainKind(DiscreteKind):
         self, wiring: Wiring, site: Site, blocks: Collection[str]
     ) -> list[Factor]:
         return read_discrete_chain(wiring, site) if blocks else []
+
+    def log_probs(self, fn: Any) -> Array:
+        return fn.log_transition_probs
 
     def infer(
         self, factors: ExpectedFactors, name: str, message: Array
@@ -87,4 +91,4 @@ class DiscreteChainKind(DiscreteKind):
         return discrete_chain.sample_paths(first, fn.transition_probs, uniforms)
 
     def begin_with(self, fn: Any, belief: Array) -> DiscreteMarkovChain:
-        return DiscreteMarkovChain(belief, fn.transition_probs, 2, validate_args=False)
+        return LogitChain(belief, fn.log_transition_probs, 2, validate_args=False)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.blocks.chain_expectations import NOISY, Noisy
+from numpyro_svae.blocks.discrete_chain import safe_log
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.distributions.kl import (
     Path,
@@ -26,6 +27,7 @@ from numpyro_svae.inference.factors import messages
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import per_entry
+from numpyro_svae.program.run.steps import log_probs_of
 from numpyro_svae.program.structure.factors import Factor, GaussianFactor, Source
 
 __all__ = ["ChainPrior", "chain_prior", "discrete_prior", "log_probs"]
@@ -186,9 +188,11 @@ def discrete_prior(factors: ExpectedFactors, name: str) -> tuple[Array, Array]:
         ``(..., T - 1 or 1, K, K)``.
     """
     fn: Any = factors.site(name).fn
-    initial = _log_probs(factors, factors.own(name, "initial"), fn.initial_probs)
+    initial = _log_probs(
+        factors, factors.own(name, "initial"), safe_log(fn.initial_probs)
+    )
     rows = factors.own(name, "transition")
-    steps = _log_probs(factors, rows, fn.transition_probs)
+    steps = _log_probs(factors, rows, fn.log_transition_probs)
     if steps.ndim == 2:
         steps = steps[None]
     if fn.lengths is None:
@@ -207,11 +211,12 @@ def log_probs(factors: ExpectedFactors, name: str) -> Array:
     factor = factors.own(name)
     if factor.coupled:
         return jnp.zeros(factors.local(name).size)
-    return _log_probs(factors, factor, factors.site(name).fn.probs)
+    given = log_probs_of(factors.site(name).fn)
+    return _log_probs(factors, factor, given)
 
 
 def _log_probs(factors: ExpectedFactors, factor: Factor, given: Array) -> Array:
-    if factor.source.prior is not None:
-        return factors.rows(factor)
-    possible = given > 0
-    return jnp.where(possible, jnp.log(jnp.where(possible, given, 1.0)), -jnp.inf)
+    """Expected logs, where given ones are those of a run at the plain values."""
+    if factor.form == "logits":
+        return factors.expected_rows[factor.site]
+    return given if factor.source.prior is None else factors.rows(factor)

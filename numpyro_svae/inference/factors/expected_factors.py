@@ -50,12 +50,15 @@ class ExpectedFactors:
     :param probs: probabilities ``(*positions, K)`` of the discrete sites that factors
         are averaged over; a factor with another selector is given for each state, with
         the states as the last batch axis.
+    :param expected_rows: expected logs of the probabilities of discrete sites that are
+        functions of a latent vector, by site.
     """
 
     structure: Structure
     bound: Bound
     moments: dict[str, Any]
     probs: dict[str, Array] = field(default_factory=dict)
+    expected_rows: dict[str, Array] = field(default_factory=dict)
 
     def given(self, probs: dict[str, Array]) -> ExpectedFactors:
         """The same, with factors averaged over the states of discrete sites."""

@@ -13,7 +13,7 @@ NeurIPS 2023, section 3).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,8 @@ import numpy as np
 __all__ = ["FixedPoint", "Solution", "adjoint_is_found", "solve_fixed_point"]
 
 _SHORTEST = 1 / 16
+_TEMPERED_STEP = 0.5  # share of a sweep that is taken meanwhile
+_LEAST = 0.01  # weight with which a tempered coupling begins
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,20 @@ class FixedPoint:
     :param anneal: number of first sweeps in which messages to discrete sites are
         tempered, with weights that rise evenly to one, so that no state is ruled out
         before the others have settled.
+    :param temper: number of sweeps in which discrete sites whose logits depend on a
+        latent vector are coupled to it with weights that rise to one, from a hundredth,
+        after a third as many without it. A cold start at full weight gets stuck. These
+        sweeps do not count in ``max_sweeps``.
     :param gradient: ``"implicit"``, by the implicit function theorem; ``"unrolled"``,
         through ``max_sweeps`` sweeps, with memory that grows with them; or
-        ``"stopped"``, through none, as if the messages were given.
+        ``"stopped"``, through none, as if the messages were given. With logits that
+        depend on a latent vector it is always the last one.
     """
 
     max_sweeps: int = 100
     tolerance: float | None = None
     anneal: int = 5
+    temper: int = 60
     gradient: Literal["implicit", "unrolled", "stopped"] = "implicit"
 
     def __post_init__(self) -> None:
@@ -57,15 +65,38 @@ class FixedPoint:
                 f"gradient: found {self.gradient!r}; accepted are 'implicit', "
                 "'unrolled' and 'stopped'."
             )
-        if self.max_sweeps < 1 or self.anneal < 0:
+        if self.max_sweeps < 1 or self.anneal < 0 or self.temper < 0:
             raise ValueError(
-                f"max_sweeps, anneal: found {self.max_sweeps} and {self.anneal}; "
-                "accepted are at least 1 and at least 0."
+                f"max_sweeps, anneal, temper: found {self.max_sweeps}, {self.anneal} "
+                f"and {self.temper}; accepted are at least 1, and at least 0."
             )
         if self.tolerance is not None and not self.tolerance > 0:
             raise ValueError(
                 f"tolerance: found {self.tolerance}; accepted are positive numbers."
             )
+
+    def for_coupling(self, tempered: bool) -> FixedPoint:
+        """The same for sites whose coupling is tempered, or for others."""
+        if not tempered:
+            return replace(self, temper=0)
+        return replace(self, gradient="stopped", max_sweeps=self.max_sweeps + self.cold)
+
+    @property
+    def cold(self) -> int:
+        """How many sweeps there are before the coupling has its full weight."""
+        return self.temper + self.temper // 3
+
+    def coupling(self, sweeps: Array) -> Array:
+        """The weight of a tempered coupling in a sweep, by the number of those before.
+
+        It is none at first, and then rises evenly in its logarithm.
+        """
+        begin = self.temper // 3
+        if not self.temper:
+            return jnp.ones(())
+        share = (sweeps - begin) / max(self.temper, 1)
+        weight = _LEAST ** (1.0 - jnp.clip(share, 0.0, 1.0))
+        return jnp.where(sweeps < begin, 0.0, weight)
 
     def tolerance_for(self, dtype: Any) -> float:
         """The tolerance, or the default for a floating-point type."""
@@ -89,32 +120,41 @@ class Solution(NamedTuple):
 
 
 def solve_fixed_point(
-    sweep: Callable[[Any], Any], start: Any, options: FixedPoint, tempered: Any = True
+    sweep: Callable[..., Any],
+    start: Any,
+    options: FixedPoint,
+    tempered: Any = True,
+    coupled: bool = False,
 ) -> Solution:
     """Iterate ``y <- f(y)`` until it stands still.
 
     A sweep whose change is larger than the one before is taken in part only, so that
     oscillations die out.
 
-    :param sweep: the function f; it may close over arrays that gradients are wanted of.
+    :param sweep: the function f, of y and of the weight of a coupling if there is one;
+        it may close over arrays that gradients are wanted of.
     :param start: the first y, a pytree of arrays; no gradient flows into it.
     :param options: when to stop, and how to differentiate.
     :param tempered: a prefix of the tree y: which parts annealing tempers.
+    :param coupled: whether there is a coupling whose weight has to rise.
     """
+    options = options.for_coupling(coupled)
     start = lax.stop_gradient(start)
     flat, unravel = ravel_pytree(start)
     chosen = jax.tree.broadcast(tempered, start)
     parts = jax.tree.map(lambda leaf, t: np.full(leaf.size, t), start, chosen)
     anneals = np.concatenate(jax.tree.leaves(parts))
 
-    def step(y: Array, temper: Array) -> Array:
+    def step(y: Array, temper: Array, weight: Array) -> Array:
         y = jnp.where(anneals, temper * y, y)
-        return ravel_pytree(sweep(unravel(y)))[0]
+        weights = (weight,) if coupled else ()
+        return ravel_pytree(sweep(unravel(y), *weights))[0]
 
     if options.gradient == "unrolled":
         value, sweeps, residual = _unrolled(step, flat, options)
         return Solution(unravel(value), sweeps, residual)
-    closed, constants = _close(step, flat, jnp.ones((), flat.dtype))
+    one = jnp.ones((), flat.dtype)
+    closed, constants = _close(step, flat, one, one)
     if options.gradient == "stopped":
         constants = lax.stop_gradient(constants)
     value, sweeps, residual = _solve(closed, options, flat, constants)
@@ -145,16 +185,20 @@ class _State(NamedTuple):
 
 
 def _advance(step: Callable, options: FixedPoint, state: _State) -> _State:
-    tolerance = options.tolerance_for(state.value.dtype)
+    dtype = state.value.dtype
+    tolerance = options.tolerance_for(dtype)
     temper = jnp.minimum(1.0, (state.sweeps + 1) / (options.anneal + 1))
-    goal = step(state.value, temper.astype(state.value.dtype))
+    weight = options.coupling(state.sweeps)
+    goal = step(state.value, *(w.astype(dtype) for w in (temper, weight)))
     change = goal - state.value
     size = tolerance * (1.0 + jnp.abs(goal))
     residual = jnp.max(jnp.abs(change) / size, initial=0.0)
-    settled = state.sweeps > options.anneal
+    settled = state.sweeps > _first_sweeps(options)
     grew = settled & (residual > state.residual)
     length = jnp.where(grew, 0.5 * state.length, jnp.minimum(1.0, 1.5 * state.length))
     length = jnp.maximum(length, _SHORTEST)
+    if options.cold:
+        length = jnp.where(settled, length, _TEMPERED_STEP)
     usable = jnp.isfinite(residual)
     value = jnp.where(usable, state.value + length * change, state.value)
     return _State(value, length, residual, state.sweeps + 1)
@@ -167,12 +211,17 @@ def _begin(start: Array) -> _State:
 
 def _iterate(step: Callable, start: Array, options: FixedPoint) -> tuple:
     def moves(state: _State) -> Array:
-        annealing = state.sweeps <= options.anneal
+        annealing = state.sweeps <= _first_sweeps(options)
         unfinished = annealing | (state.residual > 1.0)
         return unfinished & (state.sweeps < options.max_sweeps)
 
     state = lax.while_loop(moves, partial(_advance, step, options), _begin(start))
     return state.value, state.sweeps, state.residual
+
+
+def _first_sweeps(options: FixedPoint) -> int:
+    """How many sweeps are tempered."""
+    return max(options.anneal, options.cold)
 
 
 def _unrolled(step: Callable, start: Array, options: FixedPoint) -> tuple:
@@ -189,7 +238,7 @@ def _unrolled(step: Callable, start: Array, options: FixedPoint) -> tuple:
 def _solve(
     step: Callable, options: FixedPoint, start: Array, constants: tuple
 ) -> tuple[Array, Array, Array]:
-    return _iterate(lambda y, t: step(y, t, *constants), start, options)
+    return _iterate(lambda y, t, w: step(y, t, w, *constants), start, options)
 
 
 def _solve_fwd(step: Callable, options: FixedPoint, start: Array, constants: tuple):
@@ -202,7 +251,7 @@ def _solve_bwd(step: Callable, options: FixedPoint, residuals: Any, cotangents: 
 
     value, constants = residuals
     one = jnp.ones((), value.dtype)
-    _, pull = jax.vjp(lambda y, a: step(y, one, *a), value, constants)
+    _, pull = jax.vjp(lambda y, a: step(y, one, one, *a), value, constants)
     adjoint, _ = solve_adjoint(lambda v: pull(v)[0], cotangents[0])
     return jnp.zeros_like(value), pull(adjoint)[1]
 

@@ -25,6 +25,7 @@ from numpyro_svae.inference.local.graph import infer_graph
 from numpyro_svae.inference.local.joint import infer_joint
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.local.product import infer_product
+from numpyro_svae.inference.local.recurrence import Recurrence
 from numpyro_svae.inference.local.totals import optimal_total, sum_of_terms
 from numpyro_svae.program.run.positions import clean
 from numpyro_svae.program.structure.groups import Group, coupled_groups
@@ -83,11 +84,13 @@ def _best(factors: ExpectedFactors, group: Group, joint: bool) -> bool:
     """Whether what is inferred is the best posterior of its kind for its total.
 
     Observations of a position that is masked say nothing to it, and are scored all the
-    same. Coordinate ascent may not have converged.
+    same. Coordinate ascent may not have converged; where discrete sites depend on
+    latent vectors, gradients take what it ended at as given all the same.
     """
     names = (*group.discrete, *group.states)
     masked = any(factors.extent(name).mask is not None for name in names)
-    return not masked and (joint or (group.kind == "product" and len(names) == 1))
+    alone = group.kind == "product" and len(names) == 1
+    return not masked and (joint or alone or bool(Recurrence.of(factors, group)))
 
 
 def _messages_to(factors: ExpectedFactors, name: str, potentials: Potentials) -> Array:

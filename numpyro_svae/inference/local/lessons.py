@@ -83,6 +83,6 @@ def with_lessons(
 
 
 def _added(message: GaussianPotential, found: GaussianPotential) -> GaussianPotential:
-    """What sweeps have added to what was said; its precision may have any sign."""
+    """What sweeps have added to the potentials; its precision may have any sign."""
     info: Array = found.info_vector - message.info_vector
     return GaussianPotential(info, found.precision - message.precision)

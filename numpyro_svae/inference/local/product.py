@@ -35,6 +35,7 @@ from numpyro_svae.inference.local.fixed_point import (
 from numpyro_svae.inference.local.joint import infer_joint, joint_scores
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.local.product_belief import ProductBelief, joining_forms
+from numpyro_svae.inference.local.recurrence import Messages, Recurrence
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.structure.groups import Group
 
@@ -64,11 +65,13 @@ def infer_product(
     :param examine: whether to find out if implicit gradients can be solved for.
     """
     forms = joining_forms(factors, {*group.discrete, *group.states})
-    product = _Product(factors, group, messages, potentials, forms)
+    recurrence = Recurrence.of(factors, group)
+    product = _Product(factors, group, messages, potentials, forms, recurrence)
     point = product.start()
     if len(group.discrete) + len(group.states) > 1:
-        solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)
-        point = solution.value
+        known = product.sweep, point, options, _TEMPERED, bool(recurrence)
+        solution = solve_fixed_point(*known)
+        point, examine = solution.value, examine and not recurrence
         adjoint = adjoint_is_found(product.sweep, point) if examine else None
         posterior.record((*group.discrete, *group.states), solution, adjoint)
     found = product.infer(point)
@@ -80,13 +83,15 @@ class _Point(NamedTuple):
 
     :param logits: messages to the discrete sites.
     :param means: of the Gaussian sites, where those inferred before them need them.
+    :param messages: by the factors of discrete sites that depend on latent vectors.
     """
 
     logits: Any
     means: Any
+    messages: Any
 
 
-_TEMPERED = _Point(True, False)
+_TEMPERED = _Point(True, False, False)
 
 
 class _Found(NamedTuple):
@@ -104,6 +109,7 @@ class _Product:
     messages: Logits
     potentials: Potentials
     forms: tuple[Form, ...]
+    recurrence: Recurrence
 
     def start(self) -> _Point:
         """Where sweeps start: with no messages between the sites.
@@ -117,9 +123,9 @@ class _Product:
         if self.group.kind == "mixture":
             logits = self._joint_messages()
         later = self._joined()[1:]
-        means = {}
+        means, no_messages = {}, self.recurrence.nothing()
         if later:
-            _, given = self._infer_discrete(logits)
+            _, given = self._infer_discrete(logits, no_messages)
             for name in later:
                 recognised = self.potentials.get(name)
                 extent, size = self.factors.extent(name), self.factors.local(name).size
@@ -128,7 +134,7 @@ class _Product:
                     means[name] = nothing
                 else:
                     means[name] = nothing + infer_state(given, name, recognised).mean
-        return _Point(logits, means)
+        return _Point(logits, means, no_messages)
 
     def _joined(self) -> list[str]:
         """Gaussian sites that a factor joins with another one."""
@@ -146,24 +152,28 @@ class _Product:
 
     # sweeps
 
-    def sweep(self, point: _Point) -> _Point:
-        """Infer each site given the others, the discrete ones last."""
+    def sweep(self, point: _Point, weight: Array | float = 1.0) -> _Point:
+        """Infer each site given the others, the discrete ones last.
+
+        :param weight: of the factors of discrete sites that depend on latent vectors.
+        """
         found = self.infer(point)
         logits, statistics = self._scored(found.states), dict(found.statistics)
         for name in self.group.discrete:
             message = self._to_discrete(name, statistics)
             total = logits[name] + message
             logits[name] = total - jnp.max(total, -1, keepdims=True)
-            belief = infer_discrete(
-                self.factors, name, self.messages[name] + logits[name]
-            )
+            given = self.recurrence.given(point.messages.rows)
+            belief = infer_discrete(given, name, self.messages[name] + logits[name])
             statistics[name] = belief.probs
         means = {name: found.states[name].mean for name in point.means}
-        return _Point(logits, means)
+        whole = {name: self.messages[name] + logits[name] for name in logits}
+        messages = self.recurrence.send(found.states, whole, jnp.asarray(weight))
+        return _Point(logits, means, messages)
 
     def infer(self, point: _Point) -> _Found:
         """The discrete sites at a point, and the Gaussian ones given them in turn."""
-        discrete, given = self._infer_discrete(point.logits)
+        discrete, given = self._infer_discrete(point.logits, point.messages)
         statistics: Statistics = dict(given.probs)
         for name in self.group.states:
             extent, size = self.factors.extent(name), self.factors.local(name).size
@@ -171,26 +181,30 @@ class _Product:
             statistics[name] = Moments.of(mean, jnp.zeros(()))
         states = {}
         for name in self.group.states:
-            states[name] = self._infer_state(given, name, statistics)
+            states[name] = self._infer_state(given, name, statistics, point.messages)
             mean, covariance = states[name].mean, states[name].covariance
             statistics[name] = Moments.of(mean, covariance)
         return _Found(discrete, states, statistics)
 
     def _infer_discrete(
-        self, logits: Logits
+        self, logits: Logits, messages: Messages
     ) -> tuple[dict[str, DiscreteBelief], ExpectedFactors]:
+        factors = self.recurrence.given(messages.rows)
         beliefs = {
-            name: infer_discrete(self.factors, name, self.messages[name] + logits[name])
+            name: infer_discrete(factors, name, self.messages[name] + logits[name])
             for name in self.group.discrete
         }
         probs = {name: belief.probs for name, belief in beliefs.items()}
-        return beliefs, self.factors.given(probs)
+        return beliefs, factors.given(probs)
 
     def _infer_state(
-        self, given: ExpectedFactors, name: str, statistics: Statistics
+        self, given: ExpectedFactors, name: str, statistics: Statistics, by: Messages
     ) -> StateBelief:
         recognised, own = self.potentials.get(name), self._own(name)
         messages = self._to_gaussian(name, self._others(name), statistics)
+        if name in by.potentials:
+            other = by.potentials[name]
+            messages = other if messages is None else messages + other
         if not own:
             return infer_state(given, name, recognised, messages)
         prior = self._to_gaussian(name, own, statistics)

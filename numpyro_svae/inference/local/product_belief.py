@@ -22,6 +22,7 @@ from numpyro_svae.inference.local.beliefs import (
     observe_scored,
 )
 from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.inference.local.recurrence import Recurrence
 from numpyro_svae.program.run.positions import per_entry
 from numpyro_svae.program.structure.groups import scope
 
@@ -58,6 +59,7 @@ class ProductBelief(NamedTuple):
 
         :param factors: the factors, given for each state.
         """
+        factors = Recurrence(factors, tuple(self.discrete)).expected(self.states)
         probs = {name: found.probs for name, found in self.discrete.items()}
         forms = joining_forms(factors, {*self.discrete, *self.states})
         for name, found in self.discrete.items():

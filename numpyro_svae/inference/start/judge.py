@@ -26,6 +26,7 @@ __all__ = ["bound_of"]
 Naturals = dict[str, NaturalParameters]
 
 _LOCAL_SWEEPS = 20
+_TEMPERED_SWEEPS = 9
 
 
 def bound_of(
@@ -47,7 +48,8 @@ def bound_of(
     :return: the bound with the means of latent paths, and its gradients.
     """
     few = min(_LOCAL_SWEEPS, fixed_point.max_sweeps)
-    options = replace(fixed_point, max_sweeps=few, gradient="stopped")
+    temper = min(_TEMPERED_SWEEPS, fixed_point.temper)
+    options = replace(fixed_point, max_sweeps=few, temper=temper, gradient="stopped")
 
     def lower_bound(naturals: Naturals) -> tuple[Array, dict[str, Array]]:
         moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}

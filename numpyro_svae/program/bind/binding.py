@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.run.wrappers import shape_of
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.labels import seen_labels
+from numpyro_svae.program.structure.latent_logits import LatentLogits
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = ["Bound", "BoundTable", "bind"]
@@ -79,6 +81,8 @@ class Bound:
         they are not their members.
     :param populations: what the program gives of priors that depend on other blocks, by
         block.
+    :param logits: what the program says of discrete sites given a latent vector, by
+        site.
     :param seen: which positions of labels that are known in part are known, by the
         latent site; None for all.
     """
@@ -91,18 +95,26 @@ class Bound:
     picked: dict[tuple[str, str], Picked]
     populations: dict[str, Any]
     seen: dict[str, Array | None]
+    logits: dict[str, LatentLogits] = field(default_factory=dict)
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
         return name in structure.locals or self.sites[name].observed
 
 
-def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Bound:
+def bind(
+    program: Program,
+    structure: Structure,
+    sites: dict[str, Site],
+    points: Callable[[int], tuple[Any, Any]],
+) -> Bound:
     """Read what the factors need of the data.
 
     :param program: the program, with its parameters and plates fixed.
     :param structure: its wiring.
     :param sites: the sites of a run at the plain values (see :func:`plain_values`).
+    :param points: by dimension, the points that stand for a standard normal vector,
+        with their weights.
     :return: the program with its data.
     """
     known = structure.priors, structure.locals, structure.joins
@@ -121,6 +133,10 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
             bound.tables[factor.site] = _table(prober, site, factor.selectors)
         elif factor.form == "statistics":
             bound.statistics[key] = bind_statistics(prober, site, factor)
+        elif factor.form == "logits":
+            own = points(structure.locals[factor.parent].size)
+            logits = LatentLogits.of(program, structure, factor, own)
+            bound.logits[factor.site] = logits
         elif factor.form == "regression":
             bound.regressions[key] = bind_regression(prober, site, factor)
         elif not factor.source.plain:

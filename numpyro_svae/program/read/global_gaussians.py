@@ -225,7 +225,8 @@ class Candidates:
                 "a global mean or weight: at most one plate of K components, around "
                 "it alone; a mean of the dimension D of its responses, a weight F of "
                 "shape (D, M) as in F @ u, or (M, D) as in u @ F, or the weights (M,) "
-                "of a response of dimension one."
+                "of a response of dimension one. Weights of the logits of latent "
+                "states are known, or numpyro.param."
             )
         dim, columns = shape
         rows = (len(event) == 2 and not transposed) or dim == 1

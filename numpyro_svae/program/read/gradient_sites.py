@@ -44,7 +44,7 @@ def senders_of(
 
     :param likelihoods: the likelihoods, with the latent sites that each depends on.
     :param locals: the local sites.
-    :param recognised: names of the sites whose potential is all that is said of them.
+    :param recognised: names of the sites whose potential is the only message to them.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name, parents in likelihoods.items():

@@ -14,6 +14,7 @@ from numpyro_svae.program.bind.tables import find_table, is_picked
 from numpyro_svae.program.priors.observations import Observation
 from numpyro_svae.program.priors.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.priors.table_priors import DirichletPrior, TablePrior
+from numpyro_svae.program.read.logits import read_logits
 from numpyro_svae.program.read.placing import find_entries, moves
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.positions import extent_of
@@ -61,6 +62,10 @@ def _chain_part(wiring: Wiring, site: Site, role: str) -> Factor:
     used = wiring.needs[site.name][parameter.name]
     if not used:
         return TableFactor(site.name, Source(), role, form)
+    if not site.observed:
+        logits = read_logits(wiring, site, role, parameter.name, used)
+        if logits is not None:
+            return logits
     found = _find(wiring, site, parameter, used, _ROWS)
     if found is None or (found.selectors and not site.observed):
         raise not_conjugate(site, parameter.name, used, _ACCEPTED)
@@ -75,6 +80,9 @@ def read_latent_row(wiring: Wiring, site: Site) -> Factor:
     used = wiring.needs[site.name][parameter.name]
     if not used:
         return TableFactor(site.name)
+    logits = read_logits(wiring, site, "value", parameter.name, used)
+    if logits is not None:
+        return logits
     if not any(name in wiring.block_of for name in used):
         selectors = wiring.ordered(used, True)
         whole = len(selectors) == len(used)

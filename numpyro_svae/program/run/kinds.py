@@ -81,6 +81,17 @@ class LocalKind(ABC):
         """
         return []
 
+    def log_probs(self, fn: Any) -> Array:
+        """Logs of the probabilities of the states, or of the steps of a path.
+
+        :param fn: a distribution of its classes.
+        :return: ``(..., K)``, or ``(..., T - 1 or 1, K, K)``.
+        """
+        raise NotImplementedError(
+            f"A {self.name} does not say the logs of its probabilities. Accepted: a "
+            "kind of discrete sites that defines `log_probs`."
+        )
+
     # paths
 
     def draw_on(self, fn: Any, state: Array, key: Array) -> Array:

@@ -24,11 +24,12 @@ from numpyro.handlers import scale
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
-from numpyro_svae.distributions import DiscreteMarkovChain, LinearGaussianChain
+from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.distributions.logit_chain import LogitChain
 from numpyro_svae.program.run.plates import Plates, own_scale
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 from numpyro_svae.program.run.scans import Scan, ScannedChain
-from numpyro_svae.program.run.steps import Steps
+from numpyro_svae.program.run.steps import Steps, log_probs_of
 
 __all__ = ["OneSite"]
 
@@ -207,19 +208,19 @@ class _Run:
             return self._discrete_chain(chain)
         return self._gaussian_chain(chain)
 
-    def _discrete_chain(self, chain: ScannedChain) -> DiscreteMarkovChain:
+    def _discrete_chain(self, chain: ScannedChain) -> LogitChain:
         rank = self._rank(chain.name)
-        step = Steps.of(self.shown[chain.name]["fn"])
 
-        def probs(carry: Any, y: Any, messages: dict) -> Array:
-            return step.read(messages[chain.name]["fn"])["probs"]
+        def logits(carry: Any, y: Any, messages: dict) -> Array:
+            return log_probs_of(messages[chain.name]["fn"])
 
         first = self.first_fn[chain.name]
-        initial = Steps.of(first).read(first)["probs"]
+        initial = jnp.exp(log_probs_of(first))
         states = jnp.arange(initial.shape[-1])
-        rows = jax.vmap(lambda state: self._at_state(chain, state, probs))(states)
+        rows = jax.vmap(lambda state: self._at_state(chain, state, logits))(states)
         rows = jnp.moveaxis(jnp.moveaxis(rows, 0, -2), 0, rank)
-        return DiscreteMarkovChain(initial, rows, validate_args=False)
+        steps = self.call.length + 1
+        return LogitChain(initial, rows, steps, validate_args=False)
 
     def _gaussian_chain(self, chain: ScannedChain) -> LinearGaussianChain:
         rank = self._rank(chain.name)

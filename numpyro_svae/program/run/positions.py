@@ -131,7 +131,7 @@ def _at_positions(extent: Extent, event_dim: int) -> Array:
 
 
 def per_scale(extent: Extent, value: Array) -> Array:
-    """Values ``(*positions, *event)`` divided by the scale of their place."""
+    """Values ``(*positions, *event)`` divided by the scale of their extent."""
     if not jnp.ndim(extent.scale):
         return value / extent.scale
     return value / _at_positions(extent, value.ndim - len(extent.positions))

@@ -33,6 +33,7 @@ __all__ = [
     "is_gaussian",
     "is_path",
     "is_state",
+    "read_site",
     "response_dim",
     "unwrap",
 ]

@@ -9,16 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from jax import Array
+from jax.nn import log_softmax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.batch_util import promote_batch_shape
 
+from numpyro_svae.blocks.discrete_chain import safe_log
 from numpyro_svae.program.run.arrays import numpy_of
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.wrappers import peel
 
-__all__ = ["Steps", "TimePlate", "with_time_in_event"]
+__all__ = ["Steps", "TimePlate", "log_probs_of", "with_time_in_event"]
 
 Arrays = dict[str, Array]
 
@@ -42,8 +44,6 @@ class Steps:
         """Look at the distribution of one step."""
         base, _, extra = peel(fn)
         kind = type(base)
-        if kind is dist.CategoricalLogits:
-            kind = dist.CategoricalProbs
         fields = {n for n in base.gather_pytree_data_fields() if n in vars(base)}
         simple = spelling_of(base) == "vector" or fields <= set(base.arg_constraints)
         return cls(kind if simple else None, len(fn.batch_shape), extra)
@@ -149,6 +149,20 @@ def with_time_in_event(message: dict, plate: TimePlate) -> dict:
     }
 
 
+def log_probs_of(fn: Any) -> Array:
+    """Normalised log probabilities of a categorical site, ``(*batch, K)``.
+
+    Those of logits are right where the probabilities are too small for a number.
+    """
+    base, _, extra = peel(fn)
+    if isinstance(base, dist.CategoricalLogits):
+        logs = log_softmax(base.logits, -1)
+    else:
+        logs = safe_log(base.probs)
+    batch = tuple(fn.batch_shape) + tuple(fn.event_shape[:extra])
+    return jnp.broadcast_to(logs, (*batch, logs.shape[-1]))
+
+
 def _parameters(fn: Any, full: bool = True) -> Arrays:
     """The parameters of a distribution, and its mask.
 
@@ -169,8 +183,6 @@ def _parameters(fn: Any, full: bool = True) -> Arrays:
     else:
         present = {n: c for n, c in base.arg_constraints.items() if n in vars(base)}
         found = {n: spread(getattr(base, n), c.event_dim) for n, c in present.items()}
-    if isinstance(base, dist.CategoricalLogits):
-        found = {"probs": spread(base.probs, 1)}
     if mask is not None:
         found["mask"] = spread(mask, 0)
     return found

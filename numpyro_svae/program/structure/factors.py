@@ -180,6 +180,9 @@ class TableFactor(Factor):
       statistics of v> + base`` with t those of a block. The parts of an observed
       discrete chain are such factors, with rows picked by data.
     - ``"density"``: the density of a site in each state, from the program.
+    - ``"logits"``: probabilities of a latent discrete site, or of the steps of a chain,
+      that are any function of its one parent, a latent vector at one position each.
+      They send that vector the gradient of their expectation.
 
     It is coupled if its site is latent and depends on discrete sites, or observed and
     depends on several.
@@ -253,6 +256,8 @@ class Structure:
             part = "" if factor.role == "value" else f", {factor.role}"
             given = [*self.blocks_of(factor), *factor.parents, *factor.selectors]
             text = f"conjugate factor of {_listed(given)}" if given else "known factor"
+            if factor.form == "logits":
+                text = f"sends its gradient to {_listed(given)}"
             rows.append((f"'{factor.site}'{part}", text))
         for name, parents in self.likelihoods.items():
             sends = any(name in senders for senders in self.gradients.values())

@@ -105,6 +105,8 @@ def _group(structure: Structure, members: set[str]) -> Group:
         kind = "mixture"
     if any(f.coupled and members & set(scope(structure, f)) for f in structure.factors):
         kind = "product" if any(local.chain for local in locals) else "graph"
+    if any(f.form == "logits" and f.site in members for f in structure.factors):
+        kind = "product"
     return Group(discrete, states, kind)
 
 

@@ -1,0 +1,167 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+r"""Discrete sites whose probabilities are any function of a latent vector.
+
+With :math:`q(z) q(x)` the factor is the expectation
+
+.. math:: E = \sum q(z_{t-1}, z_t)\, E_{q(x)} \log p(z_t \mid z_{t-1}, x_{t-1}),
+
+in which the inner one, by cubature, is a message of logits to z, for each pair of
+states of each step of a chain, and the gradient of E in the moments of x is a potential
+of x. The factor is that of Linderman et al., *Bayesian learning and inference in
+recurrent switching linear dynamical systems*, AISTATS 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+from numpyro_svae.blocks.discrete_chain import pair_probs
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.inference.local.beliefs import (
+    DiscreteBelief,
+    StateBelief,
+    infer_discrete,
+)
+from numpyro_svae.inference.local.gradient_messages import Moments, message_of
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.run.positions import clean
+from numpyro_svae.program.structure.groups import Group
+
+__all__ = ["Messages", "Recurrence"]
+
+_IMPOSSIBLE = -1e4  # a log probability that is none in any precision, and finite
+
+
+class Messages(NamedTuple):
+    """What the factors send.
+
+    :param rows: expected logs of the probabilities of the discrete sites.
+    :param potentials: to the vectors.
+    """
+
+    rows: dict[str, Array]
+    potentials: dict[str, GaussianPotential]
+
+
+class Recurrence:
+    """The factors of some discrete sites that depend on latent vectors.
+
+    :param factors: the factors of the program.
+    :param discrete: the discrete sites.
+    """
+
+    def __init__(self, factors: ExpectedFactors, discrete: tuple[str, ...]) -> None:
+        self.factors = factors
+        self.coupled = [
+            factor
+            for factor in factors.structure.factors
+            if factor.form == "logits" and factor.site in discrete
+        ]
+
+    @classmethod
+    def of(cls, factors: ExpectedFactors, group: Group) -> Recurrence:
+        """Those of a group of sites."""
+        return cls(factors, group.discrete)
+
+    def __bool__(self) -> bool:
+        return bool(self.coupled)
+
+    def nothing(self) -> Messages:
+        """The messages where there is no coupling."""
+        rows = {}
+        for factor in self.coupled:
+            extent, size = self.factors.extent(factor), self.factors.local(factor.site)
+            event = (size.size,) * (1 + size.chain)
+            rows[factor.site] = jnp.zeros((*extent.positions, *event))
+        return Messages(
+            rows, {f.parent: self._no_message(f.parent) for f in self.coupled}
+        )
+
+    def _no_message(self, name: str) -> GaussianPotential:
+        size, extent = self.factors.local(name).size, self.factors.extent(name)
+        zeros = jnp.zeros((*extent.positions, size))
+        return GaussianPotential(zeros, jnp.zeros((*zeros.shape, size)))
+
+    def given(self, rows: dict[str, Array]) -> ExpectedFactors:
+        """The factors of the program with these rows."""
+        return replace(self.factors, expected_rows={**rows})
+
+    def expected(self, states: dict[str, StateBelief]) -> ExpectedFactors:
+        """The factors of the program with the rows that are expected.
+
+        :param states: posteriors of the vectors.
+        """
+        rows = {}
+        for factor in self.coupled:
+            moments = _moments(states[factor.parent])
+            rows[factor.site] = self._rows(factor, moments)
+        return self.given(rows)
+
+    def _rows(self, factor: Any, moments: Moments) -> Array:
+        return self.factors.bound.logits[factor.site].expected(*moments)
+
+    def send(
+        self,
+        states: dict[str, StateBelief],
+        alone: dict[str, Array],
+        weight: Array,
+    ) -> Messages:
+        """Messages of the factors at posteriors of the vectors.
+
+        :param states: these.
+        :param alone: the other messages to the discrete sites, which are inferred anew.
+        :param weight: of what the vectors have to do with the discrete sites.
+        """
+        potentials = {f.parent: self._no_message(f.parent) for f in self.coupled}
+        rows = {}
+        for factor in self.coupled:
+            name, parent = factor.site, factor.parent
+            moments = _moments(states[parent])
+
+            def usable(moments: Moments, factor: Any = factor) -> Array:
+                return jnp.maximum(self._rows(factor, moments), _IMPOSSIBLE)
+
+            found, pull = jax.vjp(usable, moments)
+            found = jnp.nan_to_num(found, nan=_IMPOSSIBLE)
+            rows[name] = found + (1.0 - weight) * (self._begun(factor, found) - found)
+            belief = infer_discrete(self.given(rows), name, alone[name])
+            (gradient,) = pull(weight * self._counted(factor, belief))
+            message = message_of(moments, gradient)
+            message = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf), message)
+            potentials[parent] = potentials[parent] + message
+        return Messages(rows, potentials)
+
+    def _begun(self, factor: Any, rows: Array) -> Array:
+        """The rows that sweeps begin with, where the vectors are left out.
+
+        They are the same at all steps of a sequence: how much more probable a state is
+        after one state than after others, on average. How probable it is in all would
+        feed on itself, and states die out. Without a state before nothing is left.
+        """
+        if not self.factors.local(factor.site).chain:
+            return jnp.zeros_like(rows)
+        mean = logsumexp(rows, -3, keepdims=True)
+        return mean - jnp.mean(mean, -2, keepdims=True)
+
+    def _counted(self, factor: Any, belief: DiscreteBelief) -> Array:
+        """How often each of the rows' entries counts beside the vector."""
+        extent, local = self.factors.extent(factor), self.factors.local(factor.site)
+        probs = belief.probs
+        if local.chain:
+            probs = pair_probs(probs, belief.steps)
+        probs = clean(extent, probs, 1 + local.chain)
+        share = extent.scale / self.factors.extent(factor.parent).scale
+        missing = tuple(range(-(probs.ndim - jnp.ndim(share)), 0))
+        return probs * jnp.expand_dims(jnp.asarray(share), missing)
+
+
+def _moments(belief: StateBelief) -> Moments:
+    return Moments(belief.mean, jnp.linalg.cholesky(belief.covariance))
