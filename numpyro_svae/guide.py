@@ -186,7 +186,7 @@ class AutoSVAE(FittedGuide):
             check_state(recognised, given.values, given.begun)
         sites = sample_sites(messages)
         check_potentials(structure, sites, potentials)
-        bound = bind(program, structure, sites)
+        bound = bind(program, structure, sites, self.cubature)
         check_starts(structure.priors, self.init, bound.priors)
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
         known = search, bound, potentials, self.init

@@ -268,4 +268,6 @@ class Evidence:
             if not factor.selectors:
                 value = per_entry(self.table(factor), self.place(factor))
                 found[factor.site] = found.get(factor.site, 0.0) + value
+        for name, predictors in self.bound.predictors.items():
+            found[name] = predictors.expected(self.moments)
         return found

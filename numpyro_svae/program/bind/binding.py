@@ -20,6 +20,11 @@ from numpyro_svae.program.bind.bound_regressions import BoundRegression, bind_re
 from numpyro_svae.program.bind.entries import Picked
 from numpyro_svae.program.bind.gathered import scanned_inputs
 from numpyro_svae.program.bind.populations import bind_populations
+from numpyro_svae.program.bind.predictors import (
+    BoundPredictors,
+    Rule,
+    bind_predictors,
+)
 from numpyro_svae.program.bind.statistics import (
     BoundStatistics,
     bind_rows,
@@ -81,6 +86,7 @@ class Bound:
         block.
     :param seen: which positions of labels that are known in part are known, by the
         latent site; None for all.
+    :param predictors: the likelihoods of regressions that are not conjugate, by site.
     """
 
     sites: dict[str, Site]
@@ -91,18 +97,22 @@ class Bound:
     picked: dict[tuple[str, str], Picked]
     populations: dict[str, Any]
     seen: dict[str, Array | None]
+    predictors: dict[str, BoundPredictors]
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
         return name in structure.locals or self.sites[name].observed
 
 
-def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Bound:
+def bind(
+    program: Program, structure: Structure, sites: dict[str, Site], rule: Rule
+) -> Bound:
     """Read what the factors need of the data.
 
     :param program: the program, with its parameters and plates fixed.
     :param structure: its wiring.
     :param sites: the sites of a run at the plain values (see :func:`plain_values`).
+    :param rule: how likelihoods are averaged over predictors.
     :return: the program with its data.
     """
     known = structure.priors, structure.locals, structure.joins
@@ -112,7 +122,9 @@ def bind(program: Program, structure: Structure, sites: dict[str, Site]) -> Boun
     kept = {n: _as_data(site, structure) for n, site in sites.items()}
     above = bind_populations(structure.populations, prober)
     seen = {name: seen_labels(program, sites, name) for name in structure.labels}
-    bound = Bound(kept, _priors(structure, latent), {}, {}, {}, {}, above, seen)
+    predictors = bind_predictors(program, structure, sites, rule)
+    own = _priors(structure, latent)
+    bound = Bound(kept, own, {}, {}, {}, {}, above, seen, predictors)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -133,7 +145,7 @@ def _as_data(site: Site, structure: Structure) -> Site:
 
     Those of some distributions may not enter compiled functions.
     """
-    sampled = site.name in structure.likelihoods
+    sampled = site.name in {*structure.likelihoods, *structure.predicted}
     if sampled or (site.observed and observation_of(site.fn) is not None):
         return replace(site, outer=shape_of(site.outer))
     return site

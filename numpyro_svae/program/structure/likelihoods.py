@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.program.run.sites import Program
+from numpyro_svae.program.run.wrappers import at_positions, peel
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.probing import plain_run
 
@@ -95,6 +96,19 @@ class Likelihoods:
         """
         messages = plain_run(self.program, self.structure, {local: value})
         return {name: _log_prob(messages[name]) for name in names}
+
+    def by_position(self, name: str, values: dict[str, Array]) -> Array:
+        """The log likelihood of one observed site, for what it treats apart.
+
+        It has no scale. All other latent sites are where data are read.
+
+        :param name: the observed site.
+        :param values: of the latent sites that it depends on.
+        :return: ``(*batch, *extra)``, with the dimensions that ``to_event`` made events.
+        """
+        message = plain_run(self.program, self.structure, values)[name]
+        apart = at_positions(message["fn"], peel(message["fn"])[2])
+        return _log_prob({**message, "fn": apart, "intermediates": None})
 
 
 def _log_prob(message: dict) -> Array:
