@@ -116,13 +116,11 @@ def find_start(
     rising = bound_of(structure, bound, potentials, given, *local)
     if search.guesses == 1 or not _searches(structure, given, potentials):
         begun = guess(key, Kind(), paths)
-        if not bound.predictors or structure.likelihoods or set(begun) == set(given):
-            return begun
-        return ascend(rising, begun, _REGRESSION_SWEEPS, size, _HALVINGS)[1]
+        apart = not bound.predictors or structure.likelihoods
+        return begun if apart else _climbed(rising, begun, size)
     kinds, picks = _kinds(structure, search.guesses), _picks(structure)
     count, few = search.guesses, _few(structure, search.mean_field, picks)
-    longer = few * count // 2
-    smooth = _smooths(structure)
+    longer, smooth = few * count // 2, _smooths(structure)
 
     def consider(best: _Best, chosen: tuple) -> tuple[_Best, Array]:
         index, own_key, kind = chosen
@@ -159,6 +157,11 @@ def find_start(
     begin = _Best.of(jax.eval_shape(guess, key, Kind(), paths), paths)
     best, _ = lax.scan(consider, begin, (indices, keys, kinds))
     return best.naturals
+
+
+def _climbed(rising: Any, begun: Naturals, size: float) -> Naturals:
+    """Sweeps of the weights of regressions from a single guess."""
+    return ascend(rising, begun, _REGRESSION_SWEEPS, size, _HALVINGS)[1]
 
 
 class _Best(NamedTuple):

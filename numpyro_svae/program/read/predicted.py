@@ -72,7 +72,8 @@ def _are_apart(split: Split, layout: Layout) -> bool:
     """Whether the result at some positions stays if predictors elsewhere change."""
     rng = np.random.default_rng(0)
     draw = partial(rng.standard_normal, (*layout.positions, sum(layout.sizes)))
-    first, other = draw(), draw()
+    first: np.ndarray = np.asarray(draw())
+    other: np.ndarray = np.asarray(draw())
     moved = rng.random(layout.positions) < 0.5
     other = np.where(layout.is_shared, first, other)
 

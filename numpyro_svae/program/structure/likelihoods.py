@@ -104,7 +104,7 @@ class Likelihoods:
 
         :param name: the observed site.
         :param values: of the latent sites that it depends on.
-        :return: ``(*batch, *extra)``, with the dimensions that ``to_event`` made events.
+        :return: ``(*batch, *extra)``, with dimensions that ``to_event`` made events.
         """
         message = plain_run(self.program, self.structure, values)[name]
         apart = at_positions(message["fn"], peel(message["fn"])[2])

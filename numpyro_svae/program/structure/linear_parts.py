@@ -116,7 +116,12 @@ class Split:
         shapes: dict[int, Any],
         output: Any,
     ) -> None:
-        self.known, self.inputs, self.shapes, self.output = known, inputs, shapes, output
+        self.known, self.inputs, self.shapes, self.output = (
+            known,
+            inputs,
+            shapes,
+            output,
+        )
         self.steps = _needed(steps, {output})
         self.made = {name: step for step in self.steps for name in step.outputs}
         moving, affine = {*inputs}, {*inputs}
