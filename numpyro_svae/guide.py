@@ -241,7 +241,7 @@ class AutoSVAE(FittedGuide):
         for name, prior in structure.priors.items():
             infer = {"kl": divergences[name], **closed}
             with plates.around(bound.sites[name].frames):
-                args = prior, posteriors[name], self.prefix, infer
+                args = prior, posteriors[name], bound.sites, self.prefix, infer
                 values |= sampling.sample_global(*args)
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)

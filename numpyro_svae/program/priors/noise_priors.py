@@ -78,6 +78,10 @@ class NoisePrior(Prior):
     def covariance(self, value: Any, dim: int) -> Any:
         """Covariance ``(..., D, D)``, from the value of the site."""
 
+    def covariance_at(self, values: dict[str, Any], dim: int) -> Any:
+        """The same, from values by site."""
+        return self.covariance(values[self.name], dim)
+
     @abstractmethod
     def noise(
         self, moments: Any, dim: int, entries: Array | None = None

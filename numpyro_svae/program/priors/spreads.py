@@ -133,7 +133,7 @@ class MatrixSpread(NamedTuple):
         if block.part == "both":
             weight, cov = block.pair(values)
         else:
-            cov = block.covariance(values[block.name], block.dim)
+            cov = block.covariance_at(values, block.dim)
             weight = np.zeros((*cov.shape[:-1], 0))
         if self.members is not None:
             index = np.clip(self.members, 0, len(cov) - 1)

@@ -108,7 +108,12 @@ def _read_blocks(
             found = (kind.find(reading, site) for kind in priors_of(site.fn))
             block = next((block for block in found if block is not None), None)
             priors |= {} if block is None else {block.name: block}
-    return priors
+    return {n: p for n, p in priors.items() if not _is_part(p, priors.values())}
+
+
+def _is_part(block: Prior, blocks: Iterable[Prior]) -> bool:
+    """Whether a block is a part of another one, as scales are of a covariance."""
+    return any(set(block.sites) < set(other.sites) for other in blocks)
 
 
 def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, Local]:
