@@ -123,7 +123,12 @@ def by_nuts(model: Callable) -> tuple[dict[str, tuple], float]:
     return moments, time.perf_counter() - begin
 
 
-def compare(name: str) -> dict[str, dict[str, float]]:
+def _finite(x: float) -> float | None:
+    """A number for JSON."""
+    return float(x) if np.isfinite(x) else None
+
+
+def compare(name: str) -> dict[str, dict[str, Any]]:
     """One row for each site of a model."""
     own, seconds = by_guide(MODELS[name])
     other, others = by_nuts(MODELS[name])
@@ -133,8 +138,8 @@ def compare(name: str) -> dict[str, dict[str, float]]:
         ratio = np.asarray(sd / nuts_sd)
         rows[site] = {
             "mean": float(np.max(np.abs(mean - nuts_mean) / nuts_sd)),
-            "least": float(ratio.min()),
-            "largest": float(ratio.max()),
+            "least": _finite(ratio.min()),
+            "largest": _finite(ratio.max()),
             "seconds": seconds,
             "nuts_seconds": others,
         }
@@ -142,7 +147,7 @@ def compare(name: str) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    found = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in MODELS:
         found[name] = compare(name)
         print(name, found[name], flush=True)
@@ -153,17 +158,20 @@ def main() -> None:
         "",
         "Largest distance of means, in standard deviations of NUTS, and ratios of "
         "standard deviations, over the entries of each site. `bench_priors.py` says "
-        "what the models are.",
+        "what the models are. A dash: the posterior of the precision is so wide that "
+        "the standard deviation has no variance.",
         "",
         "| model | site | means | sd ratio | seconds | NUTS |",
         "|---|---|---|---|---|---|",
     ]
     for name, sites in found.items():
         for site, row in sites.items():
+            ratios = "-"
+            if row["largest"] is not None:
+                ratios = f"{row['least']:.2f} to {row['largest']:.2f}"
             lines.append(
-                f"| {name} | `{site}` | {row['mean']:.2f} | {row['least']:.2f} to "
-                f"{row['largest']:.2f} | {row['seconds']:.1f} | "
-                f"{row['nuts_seconds']:.1f} |"
+                f"| {name} | `{site}` | {row['mean']:.2f} | {ratios} | "
+                f"{row['seconds']:.1f} | {row['nuts_seconds']:.1f} |"
             )
     (folder / "priors.md").write_text("\n".join(lines) + "\n")
 

@@ -105,14 +105,17 @@ class Bound:
 
 
 def bind(
-    program: Program, structure: Structure, sites: dict[str, Site], rule: Rule
+    program: Program,
+    structure: Structure,
+    sites: dict[str, Site],
+    rule: Rule | None = None,
 ) -> Bound:
     """Read what the factors need of the data.
 
     :param program: the program, with its parameters and plates fixed.
     :param structure: its wiring.
     :param sites: the sites of a run at the plain values (see :func:`plain_values`).
-    :param rule: how likelihoods are averaged over predictors.
+    :param rule: how likelihoods are averaged over predictors; None if they are not.
     :return: the program with its data.
     """
     known = structure.priors, structure.locals, structure.joins

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import log, pi
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
@@ -112,7 +112,9 @@ class CovariancePrior(NoisePrior):
 
     dim: int
 
-    distributions = (dist.InverseWishart,)
+    distributions: ClassVar[tuple[type[dist.Distribution], ...]] = (
+        dist.InverseWishart,
+    )
 
     @classmethod
     def find(cls, reading: Reading, site: Site) -> CovariancePrior:
