@@ -215,7 +215,7 @@ class AutoSVAE(FittedGuide):
             check_state(recognised, given.values, given.begun)
         sites = sample_sites(messages)
         check_potentials(structure, sites, potentials)
-        bound = bind(program, structure, sites, self.cubature.points)
+        bound = bind(program, structure, sites, self.cubature)
         check_starts(structure.priors, self.init, bound.priors)
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
         known = search, bound, potentials, self.init
@@ -271,7 +271,7 @@ class AutoSVAE(FittedGuide):
         for name, prior in structure.priors.items():
             infer = {"kl": divergences[name], **closed}
             with plates.around(bound.sites[name].frames):
-                args = prior, posteriors[name], self.prefix, infer
+                args = prior, posteriors[name], bound.sites, self.prefix, infer
                 values |= sampling.sample_global(*args)
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import log
 from typing import Any
 
 import jax
@@ -33,11 +34,13 @@ def _nodes(natural: GammaNatural) -> tuple[Array, Array]:
     """Logs of the value in units of its mean, and weights, ``(N, ...)``.
 
     The trapezoidal rule converges exponentially for the log of a Gamma, whose density
-    is analytic and has exponential tails.
+    is analytic and has exponential tails. In single precision they end where the square
+    of a value would overflow.
     """
     a = natural.concentration
     wide = jnp.sqrt(2 * _LOG_TAIL / a)
     left = wide + 3 * _LOG_TAIL / a  # densities may fall as fast as 1 / value
+    left = jnp.minimum(left, 0.45 * log(jnp.finfo(left.dtype).max))
     right = jnp.minimum(wide, jnp.log1p(2 * _LOG_TAIL / a) + 1.0)
     unit = jnp.linspace(0.0, 1.0, _NODES).reshape(-1, *(1,) * jnp.ndim(a))
     s = unit * (left + right) - left
@@ -101,8 +104,7 @@ def _entropy_term(natural: GammaNatural) -> Array:
 
 def _expected(log_density: LogDensity, natural: GammaNatural, prior: Any) -> Array:
     s, weights = _nodes(natural)
-    values = log_density(prior, _logs(natural, s))
-    return jnp.sum(jnp.where(weights > 0, weights * values, 0.0), 0)
+    return jnp.sum(weights * log_density(prior, _logs(natural, s)), 0)
 
 
 def _forward(log_density: LogDensity, natural: Any, prior: Any) -> tuple[Array, tuple]:

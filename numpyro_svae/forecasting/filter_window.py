@@ -103,7 +103,8 @@ def infer_window(
     messages = plain_run(program, structure)
     with block(), substitute(data=params):
         recognised, _ = recognise(guide.recognition, messages, args, kwargs, key)
-    bound = bind(program, structure, sample_sites(messages), guide.cubature.points)
+    sites = sample_sites(messages)
+    bound = bind(program, structure, sites, guide.cubature)
     potentials = {}
     for name, potential in recognised.items():
         timed = potential.batch_shape[-1:] == (2,)

@@ -8,6 +8,7 @@ from numpyro_svae.kinds.categorical import CategoricalKind
 from numpyro_svae.kinds.discrete_chain import DiscreteChainKind
 from numpyro_svae.kinds.gaussian_chain import GaussianChainKind
 from numpyro_svae.kinds.vector import VectorKind
+from numpyro_svae.program.priors.correlation_prior import CorrelationPrior
 from numpyro_svae.program.priors.diagonal import DiagonalPrior
 from numpyro_svae.program.priors.gaussian_prior import GaussianPrior
 from numpyro_svae.program.priors.noise_priors import CovariancePrior, NoisePrior
@@ -43,6 +44,7 @@ for _kind in CategoricalKind, DiscreteChainKind, VectorKind, GaussianChainKind:
 for _block in (  # the last is asked first
     GaussianPrior,
     CovariancePrior,
+    CorrelationPrior,
     GammaPrior,
     PrecisionPrior,
     DiagonalPrior,

@@ -232,3 +232,10 @@ def test_spreads_of_a_population_are_standard_deviations(x64):
     rate = message.rate + jnp.sum(away, 0) / 2
     np.testing.assert_allclose(natural.rate, rate, rtol=1e-6)
     assert jnp.ptp(found["spread"].mean) > 1  # they are told apart
+
+
+def test_messages_are_finite_in_single_precision():
+    """Also where the tail of a Gamma reaches beyond what can be squared."""
+    posterior = GammaNatural(jnp.array([0.6, 1.0, 40.0]), jnp.array([0.4, 2.0, 1e-6]))
+    message = closest_gamma(of_precision, posterior, dist.HalfCauchy(1.0))
+    assert np.isfinite(message.concentration).all() and np.isfinite(message.rate).all()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from jax import Array, random
@@ -59,7 +60,11 @@ def _path(name: str, prefix: str) -> str:
 
 
 def sample_global(
-    prior: Prior, fn: dist.Distribution, prefix: str, infer: dict[str, Any]
+    prior: Prior,
+    fn: dist.Distribution,
+    sites: dict[str, Site],
+    prefix: str,
+    infer: dict[str, Any],
 ) -> dict[str, Array]:
     """Sample a global block.
 
@@ -68,6 +73,7 @@ def sample_global(
 
     :param prior: the block.
     :param fn: its posterior.
+    :param sites: the sites of the model.
     :param prefix: prefix of the names of auxiliary sites.
     :param infer: the closed forms that are declared.
     :return: values by site.
@@ -79,9 +85,14 @@ def sample_global(
     values = prior.unpack(packed)
     stretch = prior.log_stretch(values)  # declared at the first site
     for site, value in values.items():
-        event_dim = value.ndim - len(prior.batch_shape)
+        event_dim = sites[site].outer.event_dim
+        batch = value.shape[: value.ndim - event_dim]
         known = {"kl": jnp.zeros(prior.batch_shape)}
-        point = dist.Delta(value, stretch, event_dim=event_dim)
+        # entries that the program has in the batch share what is declared
+        apart = batch[len(prior.batch_shape) :]
+        share = jnp.expand_dims(stretch, tuple(range(-len(apart), 0))) / prod(apart)
+        log_density = jnp.broadcast_to(share, batch)
+        point = dist.Delta(value, log_density, event_dim=event_dim)
         values[site] = numpyro.sample(site, point, infer=known)
         stretch = 0.0
     return values

@@ -30,7 +30,7 @@ _REACH = 0.9  # of the way to where a family ends
 _ROUNDING = 16  # units in the last place by which a bound may fall
 _DELAY = 3.0  # the momentum of step k is k / (k + 3)
 _LEAST_GAIN = 1e-4  # nats, below which a step counts for nothing
-_PATIENCE = 10  # such steps in a row
+_PATIENCE = 10  # such steps in a row by default
 
 
 class _Point(NamedTuple):
@@ -68,6 +68,7 @@ def ascend(
     start: Naturals,
     steps: int | Array,
     size: float,
+    patience: int = _PATIENCE,
 ) -> tuple[Array, Naturals, Any]:
     """A number of steps up a bound, or fewer if it hardly rises any more.
 
@@ -78,6 +79,7 @@ def ascend(
     :param start: natural parameters.
     :param steps: how many at most.
     :param size: of a natural-gradient step.
+    :param patience: how many steps in a row may bring next to nothing.
     :return: the best bound, where it is reached, and what else was computed there.
     """
 
@@ -86,7 +88,7 @@ def ascend(
         return _Point(natural, rise, value, seen)
 
     def goes_on(state: _State) -> Array:
-        return (state.steps <= steps) & (state.idle < _PATIENCE)
+        return (state.steps <= steps) & (state.idle < patience)
 
     def step(state: _State) -> _State:
         state = _judged(state, evaluate(state.trial))

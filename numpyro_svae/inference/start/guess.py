@@ -132,7 +132,17 @@ class Guess:
                 found = self._weights_and_noise(name, factor)
                 if found is not None:
                     return found
-        return None
+        return self._weights_of_predictors(name)
+
+    def _weights_of_predictors(self, name: str) -> NaturalParameters | None:
+        """Where the weights of regressions start that are not conjugate."""
+        found: Any = None
+        for site, predictors in self.factors.bound.predictors.items():
+            if name in (block.name for block in predictors.blocks):
+                found = self._priors[name] if found is None else found
+                scale = self.factors.site(site).scale
+                found = predictors.narrow(name, found, self._priors, scale)
+        return found
 
     def _weights_and_noise(self, name: str, factor: Factor) -> NaturalParameters | None:
         """Where a block of a Gaussian factor starts, alone or joined with others."""

@@ -7,7 +7,9 @@ A guess is judged by the bound, so that all that is sampled must be known in clo
 form. Sweeps are natural-gradient steps of full size, or of half of it where blocks are
 independent of each other under the prior and meet in a factor. Guesses differ in their
 clusters or, where there are none, in the coordinates of latent paths. The best one is
-swept for longer. All go through one loop, which is compiled once.
+swept for longer. All go through one loop, which is compiled once. The weights of
+regressions that are not conjugate are swept from a single guess: full steps from far
+away may overshoot, and the sweeps are safeguarded by the bound.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ Naturals = dict[str, NaturalParameters]
 _SWEEPS = 30
 _COUPLED_SWEEPS = 5  # where each of them infers local sites by sweeps of its own
 _TURNED_SWEEPS = 60  # guesses that differ by a rotation are alike for longer
+_REGRESSION_SWEEPS = 100  # of weights that need no guesses, only to be in reach
+_HALVINGS = 40  # of a step of theirs, which may begin far off: exp(x) has no scale
 _ALIKE = 1e-2  # nats by which the bounds of guesses that lead to the same may differ
 _ROUNDING = 16  # units in the last place, likewise
 
@@ -107,15 +111,16 @@ def find_start(
     def guess(key: Array, kind: Kind, paths: dict[str, Array]) -> Naturals:
         return Guess(key, kind, factors, paths).naturals() | given
 
-    if search.guesses == 1 or not _searches(structure, given, potentials):
-        return guess(key, Kind(), paths)
-    kinds, picks = _kinds(structure, search.guesses), _picks(structure)
-    count, few = search.guesses, _few(structure, search.mean_field, picks)
-    longer = few * count // 2
     size = 0.5 if structure.joins or structure.populations else 1.0
     local = search.mean_field, search.fixed_point
     rising = bound_of(structure, bound, potentials, given, *local)
-    smooth = _smooths(structure)
+    if search.guesses == 1 or not _searches(structure, given, potentials):
+        begun = guess(key, Kind(), paths)
+        apart = not bound.predictors or structure.likelihoods
+        return begun if apart else _climbed(rising, begun, size)
+    kinds, picks = _kinds(structure, search.guesses), _picks(structure)
+    count, few = search.guesses, _few(structure, search.mean_field, picks)
+    longer, smooth = few * count // 2, _smooths(structure)
 
     def consider(best: _Best, chosen: tuple) -> tuple[_Best, Array]:
         index, own_key, kind = chosen
@@ -152,6 +157,11 @@ def find_start(
     begin = _Best.of(jax.eval_shape(guess, key, Kind(), paths), paths)
     best, _ = lax.scan(consider, begin, (indices, keys, kinds))
     return best.naturals
+
+
+def _climbed(rising: Any, begun: Naturals, size: float) -> Naturals:
+    """Sweeps of the weights of regressions from a single guess."""
+    return ascend(rising, begun, _REGRESSION_SWEEPS, size, _HALVINGS)[1]
 
 
 class _Best(NamedTuple):

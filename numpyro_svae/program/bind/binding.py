@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,6 +20,11 @@ from numpyro_svae.program.bind.bound_regressions import BoundRegression, bind_re
 from numpyro_svae.program.bind.entries import Picked
 from numpyro_svae.program.bind.gathered import scanned_inputs
 from numpyro_svae.program.bind.populations import bind_populations
+from numpyro_svae.program.bind.predictors import (
+    BoundPredictors,
+    Rule,
+    bind_predictors,
+)
 from numpyro_svae.program.bind.statistics import (
     BoundStatistics,
     bind_rows,
@@ -85,6 +89,7 @@ class Bound:
         site.
     :param seen: which positions of labels that are known in part are known, by the
         latent site; None for all.
+    :param predictors: the likelihoods of regressions that are not conjugate, by site.
     """
 
     sites: dict[str, Site]
@@ -95,6 +100,7 @@ class Bound:
     picked: dict[tuple[str, str], Picked]
     populations: dict[str, Any]
     seen: dict[str, Array | None]
+    predictors: dict[str, BoundPredictors]
     logits: dict[str, LatentLogits] = field(default_factory=dict)
 
     def active(self, name: str, structure: Structure) -> bool:
@@ -106,15 +112,14 @@ def bind(
     program: Program,
     structure: Structure,
     sites: dict[str, Site],
-    points: Callable[[int], tuple[Any, Any]],
+    rule: Rule,
 ) -> Bound:
     """Read what the factors need of the data.
 
     :param program: the program, with its parameters and plates fixed.
     :param structure: its wiring.
     :param sites: the sites of a run at the plain values (see :func:`plain_values`).
-    :param points: by dimension, the points that stand for a standard normal vector,
-        with their weights.
+    :param rule: how likelihoods are averaged over predictors, and logits over vectors.
     :return: the program with its data.
     """
     known = structure.priors, structure.locals, structure.joins
@@ -124,7 +129,9 @@ def bind(
     kept = {n: _as_data(site, structure) for n, site in sites.items()}
     above = bind_populations(structure.populations, prober)
     seen = {name: seen_labels(program, sites, name) for name in structure.labels}
-    bound = Bound(kept, _priors(structure, latent), {}, {}, {}, {}, above, seen)
+    predictors = bind_predictors(program, structure, sites, rule)
+    own = _priors(structure, latent)
+    bound = Bound(kept, own, {}, {}, {}, {}, above, seen, predictors)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -134,7 +141,7 @@ def bind(
         elif factor.form == "statistics":
             bound.statistics[key] = bind_statistics(prober, site, factor)
         elif factor.form == "logits":
-            own = points(structure.locals[factor.parent].size)
+            own = rule.points(structure.locals[factor.parent].size)
             logits = LatentLogits.of(program, structure, factor, own)
             bound.logits[factor.site] = logits
         elif factor.form == "regression":
@@ -149,7 +156,7 @@ def _as_data(site: Site, structure: Structure) -> Site:
 
     Those of some distributions may not enter compiled functions.
     """
-    sampled = site.name in structure.likelihoods
+    sampled = site.name in {*structure.likelihoods, *structure.predicted}
     if sampled or (site.observed and observation_of(site.fn) is not None):
         return replace(site, outer=shape_of(site.outer))
     return site

@@ -11,8 +11,8 @@ from typing import Any
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.families import GammaNatural
-from numpyro_svae.families.free_prior import closest_gamma, free_kl
+from numpyro_svae.families import NaturalParameters
+from numpyro_svae.program.priors.correlation_prior import CorrelationPrior
 from numpyro_svae.program.priors.precision_prior import PrecisionPrior
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.probing import Prober
@@ -27,14 +27,14 @@ class FreePrior:
     :param block: the block.
     """
 
-    block: PrecisionPrior
+    block: PrecisionPrior | CorrelationPrior
 
     above = ()
     picks = False
 
     def shown(self, sites: dict[str, Site]) -> Any:
         """The distribution of the site in a run."""
-        return sites[self.block.name].fn
+        return self.block.shown(sites)
 
     def bind(self, prober: Prober) -> Any:
         """Read the distribution, whose parameters may be ``numpyro.param``."""
@@ -44,18 +44,16 @@ class FreePrior:
         """Whether a run has the prior that it says: nothing latent is in it."""
         return True
 
-    def prior(self, bound: Any, moments: dict[str, Any]) -> GammaNatural:
-        """Natural parameters of a Gamma that is like it."""
-        return self.block.gamma_like(bound)
+    def prior(self, bound: Any, moments: dict[str, Any]) -> NaturalParameters:
+        """Natural parameters of a member of the family that is like it."""
+        return self.block.like(bound)
 
-    def message(self, bound: Any, natural: GammaNatural) -> GammaNatural:
-        """Natural parameters of the Gamma that it is like at a posterior."""
-        return closest_gamma(self.block.log_density, natural, bound)
+    def message(self, bound: Any, natural: Any) -> NaturalParameters:
+        """Natural parameters of the member that it is like at a posterior."""
+        return self.block.message(natural, bound)
 
-    def divergence(
-        self, natural: GammaNatural, bound: Any, moments: dict[str, Any]
-    ) -> Array:
+    def divergence(self, natural: Any, bound: Any, moments: dict[str, Any]) -> Array:
         """The divergence of a posterior, of the batch shape of the block."""
-        kl = free_kl(self.block.log_density, natural, bound)
+        kl = self.block.free_divergence(natural, bound)
         rank = len(self.block.batch_shape)
         return jnp.sum(kl, tuple(range(rank, kl.ndim)))

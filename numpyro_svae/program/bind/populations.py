@@ -112,20 +112,20 @@ class Population:
 
     :param block: the block.
     :param parents: the Gaussian blocks that its location depends on.
-    :param noise: the block of its covariance, which may be one with a location; None if
-        it is known.
+    :param noises: the block of its covariance, which may be one with a location, or
+        blocks of precisions that are multiplied; none if it is known.
     :param summed: whether rows may depend on several members of a batch of parents.
     """
 
     block: GaussianPrior
     parents: tuple[GaussianPrior, ...]
-    noise: SpreadPrior | None
+    noises: tuple[SpreadPrior, ...]
     summed: bool = False
 
     @property
     def above(self) -> tuple[Any, ...]:
         """The blocks that the prior depends on."""
-        return self.parents if self.noise is None else (*self.parents, self.noise)
+        return (*self.parents, *self.noises)
 
     @property
     def picks(self) -> bool:
@@ -142,14 +142,15 @@ class Population:
         for parent in self.parents:
             shape = (*parent.batch_shape, parent.dim, parent.columns)
             base |= parent.values(jnp.zeros(shape))
-        base |= {} if self.noise is None else self.noise.unit_noise()
+        for noise in self.noises:
+            base |= noise.unit_noise()
 
         def rows(values: Values) -> NormalRows:
             return self.shown(prober.program.sites({**base, **values}))
 
         origin = rows({}).loc
         parents = [_read_parent(rows, p, origin, self.summed) for p in self.parents]
-        spread = read_spread(rows, self.noise)
+        spread = read_spread(rows, self.noises)
         return BoundPopulation(origin, tuple(parents), spread)
 
     def agrees(self, bound: BoundPopulation, values: Values, found: NormalRows) -> bool:
@@ -159,7 +160,7 @@ class Population:
         :param values: of all latent sites.
         :param found: what is shown in the run.
         """
-        more, covariance = bound.spread.at(self.noise, values)
+        more, covariance = bound.spread.at(self.noises, values)
         loc = np.asarray(bound.offset) + more
         for own, parent in zip(bound.parents, self.parents):
             weight = parent.weight(values[parent.name])
@@ -179,8 +180,8 @@ class Population:
         :param bound: what the program gives.
         :param moments: of all blocks.
         """
-        own = None if self.noise is None else moments[self.noise.name]
-        precision, gap, more = bound.spread.expected(self.noise, own)
+        own = [moments[noise.name] for noise in self.noises]
+        precision, gap, more = bound.spread.expected(self.noises, own)
         loc, total = bound.offset + more, jnp.asarray(gap)
         for part, parent in zip(bound.parents, self.parents):
             found = moments[parent.name]

@@ -100,7 +100,7 @@ class Join:
         weight = np.concatenate([np.zeros((*batch, self.dim, 0)), *parts], -1)
         cov = None
         if self.noise is not None:
-            cov = self.noise.covariance(values[self.noise.name], self.dim)
+            cov = self.noise.covariance_at(values, self.dim)
             cov = np.broadcast_to(cov, (*batch, self.dim, self.dim))
         return weight, cov
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import log, pi
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
@@ -78,6 +78,10 @@ class NoisePrior(Prior):
     def covariance(self, value: Any, dim: int) -> Any:
         """Covariance ``(..., D, D)``, from the value of the site."""
 
+    def covariance_at(self, values: dict[str, Any], dim: int) -> Any:
+        """The same, from values by site."""
+        return self.covariance(values[self.name], dim)
+
     @abstractmethod
     def noise(
         self, moments: Any, dim: int, entries: Array | None = None
@@ -108,7 +112,9 @@ class CovariancePrior(NoisePrior):
 
     dim: int
 
-    distributions = (dist.InverseWishart,)
+    distributions: ClassVar[tuple[type[dist.Distribution], ...]] = (
+        dist.InverseWishart,
+    )
 
     @classmethod
     def find(cls, reading: Reading, site: Site) -> CovariancePrior:

@@ -19,6 +19,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.distributions.root_inverse_gamma import power_of_gamma
 from numpyro_svae.families import GammaNatural
+from numpyro_svae.families.free_prior import closest_gamma, free_kl
 from numpyro_svae.program.priors.noise_priors import ExpectedNoise, NoisePrior
 from numpyro_svae.program.priors.priors import Prior, Reading
 from numpyro_svae.program.priors.rate_priors import POPULATION_OF_RATES, FeaturePrior
@@ -103,9 +104,9 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
 
     def natural(self, sites: dict[str, Site]) -> GammaNatural:
         fn: Any = sites[self.name].fn
-        return self.gamma_like(fn) if self.free else self.natural_of(fn)
+        return self.like(fn) if self.free else self.natural_of(fn)
 
-    def gamma_like(self, fn: Any) -> GammaNatural:
+    def like(self, fn: Any) -> GammaNatural:
         """Natural parameters of a Gamma that is where a prior is, to begin with.
 
         The logarithm has the mean that it has under the prior, and nearly its variance
@@ -130,6 +131,18 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
         """
         log_value = log_precision / self.power
         return fn.log_prob(jnp.exp(log_value)) + log_value - log(abs(self.power))
+
+    def shown(self, sites: dict[str, Site]) -> Any:
+        """The distribution of the site in a run."""
+        return sites[self.name].fn
+
+    def message(self, natural: GammaNatural, prior: Any) -> GammaNatural:
+        """The Gamma that a prior is like at a posterior."""
+        return closest_gamma(self.log_density, natural, prior)
+
+    def free_divergence(self, natural: GammaNatural, prior: Any) -> Array:
+        """The divergence of a posterior from a prior, of the shape of the site."""
+        return free_kl(self.log_density, natural, prior)
 
     def natural_of(self, fn: Any) -> GammaNatural:
         return self._full(fn.concentration, fn.rate)

@@ -4,7 +4,8 @@
 """How far the values of a global Gaussian site are from their location.
 
 The covariance of a population is known, or is that of a block: of precisions, of which
-each entry has one, or of covariances, of which each row has one. Where these are in the
+each entry has one, or of covariances, of which each row has one. The precisions of
+several blocks may be multiplied, as in a horseshoe prior. Where these are in the
 block is read from the program at values that tell the members apart.
 """
 
@@ -56,39 +57,44 @@ class KnownSpread(NamedTuple):
 
     rows: NormalRows
 
-    def expected(self, block: Any, moments: Any) -> ExpectedSpread:
+    def expected(self, blocks: Any, moments: Any) -> ExpectedSpread:
         """The moments, which depend on no block."""
         return ExpectedSpread(self.rows.precision)
 
-    def at(self, block: Any, values: Values) -> tuple[Any, Any]:
+    def at(self, blocks: Any, values: Values) -> tuple[Any, Any]:
         """What is added to the location, and the covariances."""
         return 0.0, self.rows.covariance
 
 
 class PrecisionSpread(NamedTuple):
-    """A precision for each entry, from a Gamma or an inverse-Gamma site.
+    """A precision for each entry: the product of those of some sites.
 
-    :param entries: which entry of the site each has, one after the other, ``(..., R,
+    :param entries: which entry of each site it has, one after the other, ``(..., R,
         L)``.
     :param rows: the distribution where all of the precisions are one. Entries of a row
         that are not independent have the same.
     """
 
-    entries: Array
+    entries: tuple[Array, ...]
     rows: NormalRows
 
-    def expected(self, block: Any, moments: Any) -> ExpectedSpread:
-        """The moments, from those of the block."""
-        mean = jnp.ravel(-moments.rate)[self.entries]
-        log_mean = jnp.ravel(moments.concentration)[self.entries]
-        gap = jnp.sum(jnp.log(mean) - log_mean, -1)
+    def expected(self, blocks: Any, moments: Any) -> ExpectedSpread:
+        """The moments, from those of the blocks, which are independent."""
+        mean, gap = jnp.ones(()), jnp.zeros(())
+        for own, entries in zip(moments, self.entries):
+            part = jnp.ravel(-own.rate)[entries]
+            log_part = jnp.ravel(own.concentration)[entries]
+            mean, gap = mean * part, gap + jnp.sum(jnp.log(part) - log_part, -1)
         return ExpectedSpread(mean[..., None] * self.rows.precision, gap)
 
-    def at(self, block: Any, values: Values) -> tuple[Any, Any]:
+    def at(self, blocks: Any, values: Values) -> tuple[Any, Any]:
         """What is added to the location, and the covariances."""
-        found = np.ravel(block.precisions(values[block.name]))
-        index = np.clip(self.entries, 0, len(found) - 1)
-        return 0.0, np.asarray(self.rows.covariance) / found[index][..., None]
+        covariance = np.asarray(self.rows.covariance)
+        for block, entries in zip(blocks, self.entries):
+            found = np.ravel(block.precisions(values[block.name]))
+            index = np.clip(entries, 0, len(found) - 1)
+            covariance = covariance / found[index][..., None]
+        return 0.0, covariance
 
 
 class MatrixSpread(NamedTuple):
@@ -104,8 +110,9 @@ class MatrixSpread(NamedTuple):
     scale: Array
     regressor: Array
 
-    def expected(self, block: Any, moments: Any) -> ExpectedSpread:
+    def expected(self, blocks: Any, moments: Any) -> ExpectedSpread:
         """The moments, from those of the block."""
+        (block,), (moments,) = blocks, moments
         if self.members is not None:
             moments = jax.tree.map(lambda leaf: leaf[self.members], moments)
         found: ExpectedRegression
@@ -120,12 +127,13 @@ class MatrixSpread(NamedTuple):
         location = jnp.einsum("...lm,...m->...l", found.weight, u)
         return ExpectedSpread(precision, gap + squares / self.scale, location)
 
-    def at(self, block: Any, values: Values) -> tuple[Any, Any]:
+    def at(self, blocks: Any, values: Values) -> tuple[Any, Any]:
         """What is added to the location, and the covariances of the rows."""
+        (block,) = blocks
         if block.part == "both":
             weight, cov = block.pair(values)
         else:
-            cov = block.covariance(values[block.name], block.dim)
+            cov = block.covariance_at(values, block.dim)
             weight = np.zeros((*cov.shape[:-1], 0))
         if self.members is not None:
             index = np.clip(self.members, 0, len(cov) - 1)
@@ -137,21 +145,20 @@ class MatrixSpread(NamedTuple):
 Spread = KnownSpread | PrecisionSpread | MatrixSpread
 
 
-def read_spread(rows: Callable[[Values], NormalRows], block: Any) -> Spread:
+def read_spread(rows: Callable[[Values], NormalRows], blocks: Any) -> Spread:
     """Read the covariance of a population.
 
-    :param rows: shows the distribution at values of the block.
-    :param block: what holds the covariance; None if it is known.
+    :param rows: shows the distribution at values of the blocks, which have unit noise
+        where none are given.
+    :param blocks: what holds the covariance; none if it is known.
     """
-    if block is None:
+    if not blocks:
         return KnownSpread(rows({}))
-    plain = rows(block.unit_noise())
-    if block.by_entry:
-        shape = block.batch_shape + block.features
-        each = 1.0 + jnp.arange(math.prod(shape)).reshape(shape)
-        marked = rows({block.name: block.of_precisions(each)})
-        entries = members_of(plain.variance / marked.variance)
+    plain = rows({})
+    if all(block.by_entry for block in blocks):
+        entries = tuple(_entries(rows, plain, block) for block in blocks)
         return PrecisionSpread(entries, plain)
+    (block,) = blocks
     scale, members = plain.variance[..., 0], None
     if block.components is not None:
         marked = rows(block.plain_values())
@@ -164,6 +171,16 @@ def read_spread(rows: Callable[[Values], NormalRows], block: Any) -> Spread:
     return MatrixSpread(
         members, scale, jnp.concatenate([empty, *(x[..., None] for x in shown)], -1)
     )
+
+
+def _entries(
+    rows: Callable[[Values], NormalRows], plain: NormalRows, block: Any
+) -> Array:
+    """Which entry of a block of precisions each entry of a population has."""
+    shape = block.batch_shape + block.features
+    each = 1.0 + jnp.arange(math.prod(shape)).reshape(shape)
+    marked = rows({block.name: block.of_precisions(each)})
+    return members_of(plain.variance / marked.variance)
 
 
 def members_of(marks: Array) -> Array:

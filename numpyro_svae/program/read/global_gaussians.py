@@ -131,9 +131,19 @@ class Candidates:
         paths = [s for s in found if is_path(s.fn) and not is_state(s.fn)]
         if any(not self._maps_to_start(name, s) for s in paths):
             return True
+        if any(self._is_regressed(name, s) for s in found):
+            return True
         if any(s.extra < site.extra for s in found):  # rows that are no positions
             return True
         return any(self._multiplies(name, s) for s in found)
+
+    def _is_regressed(self, name: str, site: Site) -> bool:
+        """Whether a site has the weights of a regression that is not conjugate: it has
+        positions that they have not, and depends on nothing local."""
+        apart = site.observed and not is_gaussian(site.fn)
+        positions = site.batch_shape != self._site(name).batch_shape
+        others = (n for n in self.needs[site.name] if n not in self.blocks)
+        return apart and positions and all(map(self._is_open, others))
 
     def _maps_to_start(self, name: str, path: Site) -> bool:
         """Whether a path depends on a vector by the mean of its first state alone, and

@@ -89,12 +89,12 @@ def _candidates(
     above: list[Any] = [p for n, p in wiring.prober.priors.items() if n in names]
     if block.part == "weight":
         parents = tuple(p for p in above if p.part == "weight")
-        noises = [p for p in above if p.part != "weight"]
-        noise = noises[0] if noises else None
-        if len(noises) <= 1 and (noise is None or _fits(noise, block)):
-            yield Population(block, parents, noise)
+        noises = tuple(p for p in above if p.part != "weight")
+        alone = len(noises) <= 1
+        if all(_fits(p, block) and (alone or p.by_entry) for p in noises):
+            yield Population(block, parents, noises)
             if any(parent.components for parent in parents):
-                yield Population(block, parents, noise, summed=True)
+                yield Population(block, parents, noises, summed=True)
     elif [p.of_rates for p in (block, *above)] == [True, True]:
         yield RatePopulation(block, above[0])
 

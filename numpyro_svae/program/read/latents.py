@@ -108,7 +108,12 @@ def _read_blocks(
             found = (kind.find(reading, site) for kind in priors_of(site.fn))
             block = next((block for block in found if block is not None), None)
             priors |= {} if block is None else {block.name: block}
-    return priors
+    return {n: p for n, p in priors.items() if not _is_part(p, priors.values())}
+
+
+def _is_part(block: Prior, blocks: Iterable[Prior]) -> bool:
+    """Whether a block is a part of another one, as scales are of a covariance."""
+    return any(set(block.sites) < set(other.sites) for other in blocks)
 
 
 def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, Local]:
@@ -144,7 +149,8 @@ def _unknown(site: Site, labelled: bool) -> ValueError:
         "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
         "Gamma, InverseGamma, InverseWishart; HalfNormal, HalfCauchy, LogNormal, "
         "Exponential, Weibull or Gamma as the standard deviation, the variance or the "
-        "precision of Gaussian sites; and Normal, MultivariateNormal "
+        "precision of Gaussian sites; LKJCholesky or LKJ with such scales as their "
+        "covariance; and Normal, MultivariateNormal "
         "or MatrixNormal outside of the plates of the data. Accepted local "
         "sites: Categorical, MultivariateNormal, Normal(...).to_event(1) (a "
         "number as Normal(loc[..., None], scale).to_event(1)), "

@@ -12,6 +12,7 @@ from numpyro_svae.program.read.gaussians import read_known_regression
 from numpyro_svae.program.read.gradient_sites import check_positions, senders_of
 from numpyro_svae.program.read.hierarchies import read_populations
 from numpyro_svae.program.read.latents import read_locals, read_priors
+from numpyro_svae.program.read.predicted import check_predictors, predicting
 from numpyro_svae.program.read.rows import read_statistics, read_table
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.axes import axes_of
@@ -53,8 +54,13 @@ def read_structure(
     labels = {name: label for name, label in observed.items() if label in sites}
     factors: list[Factor] = []
     likelihoods: dict[str, frozenset[str]] = {}
+    predicted: dict[str, tuple[str, ...]] = {}
     for name, site in sites.items():
         if name not in block_of and name not in labels.values():
+            blocks = predicting(wiring, site)
+            if blocks:
+                predicted[name] = blocks
+                continue
             found = _factors(wiring, site, frozenset(recognised))
             factors.extend(found)
             if not found and wiring.used(name):
@@ -79,10 +85,12 @@ def read_structure(
         program.numbers,
         program.time_plates,
         senders_of(likelihoods, locals, {*recognised} - refines),
+        predicted,
     )
     structure = with_mixtures(structure)
     check_graphs(structure, sites)
     check_positions(program, structure, sites)
+    check_predictors(program, structure, sites)
     return structure
 
 

@@ -214,6 +214,8 @@ class Structure:
         that plate.
     :param gradients: the local sites that likelihoods send the gradient of their
         expectation to, with these likelihoods.
+    :param predicted: the observed sites that are not conjugate and depend on global
+        Gaussian blocks alone, with these blocks.
     """
 
     priors: dict[str, Prior]
@@ -229,6 +231,7 @@ class Structure:
     numbers: frozenset[str] = frozenset()
     time_plates: dict[str, Any] = field(default_factory=dict)
     gradients: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    predicted: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def blocks_of(self, factor: Factor) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""
@@ -263,6 +266,8 @@ class Structure:
             sends = any(name in senders for senders in self.gradients.values())
             how = "sends its gradient to" if sends else "evaluated at samples of"
             rows.append((f"'{name}'", f"{how} {_listed(parents)}"))
+        for name, blocks in self.predicted.items():
+            rows.append((f"'{name}'", f"sends its gradient to {_listed(blocks)}"))
         width = max((len(label) for label, _ in rows), default=0)
         return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
 

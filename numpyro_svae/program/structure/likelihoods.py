@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.program.run.arrays import is_array
 from numpyro_svae.program.run.sites import Program
-from numpyro_svae.program.run.wrappers import at_positions
+from numpyro_svae.program.run.wrappers import at_positions, peel
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.probing import plain_run
 
@@ -95,8 +95,21 @@ class Likelihoods:
         messages = plain_run(self.program, self.structure, values)
         return {name: _log_prob(messages[name], extra) for name in names}
 
+    def by_position(self, name: str, values: dict[str, Array]) -> Array:
+        """The log likelihood of one observed site, for what it treats apart.
 
-def _log_prob(message: dict, extra: int) -> Array:
+        It has no scale. All other latent sites are where data are read.
+
+        :param name: the observed site.
+        :param values: of the latent sites that it depends on.
+        :return: ``(*batch, *extra)``, with dimensions that ``to_event`` made events.
+        """
+        message = plain_run(self.program, self.structure, values)[name]
+        apart = at_positions(message["fn"], peel(message["fn"])[2])
+        return _log_prob({**message, "fn": apart, "intermediates": None})
+
+
+def _log_prob(message: dict, extra: int = 0) -> Array:
     fn, known = at_positions(message["fn"], extra), message["intermediates"]
     log_prob = fn.log_prob(message["value"], *([known] if known else []))
     return jnp.broadcast_to(log_prob, fn.batch_shape)
