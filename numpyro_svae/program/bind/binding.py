@@ -112,14 +112,15 @@ def bind(
     program: Program,
     structure: Structure,
     sites: dict[str, Site],
-    rule: Rule,
+    rule: Rule | None = None,
 ) -> Bound:
     """Read what the factors need of the data.
 
     :param program: the program, with its parameters and plates fixed.
     :param structure: its wiring.
     :param sites: the sites of a run at the plain values (see :func:`plain_values`).
-    :param rule: how likelihoods are averaged over predictors, and logits over vectors.
+    :param rule: how likelihoods are averaged over predictors, and logits over vectors;
+        None if there are none of these.
     :return: the program with its data.
     """
     known = structure.priors, structure.locals, structure.joins
@@ -141,7 +142,8 @@ def bind(
         elif factor.form == "statistics":
             bound.statistics[key] = bind_statistics(prober, site, factor)
         elif factor.form == "logits":
-            own = rule.points(structure.locals[factor.parent].size)
+            average: Any = rule
+            own = average.points(structure.locals[factor.parent].size)
             logits = LatentLogits.of(program, structure, factor, own)
             bound.logits[factor.site] = logits
         elif factor.form == "regression":
