@@ -85,6 +85,8 @@ def _integrated(fit: Fit) -> Integrated:
         prefix=guide.prefix,
         mean_field=guide.mean_field,
         fixed_point=guide.fixed_point,
+        cubature=guide.cubature,
+        refine=guide.refine,
     )
     values = guide._sample_globals(random.PRNGKey(0), fit.params)
     if guide.structure.locals:

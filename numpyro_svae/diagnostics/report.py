@@ -64,6 +64,13 @@ class Report:
     skipped: int | None
 
     @property
+    def amortization_gap(self) -> dict[str, np.ndarray]:
+        """How many nats the bound of each datum has risen by refinement, by site: what
+        the recognition function has left; empty without ``refine``."""
+        ends = self.convergence.items()
+        return {n: np.asarray(c.gain) for n, c in ends if c.gain is not None}
+
+    @property
     def active(self) -> dict[str, int]:
         """How many states have at least one datum, in expectation, by discrete site."""
         return {name: int(np.sum(n >= 1.0)) for name, n in self.counts.items()}
@@ -106,6 +113,9 @@ class Report:
                 yield f"spectral radius of {label}", text
         for name, ended in self.convergence.items():
             yield f"sweeps of '{name}'", _ascent(ended, self.converged[name])
+        for name, gap in self.amortization_gap.items():
+            text = f"{np.sum(gap):.4g} nats, {np.mean(gap):.4g} for each datum"
+            yield f"amortisation gap of '{name}'", f"{text}, at most {np.max(gap):.4g}"
         for name, part in self.priors.items():
             yield f"prior of '{name}'", _influence(part)
 

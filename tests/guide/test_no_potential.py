@@ -14,6 +14,9 @@ from numpyro.infer import Predictive
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.diagnostics.evidence import log_likelihood
+from numpyro_svae.diagnostics.fit import read_fit
+from numpyro_svae.inference.local.likelihood_potentials import find_potentials
 from tests.data import make_svi, steps
 
 KEY = random.PRNGKey(0)
@@ -86,11 +89,76 @@ def test_dynamics_learn(fitted):
 def test_posteriors_are_those_of_a_recognition_function_that_says_them(fitted):
     """All that reads a fit works beside one, and so here."""
     guide, params, _ = fitted
+    potentials = found_potentials(guide, params, COUNTS)
+    beside = ns.AutoSVAE(system, lambda y: potentials)
+    expected = beside.posterior_local(params, COUNTS)["x"]
+    found = guide.posterior_local(params, COUNTS)["x"]
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-3)
+    draws = [own.sample_posterior(KEY, params, COUNTS)["x"] for own in (guide, beside)]
+    np.testing.assert_allclose(*draws, rtol=1e-3, atol=1e-3)
+    options = {"horizon": 2, "num_samples": 3}
+    ahead = [
+        ns.forecast(system, own, params, KEY, COUNTS, **options)["y"]
+        for own in (guide, beside)
+    ]
+    assert np.mean(ahead[0] != ahead[1]) < 0.05  # counts, so all or nothing
+    assert ahead[0].shape == (3, N, 2, P)
     drawn = Predictive(system, guide=guide, params=params, num_samples=2)(KEY, COUNTS)
     assert drawn["y"].shape == (2, N, T, P)
-    options = {"horizon": 2, "num_samples": 3}
-    ahead = ns.forecast(system, guide, params, KEY, COUNTS, **options)
-    assert ahead["y"].shape == (3, N, 2, P)
+
+
+def found_potentials(guide, params, *args):
+    """The potentials that the sweeps of a guide end at."""
+    with handlers.block(), handlers.seed(rng_seed=0), handlers.substitute(data=params):
+        naturals, bound, potentials, _, program = guide._read(args, {})
+    known = guide.ascent, bound, naturals, potentials
+    return find_potentials(guide.structure, program, *known)[0]
+
+
+def decoded(y, bernoulli):
+    """Vectors of eight dimensions behind a network."""
+    rng = np.random.default_rng(1)
+    first, second = rng.standard_normal((8, 10)) / 2, rng.standard_normal((10, 12))
+    with numpyro.plate("data", len(y)):
+        x = numpyro.sample("x", dist.Normal(jnp.zeros(8), 1.0).to_event(1))
+        out = jnp.tanh(x @ first) @ second
+        fn = dist.Bernoulli(logits=out) if bernoulli else dist.Normal(out, 0.5)
+        numpyro.sample("y", fn.to_event(1), obs=y)
+
+
+@pytest.mark.parametrize(
+    "bernoulli", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
+def test_networks_of_many_dimensions_are_seen_through_draws(bernoulli):
+    """The bound is one, not that of the draws, and beats a posterior that is none."""
+    y = 1.0 * (RNG.random((6, 12)) < 0.5)
+    guide = ns.AutoSVAE(decoded, cubature=ns.Samples(32))
+    assert guide.convergence({}, y, bernoulli)["x"].residual <= 1
+
+    def silent(y, bernoulli):
+        zeros = jnp.zeros((len(y), 8))
+        return {"x": ns.GaussianPotential(zeros, zeros)}
+
+    losses = []
+    for own in (guide, ns.AutoSVAE(decoded, silent)):
+        loss = ns.SVAE_ELBO(num_particles=200).loss
+        losses.append([loss(k, {}, decoded, own, y, bernoulli) for k in KEYS])
+    assert losses[0][0] != losses[0][1]
+    evidence = importance_evidence(y, bernoulli)
+    assert evidence < np.mean(losses[0]) < np.mean(losses[1]) - 5.0
+
+
+KEYS = random.split(KEY)
+
+
+def importance_evidence(y, bernoulli):
+    """An estimate of the log evidence from below, with its sign changed."""
+    guide = ns.AutoSVAE(decoded, cubature=ns.Samples(32))
+    given = (y, bernoulli)
+    guide.posterior_local({}, *given)
+    fit = read_fit(decoded, guide, {}, given, {})
+    return -jnp.sum(log_likelihood(fit, KEY, {}, 500))
 
 
 def test_missing_steps_say_nothing(fitted):

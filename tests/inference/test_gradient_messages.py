@@ -50,7 +50,15 @@ def moments(dim):
 
 
 @pytest.mark.parametrize(
-    "dim, rule", [(1, None), (3, None), (2, "spherical"), (5, None)]
+    "dim, rule",
+    [
+        (1, ns.Cubature()),
+        (3, ns.Cubature()),
+        (2, ns.Cubature("spherical")),
+        (5, ns.Cubature()),
+        (6, ns.Samples(20)),
+        (6, ns.Samples(4)),
+    ],
 )
 def test_message_of_a_conjugate_factor_is_the_closed_form(x64, dim, rule):
     weight, offset, cov, y = factor_of(3, dim)
@@ -59,7 +67,7 @@ def test_message_of_a_conjugate_factor_is_the_closed_form(x64, dim, rule):
         return dist.MultivariateNormal(x @ weight.T + offset, cov).log_prob(y)
 
     def total(at):
-        return jnp.sum(expected_values(values_at, at, ns.Cubature(rule)))
+        return jnp.sum(expected_values(values_at, at, rule))
 
     at = moments(dim)
     found = message_of(at, jax.grad(total)(at))
@@ -71,7 +79,7 @@ def test_message_of_a_conjugate_factor_is_the_closed_form(x64, dim, rule):
     expected = values_at(at.mean) - 0.5 * jnp.einsum(
         "ij,nik,njk->n", pulled @ weight, at.tril, at.tril
     )
-    value = expected_values(values_at, at, ns.Cubature(rule))
+    value = expected_values(values_at, at, rule)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
@@ -113,7 +121,8 @@ def test_negative_directions_are_left_out(x64):
 
     at = Moments(jnp.array([[1.0, 2.0]]), jnp.diag(jnp.array([2.0, 0.5]))[None])
     found = message_of(at, jax.grad(total)(at))
-    np.testing.assert_allclose(found.precision[0], jnp.diag(jnp.array([0.0, 4.0])))
+    expected = jnp.diag(jnp.array([0.0, 4.0]))
+    np.testing.assert_allclose(found.precision[0], expected, atol=1e-12)
     np.testing.assert_allclose(found.info_vector[0], [1.0, 0.0], atol=1e-12)
 
 
@@ -136,6 +145,12 @@ def test_narrowing_divides_a_covariance(x64):
 def test_rules_that_are_none(options, match):
     with pytest.raises(ValueError, match=match):
         ns.Cubature(**options)
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_numbers_of_draws_that_are_none(number):
+    with pytest.raises(ValueError, match="even numbers"):
+        ns.Samples(number)
 
 
 N, T, D, P = 3, 4, 2, 3

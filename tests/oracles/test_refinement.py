@@ -77,6 +77,20 @@ def test_the_gap_is_what_sweeps_have_raised(x64):
     assert loss_of(same) == loss_of(plain) and same.convergence({}, COUNTS) == {}
 
 
+def test_the_report_shows_the_gap():
+    """Of a guide that was trained without sweeps, too."""
+    plain = ns.AutoSVAE(system, network)
+    options = {"num_samples": 100, "num_particles": 1, "show": False}
+    svi = make_svi(system, plain)
+    params = svi.get_params(svi.init(KEY, COUNTS))
+    found = ns.report(system, plain.refined(3), params, COUNTS, **options)
+    gap = found.amortization_gap["x"]
+    assert gap.shape == (N,) and np.all(gap > 0)
+    (row,) = (r for r in str(found).split("\n") if r.startswith("amortisation gap"))
+    assert f"{np.sum(gap):.4g} nats" in row
+    assert ns.report(system, plain, params, COUNTS, **options).amortization_gap == {}
+
+
 def test_the_network_learns_what_the_sweeps_have_moved(x64):
     """After one sweep, half of one, along the gradient of the bound before it."""
     guide = ns.AutoSVAE(system, network, refine=1)

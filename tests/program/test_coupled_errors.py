@@ -51,12 +51,14 @@ def test_a_path_that_starts_at_a_function_of_a_latent_vector():
         assert part in message, message
 
 
-def test_an_observation_that_is_not_linear_in_two_paths():
+def test_an_observation_of_a_path_and_of_all_steps_of_another():
     def model(y):
         with numpyro.plate("sequences", len(y)):
             x, w = turning("x", y.shape[1]), turning("w", y.shape[1])
-            numpyro.sample("y", dist.Normal(x * w, 1.0).to_event(2), obs=y)
+            numpyro.sample(
+                "y", dist.Normal(x * jnp.cumsum(w, -2), 1.0).to_event(2), obs=y
+            )
 
     message = error_of(model)
-    for part in ("Site 'w'", "site 'y'", "GaussianPotential", "linear and Gaussian"):
+    for part in ("Site 'w'", "'y'", "GaussianPotential", "several positions"):
         assert part in message, message
