@@ -11,6 +11,7 @@ from numpyro_svae.distributions import (
     DiscreteMarkovChain,
     LinearGaussianChain,
     MatrixNormalInverseWishart,
+    NonlinearGaussianChain,
     NormalInverseWishart,
 )
 from numpyro_svae.elbo import SVAE_ELBO
@@ -39,6 +40,7 @@ __all__ = [
     "GaussianPotential",
     "LinearGaussianChain",
     "MatrixNormalInverseWishart",
+    "NonlinearGaussianChain",
     "NormalInverseWishart",
     "Report",
     "__version__",

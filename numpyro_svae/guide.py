@@ -18,11 +18,10 @@ from numpyro_svae.fitted import FittedGuide
 from numpyro_svae.inference.declare import sampling
 from numpyro_svae.inference.declare.watch import Watch
 from numpyro_svae.inference.local.cubature import Cubature
-from numpyro_svae.inference.local.engine import global_posteriors, local_posterior
+from numpyro_svae.inference.local.engine import global_posteriors
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.likelihood_potentials import (
-    find_potentials,
-    with_likelihoods,
+    local_posterior_with_messages,
 )
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.start.given import check_names, check_starts
@@ -218,11 +217,9 @@ class AutoSVAE(FittedGuide):
         """
         structure = structure or self.structure
         options = self.mean_field, self.fixed_point
-        read = structure, program, *options, self.cubature
-        found, ended = find_potentials(*read, bound, naturals, potentials)
-        given = bound, naturals, {**potentials, **found}
-        local = local_posterior(structure, *options, *given, examine=examine)
-        return with_likelihoods(structure, program, self.cubature, bound, local, ended)
+        told = bound, naturals, potentials
+        args = structure, program, *options, self.cubature
+        return local_posterior_with_messages(*args, *told, examine=examine)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Sample every latent site, and declare the closed forms that are known.

@@ -1,10 +1,11 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sweeps that find the potentials of likelihoods that are not conjugate.
+"""Sweeps that find the messages of factors that are not conjugate.
 
-A sweep infers all local sites, and moves each potential a part of the way to the
-gradient of the expected log likelihood there,
+They are the potentials of likelihoods, and the linear steps of chains that are not
+linear. A sweep infers all local sites, and moves each potential a part of the way to
+the gradient of the expected log likelihood there,
 
     said  <-  (1 - rate) said + rate goal,
 
@@ -15,7 +16,7 @@ bound of a datum never falls, so that no start is too bad.
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -36,7 +37,9 @@ from numpyro_svae.inference.local.gradient_messages import (
     remains,
 )
 from numpyro_svae.inference.local.groups import infer_locals
+from numpyro_svae.inference.local.nonlinear_chains import Chains
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
+from numpyro_svae.inference.local.sweep_messages import Said, where_known
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.structure.likelihoods import Likelihoods
 
@@ -46,21 +49,19 @@ _FIRST_RATE = 0.5
 _SHORTEST = 1e-8  # rate at which a datum is given up: no step makes its bound rise
 _TIGHTER = (0.0, 9.0, 99.0, 999.0)  # what starts add to prior precisions, times these
 
-Potentials = dict[str, GaussianPotential]
-
 
 class _Place(NamedTuple):
-    """Potentials, with what is known there.
+    """Messages, with what is known there.
 
-    :param said: the potentials.
+    :param said: the messages.
     :param goal: where the messages would take them.
     :param bound: by datum, of each group.
     :param left: what the bound may still rise, in units of the tolerance, by datum of
         each group.
     """
 
-    said: Potentials
-    goal: Potentials
+    said: Said
+    goal: Said
     bound: tuple[Array, ...]
     left: tuple[Array, ...]
 
@@ -95,12 +96,14 @@ class Sweeps:
         self.potentials, self.mean_field = potentials, mean_field
         self.options, self.rule = options, rule
         self.senders = sending(evidence)
-        self.data = data_of(evidence, self.senders)
+        self.chains = Chains.of(evidence, likelihoods, rule)
+        alone = dict.fromkeys(self.chains.transitions, ())
+        self.data = data_of(evidence, alone | self.senders)
 
-    def find(self) -> tuple[Potentials, dict[str, Convergence]]:
-        """The potentials at which the sweeps end, and how they ended, by site."""
-        if not self.senders:
-            return {}, {}
+    def find(self) -> tuple[Said, dict[str, Convergence]]:
+        """The messages at which the sweeps end, and how they ended, by site."""
+        if not self.data:
+            return Said({}, {}), {}
         start = self._start()
         rates = tuple(jnp.full_like(bound, _FIRST_RATE) for bound in start.bound)
         state = _State(start, rates, jnp.zeros((), jnp.int32))
@@ -121,61 +124,87 @@ class Sweeps:
 
     def _sweep(self, state: _State) -> _State:
         place = state.place
-        said = {}
-        for datum, rate in zip(self.data, state.rates):
-            for name in datum.vectors:
-                part = partial(_between, datum.at_positions(self.evidence, name, rate))
-                said[name] = jax.tree.map(part, place.said[name], place.goal[name])
-        found = self._look(said)
+        noises = {name: self.chains.noise(name) for name in self.chains.transitions}
+        rates = self._at_positions(state.rates)
+        found = self._look(place.said.towards(place.goal, rates, noises))
         takes = tuple(map(_is_better, found.bound, found.left, place.bound, place.left))
         kept = self._choose(takes, found, place)
-        rates = tuple(
+        moved = tuple(
             jnp.where(take, jnp.minimum(1.0, 2.0 * rate), 0.5 * rate)
             for take, rate in zip(takes, state.rates)
         )
-        return _State(kept, rates, state.sweeps + 1)
+        return _State(kept, moved, state.sweeps + 1)
 
     def _choose(self, takes: tuple[Array, ...], new: _Place, old: _Place) -> _Place:
         """What is known at some potentials, by datum at the new or at the old ones."""
-        said, goal = {}, {}
-        for datum, take in zip(self.data, takes):
-            for name in datum.vectors:
-                chosen = partial(_where, datum.at_positions(self.evidence, name, take))
-                said[name] = jax.tree.map(chosen, new.said[name], old.said[name])
-                goal[name] = jax.tree.map(chosen, new.goal[name], old.goal[name])
+        chosen = self._at_positions(takes)
+        said, goal = (
+            own.chosen(chosen, before)
+            for own, before in ((new.said, old.said), (new.goal, old.goal))
+        )
         bound, left = (
             tuple(map(jnp.where, takes, *pair))
             for pair in ((new.bound, old.bound), (new.left, old.left))
         )
         return _Place(said, goal, bound, left)
 
-    def _look(self, said: Potentials) -> _Place:
+    def _at_positions(self, values: tuple[Array, ...]) -> dict[str, Array]:
+        """Values of data at the positions of the vectors."""
+        return {
+            name: datum.at_positions(self.evidence, name, value)
+            for datum, value in zip(self.data, values)
+            for name in datum.vectors
+        }
+
+    def _look(self, said: Said) -> _Place:
         """Infer the local sites, and send them messages."""
-        local = self._infer(said)
+        potentials = said.beside(self.potentials)
+        chains = replace(self.chains, evidence=self.chains.linear(said.steps))
+        local = self._infer(chains.evidence, potentials)
         goal, left, terms = dict[str, Any](), dict[str, Array](), dict[str, Array]()
         for name, senders in self.senders.items():
-            place = self.evidence.place(name)
-            moments = moments_of(local.marginals[name], place.positions)
-            found, gradient = self._expected(name, senders, moments)
-            message = message_of(moments, gradient)
-            if place.mask is not None:
-                message = message.mask(place.mask)
-            far = remains(moments, said[name], message)
-            if place.mask is not None:
-                far = jnp.where(place.mask, far, 0.0)
-            usable = jnp.isfinite(far)[..., None]
-            goal[name] = GaussianPotential(
-                jnp.where(usable, message.info_vector, said[name].info_vector),
-                jnp.where(usable[..., None], message.precision, said[name].precision),
+            goal[name], left[name], found = self._to_vector(
+                name, senders, local.marginals[name], said.potentials[name]
             )
-            far = jnp.where(jnp.isfinite(far), far, jnp.inf)
-            far = far**2 / self._tolerance(far.dtype)
-            left[name] = jnp.max(far, tuple(range(far.ndim - place.extra, far.ndim)))
             terms |= found
+        steps = chains.goals(local.marginals, Said(goal, {}).beside(self.potentials))
+        for name, own in steps.items():
+            far = chains.remains(name, said.steps[name], own)
+            steps[name] = where_known(far, own, said.steps[name])
+            far = self._far(name, far)
+            left[name] = jnp.maximum(left[name], far) if name in left else far
+        gains = chains.gains(local.marginals, self.potentials)
+        local.kl |= {name: local.kl[name] - gain for name, gain in gains.items()}
         bound = tuple(datum.bound(self.evidence, local, terms) for datum in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
         ends = tuple(datum.largest(left) for datum in self.data)
-        return _Place(said, goal, bound, ends)
+        return _Place(said, Said(goal, steps), bound, ends)
+
+    def _to_vector(
+        self,
+        name: str,
+        senders: tuple[str, ...],
+        marginal: Any,
+        said: GaussianPotential,
+    ) -> tuple[GaussianPotential, Array, dict[str, Array]]:
+        """Where a potential is sent, how far it is from there, and its likelihoods."""
+        place = self.evidence.place(name)
+        moments = moments_of(marginal, place.positions)
+        found, gradient = self._expected(name, senders, moments)
+        message = message_of(moments, gradient)
+        if place.mask is not None:
+            message = message.mask(place.mask)
+        far = remains(moments, said, message)
+        return where_known(far, message, said), self._far(name, far), found
+
+    def _far(self, name: str, far: Array) -> Array:
+        """What the bound may still rise, by entry of the batch of a vector."""
+        place = self.evidence.place(name)
+        if place.mask is not None:
+            far = jnp.where(place.mask, far, 0.0)
+        far = jnp.where(jnp.isfinite(far), far, jnp.inf)
+        far = far**2 / self._tolerance(far.dtype)
+        return jnp.max(far, tuple(range(far.ndim - place.extra, far.ndim)))
 
     def _tolerance(self, dtype: Any) -> float:
         """Of the square of a distance, which is about what a bound can still rise."""
@@ -183,9 +212,8 @@ class Sweeps:
             return self.options.tolerance
         return 1e-7 if dtype == jnp.float64 else 1e-5
 
-    def _infer(self, said: Potentials) -> LocalPosterior:
-        spoken = {**self.potentials, **said}
-        return infer_locals(self.evidence, spoken, self.mean_field, self.options)
+    def _infer(self, evidence: Evidence, said: dict[str, Any]) -> LocalPosterior:
+        return infer_locals(evidence, said, self.mean_field, self.options)
 
     def _expected(
         self, name: str, senders: tuple[str, ...], moments: Moments
@@ -229,14 +257,19 @@ class Sweeps:
 
         Where the prior is wide its expectations may overflow.
         """
-        local = self._infer({name: self._nothing(name) for name in self.senders})
+        steps = self.chains.start(self.potentials)
+        if not self.senders:
+            return self._look(Said({}, steps))
+        nothing = {name: self._nothing(name) for name in self.senders}
+        told = Said(nothing, steps).beside(self.potentials)
+        local = self._infer(self.chains.linear(steps), told)
 
         def at(tighter: Array) -> _Place:
             said = {}
             for name in self.senders:
                 moments = moments_of(local.marginals[name], self._positions(name))
                 said[name] = narrowing(moments, tighter)
-            return self._look(said)
+            return self._look(Said(said, steps))
 
         places = lax.map(at, jnp.asarray(_TIGHTER))
         best, *others = (
@@ -265,12 +298,3 @@ def _is_better(bound: Array, left: Array, before: Array, left_before: Array) -> 
 def _rounding(bound: Array) -> Array:
     size = 1.0 + jnp.abs(jnp.where(jnp.isfinite(bound), bound, 0.0))
     return 64 * jnp.finfo(bound.dtype).eps * size
-
-
-def _between(share: Array, old: Array, new: Array) -> Array:
-    share = jnp.expand_dims(share, tuple(range(share.ndim, old.ndim)))
-    return (1 - share) * old + share * new
-
-
-def _where(take: Array, new: Array, old: Array) -> Array:
-    return jnp.where(jnp.expand_dims(take, tuple(range(take.ndim, old.ndim))), new, old)
