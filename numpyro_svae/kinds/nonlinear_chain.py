@@ -87,13 +87,6 @@ class NonlinearChainKind(GaussianChainKind):
         return fn.drive(state, random.normal(key, shape, state.dtype), whole=True)
 
     def begin_with(self, fn: Any, belief: Any) -> dist.Distribution:
-        mean, covariance = belief
-        return NonlinearGaussianChain(
-            mean,
-            covariance,
-            fn.transition,
-            fn.transition_cov,
-            inputs=fn.inputs if fn.inputs.shape[-1] else None,
-            num_steps=2,
-            validate_args=False,
-        )
+        if isinstance(fn, LinearisedChain):
+            return super().begin_with(fn, belief)
+        raise self._no_path("begin with a belief where its path is observed")
