@@ -8,7 +8,11 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
+from numpyro.infer import SVI
+import optax
+import pytest
 from scipy.optimize import minimize
 
 import numpyro_svae as ns
@@ -176,3 +180,123 @@ def test_gradients_are_those_of_the_bound(x64):
         np.testing.assert_allclose(
             jnp.sum(gradient[name][..., 0]), difference, rtol=1e-5, atol=1e-6
         )
+
+
+def spelled_by_scan(y, sizes):
+    """What `fitted` is, with a step of the body for each of the path."""
+    weight = jnp.array([[0.9, 0.5], [-0.6, 0.8]])
+    with numpyro.plate("data", len(y)):
+        x = numpyro.sample("x0", dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)))
+        numpyro.sample("y0", dist.Normal(x @ LOADING.T, 0.4).to_event(1), obs=y[:, 0])
+
+    def step(x, given):
+        seen, size = given
+        with numpyro.plate("data", len(y)):
+            mean = x + size * jnp.tanh(x @ weight.T)
+            x = numpyro.sample(
+                "x", dist.Normal(mean, jnp.array([0.3, 0.4])).to_event(1)
+            )
+            numpyro.sample("y", dist.Normal(x @ LOADING.T, 0.4).to_event(1), obs=seen)
+        return x, None
+
+    scan(step, x, (jnp.moveaxis(y[:, 1:], 1, 0), jnp.moveaxis(sizes, 1, 0)))
+
+
+def test_scan_is_the_chain(x64):
+    """It is smoothed and forecast alike."""
+    y = random.normal(KEY, (2, 5, 3))
+    sizes = random.uniform(random.PRNGKey(1), (2, 4, 1))
+    found = []
+    for model in fitted, spelled_by_scan:
+        guide = ns.AutoSVAE(model, fixed_point=EXACT)
+        loss = loss_of(guide, model, y, sizes)
+        mean = guide.posterior_local({}, y, sizes)["x"].mean
+        found.append((loss, mean))
+    for value, expected in zip(*found):
+        np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-9)
+
+
+def with_noise(y, transition):
+    """A noise with its conjugate prior; a path of one kind or another."""
+    noise = numpyro.sample("noise", dist.InverseWishart(5.0, scale_tril=jnp.eye(2)))
+    known = jnp.ones(2), jnp.eye(2), transition, noise
+    if callable(transition):
+        chain = ns.NonlinearGaussianChain(*known, num_steps=y.shape[1])
+    else:
+        chain = ns.LinearGaussianChain(*known, num_steps=y.shape[1])
+    with numpyro.plate("data", len(y)):
+        x = numpyro.sample("x", chain)
+        observed = dist.MultivariateNormal(x @ LOADING.T, 0.2 * jnp.eye(3))
+        numpyro.sample("y", observed.to_event(1), obs=y)
+
+
+def test_noise_is_learnt_by_natural_steps(x64):
+    """As that of a linear chain, where the function is linear; and filtered alike."""
+    y, found = random.normal(KEY, (2, 5, 3)), []
+    for transition in (lambda x, u: TURN @ x), TURN:
+
+        def model(y, transition=transition):
+            with_noise(y, transition)
+
+        guide = ns.AutoSVAE(model)
+        optimizer = ns.svae_optimizer(optax.adam(1e-2), 0.5)
+        svi = SVI(model, guide, optimizer, ns.SVAE_ELBO())
+        result = svi.run(KEY, 3, y, progress_bar=False)
+        noise = guide.get_posterior(result.params)["noise"]
+        state = ns.filter(model, guide, result.params, y).update(y=y[:, 0])
+        belief = state.marginals["x"]
+        found.append((result.losses, noise.mean, belief.loc, belief.covariance_matrix))
+    for value, expected in zip(*found):
+        np.testing.assert_allclose(value, expected, rtol=1e-8, atol=1e-9)
+
+
+def drawn(num_steps):
+    """A path that is pulled to one side or the other."""
+    return ns.NonlinearGaussianChain(
+        jnp.zeros(1),
+        jnp.eye(1),
+        lambda x, u: 0.7 * x + 0.5 * jnp.tanh(x),
+        0.1 * jnp.eye(1),
+        num_steps=num_steps,
+    )
+
+
+def counted(y):
+    """Counts of a path that has neither a network nor a linear step."""
+    with numpyro.plate("data", len(y)):
+        x = numpyro.sample("x", drawn(y.shape[1]))
+        numpyro.sample("y", dist.Poisson(jnp.exp(x[..., 0])).to_event(1), obs=y)
+
+
+def test_likelihood_without_a_network():
+    """In single precision, beside draws of the path."""
+    y = jnp.array([[0.0, 3.0, 7.0, 5.0, 4.0, 6.0], [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]])
+    guide = ns.AutoSVAE(counted)
+    loss = loss_of(guide, counted, y)
+    assert guide.convergence({}, y)["x"].residual <= 1
+    paths = drawn(6).sample(KEY, (200_000, 2))
+    terms = dist.Poisson(jnp.exp(paths[..., 0])).log_prob(y).sum(-1)
+    evidence = jax.scipy.special.logsumexp(terms, 0) - np.log(len(paths))
+    assert -0.02 < loss + jnp.sum(evidence) < 0.2
+
+
+def test_what_cannot_be_done_is_named():
+    y = jnp.zeros((1, 3, 1))
+
+    def model(y, noise, latent):
+        scale = numpyro.sample("scale", dist.Normal(0.0, 1.0)) if latent else 1.0
+        chain = ns.NonlinearGaussianChain(
+            jnp.zeros(1),
+            jnp.eye(1),
+            lambda x, u: jnp.sin(scale * x),
+            noise * jnp.eye(1),
+            num_steps=3,
+        )
+        with numpyro.plate("data", 1):
+            x = numpyro.sample("x", chain)
+            numpyro.sample("y", dist.Normal(x, 1.0).to_event(2), obs=y)
+
+    with pytest.raises(ValueError, match=r"'x' .*singular transition_cov\. Accepted"):
+        loss_of(ns.AutoSVAE(model), model, y, 0.0, False)
+    with pytest.raises(ValueError, match=r"'x' .*depend.* on latent 'scale'"):
+        loss_of(ns.AutoSVAE(model), model, y, 1.0, True)
