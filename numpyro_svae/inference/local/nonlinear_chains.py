@@ -22,10 +22,12 @@ from numpyro_svae.inference.local.nonlinear_steps import (
     Pairs,
     Points,
     Steps,
+    cholesky_of,
     gap_of,
     goal_of,
     linear_steps,
     points_of,
+    whiten,
 )
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.bind.binding import Bound
@@ -179,7 +181,7 @@ class Chains:
         moved = change @ mean[..., None]
         turned = change[..., :-1] @ moments.tril
         both = jnp.concatenate([moved, turned], -1)
-        white = jnp.linalg.solve(jnp.linalg.cholesky(cov), both)
+        white = whiten(cholesky_of(cov), both)
         far = jnp.max(jnp.abs(white), (-2, -1))
         return jnp.maximum(far, remains(moments, steps.leftover, goal.leftover))
 

@@ -19,9 +19,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from jax import Array, lax, random
+from jax import Array, random
 import jax.numpy as jnp
 
+from numpyro_svae.blocks.elimination import (
+    cholesky,
+    solve_lower,
+    solve_lower_transposed,
+)
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.inference.local.cubature import Cubature
 from numpyro_svae.inference.local.gradient_messages import (
@@ -35,11 +40,13 @@ __all__ = [
     "Points",
     "Steps",
     "bound_points",
+    "cholesky_of",
     "gap_of",
     "goal_of",
     "linear_steps",
     "points_of",
     "steps_of",
+    "whiten",
 ]
 
 Means = Callable[[Array], Array]
@@ -101,7 +108,7 @@ class Steps(NamedTuple):
         change = goal.matrix - self.matrix
         own, further = self.leftover, goal.leftover
         # The square of a mean is less than the mean of the squares.
-        whitened = _whiten(jnp.linalg.cholesky(cov), change)
+        whitened = whiten(cholesky_of(cov), change)
         spread = share * (1 - share) * (_transpose(whitened) @ whitened)
         info = own.info_vector + share[..., 0] * (further.info_vector - own.info_vector)
         precision = own.precision + share * (further.precision - own.precision)
@@ -123,7 +130,7 @@ def linear_steps(means: Means, moments: Moments, points: Points) -> tuple[Array,
     value = jnp.tensordot(weights, found, 1)
     far = found - value
     slope = jnp.einsum("s,s...i,sj->...ij", weights, far, spots)
-    matrix = lax.linalg.triangular_solve(tril, slope, left_side=False, lower=True)
+    matrix = _transpose(_solve(solve_lower_transposed, tril, _transpose(slope)))
     bias = value - _apply(matrix, mean)
     spread = jnp.einsum("s,s...i,s...j->...ij", weights, far, far)
     return jnp.concatenate([matrix, bias[..., None]], -1), spread
@@ -166,20 +173,16 @@ def gap_of(
     :param points: for standard normal vectors, ``(S, D)`` or ``(S, ..., T - 1, D)``,
         and their weights.
     """
-    (mean, tril), root = pairs.before, jnp.linalg.cholesky(cov)
+    (mean, tril), root = pairs.before, cholesky_of(cov)
     matrix, bias = matrices[..., :-1], matrices[..., -1]
     rest = pairs.after - _apply(matrix, mean) - bias
-    along = _transpose(
-        lax.linalg.triangular_solve(
-            tril, _transpose(pairs.cross), left_side=True, lower=True
-        )
-    )
+    along = _transpose(whiten(tril, _transpose(pairs.cross)))
     slope = along - matrix @ tril
 
     def at(point: Array) -> Array:
         x = mean + _apply(tril, point)
-        curved = _whiten(root, (means(x) - _apply(matrix, x) - bias)[..., None])
-        residual = _whiten(root, (rest + _apply(slope, point))[..., None])
+        curved = whiten(root, (means(x) - _apply(matrix, x) - bias)[..., None])
+        residual = whiten(root, (rest + _apply(slope, point))[..., None])
         return jnp.sum(curved * (residual - 0.5 * curved), (-2, -1))
 
     values = jax.vmap(at)(points[0])
@@ -238,10 +241,8 @@ def _signed(moments: Moments, gradient: Moments, beside: Array) -> tuple[Array, 
     values, vectors = jnp.linalg.eigh(jnp.where(usable, whole, 0.0))
     lacking = vectors * jnp.sqrt(jnp.maximum(-values, 0.0))[..., None, :]
     curvature = curvature + lacking @ _transpose(lacking)
-    half = lax.linalg.triangular_solve(
-        tril, curvature, left_side=True, lower=True, transpose_a=True
-    )
-    precision = lax.linalg.triangular_solve(tril, half, left_side=False, lower=True)
+    half = _solve(solve_lower_transposed, tril, curvature)
+    precision = _solve(solve_lower_transposed, tril, _transpose(half))
     precision = 0.5 * (precision + _transpose(precision))
     info = gradient.mean + _apply(precision, mean)
     nothing = jnp.where(usable[..., 0], info, jnp.nan)
@@ -256,9 +257,25 @@ def _apply(matrix: Array, x: Array) -> Array:
     return jnp.squeeze(matrix @ x[..., None], -1)
 
 
-def _whiten(root: Array, x: Array) -> Array:
+def cholesky_of(cov: Array) -> Array:
+    """Cholesky factors, by products over the lanes of many small matrices."""
+    return jnp.moveaxis(cholesky(jnp.moveaxis(cov, (-2, -1), (0, 1))), (0, 1), (-2, -1))
+
+
+def whiten(root: Array, x: Array) -> Array:
     """Columns times the inverse of a Cholesky factor."""
+    return _solve(solve_lower, root, x)
+
+
+def _solve(solve: Callable, root: Array, x: Array) -> Array:
+    """One of the triangular solves of the blocks.
+
+    They are products over lanes: calls of a library for each of many small matrices, as
+    there are for the points of expectations, may wait for each other for ever on CPUs.
+    """
     batch = jnp.broadcast_shapes(root.shape[:-2], x.shape[:-2])
-    root = jnp.broadcast_to(root, (*batch, *root.shape[-2:]))
-    x = jnp.broadcast_to(x, (*batch, *x.shape[-2:]))
-    return lax.linalg.triangular_solve(root, x, left_side=True, lower=True)
+    root, x = (
+        jnp.moveaxis(jnp.broadcast_to(y, (*batch, *y.shape[-2:])), (-2, -1), (0, 1))
+        for y in (root, x)
+    )
+    return jnp.moveaxis(solve(root, x), (0, 1), (-2, -1))
