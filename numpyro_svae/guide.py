@@ -67,8 +67,9 @@ class AutoSVAE(FittedGuide):
         the lower one. Chains are always independent of what they are coupled with.
     :param fixed_point: how the best product of independent coupled sites is found and
         differentiated, and how many sweeps there are for likelihoods that are not
-        conjugate; :class:`~numpyro_svae.FixedPoint` says what the default is.
-    :param cubature: how such likelihoods are averaged over a latent vector;
+        conjugate and for steps that are not linear;
+        :class:`~numpyro_svae.FixedPoint` says what the default is.
+    :param cubature: how these are averaged over a latent vector;
         :class:`~numpyro_svae.Cubature` says what the default is.
     :param init: where global posteriors start, by site: a distribution of the
         posterior's family or its natural parameters. The others start where the data
