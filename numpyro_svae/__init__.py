@@ -11,6 +11,7 @@ from numpyro_svae.distributions import (
     DiscreteMarkovChain,
     LinearGaussianChain,
     MatrixNormalInverseWishart,
+    NonlinearGaussianChain,
     NormalInverseWishart,
 )
 from numpyro_svae.elbo import SVAE_ELBO
@@ -40,6 +41,7 @@ __all__ = [
     "GaussianPotential",
     "LinearGaussianChain",
     "MatrixNormalInverseWishart",
+    "NonlinearGaussianChain",
     "NormalInverseWishart",
     "Report",
     "Samples",

@@ -21,13 +21,14 @@ from numpyro_svae.inference.declare.watch import Watch
 from numpyro_svae.inference.local.cubature import Cubature, Rule
 from numpyro_svae.inference.local.engine import global_posteriors, local_posterior
 from numpyro_svae.inference.local.fixed_point import FixedPoint
-from numpyro_svae.inference.local.lessons import with_lessons
-from numpyro_svae.inference.local.likelihood_potentials import (
+from numpyro_svae.inference.local.found_messages import (
     Ascent,
     check_refine,
-    find_potentials,
-    with_likelihoods,
+    find_messages,
+    with_expectations,
+    with_linear_steps,
 )
+from numpyro_svae.inference.local.lessons import with_lessons
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
@@ -247,12 +248,14 @@ class AutoSVAE(FittedGuide):
         """
         structure, ascent = structure or self.structure, self.ascent
         known = bound, naturals, potentials
-        found, ended = find_potentials(structure, program, ascent, *known)
-        given = bound, naturals, {**potentials, **found}
+        found, ended = find_messages(structure, program, ascent, *known)
+        read = structure, program, ascent.rule
+        given = with_linear_steps(*read, bound, found), naturals
         options = structure, ascent.mean_field, ascent.fixed_point
-        local = local_posterior(*options, *given, examine=examine)
-        local = with_likelihoods(structure, program, ascent.rule, bound, local, ended)
-        return with_lessons(structure, ascent, *known, found, local)
+        told = found.beside(potentials)
+        local = local_posterior(*options, *given, told, examine=examine)
+        local = with_expectations(*read, *given, local, ended)
+        return with_lessons(structure, ascent, *given, potentials, found, local)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Sample every latent site, and declare the closed forms that are known.

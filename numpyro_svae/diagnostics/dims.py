@@ -16,6 +16,7 @@ from numpyro_svae.distributions import (
     DiscreteMarkovChain,
     LinearGaussianChain,
     MatrixNormalInverseWishart,
+    NonlinearGaussianChain,
     NormalInverseWishart,
 )
 from numpyro_svae.program.run.wrappers import peel
@@ -35,6 +36,7 @@ PACKED: dict[type, dict[str, tuple[str, ...]]] = {
 }
 _EVENTS: dict[type, tuple[str, ...]] = {
     LinearGaussianChain: ("time", "state"),
+    NonlinearGaussianChain: ("time", "state"),
     DiscreteMarkovChain: ("time",),
     dist.Dirichlet: ("component",),
     DirichletWithZeros: ("component",),

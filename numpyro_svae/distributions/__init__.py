@@ -11,6 +11,7 @@ from numpyro_svae.distributions.linear_gaussian_chain import LinearGaussianChain
 from numpyro_svae.distributions.matrix_normal_inverse_wishart import (
     MatrixNormalInverseWishart,
 )
+from numpyro_svae.distributions.nonlinear_gaussian_chain import NonlinearGaussianChain
 from numpyro_svae.distributions.normal_inverse_wishart import NormalInverseWishart
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DiscreteMarkovChain",
     "LinearGaussianChain",
     "MatrixNormalInverseWishart",
+    "NonlinearGaussianChain",
     "NormalInverseWishart",
     "weight_cov",
 ]

@@ -13,6 +13,7 @@ from numpyro.distributions.batch_util import promote_batch_shape
 
 from numpyro_svae.distributions.discrete_markov_chain import DiscreteMarkovChain
 from numpyro_svae.distributions.linear_gaussian_chain import LinearGaussianChain
+from numpyro_svae.distributions.nonlinear_gaussian_chain import NonlinearGaussianChain
 
 __all__ = ["promote_batch_shape"]
 
@@ -31,6 +32,7 @@ _EVENT_DIMS = {
 
 @promote_batch_shape.register(LinearGaussianChain)
 @promote_batch_shape.register(DiscreteMarkovChain)
+@promote_batch_shape.register(NonlinearGaussianChain)
 def _promote_chain(chain: Any) -> Any:
     """The chain with its new dimensions in its batch shape, in front.
 

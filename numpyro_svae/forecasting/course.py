@@ -117,8 +117,8 @@ class Course:
         if not found:
             raise ValueError(
                 "The model: found no chain of states, so nothing goes on in time. "
-                "Accepted: a LinearGaussianChain, a DiscreteMarkovChain, or a chain "
-                "that is written with scan."
+                "Accepted: a LinearGaussianChain, a NonlinearGaussianChain, a "
+                "DiscreteMarkovChain, or a chain that is written with scan."
             )
         return found
 

@@ -7,6 +7,7 @@ from numpyro_svae.inference.local.kinds import DiscreteKind, GaussianKind
 from numpyro_svae.kinds.categorical import CategoricalKind
 from numpyro_svae.kinds.discrete_chain import DiscreteChainKind
 from numpyro_svae.kinds.gaussian_chain import GaussianChainKind
+from numpyro_svae.kinds.nonlinear_chain import NonlinearChainKind
 from numpyro_svae.kinds.vector import VectorKind
 from numpyro_svae.program.priors.correlation_prior import CorrelationPrior
 from numpyro_svae.program.priors.diagonal import DiagonalPrior
@@ -29,6 +30,7 @@ __all__ = [
     "GaussianKind",
     "LocalKind",
     "NoisePrior",
+    "NonlinearChainKind",
     "Observation",
     "Prior",
     "Reading",
@@ -38,7 +40,13 @@ __all__ = [
     "register_prior",
 ]
 
-for _kind in CategoricalKind, DiscreteChainKind, VectorKind, GaussianChainKind:
+for _kind in (
+    CategoricalKind,
+    DiscreteChainKind,
+    VectorKind,
+    GaussianChainKind,
+    NonlinearChainKind,  # is asked before the linear one, whose classes it shares
+):
     register(_kind())
 
 for _block in (  # the last is asked first

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 from jax import Array, random
+import numpyro.distributions as dist
 
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.inference.factors import messages
@@ -38,7 +39,9 @@ class GaussianChainKind(GaussianKind):
     """``LinearGaussianChain``, as one site or spelled by a ``scan``."""
 
     name = "chain"
-    distributions = (LinearGaussianChain,)
+    distributions: ClassVar[tuple[type[dist.Distribution], ...]] = (
+        LinearGaussianChain,
+    )
     chain = True
 
     def parameters(self, site: Site) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class GaussianChainKind(GaussianKind):
         noise = random.normal(key, shape, state.dtype).at[..., 0, :].set(0.0)
         return free._paths(noise)[0]
 
-    def begin_with(self, fn: Any, belief: Any) -> LinearGaussianChain:
+    def begin_with(self, fn: Any, belief: Any) -> dist.Distribution:
         mean, covariance = belief
         return LinearGaussianChain(
             mean,

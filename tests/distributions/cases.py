@@ -24,9 +24,11 @@ __all__ = [
     "CHAINS",
     "NUM_DRAWS",
     "PRIORS",
+    "WITH_MOMENTS",
     "Case",
     "draws",
     "every_case",
+    "every_case_with_moments",
     "log_prob",
     "one_draw",
     "spd",
@@ -147,6 +149,35 @@ def _chain_log_density(
     return total
 
 
+def _turn(x: jax.Array, u: jax.Array) -> jax.Array:
+    """A transition that is not linear, of one state and its inputs."""
+    return 0.8 * jax.numpy.sin(x[::-1] + jax.numpy.sum(u)) + 0.1 * x**2 / (1 + x**2)
+
+
+def _nonlinear_log_density(
+    value,
+    initial_loc,
+    initial_cov,
+    transition_cov,
+    transition,
+    inputs=None,
+    num_steps=None,
+) -> float:
+    steps, size = len(value) - 1, value.shape[-1]
+    inputs = np.zeros((steps, 0)) if inputs is None else inputs
+    covs = np.broadcast_to(transition_cov, (steps, size, size))
+    total = stats.multivariate_normal(initial_loc, initial_cov).logpdf(value[0])
+    for v, x, u, cov in zip(value[1:], value[:-1], inputs, covs, strict=True):
+        mean = 0.8 * np.sin(x[::-1] + u.sum()) + 0.1 * x**2 / (1 + x**2)
+        total += stats.multivariate_normal(mean, cov).logpdf(v)
+    return total
+
+
+def _nonlinear(name: str, **params: Any) -> Case:
+    params["transition"] = _turn
+    return Case(name, nd.NonlinearGaussianChain, params, _nonlinear_log_density)
+
+
 def _chain(name: str, **params: Any) -> Case:
     return Case(name, nd.LinearGaussianChain, params, _chain_log_density)
 
@@ -225,9 +256,27 @@ CHAINS = [
         transition_cov=spd(22, 2, 1),
         inputs=_normal(23, 4, 1),
     ),
+    _nonlinear(
+        "nonlinear-chain",
+        initial_loc=_normal(24, 2),
+        initial_cov=spd(25, 2),
+        transition_cov=spd(26, 2),
+        num_steps=4,
+    ),
+    _nonlinear(
+        "nonlinear-chain-batch",
+        initial_loc=_normal(27, 3, 2),
+        initial_cov=spd(28, 2),
+        transition_cov=spd(29, 2, 1),
+        inputs=_normal(30, 4, 1),
+    ),
 ]
 
 CASES = [*PRIORS, *CHAINS]
+WITH_MOMENTS = [case for case in CASES if case.cls is not nd.NonlinearGaussianChain]
 
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_case_with_moments = pytest.mark.parametrize(
+    "case", WITH_MOMENTS, ids=lambda case: case.name
+)

@@ -35,7 +35,14 @@ from numpyro.distributions import (
 )
 import pytest
 
-from tests.distributions.cases import CASES, CHAINS, Case, draws, every_case
+from tests.distributions.cases import (
+    CASES,
+    CHAINS,
+    Case,
+    draws,
+    every_case,
+    every_case_with_moments,
+)
 
 KEY = jax.random.key(0)
 
@@ -98,7 +105,9 @@ def test_arguments_have_constraints_and_attributes(case: Case):
 def test_get_args(case: Case):
     made = case.make()
     derived = {"scale_matrix": "scale_tril", "num_steps": "inputs"}
-    assert set(made.get_args()) == {derived.get(name, name) for name in case.params}
+    assert set(made.get_args()) == {
+        derived.get(name, name) for name in case.params if name != "transition"
+    }
 
 
 @every_case
@@ -114,7 +123,7 @@ def test_independent_shape(case: Case):
         assert log_prob_shape_of(grouped, shape) == shape[:boundary]
 
 
-@every_case
+@every_case_with_moments
 def test_moments_have_the_shape_of_a_sample(case: Case):
     made = case.make()
     for name in (
@@ -122,6 +131,11 @@ def test_moments_have_the_shape_of_a_sample(case: Case):
     ):
         moment = jax.eval_shape(lambda made: getattr(made, name), made)  # noqa: B023
         assert moment.shape == made.shape()
+
+
+@every_case
+def test_entropy_has_the_shape_of_the_batch(case: Case):
+    made = case.make()
     assert jax.eval_shape(lambda made: made.entropy(), made).shape == made.batch_shape
 
 

@@ -19,6 +19,7 @@ from tests.distributions.cases import (
     Case,
     draws,
     every_case,
+    every_case_with_moments,
     log_prob,
     spd,
 )
@@ -127,7 +128,7 @@ def test_pathwise_gradient_in_df(case: Case):
     assert_mean_of(np.asarray(jax.jit(lambda: tangent(sample))()), expected)
 
 
-@every_case
+@every_case_with_moments
 def test_mean_and_variance_equal_those_of_samples(case: Case):
     values = draws(case)
     mean, variance = jax.jit(lambda made: (made.mean, made.variance))(case.make())

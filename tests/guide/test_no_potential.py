@@ -16,7 +16,7 @@ import pytest
 import numpyro_svae as ns
 from numpyro_svae.diagnostics.evidence import log_likelihood
 from numpyro_svae.diagnostics.fit import read_fit
-from numpyro_svae.inference.local.likelihood_potentials import find_potentials
+from numpyro_svae.inference.local.found_messages import find_messages
 from tests.data import make_svi, steps
 
 KEY = random.PRNGKey(0)
@@ -113,7 +113,7 @@ def found_potentials(guide, params, *args):
     with handlers.block(), handlers.seed(rng_seed=0), handlers.substitute(data=params):
         naturals, bound, potentials, _, program = guide._read(args, {})
     known = guide.ascent, bound, naturals, potentials
-    return find_potentials(guide.structure, program, *known)[0]
+    return find_messages(guide.structure, program, *known)[0].potentials
 
 
 def decoded(y, bernoulli):

@@ -432,14 +432,15 @@ def test_a_scan_that_carries_a_function_of_a_site_is_refused() -> None:
     _errs(_from_first(step), "'x': the scan carries something that is computed from it")
 
 
-def test_steps_that_are_not_linear_are_refused() -> None:
+def test_steps_whose_noise_depends_on_the_state_are_refused() -> None:
     def step(x: Any, y: Any) -> tuple:
         with _sequences():
-            x = numpyro.sample("x", dist.MultivariateNormal(jnp.tanh(x), jnp.eye(D)))
+            moved = dist.Normal(jnp.tanh(x), jnp.exp(0.1 * x)).to_event(1)
+            x = numpyro.sample("x", moved)
             numpyro.sample("y", _picture(x), obs=y)
         return x, None
 
-    _errs(_from_first(step), "'x': in the scan its mean is not affine")
+    _errs(_from_first(step), "'x': in the scan its covariance depends on the state")
 
 
 def test_a_mask_on_the_states_of_a_scan_is_refused() -> None:

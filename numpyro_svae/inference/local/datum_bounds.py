@@ -113,7 +113,7 @@ def data_of(
     :param senders: the sites, with the likelihoods that send to them.
     """
     structure, found = factors.structure, []
-    for members in _joined(structure, {s for names in senders.values() for s in names}):
+    for members in _joined(structure, senders):
         targets = tuple(n for n in structure.locals if n in members and n in senders)
         names = [n for n in structure.locals if n in members]
         for factor in structure.factors:
@@ -127,13 +127,15 @@ def data_of(
     return tuple(found)
 
 
-def _joined(structure: Structure, senders: set[str]) -> list[set[str]]:
+def _joined(
+    structure: Structure, senders: dict[str, tuple[str, ...]]
+) -> list[set[str]]:
     """Local sites that are coupled, or that a likelihood depends on together."""
     groups = [{*g.discrete, *g.states} for g in coupled_groups(structure)]
-    used = {name: structure.likelihoods[name] for name in senders}
-    for scope_of in used.values():
+    used = [structure.likelihoods[n] for names in senders.values() for n in names]
+    for scope_of in used:
         touched = [group for group in groups if group & scope_of]
         groups = [group for group in groups if not group & scope_of]
         groups.append(set[str]().union(*touched))
-    parents = frozenset[str]().union(*used.values())
+    parents = frozenset(senders).union(*used)
     return [group for group in groups if group & parents]

@@ -1,10 +1,11 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sweeps that find the potentials of likelihoods that are not conjugate.
+"""Sweeps that find the messages of factors that are not conjugate.
 
-A sweep infers all local sites, and moves each potential a part of the way to the
-gradient of the expected log likelihood there,
+They are the potentials of likelihoods, and the linear steps of chains that are not
+linear. A sweep infers all local sites, and moves each potential a part of the way to
+the gradient of the expected log likelihood there,
 
     current  <-  (1 - rate) current + rate goal,
 
@@ -17,6 +18,7 @@ of a log likelihood there is no gradient to come to rest at.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,8 +32,10 @@ from numpyro_svae.inference.local.datum_bounds import Datum, data_of, sending
 from numpyro_svae.inference.local.expectations import Expectations
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.groups import infer_locals
+from numpyro_svae.inference.local.nonlinear_chains import Chains
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.inference.local.site_messages import messages_of
+from numpyro_svae.inference.local.sweep_messages import Messages, where_known
 from numpyro_svae.inference.local.sweep_progress import Progress
 from numpyro_svae.program.run.positions import per_scale
 from numpyro_svae.program.structure.likelihoods import Likelihoods
@@ -42,17 +46,17 @@ Potentials = dict[str, Any]
 
 
 class Point(NamedTuple):
-    """Potentials, with what is known there.
+    """Messages, with what is known there.
 
-    :param current: the potentials.
+    :param current: the messages.
     :param goal: where the messages would take them.
     :param bound: by datum, of each group.
     :param left: what the bound may still rise, in units of the tolerance, by datum of
         each group.
     """
 
-    current: Potentials
-    goal: Potentials
+    current: Messages
+    goal: Messages
     bound: tuple[Array, ...]
     left: tuple[Array, ...]
 
@@ -89,7 +93,9 @@ class Sweeps:
         self.options = options
         self.expectations = Expectations(factors, likelihoods, rule)
         self.senders = sending(factors)
-        self.data = data_of(factors, self.senders)
+        self.chains = Chains.of(factors, likelihoods, rule)
+        alone = dict.fromkeys(self.chains.transitions, ())
+        self.data = data_of(factors, alone | self.senders)
 
     def run(
         self, start: Point, limits: tuple[int, ...]
@@ -119,15 +125,10 @@ class Sweeps:
         return jnp.stack(moves).any()
 
     def _sweep(self, limits: tuple[int, ...], state: _State) -> _State:
-        point, current = state.point, dict[str, Any]()
-        for datum, own in zip(self.data, state.progress):
-            for name in datum.targets:
-                rate = datum.at_positions(self.factors, name, own.rate)
-                part = partial(_between, rate)
-                current[name] = jax.tree.map(
-                    part, point.current[name], point.goal[name]
-                )
-        found = self.look(current)
+        point = state.point
+        noises = {name: self.chains.noise(name) for name in self.chains.transitions}
+        rates = self._at_positions(tuple(own.rate for own in state.progress))
+        found = self.look(point.current.towards(point.goal, rates, noises))
         better = map(_is_better, found.bound, found.left, point.bound, point.left)
         takes = tuple(t & (state.sweeps < limit) for t, limit in zip(better, limits))
         point = self.choose(takes, found, point)
@@ -140,25 +141,30 @@ class Sweeps:
         return _State(point, progress, state.sweeps + 1)
 
     def choose(self, takes: tuple[Array, ...], new: Point, old: Point) -> Point:
-        """What is known at some potentials, by datum at the new or at the old ones."""
-        current, goal = {}, {}
-        for datum, take in zip(self.data, takes):
-            for name in datum.targets:
-                chosen = partial(_where, datum.at_positions(self.factors, name, take))
-                current[name] = jax.tree.map(
-                    chosen, new.current[name], old.current[name]
-                )
-                goal[name] = jax.tree.map(chosen, new.goal[name], old.goal[name])
+        """What is known at some messages, by datum at the new or at the old ones."""
+        chosen = self._at_positions(takes)
+        current, goal = (
+            own.chosen(chosen, before)
+            for own, before in ((new.current, old.current), (new.goal, old.goal))
+        )
         bound, left = (
             tuple(map(jnp.where, takes, *pair))
             for pair in ((new.bound, old.bound), (new.left, old.left))
         )
         return Point(current, goal, bound, left)
 
-    def look(self, current: Potentials) -> Point:
+    def _at_positions(self, values: tuple[Array, ...]) -> dict[str, Array]:
+        """Values of data at the positions of the sites that are sent messages."""
+        return {
+            name: datum.at_positions(self.factors, name, value)
+            for datum, value in zip(self.data, values)
+            for name in datum.targets
+        }
+
+    def look(self, current: Messages) -> Point:
         """Infer the local sites, and send them messages.
 
-        :param current: the potentials of all sites that are sent messages.
+        :param current: the messages of all sites that are sent some.
         """
         factors, local = self.factors, self.infer(current)
         moments = self.moments(local)
@@ -169,18 +175,51 @@ class Sweeps:
             message = kind.message(moments[name], gradient[name])
             if extent.mask is not None:
                 message = message.mask(extent.mask)
-            far = kind.remains(moments[name], current[name], message)
-            if extent.mask is not None:
-                far = jnp.where(extent.mask, far, 0.0)
-            kept = partial(_where, jnp.isfinite(far))
-            goal[name] = jax.tree.map(kept, message, current[name])
-            far = jnp.where(jnp.isfinite(far), far, jnp.inf)
-            far = far**2 / self._tolerance(far.dtype)
-            left[name] = jnp.max(far, tuple(range(far.ndim - extent.extra, far.ndim)))
+            before = current.potentials[name]
+            far = kind.remains(moments[name], before, message)
+            goal[name] = where_known(far, message, before)
+            left[name] = self._far(name, far)
+        steps = self._steps(current, goal, local, left)
         bound = tuple(datum.bound(factors, local, terms) for datum in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
         ends = tuple(datum.largest(left) for datum in self.data)
-        return Point(current, goal, bound, ends)
+        return Point(current, Messages(goal, steps), bound, ends)
+
+    def _steps(
+        self,
+        current: Messages,
+        goal: Potentials,
+        local: LocalPosterior,
+        left: dict[str, Array],
+    ) -> dict[str, Any]:
+        """Where the steps of chains that are not linear are sent.
+
+        :param goal: where the potentials are sent.
+        :param local: the posterior; what it is chosen for beside the divergence from
+            linear steps is taken off its divergences.
+        :param left: how far sites are from their goals; those of the chains are added.
+        """
+        linear = self.chains.linear(current.steps)
+        chains = replace(self.chains, factors=linear)
+        told = Messages(goal, {}).beside(self.potentials)
+        steps = chains.goals(local.marginals, told)
+        for name, own in steps.items():
+            far = chains.remains(name, current.steps[name], own)
+            steps[name] = where_known(far, own, current.steps[name])
+            far = self._far(name, far)
+            left[name] = jnp.maximum(left[name], far) if name in left else far
+        gains = chains.gains(local.marginals, self.potentials)
+        local.kl |= {name: local.kl[name] - gain for name, gain in gains.items()}
+        return steps
+
+    def _far(self, name: str, far: Array) -> Array:
+        """What the bound may still rise, by entry of the batch of a site."""
+        extent = self.factors.extent(name)
+        if extent.mask is not None:
+            far = jnp.where(extent.mask, far, 0.0)
+        far = jnp.where(jnp.isfinite(far), far, jnp.inf)
+        far = far**2 / self._tolerance(far.dtype)
+        return jnp.max(far, tuple(range(far.ndim - extent.extra, far.ndim)))
 
     def moments(self, local: LocalPosterior) -> dict[str, Any]:
         """What expectations need of the sites that likelihoods depend on."""
@@ -197,14 +236,16 @@ class Sweeps:
         """The likelihoods that send gradients."""
         return list(dict.fromkeys(s for names in self.senders.values() for s in names))
 
-    def infer(self, current: Potentials) -> LocalPosterior:
+    def infer(self, current: Messages) -> LocalPosterior:
         """The posterior of the local sites."""
-        recognised = {**self.potentials, **current}
-        return infer_locals(self.factors, recognised, self.mean_field, self.options)
+        factors = self.chains.linear(current.steps)
+        potentials = current.beside(self.potentials)
+        return infer_locals(factors, potentials, self.mean_field, self.options)
 
     def targets(self, datum: Datum) -> list[str]:
         """The Gaussian sites of a group of data that are sent gradients."""
-        return [n for n in datum.targets if not self.factors.local(n).discrete]
+        own = [name for name in datum.targets if name in self.senders]
+        return [name for name in own if not self.factors.local(name).discrete]
 
     def _tolerance(self, dtype: Any) -> float:
         """Of the square of a distance, which is about what a bound can still rise."""
@@ -245,12 +286,3 @@ def _is_better(bound: Array, left: Array, before: Array, left_before: Array) -> 
 def _rounding(bound: Array) -> Array:
     size = 1.0 + jnp.abs(jnp.where(jnp.isfinite(bound), bound, 0.0))
     return 64 * jnp.finfo(bound.dtype).eps * size
-
-
-def _between(share: Array, old: Array, new: Array) -> Array:
-    share = jnp.expand_dims(share, tuple(range(share.ndim, old.ndim)))
-    return (1 - share) * old + share * new
-
-
-def _where(take: Array, new: Array, old: Array) -> Array:
-    return jnp.where(jnp.expand_dims(take, tuple(range(take.ndim, old.ndim))), new, old)

@@ -23,12 +23,13 @@ import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.local.engine import local_posterior
+from numpyro_svae.inference.local.found_messages import Ascent
 from numpyro_svae.inference.local.gradient_messages import (
     as_message,
     mean_and_covariance,
 )
-from numpyro_svae.inference.local.likelihood_potentials import Ascent
 from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.inference.local.sweep_messages import Messages
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.positions import extent_of, per_entry
@@ -45,7 +46,7 @@ def with_lessons(
     bound: Bound,
     naturals: dict[str, NaturalParameters],
     potentials: Potentials,
-    found: Potentials,
+    found: Messages,
     local: LocalPosterior,
 ) -> LocalPosterior:
     """A posterior whose divergences have the gradient of KL(q || q*), and their value.
@@ -55,21 +56,22 @@ def with_lessons(
     :param bound: the program with its data.
     :param naturals: natural parameters of the global blocks.
     :param potentials: what the recognition function says.
-    :param found: the potentials that sweeps ended at.
+    :param found: the messages that sweeps ended at.
     :param local: the posterior there.
     """
-    refined = [name for name in found if name in potentials]
+    refined = [name for name in found.potentials if name in potentials]
     if not refined:
         return local
     known = lax.stop_gradient((bound, naturals))
     options = structure, ascent.mean_field, ascent.fixed_point
-    before = local_posterior(*options, *known, potentials)
+    told = Messages({}, lax.stop_gradient(found.steps)).beside(potentials)
+    before = local_posterior(*options, *known, told)
     kl, totals = dict(local.kl), dict(local.totals)
     for name in refined:
         site = bound.sites[name]
         extent = extent_of(site)
         message = as_message(potentials[name], extent.positions, extent.mask)
-        added = _added(lax.stop_gradient(message), found[name])
+        added = _added(lax.stop_gradient(message), found.potentials[name])
         moments = before.marginals[name], extent.positions
         mean, covariance = mean_and_covariance(*moments)
         origin = lax.stop_gradient(mean)

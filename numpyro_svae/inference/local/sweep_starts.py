@@ -17,7 +17,9 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.inference.local.gradient_sweeps import Point, Potentials, Sweeps
+from numpyro_svae.inference.local.nonlinear_steps import Steps
 from numpyro_svae.inference.local.site_messages import messages_of
+from numpyro_svae.inference.local.sweep_messages import Messages
 
 __all__ = ["start_of"]
 
@@ -32,22 +34,28 @@ def start_of(sweeps: Sweeps, given: Potentials) -> Point:
         a datum is not finite there, it starts as if it were given none.
     """
     vectors = [n for datum in sweeps.data for n in sweeps.targets(datum)]
+    steps = sweeps.chains.start(sweeps.potentials | given)
+    if not sweeps.senders:
+        return sweeps.look(Messages({}, steps))
     if not set(vectors) <= set(given):
-        return _best(sweeps, given)
-    first = sweeps.look({**_nothing(sweeps), **given})
+        return _best(sweeps, given, steps)
+    first = sweeps.look(Messages(_nothing(sweeps) | given, steps))
     usable = tuple(map(jnp.isfinite, first.bound))
 
     def other() -> Point:
-        return sweeps.choose(usable, first, _best(sweeps, {}))
+        return sweeps.choose(usable, first, _best(sweeps, {}, steps))
 
     all_usable = jnp.stack([jnp.all(part) for part in usable]).all()
     return lax.cond(all_usable, lambda: first, other)
 
 
-def _best(sweeps: Sweeps, given: Potentials) -> Point:
-    """The best of several starts, by datum."""
+def _best(sweeps: Sweeps, given: Potentials, steps: dict[str, Steps]) -> Point:
+    """The best of several starts, by datum.
+
+    :param steps: of chains that are not linear.
+    """
     factors = sweeps.factors
-    local = sweeps.infer({**_nothing(sweeps), **given})
+    local = sweeps.infer(Messages(_nothing(sweeps) | given, steps))
 
     def at(tighter: Array) -> Point:
         message = dict(given)
@@ -56,10 +64,10 @@ def _best(sweeps: Sweeps, given: Potentials) -> Point:
                 kind, extent = messages_of(factors.local(name)), factors.extent(name)
                 moments = kind.moments(local.marginals[name], extent)
                 message[name] = kind.narrowed(moments, tighter)
-        return sweeps.look(message)
+        return sweeps.look(Messages(message, steps))
 
-    places = lax.map(at, jnp.asarray(_TIGHTER))
-    best, *others = (jax.tree.map(itemgetter(i), places) for i in range(len(_TIGHTER)))
+    points = lax.map(at, jnp.asarray(_TIGHTER))
+    best, *others = (jax.tree.map(itemgetter(i), points) for i in range(len(_TIGHTER)))
     for other in others:
         takes = tuple(map(jnp.greater, other.bound, best.bound))
         best = sweeps.choose(takes, other, best)

@@ -154,7 +154,7 @@ def _unknown(site: Site, labelled: bool) -> ValueError:
         "or MatrixNormal outside of the plates of the data. Accepted local "
         "sites: Categorical, MultivariateNormal, Normal(...).to_event(1) (a "
         "number as Normal(loc[..., None], scale).to_event(1)), "
-        "LinearGaussianChain, DiscreteMarkovChain. "
+        "LinearGaussianChain, NonlinearGaussianChain, DiscreteMarkovChain. "
         "A site that only likelihoods with a potential depend on may be hidden "
         "with numpyro.handlers.block and have a guide of its own in an "
         "AutoGuideList."

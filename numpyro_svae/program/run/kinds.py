@@ -45,6 +45,9 @@ class LocalKind(ABC):
     chain: ClassVar[bool] = False
     """Whether its positions are the steps of one path, the first event dimension."""
 
+    linearised: ClassVar[bool] = False
+    """Whether it is a chain whose steps are shown as linear ones, found in sweeps."""
+
     def __str__(self) -> str:
         return self.name
 

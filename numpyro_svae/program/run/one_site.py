@@ -24,7 +24,7 @@ from numpyro.handlers import scale
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
-from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
 from numpyro_svae.distributions.logit_chain import LogitChain
 from numpyro_svae.program.run.plates import Plates, own_scale
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
@@ -206,6 +206,8 @@ class _Run:
     def _chain(self, chain: ScannedChain) -> dist.Distribution:
         if chain.discrete:
             return self._discrete_chain(chain)
+        if not chain.linear:
+            return self._nonlinear_chain(chain)
         return self._gaussian_chain(chain)
 
     def _discrete_chain(self, chain: ScannedChain) -> LogitChain:
@@ -221,6 +223,25 @@ class _Run:
         rows = jnp.moveaxis(jnp.moveaxis(rows, 0, -2), 0, rank)
         steps = self.call.length + 1
         return LogitChain(initial, rows, steps, validate_args=False)
+
+    def _nonlinear_chain(self, chain: ScannedChain) -> NonlinearGaussianChain:
+        rank = self._rank(chain.name)
+        read = Steps.of(self.shown[chain.name]["fn"]).gaussian
+
+        def moments(carry: Any, y: Any, messages: dict) -> tuple[Array, Array]:
+            return read(messages[chain.name]["fn"])
+
+        def step(state: Array, given: Any) -> Array:
+            carry = list(given[0])
+            carry[chain.leaf] = state
+            return moments(*run_body(self.call, carry, *given[1:]))[0]
+
+        first = self.first_fn[chain.name]
+        initial = Steps.of(first).gaussian(first)
+        _, cov = self._at_state(chain, jnp.zeros(()), moments)
+        scanned = self.carry, self.call.xs, self.given
+        cov = jnp.moveaxis(cov, 0, rank)
+        return NonlinearGaussianChain.of_steps(initial, step, cov, scanned)
 
     def _gaussian_chain(self, chain: ScannedChain) -> LinearGaussianChain:
         rank = self._rank(chain.name)

@@ -39,6 +39,7 @@ class ScannedChain:
     :param discrete: whether the states are discrete.
     :param moved: whether a Gaussian state has another mean than a matrix times the
         state before, from inputs or an offset.
+    :param linear: whether its mean is affine in the state before.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ScannedChain:
     leaf: int
     discrete: bool
     moved: bool = False
+    linear: bool = True
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,10 @@ def _check_carry(
 
 
 def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain:
-    """Check that a Gaussian chain is linear, and find out if it has more than that.
+    """Find out if a Gaussian chain is linear, and if it has more than that.
 
-    :raises ValueError: naming the site, if its mean is not affine in the state before
-        it, or its covariance depends on that, or its states are no vectors.
+    :raises ValueError: naming the site, if its covariance depends on the state before
+        it, or its states are no vectors.
     """
     fn = body[chain.name]["fn"]
     if chain.discrete or _gaussian(fn) is None:
@@ -230,13 +232,14 @@ def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain
             "validate_args=False) with zeros on the diagonal of L, or "
             "ns.LinearGaussianChain, which takes a singular transition_cov as it is."
         )
-    if not (_alike(twice - once, once - origin) and _alike(spread, other)):
+    if not _alike(spread, other):
         raise ValueError(
-            f"Site '{chain.name}': in the scan its mean is not affine in the state "
-            "before it, or its covariance depends on that. Accepted: "
-            "MultivariateNormal(F @ u, Q) with u made of that state and of inputs."
+            f"Site '{chain.name}': in the scan its covariance depends on the state "
+            "before it. Accepted: MultivariateNormal(f(x, u), Q) with any function f "
+            "of that state and of inputs, and a Q that depends on inputs at most."
         )
-    return replace(chain, moved=bool(jnp.any(origin != 0)))
+    linear = _alike(twice - once, once - origin)
+    return replace(chain, moved=bool(jnp.any(origin != 0)), linear=linear)
 
 
 def _gaussian(fn: Any) -> tuple[Array, Array] | None:

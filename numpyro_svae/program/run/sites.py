@@ -20,6 +20,7 @@ from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
+from numpyro_svae.program.run.linearised import linearised
 from numpyro_svae.program.run.one_site import OneSite
 from numpyro_svae.program.run.scans import Scan
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
@@ -268,6 +269,7 @@ class Program:
 
     def _as_read(self, message: dict) -> dict:
         """A message as the reader has it."""
+        message = linearised(message)
         name = message["name"]
         seen = message["type"] == "sample" and message["is_observed"]
         if seen and name in self.time_plates:

@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Local posteriors of programs that have likelihoods without a potential."""
+"""Local posteriors of programs with factors that are not conjugate."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ import jax.numpy as jnp
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.cubature import Rule
+from numpyro_svae.inference.local.datum_bounds import Datum
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.gradient_messages import as_message
 from numpyro_svae.inference.local.gradient_sweeps import Potentials, Sweeps
+from numpyro_svae.inference.local.nonlinear_chains import (
+    live_steps,
+    nonlinear_names,
+    transitions_of,
+    with_steps,
+)
+from numpyro_svae.inference.local.nonlinear_steps import bound_points
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
+from numpyro_svae.inference.local.sweep_messages import Messages
 from numpyro_svae.inference.local.sweep_starts import start_of
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.sites import Program
@@ -28,14 +37,14 @@ from numpyro_svae.program.structure.likelihoods import Likelihoods, Statics
 
 __all__ = [
     "Ascent",
-    "Found",
     "check_refine",
-    "find_potentials",
-    "with_likelihoods",
+    "find_messages",
+    "with_expectations",
+    "with_linear_steps",
 ]
 
 Naturals = dict[str, NaturalParameters]
-Found = tuple[Potentials, dict[str, Convergence]]
+Found = tuple[Messages, dict[str, Convergence]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Ascent:
 
     :param mean_field: whether coupled sites are made independent under the guide.
     :param fixed_point: how many sweeps there are, and when they end.
-    :param rule: how expectations of likelihoods that are not conjugate are taken.
+    :param rule: how expectations of what is not conjugate are taken.
     :param refine: the most sweeps for vectors that a recognition function speaks to.
     """
 
@@ -67,7 +76,7 @@ def check_refine(sweeps: Any) -> int:
     )
 
 
-def find_potentials(
+def find_messages(
     structure: Structure,
     program: Program,
     ascent: Ascent,
@@ -75,13 +84,21 @@ def find_potentials(
     naturals: Naturals,
     potentials: Potentials,
 ) -> Found:
-    """The potentials of likelihoods that are given none or are refined, and how sweeps
-    ended.
+    """The messages of factors that are not conjugate, and how sweeps ended.
 
-    No gradient flows into them: the bound is stationary in them.
+    They are those of likelihoods that are given no potential or refine it, and of the
+    steps of chains that are not linear. No gradient flows into them: the bound is
+    stationary in them.
+
+    :param structure: the wiring.
+    :param program: the program.
+    :param ascent: how they are found.
+    :param bound: the program with its data.
+    :param naturals: natural parameters of the global blocks.
+    :param potentials: what the recognition function says.
     """
-    if not structure.gradients:
-        return {}, {}
+    if not structure.gradients and not nonlinear_names(structure):
+        return Messages({}, {}), {}
     statics, arrays = Likelihoods.split(program)
     given = lax.stop_gradient((arrays, bound, naturals, potentials))
     return lax.stop_gradient(_find(structure, statics, ascent, *given))
@@ -98,19 +115,18 @@ def _find(
     potentials: Potentials,
 ) -> Found:
     likelihoods = Likelihoods(statics, arrays, structure)
-    moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
-    factors = ExpectedFactors(structure, bound, moments)
+    factors = _factors(structure, bound, naturals)
     others = {n: p for n, p in potentials.items() if n not in structure.gradients}
     options = others, ascent.mean_field, ascent.fixed_point, ascent.rule
     sweeps = Sweeps(factors, likelihoods, *options)
-    if not sweeps.senders:
-        return {}, {}
+    if not sweeps.data:
+        return Messages({}, {}), {}
     given = {}
     for name in sweeps.senders:
         if name in potentials:
             extent = factors.extent(name)
             given[name] = as_message(potentials[name], extent.positions, extent.mask)
-    refined = [{*sweeps.targets(datum)} <= set(given) for datum in sweeps.data]
+    refined = [_is_refined(sweeps, datum, given) for datum in sweeps.data]
     most = ascent.fixed_point.max_sweeps
     start = start_of(sweeps, given)
     limits = tuple(ascent.refine if own else most for own in refined)
@@ -123,38 +139,96 @@ def _find(
     return point.current, ended
 
 
-def with_likelihoods(
+def _is_refined(sweeps: Sweeps, datum: Datum, given: Potentials) -> bool:
+    """Whether all that sweeps find of some data is what a potential is given for."""
+    vectors = {*sweeps.targets(datum)}
+    linear = not sweeps.chains.transitions.keys() & {*datum.targets}
+    return bool(vectors) and vectors <= given.keys() and linear
+
+
+def _factors(structure: Structure, bound: Bound, naturals: Naturals) -> ExpectedFactors:
+    moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
+    return ExpectedFactors(structure, bound, moments)
+
+
+def with_linear_steps(
     structure: Structure,
     program: Program,
     rule: Rule,
     bound: Bound,
-    local: LocalPosterior,
-    ended: dict[str, Convergence],
-) -> LocalPosterior:
-    """A posterior with the expected log likelihoods, where points stand for them.
+    messages: Messages,
+) -> Bound:
+    """A program with its data, with linear steps in the place of those of its chains.
+
+    A posterior has gradients with respect to the parameters of a transition as if this
+    was linear, with matrices that are functions of them.
 
     :param structure: the wiring.
     :param program: the program.
     :param rule: the points.
     :param bound: the program with its data.
-    :param local: the posterior of the local sites at the potentials.
+    :param messages: where sweeps ended.
+    """
+    if not messages.steps:
+        return bound
+    statics, arrays = Likelihoods.split(program)
+    return _linear(structure, statics, rule, arrays, bound, messages)
+
+
+@partial(jax.jit, static_argnames=("structure", "statics", "rule"))
+def _linear(
+    structure: Structure,
+    statics: Statics,
+    rule: Rule,
+    arrays: dict[int, Any],
+    bound: Bound,
+    messages: Messages,
+) -> Bound:
+    likelihoods = Likelihoods(statics, arrays, structure)
+    steps = live_steps(transitions_of(likelihoods), messages.steps, rule)
+    return with_steps(bound, steps)
+
+
+def with_expectations(
+    structure: Structure,
+    program: Program,
+    rule: Rule,
+    bound: Bound,
+    naturals: Naturals,
+    local: LocalPosterior,
+    ended: dict[str, Convergence],
+) -> LocalPosterior:
+    """A posterior with what is expected of factors that are not conjugate.
+
+    It is that of the log likelihoods, where points stand for them, and of what steps
+    that are not linear add to the linear ones in their place.
+
+    :param structure: the wiring.
+    :param program: the program.
+    :param rule: the points.
+    :param bound: the program with its data, and with linear steps.
+    :param naturals: natural parameters of the global blocks.
+    :param local: the posterior of the local sites at the messages.
     :param ended: how the sweeps ended that found these.
     """
     if not ended:
         return local
     statics, arrays = Likelihoods.split(program)
-    terms = _expected(structure, statics, rule, arrays, bound, local.marginals)
+    args = structure, statics, rule, arrays, bound, naturals, local.marginals
+    terms, gaps = _expected(*args, program.key)
     sampled = {n: used for n, used in structure.likelihoods.items() if n not in terms}
     needed = frozenset[str]().union(*sampled.values())
     local = replace(
         local,
+        kl=local.kl | {name: local.kl[name] - gap for name, gap in gaps.items()},
         expected_log_prob=local.expected_log_prob | terms,
         totals=dict(local.totals),
         convergence=dict(local.convergence),
         average={n: p for n, p in local.average.items() if n in needed},
     )
-    for name, value in terms.items():
-        local.totals[name] = jnp.sum(bound.sites[name].scale * value)
+    for name, value in (terms | gaps).items():
+        value = jnp.sum(bound.sites[name].scale * value)
+        local.totals[name] = local.totals.get(name, jnp.zeros(())) + value
     for name, found in ended.items():
         local.convergence[name] = _worse(found, local.convergence.get(name))
     return local
@@ -167,14 +241,21 @@ def _expected(
     rule: Rule,
     arrays: dict[int, Any],
     bound: Bound,
+    naturals: Naturals,
     marginals: dict[str, Any],
-) -> dict[str, Array]:
+    key: Array,
+) -> tuple[dict[str, Array], dict[str, Array]]:
     likelihoods = Likelihoods(statics, arrays, structure)
-    factors = ExpectedFactors(structure, bound, {})
+    factors = _factors(structure, bound, naturals)
     sweeps = Sweeps(factors, likelihoods, {}, False, FixedPoint(), rule)
     stand = list(filter(sweeps.expectations.stands, sweeps.sending))
     moments = sweeps.moments(LocalPosterior(marginals=marginals))
-    return sweeps.expectations.of(stand, moments)
+    chains, points = sweeps.chains, {}
+    for name in chains.transitions:
+        pairs = chains.pairs(name, marginals[name])
+        points[name] = bound_points(rule, pairs.before, key)
+    terms = sweeps.expectations.of(stand, moments)
+    return terms, chains.corrected(marginals, points)
 
 
 def _worse(found: Convergence, inner: Convergence | None) -> Convergence:

@@ -1,0 +1,253 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The chains of a program that are not linear, and the linear steps in their place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jax import Array, lax
+import jax.numpy as jnp
+
+from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
+from numpyro_svae.inference.factors.chains import chain_prior
+from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.inference.local.beliefs import message_to, potential_of
+from numpyro_svae.inference.local.cubature import Rule
+from numpyro_svae.inference.local.gradient_messages import Moments, remains
+from numpyro_svae.inference.local.nonlinear_start import filtered_steps
+from numpyro_svae.inference.local.nonlinear_steps import (
+    Pairs,
+    Points,
+    Steps,
+    cholesky_of,
+    gap_of,
+    goal_of,
+    linear_steps,
+    points_of,
+    whiten,
+)
+from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.run.linearised import with_matrices
+from numpyro_svae.program.run.positions import per_path
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.likelihoods import Likelihoods
+from numpyro_svae.program.structure.probing import plain_run
+
+__all__ = [
+    "Chains",
+    "live_steps",
+    "nonlinear_names",
+    "transitions_of",
+    "with_steps",
+]
+
+Potentials = dict[str, GaussianPotential]
+AllSteps = dict[str, Steps]
+
+
+def nonlinear_names(structure: Structure) -> tuple[str, ...]:
+    """The chains of a program that are not linear."""
+    return tuple(n for n, local in structure.locals.items() if local.kind.linearised)
+
+
+def transitions_of(likelihoods: Likelihoods) -> dict[str, NonlinearGaussianChain]:
+    """These chains with their transitions, for which the program is run."""
+    names = nonlinear_names(likelihoods.structure)
+    if not names:
+        return {}
+    messages = plain_run(likelihoods.program, likelihoods.structure)
+    return {name: messages[name]["chain"] for name in names}
+
+
+def live_steps(
+    transitions: dict[str, NonlinearGaussianChain],
+    steps: AllSteps,
+    rule: Rule,
+) -> dict[str, Array]:
+    """The matrices of steps, as functions of the parameters of the transitions."""
+    found = {}
+    for name, chain in transitions.items():
+        mean, tril = steps[name].moments
+        before = Moments(mean[..., :-1, :], tril[..., :-1, :, :])
+        live, _ = linear_steps(chain.means, before, points_of(rule, before))
+        found[name] = steps[name].matrices + live - lax.stop_gradient(live)
+    return found
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The chains of a program that are not linear, with their transitions.
+
+    :param factors: the factors.
+    :param transitions: the chains, by site.
+    :param priors: chains with the first states and the noises that are expected.
+    :param rule: how expectations are taken.
+    """
+
+    factors: ExpectedFactors
+    transitions: dict[str, NonlinearGaussianChain]
+    priors: dict[str, LinearGaussianChain]
+    rule: Rule
+
+    @classmethod
+    def of(
+        cls, factors: ExpectedFactors, likelihoods: Likelihoods, rule: Rule
+    ) -> Chains:
+        """Those of a program, which is run to look at them."""
+        found = transitions_of(likelihoods)
+        priors = {name: chain_prior(factors, name).chain for name in found}
+        return cls(factors, found, priors, rule)
+
+    def noise(self, name: str) -> Array:
+        """The covariance of the noise, at all positions, ``(..., T, D, D)``."""
+        cov = self.priors[name].transition_cov
+        positions = self.factors.extent(name).positions
+        steps = *positions[:-1], positions[-1] - 1
+        cov = jnp.broadcast_to(cov, (*steps, *cov.shape[-2:]))
+        last = jnp.eye(cov.shape[-1], dtype=cov.dtype)
+        last = jnp.broadcast_to(last, (*positions[:-1], 1, *cov.shape[-2:]))
+        return jnp.concatenate([cov, last], -3)
+
+    def exists(self, name: str) -> Array:
+        """Which steps there are, ``(..., T - 1)`` or less."""
+        chain = self.transitions[name]
+        later = jnp.arange(1, chain.num_steps)
+        if chain.lengths is None:
+            return later > 0
+        return later < chain.lengths[..., None]
+
+    # what takes their place
+
+    def linear(self, steps: AllSteps) -> ExpectedFactors:
+        """The factors, with linear steps in the place of those of the chains."""
+        matrices = {name: found.matrices for name, found in steps.items()}
+        bound = with_steps(self.factors.bound, matrices)
+        return replace(self.factors, bound=bound)
+
+    def start(self, potentials: Potentials) -> AllSteps:
+        """Steps at the moments of a filter.
+
+        :param potentials: what the sites are told by them.
+        """
+        found = {}
+        for name, chain in self.transitions.items():
+            message = self._messages_to(name, potentials)
+            prior = self.priors[name]
+            found[name] = filtered_steps(chain, prior, message, self.rule)
+        return found
+
+    def _messages_to(self, name: str, potentials: Potentials) -> GaussianPotential:
+        """All that a chain is told, at all of its positions."""
+        message = message_to(self.factors, name, potentials.get(name))
+        positions, size = self.factors.extent(name).positions, message.dim
+        info = jnp.broadcast_to(message.info_vector, (*positions, size))
+        precision = message.full_precision()
+        return GaussianPotential(
+            info, jnp.broadcast_to(precision, (*positions, size, size))
+        )
+
+    # at a posterior
+
+    def goals(self, marginals: dict[str, Any], potentials: Potentials) -> AllSteps:
+        """Where the messages of the steps are, given a posterior.
+
+        :param marginals: the posteriors of the sites.
+        :param potentials: what else the chains are told by potentials.
+        """
+        found = {}
+        for name, chain in self.transitions.items():
+            beside = self._messages_to(name, potentials).precision[..., :-1, :, :]
+            found[name] = goal_of(
+                self.pairs(name, marginals[name]),
+                chain.means,
+                self.noise(name)[..., :-1, :, :],
+                self.rule,
+                beside,
+                self.exists(name),
+            )
+        return found
+
+    def remains(self, name: str, steps: Steps, goal: Steps) -> Array:
+        """How far steps are from their goal, at each position.
+
+        In units of the posterior standard deviation of the state before a step and of
+        the noise after it.
+        """
+        moments, cov = goal.moments, self.noise(name)
+        change = goal.matrix - steps.matrix
+        mean = jnp.concatenate([moments.mean, jnp.ones_like(moments.mean[..., :1])], -1)
+        moved = change @ mean[..., None]
+        turned = change[..., :-1] @ moments.tril
+        both = jnp.concatenate([moved, turned], -1)
+        white = whiten(cholesky_of(cov), both)
+        far = jnp.max(jnp.abs(white), (-2, -1))
+        return jnp.maximum(far, remains(moments, steps.leftover, goal.leftover))
+
+    def gains(
+        self, marginals: dict[str, Any], potentials: Potentials
+    ) -> dict[str, Array]:
+        """What a posterior is chosen for beside the divergence from linear steps.
+
+        :param marginals: the posteriors of the sites.
+        :param potentials: what the recognition function says, which the expected log
+            likelihood is not known beside.
+        :return: by chain, per entry of its batch.
+        """
+        points = {}
+        for name in self.transitions:
+            before = self.pairs(name, marginals[name]).before
+            points[name] = points_of(self.rule, before)
+        found = self.corrected(marginals, points)
+        for name in found:
+            path, recognised = marginals[name], potentials.get(name)
+            if recognised is not None:
+                recognised = potential_of(self.factors, name, recognised)
+                message = recognised.expected(path.mean, path.covariance)
+                message = per_path(jnp.sum(message, -1), self.factors.extent(name))
+                found[name] = found[name] + message
+        return found
+
+    def corrected(
+        self, marginals: dict[str, Any], points: dict[str, Points]
+    ) -> dict[str, Array]:
+        """What the chains add to the expected log density of their linear steps.
+
+        :param marginals: the posteriors of the sites.
+        :param points: by chain, where expectations are taken.
+        :return: by chain, per entry of its batch.
+        """
+        found = {}
+        for name, chain in self.transitions.items():
+            site: Any = self.factors.site(name)
+            gaps = gap_of(
+                self.pairs(name, marginals[name]),
+                chain.means,
+                site.fn.transition_matrix,
+                self.noise(name)[..., :-1, :, :],
+                points[name],
+            )
+            gaps = jnp.sum(jnp.where(self.exists(name), gaps, 0.0), -1)
+            found[name] = per_path(gaps, self.factors.extent(name))
+        return found
+
+    def pairs(self, name: str, path: Any) -> Pairs:
+        """The moments of pairs of states of a path."""
+        return Pairs.of(path, self.factors.extent(name).positions)
+
+
+def with_steps(bound: Bound, matrices: dict[str, Array]) -> Bound:
+    """A program with its data, with linear steps in the place of those of its chains.
+
+    :param matrices: by chain, ``[A, b]`` of its steps, ``(..., T - 1, D, D + 1)``.
+    """
+    sites, regressions = dict(bound.sites), dict(bound.regressions)
+    for name, found in matrices.items():
+        outer = with_matrices(sites[name].outer, found)
+        sites[name] = replace(sites[name], outer=outer)
+        known = regressions[name, "transition"]
+        regressions[name, "transition"] = known._replace(known=found)
+    return replace(bound, sites=sites, regressions=regressions)

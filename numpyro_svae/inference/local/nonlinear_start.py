@@ -1,0 +1,79 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where the steps of a chain that is not linear start: a cubature Kalman filter.
+
+**Source:** I. Arasaratnam and S. Haykin, *Cubature Kalman filters*, IEEE
+Transactions on Automatic Control 54, 2009.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array, lax
+import jax.numpy as jnp
+
+from numpyro_svae.blocks.gaussian import condition
+from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
+from numpyro_svae.inference.local.cubature import Rule
+from numpyro_svae.inference.local.gradient_messages import Moments
+from numpyro_svae.inference.local.nonlinear_steps import (
+    Steps,
+    linear_steps,
+    points_of,
+    steps_of,
+)
+from numpyro_svae.potentials import GaussianPotential
+
+__all__ = ["filtered_steps"]
+
+
+def filtered_steps(
+    chain: NonlinearGaussianChain,
+    prior: LinearGaussianChain,
+    message: GaussianPotential,
+    rule: Rule,
+) -> Steps:
+    """Linear steps at the moments of a filter, as a start (a cubature Kalman filter).
+
+    :param chain: the chain.
+    :param prior: a chain with the first state and the noise that are expected of it.
+    :param message: what the states are told, batch shape ``(..., T)``.
+    :param rule: the points.
+    """
+    (*batch, steps), size = message.batch_shape, message.dim
+    precision = jnp.broadcast_to(message.full_precision(), (*batch, steps, size, size))
+    points = points_of(rule, Moments(message.info_vector, precision))
+    noise = _in_time(prior.transition_cov, (*batch, steps - 1, size, size))
+
+    def move(state: tuple[Array, Array], given: Any) -> tuple[Any, Any]:
+        info, precision, cov, u = given
+        found = condition(*state, GaussianPotential(info, precision))
+        moments = Moments(found.mean, found.scale_tril)
+        matrix, spread = linear_steps(lambda x: chain.step(x, u), moments, points)
+        mean = moments.mean[..., None]
+        value = matrix[..., :-1] @ mean + matrix[..., -1:]
+        finite = jnp.isfinite(jnp.sum(spread, (-2, -1)) + jnp.sum(matrix, (-2, -1)))
+        finite = finite[..., None]
+        after = (
+            jnp.squeeze(jnp.where(finite[..., None], value, mean), -1),
+            jnp.where(finite[..., None], spread, found.covariance) + cov,
+        )
+        stays = jnp.eye(size, size + 1, dtype=mean.dtype)
+        return after, (jnp.where(finite[..., None], matrix, stays), moments)
+
+    first = (
+        jnp.broadcast_to(prior.initial_loc, (*batch, size)),
+        jnp.broadcast_to(prior.initial_cov, (*batch, size, size)),
+    )
+    told = [jnp.moveaxis(x, len(batch), 0) for x in (message.info_vector, precision)]
+    over = (*(x[:-1] for x in told), noise, chain.steps())
+    _, (matrix, moments) = lax.scan(move, first, over)
+    matrix, mean, tril = (jnp.moveaxis(x, 0, len(batch)) for x in (matrix, *moments))
+    nothing = jnp.zeros_like(mean), jnp.zeros_like(tril)
+    return steps_of(matrix, nothing, Moments(mean, tril))
+
+
+def _in_time(x: Array, shape: tuple[int, ...]) -> Array:
+    return jnp.moveaxis(jnp.broadcast_to(x, shape), len(shape) - 3, 0)

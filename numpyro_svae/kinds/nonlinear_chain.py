@@ -1,0 +1,92 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A path whose steps are any function of the state before: state-space models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+from jax import Array, random
+import numpyro.distributions as dist
+
+from numpyro_svae.distributions import NonlinearGaussianChain
+from numpyro_svae.kinds.gaussian_chain import GaussianChainKind
+from numpyro_svae.program.read.wiring import Wiring, listed
+from numpyro_svae.program.run.linearised import LinearisedChain
+from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.structure.factors import Factor
+
+__all__ = ["NonlinearChainKind"]
+
+
+class NonlinearChainKind(GaussianChainKind):
+    """``NonlinearGaussianChain``, as one site or spelled by a ``scan``.
+
+    Where it is latent it is shown as a linear chain, and inferred as one: the steps are
+    linearised where the posterior is, and what is left over of them is a potential.
+    """
+
+    name = "nonlinear chain"
+    distributions = (LinearisedChain, NonlinearGaussianChain)
+    linearised = True
+
+    def parameters(self, site: Site) -> dict[str, Any]:
+        if isinstance(site.fn, LinearisedChain):
+            return super().parameters(site)
+        fn: Any = site.fn
+        names = "initial_loc", "initial_cov", "transition_cov", "inputs"
+        others = {"transition": jax.tree.leaves((fn.transition, fn.scanned))}
+        return {name: getattr(fn, name) for name in names} | others
+
+    def read(self, wiring: Wiring, site: Site) -> list[Factor]:
+        found: list[Any] = super().read(wiring, site)
+        step = next(factor for factor in found if factor.role == "transition")
+        self._check(wiring, site, step)
+        return found
+
+    def read_observed(
+        self, wiring: Wiring, site: Site, blocks: Collection[str]
+    ) -> list[Factor]:
+        if blocks:
+            raise ValueError(
+                f"Site '{site.name}' (NonlinearGaussianChain): observed, and it "
+                f"depends on latent {listed(blocks)}. Accepted: parameters that are "
+                "known or numpyro.param, or a latent path that is seen through noise."
+            )
+        return []
+
+    def _check(self, wiring: Wiring, site: Site, step: Any) -> None:
+        """The transition depends on nothing latent, and all of its noise is there."""
+        used = wiring.needs[site.name]["transition_matrix"]
+        if used:
+            raise ValueError(
+                f"Site '{site.name}' (NonlinearGaussianChain): its transition depends "
+                f"on latent {listed(used)}. Accepted: a function of the state, of "
+                "inputs, and of values that are known or numpyro.param (networks of "
+                "flax_module and random_flax_module's kin included); the covariance of "
+                "its noise may have a conjugate prior."
+            )
+        if step.selectors:
+            raise ValueError(
+                f"Site '{site.name}' (NonlinearGaussianChain): its noise depends on "
+                f"latent {listed(step.selectors)}. Accepted: a transition_cov that no "
+                "discrete site picks; linear chains (LinearGaussianChain) may switch."
+            )
+        if step.support is not None:
+            raise ValueError(
+                f"Site '{site.name}' (NonlinearGaussianChain): found a singular "
+                "transition_cov. Accepted: one that is positive definite, such as with "
+                "1e-4 times the variance of a state where it moves without noise."
+            )
+
+    def draw_on(self, fn: Any, state: Array, key: Array) -> Array:
+        shape = (*state.shape[:-1], fn.num_steps - 1, state.shape[-1])
+        return fn.drive(state, random.normal(key, shape, state.dtype), whole=True)
+
+    def begin_with(self, fn: Any, belief: Any) -> dist.Distribution:
+        if isinstance(fn, LinearisedChain):
+            return super().begin_with(fn, belief)
+        raise self._no_path("begin with a belief where its path is observed")
