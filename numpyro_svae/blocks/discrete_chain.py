@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from numpyro_svae.blocks.discrete_messages import carried, messages
 from numpyro_svae.blocks.discrete_steps import (
     Factors,
-    Steps,
+    PosteriorSteps,
     by_step,
     finite_max,
     transition_probs,
@@ -143,12 +143,14 @@ def smooth(
     log_sum, initial = normalize(log_initial + layout.rows(first)[..., 0, :])
     start = layout.columns(initial[..., None, :])
     sources = jnp.concatenate([start, jnp.zeros_like(message)])[:-1]
-    probs = carried(True, Steps(logs, later, message, factors), sources)
+    probs = carried(True, PosteriorSteps(logs, later, message, factors), sources)
     probs = jnp.concatenate([start, probs])
     probs = probs / jnp.sum(probs, -2, keepdims=True)
     offset = jnp.moveaxis(layout.rows(lax.stop_gradient(offset)), -2, 0)
     factors = Factors(*factors[:1], *map(layout.rows, factors[1:]))
-    steps = Steps(log_transition, layout.rows(later), layout.rows(message), factors)
+    steps = PosteriorSteps(
+        log_transition, layout.rows(later), layout.rows(message), factors
+    )
     return DiscretePosterior(
         initial,
         transition_probs(steps),

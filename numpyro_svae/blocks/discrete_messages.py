@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.blocks.discrete_steps import (
     Factors,
-    Steps,
+    PosteriorSteps,
     by_step,
     finite_max,
     pairs,
@@ -101,13 +101,13 @@ def _log_messages(logs: Array, potential: Array) -> tuple[Array, Array, Array]:
     return lax.scan(backwards, start, xs, len(potential) - 1, reverse=True)[1]
 
 
-def _messages_forward(logs: Array, potential: Array) -> tuple[tuple, Steps]:
+def _messages_forward(logs: Array, potential: Array) -> tuple[tuple, PosteriorSteps]:
     found = messages(logs, potential)
     later, message, _, factors = found
-    return found, Steps(logs, later, message, factors)
+    return found, PosteriorSteps(logs, later, message, factors)
 
 
-def _messages_backward(steps: Steps, cotangents: tuple) -> tuple[Array, Array]:
+def _messages_backward(steps: PosteriorSteps, cotangents: tuple) -> tuple[Array, Array]:
     to_later, to_message, *_ = cotangents
     own = to_message + _after_nothing(to_later)[:-1]
     ends = carried(True, steps, own)
@@ -127,7 +127,7 @@ def _before_nothing(x: Array) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def carried(forwards: bool, steps: Steps, source: Array) -> Array:
+def carried(forwards: bool, steps: PosteriorSteps, source: Array) -> Array:
     """What the steps of a posterior have carried to each state, of all sources.
 
     :param forwards: whether sources of the starts are carried to the ends of the steps,
@@ -152,7 +152,7 @@ def carried(forwards: bool, steps: Steps, source: Array) -> Array:
     def loop(step: Callable, *xs: Any) -> Array:
         return lax.scan(step, nothing, xs, len(source), reverse=not forwards)[1]
 
-    def slow(steps: Steps, source: Array) -> Array:
+    def slow(steps: PosteriorSteps, source: Array) -> Array:
         logs, at = by_step(steps.logs, len(source))
 
         def step(total: Array, xs: tuple) -> tuple[Array, Array]:
@@ -169,7 +169,7 @@ def carried(forwards: bool, steps: Steps, source: Array) -> Array:
 
 
 def _carried_forward(
-    forwards: bool, steps: Steps, source: Array
+    forwards: bool, steps: PosteriorSteps, source: Array
 ) -> tuple[Array, tuple]:
     found = carried(forwards, steps, source)
     return found, (steps, source, found)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 __all__ = [
     "Factors",
-    "Steps",
+    "PosteriorSteps",
     "by_step",
     "finite_max",
     "pairs",
@@ -54,7 +54,7 @@ class Factors(NamedTuple):
     end: Array
 
 
-class Steps(NamedTuple):
+class PosteriorSteps(NamedTuple):
     """The steps of a posterior.
 
     :param logs: log weights A of the transitions, ``(T - 1 or 1, ..., K, K)``.
@@ -69,9 +69,9 @@ class Steps(NamedTuple):
     factors: Factors
 
 
-def slopes(to_logs: Array, to_later: Array, to_message: Array) -> Steps:
+def slopes(to_logs: Array, to_later: Array, to_message: Array) -> PosteriorSteps:
     """The derivative with respect to steps; none flows into the factors."""
-    return Steps(to_logs, to_later, to_message, cast(Any, None))
+    return PosteriorSteps(to_logs, to_later, to_message, cast(Any, None))
 
 
 def finite_max(x: Array, axis: int = -1) -> Array:
@@ -134,7 +134,7 @@ def summed(probs: Array, values: Array, forwards: bool) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def tilted(forwards: bool, steps: Steps, tilt: Array, values: Array) -> Array:
+def tilted(forwards: bool, steps: PosteriorSteps, tilt: Array, values: Array) -> Array:
     """Products of values with ``P_ij G_ij``, for each step.
 
     :param forwards: whether values of the starts are summed at the ends,
@@ -151,7 +151,7 @@ def tilted(forwards: bool, steps: Steps, tilt: Array, values: Array) -> Array:
     else:
         fast = weight @ (end * values)
 
-    def slow(steps: Steps, tilt: Array, values: Array) -> Array:
+    def slow(steps: PosteriorSteps, tilt: Array, values: Array) -> Array:
         own, at = by_step((steps.logs, tilt), len(values))
 
         def step(_: None, xs: tuple) -> tuple[None, Array]:
@@ -167,7 +167,7 @@ def tilted(forwards: bool, steps: Steps, tilt: Array, values: Array) -> Array:
 
 
 def _tilted_forward(
-    forwards: bool, steps: Steps, tilt: Array, values: Array
+    forwards: bool, steps: PosteriorSteps, tilt: Array, values: Array
 ) -> tuple[Array, tuple]:
     found = tilted(forwards, steps, tilt, values)
     return found, (steps, tilt, values, found)
@@ -186,7 +186,7 @@ def _tilted_backward(forwards: bool, residuals: tuple, cotangent: Array) -> tupl
 
 
 @jax.custom_vjp
-def pairs(steps: Steps, starts: Array, ends: Array) -> Array:
+def pairs(steps: PosteriorSteps, starts: Array, ends: Array) -> Array:
     """``v_i P_ij u_j``, summed over all that have a transition in common.
 
     :param starts: v, ``(T - 1, ..., K, columns)``.
@@ -197,7 +197,7 @@ def pairs(steps: Steps, starts: Array, ends: Array) -> Array:
     shared = len(weight) == 1
     fast = weight * _outer(start * starts, end * ends, shared)
 
-    def slow(steps: Steps, starts: Array, ends: Array) -> Array:
+    def slow(steps: PosteriorSteps, starts: Array, ends: Array) -> Array:
         own, at = by_step(steps.logs, len(starts))
 
         def step(total: Array, xs: tuple) -> tuple[Array, Array | None]:
@@ -223,7 +223,9 @@ def _outer(starts: Array, ends: Array, shared: bool) -> Array:
     return jnp.sum(share, 0, keepdims=True) if shared else share
 
 
-def _pairs_forward(steps: Steps, starts: Array, ends: Array) -> tuple[Array, tuple]:
+def _pairs_forward(
+    steps: PosteriorSteps, starts: Array, ends: Array
+) -> tuple[Array, tuple]:
     share = pairs(steps, starts, ends)
     return share, (steps, starts, ends, share)
 
@@ -237,7 +239,7 @@ def _pairs_backward(residuals: tuple, cotangent: Array) -> tuple:
 
 
 @jax.custom_vjp
-def transition_probs(steps: Steps) -> Array:
+def transition_probs(steps: PosteriorSteps) -> Array:
     """P of all steps, uniform in rows in which nothing is possible.
 
     :param steps: in another layout: transitions ``(T - 1 or 1, K, K)``, of all
@@ -254,12 +256,14 @@ def transition_probs(steps: Steps) -> Array:
     return repaired(safe, fast, slow, *steps[:3])
 
 
-def _transition_probs_forward(steps: Steps) -> tuple[Array, tuple]:
+def _transition_probs_forward(steps: PosteriorSteps) -> tuple[Array, tuple]:
     probs = transition_probs(steps)
     return probs, (steps, probs)
 
 
-def _transition_probs_backward(residuals: tuple, cotangent: Array) -> tuple[Steps]:
+def _transition_probs_backward(
+    residuals: tuple, cotangent: Array
+) -> tuple[PosteriorSteps]:
     (logs, *_), probs = residuals
     share = probs * cotangent
     to_ends, to_starts = jnp.sum(share, -2), -jnp.sum(share, -1)

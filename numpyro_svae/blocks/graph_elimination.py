@@ -14,9 +14,9 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.blocks.graph_factors import (
+    CanonicalFactor,
     Conditional,
     Domains,
-    Factor,
     choose_state,
     factor,
     integrate,
@@ -60,12 +60,12 @@ class Graph:
         return {name: Bint[size] for name, size in sizes.items()}
 
 
-def factors(graph: Graph, terms: Sequence[Term]) -> list[Factor]:
+def factors(graph: Graph, terms: Sequence[Term]) -> list[CanonicalFactor]:
     """The factors of terms."""
     return [factor(term, graph.declared, graph.domains) for term in terms]
 
 
-def forward(graph: Graph, factors: list[Factor]) -> tuple[Array, Conditionals]:
+def forward(graph: Graph, factors: list[CanonicalFactor]) -> tuple[Array, Conditionals]:
     """The log normaliser, and what each variable is given those eliminated later.
 
     A variable's factors are first multiplied over the plates that it is not in.

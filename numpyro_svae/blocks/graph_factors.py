@@ -41,9 +41,9 @@ from numpyro_svae.blocks.graph_arrays import (
 from numpyro_svae.blocks.graph_terms import GaussianTerm, Term, Variable
 
 __all__ = [
+    "CanonicalFactor",
     "Conditional",
     "Domains",
-    "Factor",
     "choose_state",
     "factor",
     "funsor_on_jax",
@@ -59,7 +59,7 @@ Domains = Mapping[str, Any]
 """Funsor's domain ``Bint[size]`` of every plate and every discrete variable."""
 
 
-class Factor(NamedTuple):
+class CanonicalFactor(NamedTuple):
     """The log factor ``c + sum_u h_u' x_u - sum_uv x_u' J_uv x_v / 2``.
 
     ``info`` has ``h_u`` by name, ``precision`` has ``J_uv`` by both names, in both
@@ -84,17 +84,19 @@ def funsor_on_jax() -> Iterator[None]:
         yield
 
 
-def factor(term: Term, declared: Mapping[str, Variable], domains: Domains) -> Factor:
+def factor(
+    term: Term, declared: Mapping[str, Variable], domains: Domains
+) -> CanonicalFactor:
     """The factor of a term, cut into blocks."""
     inputs = {name: domains[name] for name in term.plates + term.states}
     if not isinstance(term, GaussianTerm):
-        return Factor(Tensor(term.logits, inputs), {}, {})
+        return CanonicalFactor(Tensor(term.logits, inputs), {}, {})
     symmetric = 0.5 * (term.precision + jnp.swapaxes(term.precision, -1, -2))
     blocks: dict[str, slice] = {}
     start = 0
     for name in term.variables:
         blocks[name] = slice(start, start := start + declared[name].size)
-    return Factor(
+    return CanonicalFactor(
         Tensor(term.constant, inputs),
         {u: Tensor(term.info[..., blocks[u]], inputs) for u in blocks},
         {
@@ -116,16 +118,18 @@ def _add(a: dict, b: dict) -> dict:
     return a | {k: a[k] + b[k] if k in a else b[k] for k in b}
 
 
-def product(factors: Sequence[Factor]) -> Factor:
+def product(factors: Sequence[CanonicalFactor]) -> CanonicalFactor:
     """The product of factors: the sum of their logarithms."""
-    return Factor(
+    return CanonicalFactor(
         reduce(ops.add, [f.constant for f in factors]),
         reduce(_add, [f.info for f in factors]),
         reduce(_add, [f.precision for f in factors]),
     )
 
 
-def total_over(plates: frozenset[str], f: Factor, domains: Domains) -> Factor:
+def total_over(
+    plates: frozenset[str], f: CanonicalFactor, domains: Domains
+) -> CanonicalFactor:
     """The product over plates, of which no variable of the factor may be a member."""
     reduced = frozenset(funsor.Variable(plate, domains[plate]) for plate in plates)
     return jax.tree.map(lambda t: t.reduce(ops.add, reduced), f)
@@ -143,7 +147,7 @@ class Conditional(NamedTuple):
     cross: dict[str, Tensor]
 
 
-def shifted(f: Factor, origin: Mapping[str, Tensor]) -> Factor:
+def shifted(f: CanonicalFactor, origin: Mapping[str, Tensor]) -> CanonicalFactor:
     r"""The factor as a function of :math:`y_u = x_u - m_u`:
 
     .. math::
@@ -156,10 +160,10 @@ def shifted(f: Factor, origin: Mapping[str, Tensor]) -> Factor:
         info[u] = info[u] - _map(matvec, J, origin[v])
     for u, h in f.info.items():
         constant = constant + _map(half_inner, origin[u], h + info[u])
-    return Factor(constant, info, f.precision)
+    return CanonicalFactor(constant, info, f.precision)
 
 
-def integrate(f: Factor, v: str) -> tuple[Factor, Conditional]:
+def integrate(f: CanonicalFactor, v: str) -> tuple[CanonicalFactor, Conditional]:
     r"""The integral over a real variable, and its density given all others:
 
     .. math::
@@ -173,12 +177,12 @@ def integrate(f: Factor, v: str) -> tuple[Factor, Conditional]:
     cross = {
         u: _map(solve, tril, J) for (t, u), J in f.precision.items() if t == v != u
     }
-    others = Factor(
+    others = CanonicalFactor(
         f.constant,
         {u: h for u, h in f.info.items() if u != v},
         {pair: J for pair, J in f.precision.items() if v not in pair},
     )
-    message = Factor(
+    message = CanonicalFactor(
         _map(log_integral, tril, white),
         {u: _map(minus_inner_vector, cross[u], white) for u in cross},
         {(u, t): _map(minus_inner, cross[u], cross[t]) for u in cross for t in cross},
@@ -186,13 +190,13 @@ def integrate(f: Factor, v: str) -> tuple[Factor, Conditional]:
     return product([others, message]), Conditional(tril, white, cross)
 
 
-def sum_out(f: Factor, z: str) -> tuple[Factor, Tensor]:
+def sum_out(f: CanonicalFactor, z: str) -> tuple[CanonicalFactor, Tensor]:
     """The sum over a discrete variable, and its logits given all others.
 
     The factor has no real variables.
     """
     table, inputs = _last(f.constant, z)
-    return Factor(Tensor(log_sum_exp(table), inputs), {}, {}), f.constant
+    return CanonicalFactor(Tensor(log_sum_exp(table), inputs), {}, {}), f.constant
 
 
 def place_real(q: Conditional, drawn: Mapping[str, Tensor], noise: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from numpyro.distributions.util import validate_sample
 
 from numpyro_svae.blocks import discrete_chain
 from numpyro_svae.blocks.discrete_chain import safe_log
-from numpyro_svae.distributions.checks import CheckedArguments
+from numpyro_svae.distributions.arguments import CheckedArguments
 from numpyro_svae.potentials import CategoricalPotential
 
 __all__ = ["DiscreteMarkovChain"]

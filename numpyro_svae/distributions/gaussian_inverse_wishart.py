@@ -22,12 +22,12 @@ from numpyro.distributions.constraints import dependent_property
 from numpyro.distributions.util import lazy_property, promote_shapes, validate_sample
 from numpyro.util import is_prng_key
 
-from numpyro_svae.distributions.bartlett import bartlett_tril, solve_tril
-from numpyro_svae.distributions.checks import (
+from numpyro_svae.distributions.arguments import (
     CheckedArguments,
     broadcast_batch_shapes,
     check_values,
 )
+from numpyro_svae.distributions.bartlett import bartlett_tril, solve_tril
 from numpyro_svae.distributions.constraints import pack, symmetrize, unpack, weight_cov
 from numpyro_svae.families import RegressionNatural, RegressionStandard
 

@@ -23,6 +23,7 @@ from numpyro_svae.blocks.layout import (
 )
 from numpyro_svae.blocks.linalg import matmul
 from numpyro_svae.blocks.loops import first_steps, flip_steps, last_steps
+from numpyro_svae.distributions.arguments import CheckedArguments
 from numpyro_svae.distributions.chain_arguments import (
     batch_of,
     canonical_arguments,
@@ -30,7 +31,6 @@ from numpyro_svae.distributions.chain_arguments import (
     checked_lengths,
     lanes_of,
 )
-from numpyro_svae.distributions.checks import CheckedArguments
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = ["LinearGaussianChain"]

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import MultivariateStudentT, constraints
 from numpyro.distributions.batch_util import vmap_over
 
-from numpyro_svae.distributions.checks import matrix_shape, one_of
+from numpyro_svae.distributions.arguments import matrix_shape, one_of
 from numpyro_svae.distributions.constraints import pack, unpack
 from numpyro_svae.distributions.gaussian_inverse_wishart import GaussianInverseWishart
 from numpyro_svae.families import RegressionNatural

@@ -16,11 +16,11 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
+from numpyro_svae.distributions.arguments import CheckedArguments
 from numpyro_svae.distributions.chain_arguments import (
     canonical_arguments,
     checked_lengths,
 )
-from numpyro_svae.distributions.checks import CheckedArguments
 from numpyro_svae.distributions.linear_gaussian_chain import LinearGaussianChain
 
 __all__ = ["NonlinearGaussianChain"]

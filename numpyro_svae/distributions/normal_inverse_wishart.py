@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import MultivariateStudentT, constraints
 from numpyro.distributions.batch_util import vmap_over
 
-from numpyro_svae.distributions.checks import one_of, vector_shape
+from numpyro_svae.distributions.arguments import one_of, vector_shape
 from numpyro_svae.distributions.constraints import pack, unpack
 from numpyro_svae.distributions.gaussian_inverse_wishart import GaussianInverseWishart
 from numpyro_svae.families import RegressionNatural

@@ -14,7 +14,7 @@ from scipy.integrate import quad
 
 import numpyro_svae as ns
 from numpyro_svae.inference.local.gradient_messages import (
-    Moments,
+    VectorMoments,
     message_of,
     moments_of,
     narrowing,
@@ -46,7 +46,9 @@ def moments(dim):
     keys = random.split(random.PRNGKey(1), 2)
     root = random.normal(keys[1], (4, dim, dim))
     covariance = root @ jnp.swapaxes(root, -1, -2) + 0.1 * jnp.eye(dim)
-    return Moments(random.normal(keys[0], (4, dim)), jnp.linalg.cholesky(covariance))
+    return VectorMoments(
+        random.normal(keys[0], (4, dim)), jnp.linalg.cholesky(covariance)
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_gradient_is_that_of_the_expectation(x64):
 
         return quad(term, -12, 12, epsabs=1e-13)[0]
 
-    at = Moments(jnp.array([[0.3]]), jnp.sqrt(jnp.array([[[0.4]]])))
+    at = VectorMoments(jnp.array([[0.3]]), jnp.sqrt(jnp.array([[[0.4]]])))
 
     def total(at):
         values = expected_values(lambda x: 3.0 * x - jnp.exp(x), at, ns.Cubature())
@@ -119,7 +121,7 @@ def test_negative_directions_are_left_out(x64):
     def total(at):
         return jnp.sum(expected_values(values_at, at, ns.Cubature()))
 
-    at = Moments(jnp.array([[1.0, 2.0]]), jnp.diag(jnp.array([2.0, 0.5]))[None])
+    at = VectorMoments(jnp.array([[1.0, 2.0]]), jnp.diag(jnp.array([2.0, 0.5]))[None])
     found = message_of(at, jax.grad(total)(at))
     expected = jnp.diag(jnp.array([0.0, 4.0]))
     np.testing.assert_allclose(found.precision[0], expected, atol=1e-12)

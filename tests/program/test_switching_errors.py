@@ -58,8 +58,8 @@ def test_a_potential_that_does_not_fit_a_chain_of_states(model, potential, parts
     "options, message",
     [
         ({"gradient": "exact"}, "gradient: found 'exact'; accepted are 'implicit'"),
-        ({"max_sweeps": 0}, "found 0 and 5; accepted are at least 1 and at least 0"),
-        ({"anneal": -1}, "found 100 and -1; accepted are at least 1"),
+        ({"max_sweeps": 0}, "found 0, 5 and 60; accepted are at least 1"),
+        ({"anneal": -1}, "found 100, -1 and 60; accepted are at least 1"),
         ({"tolerance": 0.0}, "tolerance: found 0.0; accepted are positive"),
     ],
 )

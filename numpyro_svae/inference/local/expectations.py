@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.cubature import Rule
-from numpyro_svae.inference.local.gradient_messages import Moments
+from numpyro_svae.inference.local.gradient_messages import VectorMoments
 from numpyro_svae.program.run.positions import Extent, read_at
 from numpyro_svae.program.structure.likelihoods import Likelihoods
 
@@ -56,7 +56,7 @@ class Expectations:
         """Expected log likelihoods, per entry of the batch of each observed site.
 
         :param senders: the observed sites.
-        :param moments: :class:`Moments` of the vectors that they depend on, and
+        :param moments: :class:`VectorMoments` of the vectors that they depend on, and
             probabilities ``(*positions, K)`` of the discrete sites.
         """
         together: dict[tuple[str, ...], list[str]] = {}
@@ -130,7 +130,7 @@ class Expectations:
         return jnp.sum(table, tuple(range(len(site.batch_shape), table.ndim)))
 
 
-def _at_point(vectors: dict[str, Moments], point: Array) -> dict[str, Array]:
+def _at_point(vectors: dict[str, VectorMoments], point: Array) -> dict[str, Array]:
     """Vectors side by side at a point of a standard normal distribution."""
     values, start = {}, 0
     for name, (mean, tril) in vectors.items():

@@ -23,7 +23,7 @@ import numpyro.distributions as dist
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = [
-    "Moments",
+    "VectorMoments",
     "as_message",
     "mean_and_covariance",
     "message_of",
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-class Moments(NamedTuple):
+class VectorMoments(NamedTuple):
     """Means ``(*positions, D)``, and Cholesky factors ``(*positions, D, D)`` of
     covariances."""
 
@@ -41,7 +41,7 @@ class Moments(NamedTuple):
     tril: Array
 
 
-def moments_of(marginal: Any, positions: tuple[int, ...]) -> Moments:
+def moments_of(marginal: Any, positions: tuple[int, ...]) -> VectorMoments:
     """Moments of a Gaussian vector or chain at its positions.
 
     :param marginal: the distribution.
@@ -53,7 +53,7 @@ def moments_of(marginal: Any, positions: tuple[int, ...]) -> Moments:
     else:
         mean, tril = marginal.mean, jnp.linalg.cholesky(marginal.covariance)
     mean = jnp.broadcast_to(mean, (*positions, mean.shape[-1]))
-    return Moments(mean, jnp.broadcast_to(tril, (*positions, *tril.shape[-2:])))
+    return VectorMoments(mean, jnp.broadcast_to(tril, (*positions, *tril.shape[-2:])))
 
 
 def mean_and_covariance(
@@ -95,7 +95,7 @@ def as_message(
     return found if mask is None else found.mask(mask)
 
 
-def message_of(moments: Moments, gradient: Moments) -> GaussianPotential:
+def message_of(moments: VectorMoments, gradient: VectorMoments) -> GaussianPotential:
     """The message of a factor to a Gaussian site.
 
     In the coordinates of ``x = m + L e`` the curvature is ``-L' (dE/dL)``, of which
@@ -123,7 +123,7 @@ def message_of(moments: Moments, gradient: Moments) -> GaussianPotential:
 
 
 def remains(
-    moments: Moments, current: GaussianPotential, goal: GaussianPotential
+    moments: VectorMoments, current: GaussianPotential, goal: GaussianPotential
 ) -> Array:
     """How far a message is from its goal, at each position, relative to that.
 
@@ -143,7 +143,7 @@ def remains(
     return jnp.maximum(far[0] / (1.0 + known[0]), far[1] / (1.0 + known[1]))
 
 
-def narrowing(moments: Moments, tighter: Array) -> GaussianPotential:
+def narrowing(moments: VectorMoments, tighter: Array) -> GaussianPotential:
     """What leaves a mean where it is, and makes a covariance narrower.
 
     :param moments: of an independent vector; of steps of a path it holds nearly.

@@ -27,11 +27,11 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.inference.local.all_sites import infer_locals
 from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.datum_bounds import Datum, data_of, sending
 from numpyro_svae.inference.local.expectations import Expectations
 from numpyro_svae.inference.local.fixed_point import FixedPoint
-from numpyro_svae.inference.local.groups import infer_locals
 from numpyro_svae.inference.local.nonlinear_chains import Chains
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.inference.local.site_messages import messages_of

@@ -16,12 +16,12 @@ from numpyro_svae.inference.factors.chains import chain_prior
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.beliefs import message_to, potential_of
 from numpyro_svae.inference.local.cubature import Rule
-from numpyro_svae.inference.local.gradient_messages import Moments, remains
+from numpyro_svae.inference.local.gradient_messages import VectorMoments, remains
 from numpyro_svae.inference.local.nonlinear_start import filtered_steps
 from numpyro_svae.inference.local.nonlinear_steps import (
+    LinearSteps,
     Pairs,
     Points,
-    Steps,
     cholesky_of,
     gap_of,
     goal_of,
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 Potentials = dict[str, GaussianPotential]
-AllSteps = dict[str, Steps]
+AllSteps = dict[str, LinearSteps]
 
 
 def nonlinear_names(structure: Structure) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def live_steps(
     found = {}
     for name, chain in transitions.items():
         mean, tril = steps[name].moments
-        before = Moments(mean[..., :-1, :], tril[..., :-1, :, :])
+        before = VectorMoments(mean[..., :-1, :], tril[..., :-1, :, :])
         live, _ = linear_steps(chain.means, before, points_of(rule, before))
         found[name] = steps[name].matrices + live - lax.stop_gradient(live)
     return found
@@ -171,7 +171,7 @@ class Chains:
             )
         return found
 
-    def remains(self, name: str, steps: Steps, goal: Steps) -> Array:
+    def remains(self, name: str, steps: LinearSteps, goal: LinearSteps) -> Array:
         """How far steps are from their goal, at each position.
 
         In units of the posterior standard deviation of the state before a step and of

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from numpyro_svae.blocks.gaussian import condition
 from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
 from numpyro_svae.inference.local.cubature import Rule
-from numpyro_svae.inference.local.gradient_messages import Moments
+from numpyro_svae.inference.local.gradient_messages import VectorMoments
 from numpyro_svae.inference.local.nonlinear_steps import (
-    Steps,
+    LinearSteps,
     linear_steps,
     points_of,
     steps_of,
@@ -34,7 +34,7 @@ def filtered_steps(
     prior: LinearGaussianChain,
     message: GaussianPotential,
     rule: Rule,
-) -> Steps:
+) -> LinearSteps:
     """Linear steps at the moments of a filter, as a start (a cubature Kalman filter).
 
     :param chain: the chain.
@@ -44,13 +44,13 @@ def filtered_steps(
     """
     (*batch, steps), size = message.batch_shape, message.dim
     precision = jnp.broadcast_to(message.full_precision(), (*batch, steps, size, size))
-    points = points_of(rule, Moments(message.info_vector, precision))
+    points = points_of(rule, VectorMoments(message.info_vector, precision))
     noise = _in_time(prior.transition_cov, (*batch, steps - 1, size, size))
 
     def move(state: tuple[Array, Array], given: Any) -> tuple[Any, Any]:
         info, precision, cov, u = given
         found = condition(*state, GaussianPotential(info, precision))
-        moments = Moments(found.mean, found.scale_tril)
+        moments = VectorMoments(found.mean, found.scale_tril)
         matrix, spread = linear_steps(lambda x: chain.step(x, u), moments, points)
         mean = moments.mean[..., None]
         value = matrix[..., :-1] @ mean + matrix[..., -1:]
@@ -72,7 +72,7 @@ def filtered_steps(
     _, (matrix, moments) = lax.scan(move, first, over)
     matrix, mean, tril = (jnp.moveaxis(x, 0, len(batch)) for x in (matrix, *moments))
     nothing = jnp.zeros_like(mean), jnp.zeros_like(tril)
-    return steps_of(matrix, nothing, Moments(mean, tril))
+    return steps_of(matrix, nothing, VectorMoments(mean, tril))
 
 
 def _in_time(x: Array, shape: tuple[int, ...]) -> Array:

@@ -30,15 +30,15 @@ from numpyro_svae.blocks.elimination import (
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.gradient_messages import (
-    Moments,
+    VectorMoments,
     moments_of,
 )
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = [
+    "LinearSteps",
     "Pairs",
     "Points",
-    "Steps",
     "bound_points",
     "cholesky_of",
     "gap_of",
@@ -61,7 +61,7 @@ class Pairs(NamedTuple):
     :param cross: ``Cov(x', x)``, ``(..., T - 1, D, D)``.
     """
 
-    before: Moments
+    before: VectorMoments
     after: Array
     cross: Array
 
@@ -74,11 +74,11 @@ class Pairs(NamedTuple):
         mean, tril = moments_of(path, positions)
         cross = path.neighbor_covariance
         shape = (*positions[:-1], positions[-1] - 1, *cross.shape[-2:])
-        before = Moments(mean[..., :-1, :], tril[..., :-1, :, :])
+        before = VectorMoments(mean[..., :-1, :], tril[..., :-1, :, :])
         return cls(before, mean[..., 1:, :], jnp.broadcast_to(cross, shape))
 
 
-class Steps(NamedTuple):
+class LinearSteps(NamedTuple):
     """Linear steps with what is left over, at the states that they start from.
 
     That of the last state is of no step.
@@ -90,14 +90,14 @@ class Steps(NamedTuple):
 
     matrix: Array
     leftover: GaussianPotential
-    moments: Moments
+    moments: VectorMoments
 
     @property
     def matrices(self) -> Array:
         """Those of the steps, ``(..., T - 1, D, D + 1)``."""
         return self.matrix[..., :-1, :, :]
 
-    def towards(self, goal: Steps, rate: Array, cov: Array) -> Steps:
+    def towards(self, goal: LinearSteps, rate: Array, cov: Array) -> LinearSteps:
         """Natural parameters that are a part of the way to others.
 
         :param goal: the others.
@@ -115,10 +115,12 @@ class Steps(NamedTuple):
         leftover = GaussianPotential(
             info - spread[..., :-1, -1], precision + spread[..., :-1, :-1]
         )
-        return Steps(self.matrix + share * change, leftover, goal.moments)
+        return LinearSteps(self.matrix + share * change, leftover, goal.moments)
 
 
-def linear_steps(means: Means, moments: Moments, points: Points) -> tuple[Array, Array]:
+def linear_steps(
+    means: Means, moments: VectorMoments, points: Points
+) -> tuple[Array, Array]:
     """The closest linear steps ``[A, b]``, and the covariance of the means after them.
 
     :param means: maps states ``(..., D)`` to the means of the next ones.
@@ -136,14 +138,14 @@ def linear_steps(means: Means, moments: Moments, points: Points) -> tuple[Array,
     return jnp.concatenate([matrix, bias[..., None]], -1), spread
 
 
-def points_of(rule: Rule, moments: Moments) -> Points:
+def points_of(rule: Rule, moments: VectorMoments) -> Points:
     """The points of a rule, and their weights."""
     mean = moments.mean
     points, weights = rule.points(mean.shape[-1])
     return jnp.asarray(points, mean.dtype), jnp.asarray(weights, mean.dtype)
 
 
-def bound_points(rule: Rule, moments: Moments, key: Array) -> Points:
+def bound_points(rule: Rule, moments: VectorMoments, key: Array) -> Points:
     """Points that make expectations unbiased: those of products, or a pair of draws.
 
     The draws are of each position by itself, and the second one is minus the first.
@@ -196,21 +198,21 @@ def goal_of(
     rule: Rule,
     beside: Array,
     exists: Array,
-) -> Steps:
+) -> LinearSteps:
     """Where the messages of the steps to their pairs are, given moments of these.
 
     :param pairs: the moments.
     :param means: f.
     :param cov: Q, of shape ``(..., T - 1, D, D)``.
     :param rule: the points.
-    :param beside: precisions of all else that is said of the states before the steps.
+    :param beside: precisions of the other messages to the states before the steps.
         What is left over may be negative as far as these make up for it.
     :param exists: which steps there are, ``(..., T - 1)`` or less.
     """
     points = points_of(rule, pairs.before)
     matrices, _ = linear_steps(means, pairs.before, points)
 
-    def total(before: Moments) -> Array:
+    def total(before: VectorMoments) -> Array:
         moved = pairs._replace(before=before)
         gaps = gap_of(moved, means, matrices, cov, points)
         return jnp.sum(jnp.where(exists, gaps, 0.0))
@@ -219,7 +221,9 @@ def goal_of(
     return steps_of(matrices, leftover, pairs.before)
 
 
-def steps_of(matrices: Array, leftover: tuple[Array, Array], before: Moments) -> Steps:
+def steps_of(
+    matrices: Array, leftover: tuple[Array, Array], before: VectorMoments
+) -> LinearSteps:
     """With nothing at the last states."""
     rank = before.mean.ndim - 2
 
@@ -227,10 +231,12 @@ def steps_of(matrices: Array, leftover: tuple[Array, Array], before: Moments) ->
         return jnp.pad(x, [(0, int(axis == rank)) for axis in range(x.ndim)])
 
     potential = GaussianPotential(*map(padded, leftover))
-    return Steps(padded(matrices), potential, Moments(*map(padded, before)))
+    return LinearSteps(padded(matrices), potential, VectorMoments(*map(padded, before)))
 
 
-def _signed(moments: Moments, gradient: Moments, beside: Array) -> tuple[Array, Array]:
+def _signed(
+    moments: VectorMoments, gradient: VectorMoments, beside: Array
+) -> tuple[Array, Array]:
     """A message whose precision is not negative together with another one."""
     mean, tril = moments
     lower = jnp.tril(_transpose(tril) @ gradient.tril)

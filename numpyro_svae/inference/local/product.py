@@ -35,7 +35,7 @@ from numpyro_svae.inference.local.fixed_point import (
 from numpyro_svae.inference.local.joint import infer_joint, joint_scores
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.local.product_belief import ProductBelief, joining_forms
-from numpyro_svae.inference.local.recurrence import Messages, Recurrence
+from numpyro_svae.inference.local.recurrence import Coupling, Recurrence
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.structure.groups import Group
 
@@ -187,7 +187,7 @@ class _Product:
         return _Found(discrete, states, statistics)
 
     def _infer_discrete(
-        self, logits: Logits, messages: Messages
+        self, logits: Logits, messages: Coupling
     ) -> tuple[dict[str, DiscreteBelief], ExpectedFactors]:
         factors = self.recurrence.given(messages.rows)
         beliefs = {
@@ -198,7 +198,7 @@ class _Product:
         return beliefs, factors.given(probs)
 
     def _infer_state(
-        self, given: ExpectedFactors, name: str, statistics: Statistics, by: Messages
+        self, given: ExpectedFactors, name: str, statistics: Statistics, by: Coupling
     ) -> StateBelief:
         recognised, own = self.potentials.get(name), self._own(name)
         messages = self._to_gaussian(name, self._others(name), statistics)

@@ -30,17 +30,17 @@ from numpyro_svae.inference.local.beliefs import (
     StateBelief,
     infer_discrete,
 )
-from numpyro_svae.inference.local.gradient_messages import Moments, message_of
+from numpyro_svae.inference.local.gradient_messages import VectorMoments, message_of
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import clean
 from numpyro_svae.program.structure.groups import Group
 
-__all__ = ["Messages", "Recurrence"]
+__all__ = ["Coupling", "Recurrence"]
 
 _IMPOSSIBLE = -1e4  # a log probability that is none in any precision, and finite
 
 
-class Messages(NamedTuple):
+class Coupling(NamedTuple):
     """What the factors send.
 
     :param rows: expected logs of the probabilities of the discrete sites.
@@ -74,14 +74,14 @@ class Recurrence:
     def __bool__(self) -> bool:
         return bool(self.coupled)
 
-    def nothing(self) -> Messages:
+    def nothing(self) -> Coupling:
         """The messages where there is no coupling."""
         rows = {}
         for factor in self.coupled:
             extent, size = self.factors.extent(factor), self.factors.local(factor.site)
             event = (size.size,) * (1 + size.chain)
             rows[factor.site] = jnp.zeros((*extent.positions, *event))
-        return Messages(
+        return Coupling(
             rows, {f.parent: self._no_message(f.parent) for f in self.coupled}
         )
 
@@ -105,7 +105,7 @@ class Recurrence:
             rows[factor.site] = self._rows(factor, moments)
         return self.given(rows)
 
-    def _rows(self, factor: Any, moments: Moments) -> Array:
+    def _rows(self, factor: Any, moments: VectorMoments) -> Array:
         return self.factors.bound.logits[factor.site].expected(*moments)
 
     def send(
@@ -113,7 +113,7 @@ class Recurrence:
         states: dict[str, StateBelief],
         alone: dict[str, Array],
         weight: Array,
-    ) -> Messages:
+    ) -> Coupling:
         """Messages of the factors at posteriors of the vectors.
 
         :param states: these.
@@ -126,7 +126,7 @@ class Recurrence:
             name, parent = factor.site, factor.parent
             moments = _moments(states[parent])
 
-            def usable(moments: Moments, factor: Any = factor) -> Array:
+            def usable(moments: VectorMoments, factor: Any = factor) -> Array:
                 return jnp.maximum(self._rows(factor, moments), _IMPOSSIBLE)
 
             found, pull = jax.vjp(usable, moments)
@@ -137,7 +137,7 @@ class Recurrence:
             message = message_of(moments, gradient)
             message = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf), message)
             potentials[parent] = potentials[parent] + message
-        return Messages(rows, potentials)
+        return Coupling(rows, potentials)
 
     def _begun(self, factor: Any, rows: Array) -> Array:
         """The rows that sweeps begin with, where the vectors are left out.
@@ -163,5 +163,5 @@ class Recurrence:
         return probs * jnp.expand_dims(jnp.asarray(share), missing)
 
 
-def _moments(belief: StateBelief) -> Moments:
-    return Moments(belief.mean, jnp.linalg.cholesky(belief.covariance))
+def _moments(belief: StateBelief) -> VectorMoments:
+    return VectorMoments(belief.mean, jnp.linalg.cholesky(belief.covariance))

@@ -15,7 +15,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.inference.local import gradient_messages
-from numpyro_svae.inference.local.gradient_messages import Moments
+from numpyro_svae.inference.local.gradient_messages import VectorMoments
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.run.positions import Extent
 from numpyro_svae.program.run.wrappers import peel
@@ -44,18 +44,23 @@ class SiteMessages(Protocol):
 
 
 class _ToVectors:
-    def moments(self, marginal: Any, extent: Extent) -> Moments:
+    def moments(self, marginal: Any, extent: Extent) -> VectorMoments:
         return gradient_messages.moments_of(marginal, extent.positions)
 
-    def message(self, moments: Moments, gradient: Moments) -> GaussianPotential:
+    def message(
+        self, moments: VectorMoments, gradient: VectorMoments
+    ) -> GaussianPotential:
         return gradient_messages.message_of(moments, gradient)
 
     def remains(
-        self, moments: Moments, message: GaussianPotential, goal: GaussianPotential
+        self,
+        moments: VectorMoments,
+        message: GaussianPotential,
+        goal: GaussianPotential,
     ) -> Array:
         return gradient_messages.remains(moments, message, goal)
 
-    def narrowed(self, moments: Moments, tighter: Array) -> GaussianPotential:
+    def narrowed(self, moments: VectorMoments, tighter: Array) -> GaussianPotential:
         return gradient_messages.narrowing(moments, tighter)
 
     def nothing(self, local: Local, extent: Extent) -> GaussianPotential:

@@ -12,7 +12,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.inference.local.nonlinear_steps import Steps
+from numpyro_svae.inference.local.nonlinear_steps import LinearSteps
 
 __all__ = ["Messages", "where_known"]
 
@@ -27,7 +27,7 @@ class Messages(NamedTuple):
     """
 
     potentials: dict[str, Any]
-    steps: dict[str, Steps]
+    steps: dict[str, LinearSteps]
 
     def beside(self, given: dict[str, Any]) -> dict[str, Any]:
         """The potentials of all sites: these, and those that are given of others.

@@ -17,7 +17,7 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.inference.local.gradient_sweeps import Point, Potentials, Sweeps
-from numpyro_svae.inference.local.nonlinear_steps import Steps
+from numpyro_svae.inference.local.nonlinear_steps import LinearSteps
 from numpyro_svae.inference.local.site_messages import messages_of
 from numpyro_svae.inference.local.sweep_messages import Messages
 
@@ -49,7 +49,7 @@ def start_of(sweeps: Sweeps, given: Potentials) -> Point:
     return lax.cond(all_usable, lambda: first, other)
 
 
-def _best(sweeps: Sweeps, given: Potentials, steps: dict[str, Steps]) -> Point:
+def _best(sweeps: Sweeps, given: Potentials, steps: dict[str, LinearSteps]) -> Point:
     """The best of several starts, by datum.
 
     :param steps: of chains that are not linear.

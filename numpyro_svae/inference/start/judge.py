@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.global_priors import divergence
+from numpyro_svae.inference.local.all_sites import infer_locals
 from numpyro_svae.inference.local.fixed_point import FixedPoint
-from numpyro_svae.inference.local.groups import infer_locals
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.structure.factors import Structure
 
