@@ -64,6 +64,50 @@ def test_linear_function_is_a_linear_chain(x64):
         np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-10)
 
 
+def behind_a_network(transition):
+    """A model of paths behind a decoder, with steps that a parameter turns."""
+
+    def model(y):
+        decoder = numpyro.param("decoder", random.normal(KEY, (2, 5)))
+        turn = numpyro.param("turn", jnp.asarray(TURN))
+        known = jnp.ones(2), jnp.eye(2), transition(turn), 0.1 * jnp.eye(2)
+        kind = ns.NonlinearGaussianChain if callable(known[2]) else None
+        chain = (kind or ns.LinearGaussianChain)(*known, num_steps=y.shape[1])
+        with numpyro.plate("data", len(y)):
+            x = numpyro.sample("x", chain)
+            seen = dist.Normal(jnp.tanh(x @ decoder), 0.5)
+            numpyro.sample("y", seen.to_event(2), obs=y)
+
+    return model
+
+
+def encode(y):
+    weight = numpyro.param("encoder", random.normal(KEY, (5, 4)))
+    loc, scale = jnp.split(jnp.tanh(y @ weight), 2, -1)
+    scale = jax.nn.softplus(scale) + 0.3
+    return {"x": ns.GaussianPotential.from_loc_scale(loc, scale)}
+
+
+def test_a_recognition_network_learns_as_it_does_of_a_linear_chain(x64):
+    """Of a linear function: the loss at the same draws, and all of its gradients."""
+    y, found = random.normal(KEY, (3, 6, 5)), []
+    params = {
+        "decoder": random.normal(KEY, (2, 5)),
+        "turn": jnp.asarray(TURN),
+        "encoder": random.normal(KEY, (5, 4)),
+    }
+    for transition in (lambda turn: lambda x, u: turn @ x), (lambda turn: turn):
+        model = behind_a_network(transition)
+        guide = ns.AutoSVAE(model, encode)
+        loss = jax.jit(
+            jax.value_and_grad(lambda p, g=guide, m=model: loss_of(g, m, y, params=p))
+        )
+        found.append(loss(params))
+    jax.tree.map(
+        lambda own, linear: np.testing.assert_allclose(own, linear, rtol=1e-7), *found
+    )
+
+
 STEPS, NOISE, SENSOR = 4, 0.2, 0.3
 SEEN = jnp.array([[[0.3], [1.0], [1.6], [1.2]]])
 
