@@ -31,7 +31,7 @@ import optax
 import numpyro_svae as ns
 
 HERE = Path(__file__).parent
-SEEDS, STEPS, HIDDEN = 3, 2000, 32
+SEEDS, STEPS, HIDDEN = 3, 600, 32
 SEQUENCES, LENGTH, SEEN, HORIZONS = 24, 110, 60, (10, 25, 50)
 SENSORS, SENSOR_NOISE, KICKS = 20, 0.3, 0.01
 
