@@ -73,9 +73,11 @@ class AutoSVAE(FittedGuide):
         the lower one. Chains are always independent of what they are coupled with.
     :param fixed_point: how the best product of independent coupled sites is found and
         differentiated, and how many sweeps there are for likelihoods that are not
-        conjugate; :class:`~numpyro_svae.FixedPoint` says what the default is.
-    :param cubature: how such likelihoods are averaged over a latent vector;
-        :class:`~numpyro_svae.Cubature` says what the default is.
+        conjugate and for steps that are not linear;
+        :class:`~numpyro_svae.FixedPoint` says what the default is.
+    :param cubature: how these are averaged over a latent vector, a
+        :class:`~numpyro_svae.Cubature`, which says what the default is, or
+        :class:`~numpyro_svae.Samples`.
     :param refine: the most sweeps, from what the recognition function says of vectors
         and chains that are seen through such likelihoods, towards the best posterior.
         In training the bound is that of the refined posterior, and the recognition
