@@ -120,7 +120,7 @@ def components(y):
     return ns.MatrixNormalInverseWishart(weight, df * jnp.eye(3), df, df * cov)
 
 
-def fit(model, steps=400):
+def fit(model, steps=300):
     guide = ns.AutoSVAE(
         model,
         init={"sensors": components(fitted)},
@@ -159,7 +159,7 @@ figure, axes = plt.subplots(1, 2, figsize=(8.5, 4), layout="constrained", sharey
 for ax, arrows, title in zip(axes, (field(grid), learnt), ("true", "learnt")):
     for own in path[:16]:
         ax.plot(*own.T, color="0.85", lw=0.7)
-    speed = np.linalg.norm(arrows, axis=-1, keepdims=True)
+    speed = 1e-6 + np.linalg.norm(arrows, axis=-1, keepdims=True)
     ax.quiver(across, up, *np.moveaxis(arrows / np.sqrt(speed), -1, 0), color="C0")
     ax.set(title=f"vector field, {title}", xlim=(-2.7, 2.7), ylim=(-4.3, 4.3))
 plt.show()
