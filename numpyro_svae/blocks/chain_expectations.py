@@ -145,7 +145,8 @@ def _quadratic(weight: Array, cov: Array) -> Array:
     if not len(weight):
         return jnp.zeros(cov.shape[2:], cov.dtype)
     product = matmul(weight, cov)
-    return dot(*(jnp.reshape(x, (-1, *x.shape[2:])) for x in (product, weight)))
+    entries = (weight.shape[0] * weight.shape[1],)  # there may be no step
+    return dot(*(jnp.reshape(x, entries + x.shape[2:]) for x in (product, weight)))
 
 
 @jax.jit
