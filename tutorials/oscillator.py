@@ -151,7 +151,7 @@ turn, shift = back[:2], back[2]
 
 across, up = np.meshgrid(np.linspace(-2.5, 2.5, 15), np.linspace(-4, 4, 15))
 grid = np.stack([across, up], -1)
-latent = (grid - shift) @ np.linalg.inv(turn)
+latent = np.linalg.solve(turn.T, (grid - shift)[..., None])[..., 0]
 step = jax.vmap(jax.vmap(lambda x: move(params["net"], x) - x))(jnp.asarray(latent))
 learnt = np.asarray(step) @ turn / 0.1
 
