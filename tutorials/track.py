@@ -13,10 +13,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import normalized_mutual_info_score
 
 import numpyro_svae as ns
@@ -149,64 +147,3 @@ def switching_lds(y):
         seen = jnp.concatenate([x, jnp.ones((sequences, steps, 1))], -1)
         fn = dist.MultivariateNormal(seen @ loading.T, spread).to_event(1)
         numpyro.sample("y", fn, obs=y)
-
-
-def recurrent_lds(y, begin):
-    """The switching system whose next part of the track hangs on where the car is.
-
-    Weights of the logits are point estimates, all else has a conjugate prior.
-
-    :param y: observations, ``(N, T, P)``.
-    :param begin: where the weights of the logits begin, ``(K, 3)``.
-    """
-    sequences, _, sensors = y.shape
-    weights = numpyro.param("weights", begin)
-    dynamics = ns.MatrixNormalInverseWishart(
-        jnp.zeros((2, 3)), 0.1 * jnp.eye(3), 5.0, 0.01 * jnp.eye(2)
-    )
-    with numpyro.plate("states", NUM_STATES):
-        weight, noise = ns.sample("dynamics", dynamics)
-    start = ns.NormalInverseWishart(jnp.zeros(2), 0.1, 5.0, jnp.eye(2))
-    sensing = ns.MatrixNormalInverseWishart(
-        jnp.zeros((sensors, 3)), 0.1 * jnp.eye(3), sensors + 2.0, 0.1 * jnp.eye(sensors)
-    )
-    loc, cov = ns.sample("start", start)
-    loading, spread = ns.sample("sensing", sensing)
-
-    def see(name, x, y):
-        seen = _with_one(x) @ loading.T
-        numpyro.sample(name, dist.MultivariateNormal(seen, spread), obs=y)
-
-    def step(carry, y):
-        z, x = carry
-        with numpyro.plate("sequences", sequences):
-            logits = _with_one(x) @ weights.T
-            z = numpyro.sample("z", dist.Categorical(logits=logits))
-            mean = jnp.squeeze(weight[z] @ _with_one(x)[..., None], -1)
-            x = numpyro.sample("x", dist.MultivariateNormal(mean, noise[z]))
-            see("y", x, y)
-        return (z, x), None
-
-    with numpyro.plate("sequences", sequences):
-        z = numpyro.sample("z0", dist.Categorical(jnp.ones(NUM_STATES) / NUM_STATES))
-        x = numpyro.sample("x0", dist.MultivariateNormal(loc, cov))
-        see("y0", x, y[:, 0])
-    scan(step, (z, x), y[:, 1:].swapaxes(0, 1))
-
-
-def _with_one(x):
-    return jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
-
-
-def boundaries(position: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """Weights of the logits ``(K, 3)`` by a regression on the position before.
-
-    :param position: of cars, ``(N, T, 2)``.
-    :param states: that were found, ``(N, T)``.
-    """
-    before = position[:, :-1].reshape(-1, 2)
-    fit = LogisticRegression(C=100.0, max_iter=2000).fit(before, states[:, 1:].ravel())
-    weights = np.zeros((NUM_STATES, 3))
-    weights[:, 2] = -10.0  # of states that are not there
-    weights[fit.classes_] = np.concatenate([fit.coef_, fit.intercept_[:, None]], -1)
-    return weights
