@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 from jax import Array, lax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 
 from numpyro_svae.potentials import GaussianPotential
+from numpyro_svae.program.run.classes import spelling_of
+from numpyro_svae.program.run.wrappers import peel
 
 __all__ = [
     "VectorMoments",
@@ -47,13 +48,11 @@ def moments_of(marginal: Any, positions: tuple[int, ...]) -> VectorMoments:
     :param marginal: the distribution.
     :param positions: shape of the positions.
     """
-    marginal = _base(marginal)
-    if isinstance(marginal, dist.MultivariateNormal):
-        mean, tril = marginal.loc, marginal.scale_tril
-    else:
-        mean, tril = marginal.mean, jnp.linalg.cholesky(marginal.covariance)
-    mean = jnp.broadcast_to(mean, (*positions, mean.shape[-1]))
-    return VectorMoments(mean, jnp.broadcast_to(tril, (*positions, *tril.shape[-2:])))
+    vector = peel(marginal)[0]
+    if spelling_of(vector) == "vector":
+        return VectorMoments(*_spread(positions, vector.loc, vector.scale_tril))
+    tril = jnp.linalg.cholesky(vector.covariance)
+    return VectorMoments(*_spread(positions, vector.mean, tril))
 
 
 def mean_and_covariance(
@@ -64,19 +63,18 @@ def mean_and_covariance(
     :param marginal: the distribution.
     :param positions: shape of the positions.
     """
-    marginal = _base(marginal)
-    if isinstance(marginal, dist.MultivariateNormal):
-        mean, covariance = marginal.loc, marginal.covariance_matrix
-    else:
-        mean, covariance = marginal.mean, marginal.covariance
+    vector = peel(marginal)[0]
+    if spelling_of(vector) == "vector":
+        return _spread(positions, vector.loc, vector.covariance_matrix)
+    return _spread(positions, vector.mean, vector.covariance)
+
+
+def _spread(
+    positions: tuple[int, ...], mean: Array, matrix: Array
+) -> tuple[Array, Array]:
+    """A mean and a matrix of each position."""
     mean = jnp.broadcast_to(mean, (*positions, mean.shape[-1]))
-    return mean, jnp.broadcast_to(covariance, (*positions, *covariance.shape[-2:]))
-
-
-def _base(marginal: Any) -> Any:
-    while isinstance(marginal, dist.Independent):
-        marginal = marginal.base_dist
-    return marginal
+    return mean, jnp.broadcast_to(matrix, (*positions, *matrix.shape[-2:]))
 
 
 def as_message(

@@ -260,12 +260,9 @@ class Sweeps:
 
         A message counts as often as what sends it does, beside its site.
         """
-        senders = list(
-            dict.fromkeys(s for names in self.senders.values() for s in names)
-        )
 
         def total(moments: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
-            found = self.expectations.of(senders, moments)
+            found = self.expectations.of(self.sending, moments)
             scaled = (jnp.sum(self.factors.site(n).scale * v) for n, v in found.items())
             return sum(scaled, jnp.zeros(())), found
 

@@ -22,7 +22,11 @@ _SPELLINGS: tuple[tuple[type, Spelling], ...] = (
     (dist.MultivariateNormal, "vector"),
     (dist.MatrixNormal, "matrix"),
 )
-_TRILS = {"numbers": "scale", "vector": "scale_tril", "matrix": "scale_tril_row"}
+_TRILS: dict[Spelling | None, str] = {
+    "numbers": "scale",
+    "vector": "scale_tril",
+    "matrix": "scale_tril_row",
+}
 
 
 def entries_by_class(table: Iterable[tuple[Any, T]], value: Any) -> Iterator[T]:
@@ -47,4 +51,4 @@ def spelling_of(fn: Any) -> Spelling | None:
 def tril_of(fn: Any) -> Array:
     """The scale of numbers, or the Cholesky factor of the covariance of a vector or of
     the rows of a matrix."""
-    return getattr(fn, _TRILS[spelling_of(fn) or "numbers"])
+    return getattr(fn, _TRILS[spelling_of(fn)])
