@@ -42,6 +42,17 @@ def test_products(size, lanes):
     np.testing.assert_allclose(first(linalg.matvec(a, x)), expected[..., 0])
 
 
+def test_sums_have_the_gradient_of_what_they_are_sums_of():
+    """Also where one of the two is shared by the lanes."""
+    x, y = random(0, 3, LANES), random(1, 3, 1)
+    np.testing.assert_allclose(linalg.dot(x, y), jnp.sum(x * y, 0))
+    check_grads(linalg.dot, (x, y), 1, modes="rev")
+    tril = jnp.abs(random(2, 3, 3, LANES)) + 0.5
+    expected = np.linalg.slogdet(np.tril(first(tril)))[1]
+    np.testing.assert_allclose(linalg.log_diagonal(tril), expected)
+    check_grads(linalg.log_diagonal, (tril,), 1, modes="rev")
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_cholesky_and_solves(size):
     a, b = spd(size), random(1, size, 2, LANES)

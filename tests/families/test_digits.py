@@ -33,8 +33,9 @@ def test_a_residual_has_all_digits():
     c = exact.astype(np.float32)
     found = jax.jit(residual)(c, a, b)
     np.testing.assert_allclose(found, c - exact, atol=1e-12)
-    slope = jax.grad(lambda a: jnp.sum(residual(c, a, b) * c))(a)
-    np.testing.assert_allclose(slope, -c @ b.T, rtol=1e-4, atol=1e-4)
+    slopes = jax.grad(lambda *x: jnp.sum(residual(*x) * c), (0, 1, 2))(c, a, b)
+    for slope, expected in zip(slopes, (c, -c @ b.T, -a.T @ c)):
+        np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_standard_parameters_of_a_condition_of_a_million():
