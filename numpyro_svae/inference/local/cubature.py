@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from numpyro_svae.program.bind.predictors import Average
+
 __all__ = ["Cubature", "Rule"]
 
 _LARGEST = 4  # dimension of the vectors of which products of points are used
@@ -23,14 +25,11 @@ _BUDGET = 81  # points of a product by default
 _MOST = 20  # points along an axis by default
 
 
-class Rule(Protocol):
+class Rule(Average, Protocol):
     """How expectations under a Gaussian vector are taken."""
 
     def is_product(self, dim: int) -> bool:
         """Whether the points stand for an expectation in a bound."""
-
-    def points(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
-        """The points ``(S, D)``, and weights ``(S,)`` that add up to one."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from numpyro_svae.program.bind.entries import Picked
 from numpyro_svae.program.bind.gathered import scanned_inputs
 from numpyro_svae.program.bind.populations import bind_populations
 from numpyro_svae.program.bind.predictors import (
+    Average,
     BoundPredictors,
-    Rule,
     bind_predictors,
 )
 from numpyro_svae.program.bind.statistics import (
@@ -112,7 +112,7 @@ def bind(
     program: Program,
     structure: Structure,
     sites: dict[str, Site],
-    rule: Rule | None = None,
+    rule: Average | None = None,
 ) -> Bound:
     """Read what the factors need of the data.
 

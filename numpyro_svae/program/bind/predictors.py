@@ -28,12 +28,12 @@ from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.likelihoods import Likelihoods, Statics
 from numpyro_svae.program.structure.linear_parts import Split, split_linear
 
-__all__ = ["BoundPredictors", "Rule", "bind_predictors"]
+__all__ = ["Average", "BoundPredictors", "bind_predictors"]
 
 _NO_VARIANCE = 16  # units in the last place of what is left of a variance
 
 
-class Rule(Protocol):
+class Average(Protocol):
     """How an expectation under a Gaussian is computed."""
 
     def points(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +78,7 @@ class BoundPredictors:
     arrays: dict[int, Any]
     statics: Statics
     structure: Structure
-    rule: Rule | None
+    rule: Average | None
 
     def split(self) -> Split:
         """The log likelihood by position, as a function of the weights, in parts."""
@@ -228,7 +228,7 @@ def bind_predictors(
     program: Program,
     structure: Structure,
     sites: dict[str, Any],
-    rule: Rule | None = None,
+    rule: Average | None = None,
 ) -> dict[str, BoundPredictors]:
     """The likelihoods of regressions that have data, by observed site.
 
