@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax import Array, random
 import numpyro
@@ -18,18 +18,13 @@ from numpyro_svae.families import NaturalParameters
 from numpyro_svae.fitted import FittedGuide
 from numpyro_svae.inference.declare import sampling
 from numpyro_svae.inference.declare.watch import Watch
+from numpyro_svae.inference.local.ascent import Ascent, check_refine
 from numpyro_svae.inference.local.cubature import Cubature, Rule
-from numpyro_svae.inference.local.engine import global_posteriors, local_posterior
+from numpyro_svae.inference.local.engine import global_posteriors
 from numpyro_svae.inference.local.fixed_point import FixedPoint
-from numpyro_svae.inference.local.found_messages import (
-    Ascent,
-    check_refine,
-    find_messages,
-    with_expectations,
-    with_linear_steps,
-)
-from numpyro_svae.inference.local.lessons import with_lessons
+from numpyro_svae.inference.local.kept_messages import KeptMessages
 from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
@@ -46,6 +41,17 @@ from numpyro_svae.program.structure.groups import mixtures
 from numpyro_svae.program.structure.probing import plain_run
 
 __all__ = ["AutoSVAE"]
+
+
+class _Reading(NamedTuple):
+    """A program with its data, and what inference starts from."""
+
+    naturals: dict[str, NaturalParameters]
+    bound: Bound
+    potentials: dict[str, Potential]
+    messages: dict[str, dict]
+    program: Program
+    kept: KeptMessages
 
 
 class AutoSVAE(FittedGuide):
@@ -186,12 +192,8 @@ class AutoSVAE(FittedGuide):
         """How local posteriors are found."""
         return Ascent(self.mean_field, self.fixed_point, self.cubature, self.refine)
 
-    def _read(
-        self, args: tuple, kwargs: dict
-    ) -> tuple[
-        dict[str, NaturalParameters], Bound, dict[str, Potential], dict, Program
-    ]:
-        """Natural parameters, the program with its data, and its potentials."""
+    def _read(self, args: tuple, kwargs: dict) -> _Reading:
+        """The program with its data, and what inference starts from."""
         if not self.is_read:
             self._setup_prototype(*args, **kwargs)
         structure = self.structure
@@ -223,41 +225,20 @@ class AutoSVAE(FittedGuide):
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
         known = search, bound, potentials, self.init
         naturals = natural_parameters(structure, self._natural_name, *known)
-        return naturals, bound, potentials, messages, program
+        found = structure, program, self.ascent, bound, naturals, potentials
+        kept = KeptMessages.of(f"{self.prefix}_messages", *found, messages)
+        return _Reading(naturals, bound, potentials, messages, program, kept)
 
     def _infer(
         self, args: tuple, kwargs: dict, examine: bool = False
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
         """Posteriors of the global and of the local sites, for these arguments."""
-        naturals, bound, potentials, messages, program = self._read(args, kwargs)
-        local = self._infer_local(program, bound, naturals, potentials, examine)
+        naturals, bound, potentials, messages, program, kept = self._read(args, kwargs)
+        known = self.structure, program, self.ascent, bound, naturals, potentials
+        local = site_posteriors(*known, kept=kept, examine=examine)
         if not examine:  # else it is looked at anyway
             local = self.watch.watch(local)
         return naturals, bound, local, messages
-
-    def _infer_local(
-        self,
-        program: Program,
-        bound: Bound,
-        naturals: dict[str, NaturalParameters],
-        potentials: dict[str, Potential],
-        examine: bool = False,
-        structure: Structure | None = None,
-    ) -> LocalPosterior:
-        """Posteriors of the local sites.
-
-        :param structure: the wiring of the program, if it is not that of the model.
-        """
-        structure, ascent = structure or self.structure, self.ascent
-        known = bound, naturals, potentials
-        found, ended = find_messages(structure, program, ascent, *known)
-        read = structure, program, ascent.rule
-        given = with_linear_steps(*read, bound, found), naturals
-        options = structure, ascent.mean_field, ascent.fixed_point
-        told = found.beside(potentials)
-        local = local_posterior(*options, *given, told, examine=examine)
-        local = with_expectations(*read, *given, local, ended)
-        return with_lessons(structure, ascent, *given, potentials, found, local)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Sample every latent site, and declare the closed forms that are known.
@@ -293,7 +274,7 @@ class AutoSVAE(FittedGuide):
 
         ``SVI.init`` wants no more, and would compile all that is inferred for nothing.
         """
-        naturals, _, _, messages, _ = self._read(args, kwargs)
-        if naturals:
-            check_enclosing_optimizer(next(iter(naturals)))
-        return sampling.sample_plain(self.structure, messages)
+        read = self._read(args, kwargs)
+        if read.naturals:
+            check_enclosing_optimizer(next(iter(read.naturals)))
+        return sampling.sample_plain(self.structure, read.messages)

@@ -20,6 +20,7 @@ from numpyro.handlers import block, substitute
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.timeline import InTime, at_last
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.program.bind.binding import bind
 from numpyro_svae.program.read.setup import recognise
 from numpyro_svae.program.run.sites import Program, sample_sites
@@ -110,8 +111,8 @@ def infer_window(
         timed = potential.batch_shape[-1:] == (2,)
         potentials[name] = potential.mask(jnp.array([False, seen]) if timed else False)
     naturals = {n: params[guide._natural_name(n)] for n in structure.priors}
-    known = program, bound, naturals, potentials
-    local = guide._infer_local(*known, structure=structure)
+    known = structure, program, guide.ascent, bound, naturals, potentials
+    local = site_posteriors(*known)
     local = guide.watch.watch(local)
     return {
         name: belief_of(local.marginals[name], _batch(belief))

@@ -111,9 +111,9 @@ def test_posteriors_are_those_of_a_recognition_function_that_says_them(fitted):
 def found_potentials(guide, params, *args):
     """The potentials that the sweeps of a guide end at."""
     with handlers.block(), handlers.seed(rng_seed=0), handlers.substitute(data=params):
-        naturals, bound, potentials, _, program = guide._read(args, {})
-    known = guide.ascent, bound, naturals, potentials
-    return find_messages(guide.structure, program, *known)[0].potentials
+        read = guide._read(args, {})
+    known = guide.ascent, read.bound, read.naturals, read.potentials
+    return find_messages(guide.structure, read.program, *known)[0].potentials
 
 
 def decoded(y, bernoulli):

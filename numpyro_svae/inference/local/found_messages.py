@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.inference.local.ascent import Ascent
 from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.datum_bounds import Datum
 from numpyro_svae.inference.local.fixed_point import FixedPoint
@@ -29,51 +30,21 @@ from numpyro_svae.inference.local.nonlinear_chains import (
 from numpyro_svae.inference.local.nonlinear_steps import bound_points
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.inference.local.sweep_messages import Messages
-from numpyro_svae.inference.local.sweep_starts import start_of
+from numpyro_svae.inference.local.sweep_starts import Kept, messages_like, start_of
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.likelihoods import Likelihoods, Statics
 
 __all__ = [
-    "Ascent",
-    "check_refine",
     "find_messages",
+    "like_messages",
     "with_expectations",
     "with_linear_steps",
 ]
 
 Naturals = dict[str, NaturalParameters]
 Found = tuple[Messages, dict[str, Convergence]]
-
-
-@dataclass(frozen=True)
-class Ascent:
-    """How local posteriors are found.
-
-    :param mean_field: whether coupled sites are made independent under the guide.
-    :param fixed_point: how many sweeps there are, and when they end.
-    :param rule: how expectations of what is not conjugate are taken.
-    :param refine: the most sweeps for vectors that a recognition function speaks to.
-    """
-
-    mean_field: bool
-    fixed_point: FixedPoint
-    rule: Rule
-    refine: int
-
-
-def check_refine(sweeps: Any) -> int:
-    """A number of sweeps after a recognition function.
-
-    :raises ValueError: if it is none.
-    """
-    if isinstance(sweeps, int) and sweeps >= 0:
-        return sweeps
-    raise ValueError(
-        f"refine: found {sweeps!r}; accepted is a number of sweeps after the "
-        "recognition function, zero for none."
-    )
 
 
 def find_messages(
@@ -83,6 +54,7 @@ def find_messages(
     bound: Bound,
     naturals: Naturals,
     potentials: Potentials,
+    kept: Kept | None = None,
 ) -> Found:
     """The messages of factors that are not conjugate, and how sweeps ended.
 
@@ -96,11 +68,12 @@ def find_messages(
     :param bound: the program with its data.
     :param naturals: natural parameters of the global blocks.
     :param potentials: what the recognition function says.
+    :param kept: where they ended before, which is a start.
     """
     if not structure.gradients and not nonlinear_names(structure):
         return Messages({}, {}), {}
     statics, arrays = Likelihoods.split(program)
-    given = lax.stop_gradient((arrays, bound, naturals, potentials))
+    given = lax.stop_gradient((arrays, bound, naturals, potentials, kept))
     return lax.stop_gradient(_find(structure, statics, ascent, *given))
 
 
@@ -113,6 +86,7 @@ def _find(
     bound: Bound,
     naturals: Naturals,
     potentials: Potentials,
+    kept: Kept | None,
 ) -> Found:
     likelihoods = Likelihoods(statics, arrays, structure)
     factors = _factors(structure, bound, naturals)
@@ -128,7 +102,7 @@ def _find(
             given[name] = as_message(potentials[name], extent.positions, extent.mask)
     refined = [_is_refined(sweeps, datum, given) for datum in sweeps.data]
     most = ascent.fixed_point.max_sweeps
-    start = start_of(sweeps, given)
+    start = start_of(sweeps, given, kept)
     limits = tuple(ascent.refine if own else most for own in refined)
     point, ends = sweeps.run(start, limits)
     ended: dict[str, Convergence] = {}
@@ -137,6 +111,30 @@ def _find(
             found = replace(found, gain=point.bound[i] - start.bound[i])
         ended |= dict.fromkeys(datum.targets, found)
     return point.current, ended
+
+
+def like_messages(
+    structure: Structure,
+    program: Program,
+    ascent: Ascent,
+    bound: Bound,
+    naturals: Naturals,
+) -> Messages:
+    """Messages of the shapes of those of a program that is given no potentials.
+
+    :param structure: the wiring.
+    :param program: the program.
+    :param ascent: how they are found.
+    :param bound: the program with its data.
+    :param naturals: natural parameters of the global blocks.
+    """
+    if not structure.gradients and not nonlinear_names(structure):
+        return Messages({}, {})
+    likelihoods = Likelihoods(*Likelihoods.split(program), structure)
+    factors = _factors(structure, bound, naturals)
+    options = ascent.mean_field, ascent.fixed_point, ascent.rule
+    sweeps = Sweeps(factors, likelihoods, {}, *options)
+    return messages_like(sweeps, {}) if sweeps.data else Messages({}, {})
 
 
 def _is_refined(sweeps: Sweeps, datum: Datum, given: Potentials) -> bool:

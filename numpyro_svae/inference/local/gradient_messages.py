@@ -141,15 +141,14 @@ def remains(
     return jnp.maximum(far[0] / (1.0 + known[0]), far[1] / (1.0 + known[1]))
 
 
-def narrowing(moments: VectorMoments, tighter: Array) -> GaussianPotential:
-    """What leaves a mean where it is, and makes a covariance narrower.
+def narrowing(moments: VectorMoments) -> GaussianPotential:
+    """What leaves a mean where it is, and halves a covariance.
 
     :param moments: of an independent vector; of steps of a path it holds nearly.
-    :param tighter: one less than what it divides the covariance by.
     """
     mean, tril = moments
     identity = jnp.broadcast_to(jnp.eye(mean.shape[-1], dtype=mean.dtype), tril.shape)
     root = lax.linalg.triangular_solve(tril, identity, left_side=True, lower=True)
     root = jnp.where(jnp.isfinite(root), root, 0.0)
-    precision = tighter * (jnp.swapaxes(root, -1, -2) @ root)
+    precision = jnp.swapaxes(root, -1, -2) @ root
     return GaussianPotential((precision @ mean[..., None])[..., 0], precision)

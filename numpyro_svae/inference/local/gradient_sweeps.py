@@ -166,6 +166,10 @@ class Sweeps:
 
         :param current: the messages of all sites that are sent some.
         """
+        return self.look_around(current)[0]
+
+    def look_around(self, current: Messages) -> tuple[Point, dict[str, Any]]:
+        """The same, with the moments of the sites."""
         factors, local = self.factors, self.infer(current)
         moments = self.moments(local)
         terms, gradient = self._expected(moments)
@@ -183,7 +187,7 @@ class Sweeps:
         bound = tuple(datum.bound(factors, local, terms) for datum in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
         ends = tuple(datum.largest(left) for datum in self.data)
-        return Point(current, Messages(goal, steps), bound, ends)
+        return Point(current, Messages(goal, steps), bound, ends), moments
 
     def _steps(
         self,

@@ -22,8 +22,8 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters
+from numpyro_svae.inference.local.ascent import Ascent
 from numpyro_svae.inference.local.engine import local_posterior
-from numpyro_svae.inference.local.found_messages import Ascent
 from numpyro_svae.inference.local.gradient_messages import (
     as_message,
     mean_and_covariance,

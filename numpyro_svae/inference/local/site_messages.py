@@ -36,8 +36,8 @@ class SiteMessages(Protocol):
     def remains(self, moments: Any, message: Any, goal: Any) -> Array:
         """How far a potential is from its goal, ``(*positions)``."""
 
-    def narrowed(self, moments: Any, tighter: Array) -> Any:
-        """A potential to start at, with what makes a prior narrow if there is such."""
+    def narrowing(self, moments: Any) -> Any:
+        """A potential that makes a prior twice as narrow, if there is such."""
 
     def nothing(self, local: Local, extent: Extent) -> Any:
         """The potential that says nothing."""
@@ -60,12 +60,12 @@ class _ToVectors:
     ) -> Array:
         return gradient_messages.remains(moments, message, goal)
 
-    def narrowed(self, moments: VectorMoments, tighter: Array) -> GaussianPotential:
-        return gradient_messages.narrowing(moments, tighter)
+    def narrowing(self, moments: VectorMoments) -> GaussianPotential:
+        return gradient_messages.narrowing(moments)
 
     def nothing(self, local: Local, extent: Extent) -> GaussianPotential:
-        zeros = jnp.zeros((*extent.positions, local.size))
-        return GaussianPotential(zeros, zeros)
+        shape = *extent.positions, local.size
+        return GaussianPotential(jnp.zeros(shape), jnp.zeros((*shape, local.size)))
 
 
 class _ToStates:
@@ -88,8 +88,8 @@ class _ToStates:
 
         return size(goal.logits - message.logits) / (1.0 + size(goal.logits))
 
-    def narrowed(self, moments: Array, tighter: Array) -> CategoricalPotential:
-        return CategoricalPotential(jnp.zeros_like(moments) + 0.0 * tighter)
+    def narrowing(self, moments: Array) -> CategoricalPotential:
+        return CategoricalPotential(jnp.zeros_like(moments))
 
     def nothing(self, local: Local, extent: Extent) -> CategoricalPotential:
         return CategoricalPotential(jnp.zeros((*extent.positions, local.size)))
