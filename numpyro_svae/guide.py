@@ -252,9 +252,9 @@ class AutoSVAE(FittedGuide):
         known = bound, naturals, potentials
         found, ended = find_messages(structure, program, ascent, *known)
         read = structure, program, ascent.rule
-        given = with_linear_steps(*read, bound, found), naturals
+        linear, told = with_linear_steps(*read, *known[:2], found, potentials)
         options = structure, ascent.mean_field, ascent.fixed_point
-        told = found.beside(potentials)
+        given = linear, naturals
         local = local_posterior(*options, *given, told, examine=examine)
         local = with_expectations(*read, *given, local, ended)
         return with_lessons(structure, ascent, *given, potentials, found, local)
