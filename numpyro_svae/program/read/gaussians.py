@@ -9,7 +9,7 @@ from numpyro_svae.program.bind.affine import PARAMETERS, View
 from numpyro_svae.program.read.find_supports import find_support
 from numpyro_svae.program.read.gaussian_factors import find_factor
 from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
-from numpyro_svae.program.run.sites import Site, gaussian_view, response_dim
+from numpyro_svae.program.run.sites import Site, is_gaussian_vector, response_dim
 from numpyro_svae.program.structure.factors import (
     Beside,
     Factor,
@@ -120,6 +120,6 @@ def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
 
 def read_known_regression(wiring: Wiring, site: Site) -> GaussianFactor | None:
     """A likelihood that is linear and Gaussian in latent states, if it is."""
-    if gaussian_view(site) is None:
+    if not is_gaussian_vector(site):
         return None
     return _find(wiring, site, "value", wiring.used(site.name))
