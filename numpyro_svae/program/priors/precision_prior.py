@@ -55,6 +55,7 @@ _SCALES = {  # the parameters of a Gaussian that have its noise, as powers of it
     "scale_tril_row": 1,
     "initial_cov": 2,
     "transition_cov": 2,
+    "rate": -2,  # of a scale that is drawn from an Exponential
 }
 
 
@@ -79,15 +80,23 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
 
     by_entry = True
     distributions = (dist.Gamma, dist.InverseGamma, *_FREE, *_BOUNDED)
-    accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
+    accepted = (
+        f"{Prior.accepted}; or {POPULATION_OF_RATES}; or parameters that are functions "
+        "of one or two other sites, each scale of one entry of each: scales, or Normal "
+        "sites of numbers, as in HalfNormal(tau[region]) or LogNormal(mu, tau)"
+    )
 
     @classmethod
     def find(cls, reading: Reading, site: Site) -> PrecisionPrior | None:
         conjugate = next(entries_by_class(_CONJUGATE, site.fn), None)
-        users = [s for s in reading.users(site.name) if is_gaussian(s.fn)]
-        if conjugate != -1 and not users:
+        every = reading.users(site.name)
+        users = [s for s in every if is_gaussian(s.fn)]
+        above = [s for s in every if isinstance(s.fn, (*_FREE, *_BOUNDED))]
+        if conjugate != -1 and not users + above:
             return None
-        power = _power(reading, site, users) or conjugate
+        power = _power(reading, site, users or above) or conjugate
+        if power is None and above and not users:
+            power = -2  # any family will do
         if power is None:
             return None
         features, batch = site.outer.event_shape, reading.batch_of(site)

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpyro.ops.provenance import eval_provenance
 
 from numpyro_svae.families import LogBounds
 from numpyro_svae.program.priors.priors import Reading
-from numpyro_svae.program.run.origins import depends
+from numpyro_svae.program.run.origins import depends, union_of
 from numpyro_svae.program.run.sites import Program, Site
 
 __all__ = ["has_bounds", "log_bounds"]
@@ -33,7 +34,7 @@ def log_bounds(reading: Reading, site: Site, power: int) -> LogBounds | None:
     ordered = np.all((low >= 0) & (low < high))
     if not ordered:
         found = f"bounds from {low} to {high}"
-    elif reading.needs[site.name]:
+    elif _are_learnt(reading, site.name):
         found = "bounds that depend on latent sites"
     elif depends(reading.program, lambda program: _shown(program, site.name)):
         found = "bounds that depend on arguments of the model or on numpyro.param"
@@ -49,6 +50,16 @@ def log_bounds(reading: Reading, site: Site, power: int) -> LogBounds | None:
     )
 
 
+def _are_learnt(reading: Reading, name: str) -> bool:
+    """Whether bounds depend on latent sites."""
+    values = {n: reading.sites[n].value for n in reading.needs[name]}
+
+    def shown(**values: Any) -> list[Any]:
+        return _shown(reading.program, name, values)
+
+    return bool(values) and bool(union_of(eval_provenance(shown, **values)))
+
+
 def has_bounds(fn: Any) -> bool:
     """Whether a distribution is not one of any positive number."""
     low, high = _ends(fn)
@@ -62,8 +73,10 @@ def _ends(fn: Any) -> tuple[Any, Any]:
     return low, high
 
 
-def _shown(program: Program, name: str) -> list[Any]:
-    return [jnp.asarray(end) for end in _ends(program.sites({})[name].fn)]
+def _shown(
+    program: Program, name: str, values: dict[str, Any] | None = None
+) -> list[Any]:
+    return [jnp.asarray(end) for end in _ends(program.sites(values or {})[name].fn)]
 
 
 def _numbers(x: np.ndarray) -> Any:
