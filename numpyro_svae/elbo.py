@@ -144,7 +144,9 @@ def _particle(
         guide_trace = trace(guide_run).get_trace(*args, **kwargs)
         values = {**params, **_mutable(guide_trace)}
         # The replay of a scan takes the shape of everything that it is given.
-        drawn = {n: m for n, m in guide_trace.items() if m["type"] in ("sample", "plate")}
+        drawn = {
+            n: m for n, m in guide_trace.items() if m["type"] in ("sample", "plate")
+        }
         model_run = substitute(replay(seed(model, model_key), drawn), data=values)
         return guide_trace, trace(model_run).get_trace(*args, **kwargs)
 

@@ -205,10 +205,10 @@ def _initialising() -> SVI | None:
 
 def _steps_along_gradient(optimizer: Any) -> bool:
     """Whether one step of an optimiser from a trial point is along the gradient."""
-    natural = {"trial": DirichletNatural(jnp.array([10.0, 10.0]))}
-    gradient = {"trial": DirichletNatural(jnp.array([1.0, 10.0]))}
 
     def step() -> Any:
+        natural = {"trial": DirichletNatural(jnp.array([10.0, 10.0]))}
+        gradient = {"trial": DirichletNatural(jnp.array([1.0, 10.0]))}
         state = optimizer.update(gradient, optimizer.init(natural), value=jnp.zeros(()))
         return optimizer.get_params(state)["trial"] - natural["trial"]
 

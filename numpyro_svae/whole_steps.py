@@ -53,6 +53,7 @@ def whole_steps(
 
     optimizer = optax.with_extra_args_support(inner)
 
+    @jax.jit  # not an operation for the shape of each parameter
     def init(params: Any) -> WholeStepState:
         return WholeStepState(optimizer.init(params), jnp.zeros((), jnp.int32))
 

@@ -46,12 +46,12 @@ def run_by_numpyro(model, recognition, *args):
 @pytest.mark.parametrize(
     "model, recognition, args, most",
     [
-        (mixture, None, (random.normal(KEY, (30, 2)),), 30),
+        (mixture, None, (random.normal(KEY, (30, 2)),), 18),
         (
             lds_svae,
             lds_recognition,
             (random.normal(KEY, (4, 6, 3)), jnp.ones((4, 5, 1))),
-            60,
+            14,
         ),
     ],
     ids=["mixture", "dynamics"],

@@ -13,6 +13,7 @@ from numpyro_svae.families.gaussian import (
 )
 from numpyro_svae.families.natural import NaturalParameters, expected, natural_kl
 from numpyro_svae.families.regression import RegressionNatural, RegressionStandard
+from numpyro_svae.families.truncated_gamma import LogBounds, TruncatedGammaNatural
 
 __all__ = [
     "DirichletNatural",
@@ -20,9 +21,11 @@ __all__ = [
     "ExpectedRegression",
     "GammaNatural",
     "GaussianNatural",
+    "LogBounds",
     "NaturalParameters",
     "RegressionNatural",
     "RegressionStandard",
+    "TruncatedGammaNatural",
     "expected",
     "gaussian_kl",
     "natural_kl",

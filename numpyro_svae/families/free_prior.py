@@ -13,45 +13,20 @@ statistics. For a Gamma it is the Gamma itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from math import log
 from typing import Any
 
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.special import digamma, gammaln
 
 from numpyro_svae.families.gamma import GammaNatural
+from numpyro_svae.families.gamma_nodes import GammaNodes, gamma_nodes
 
-__all__ = ["closest_gamma", "free_kl"]
+__all__ = ["closest_at", "closest_gamma", "free_kl"]
 
 LogDensity = Callable[[Any, Array], Array]
-_NODES, _LOG_TAIL = 600, 37.0  # exp(-37) is the rounding of float64
-
-
-def _nodes(natural: GammaNatural) -> tuple[Array, Array]:
-    """Logs of the value in units of its mean, and weights, ``(N, ...)``.
-
-    The trapezoidal rule converges exponentially for the log of a Gamma, whose density
-    is analytic and has exponential tails. In single precision they end where the square
-    of a value would overflow.
-    """
-    a = natural.concentration
-    wide = jnp.sqrt(2 * _LOG_TAIL / a)
-    left = wide + 3 * _LOG_TAIL / a  # densities may fall as fast as 1 / value
-    left = jnp.minimum(left, 0.45 * log(jnp.finfo(left.dtype).max))
-    right = jnp.minimum(wide, jnp.log1p(2 * _LOG_TAIL / a) + 1.0)
-    unit = jnp.linspace(0.0, 1.0, _NODES).reshape(-1, *(1,) * jnp.ndim(a))
-    s = unit * (left + right) - left
-    logs = -a * (jnp.expm1(s) - s)
-    weights = jnp.exp(logs - jnp.max(logs, 0))
-    return s, weights / jnp.sum(weights, 0)
-
-
-def _logs(natural: GammaNatural, s: Array) -> Array:
-    """The log of the value, from that in units of the mean."""
-    return s + jnp.log(natural.concentration) - jnp.log(natural.rate)
 
 
 def closest_gamma(
@@ -64,13 +39,23 @@ def closest_gamma(
     :param prior: the prior, the first argument of the density.
     :return: natural parameters, which may be outside of their domain.
     """
-    s, weights = _nodes(natural)
+    nodes = gamma_nodes(natural)
+    return closest_at(nodes, log_density(prior, nodes.logs), natural)
+
+
+def closest_at(nodes: GammaNodes, values: Array, natural: GammaNatural) -> GammaNatural:
+    """The message of a log density that is known at the nodes of a posterior.
+
+    :param nodes: those of the posterior.
+    :param values: the log density there, ``(N, ...)``.
+    :param natural: the posterior.
+    """
+    s = nodes.steps
 
     def dot(x: Array, y: Array) -> Array:
-        return jnp.sum(weights * x * y, 0)
+        return nodes.mean(x * y)
 
     # log p = c + slope s + bend (exp(s) - 1 - s) + what the Gamma cannot say
-    values = log_density(prior, _logs(natural, s))
     one = jnp.ones_like(s)
     first = s - dot(one, s)
     second = jnp.expm1(s) - s
@@ -80,8 +65,8 @@ def closest_gamma(
     values = values - dot(one, values)
     bend = dot(second, values) / dot(second, second)
     slope = dot(first, values) / dot(first, first) - along * bend
-    rate = -bend * natural.rate / natural.concentration
-    return GammaNatural(slope - bend, rate)
+    rate = -bend * jnp.exp(-nodes.center)
+    return replace(natural, concentration=slope - bend, rate=rate)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -93,18 +78,13 @@ def free_kl(log_density: LogDensity, natural: GammaNatural, prior: Any) -> Array
     :param prior: the prior, a pytree.
     :return: the divergence, of the batch shape of the posterior.
     """
-    return _entropy_term(natural) - _expected(log_density, natural, prior)
-
-
-def _entropy_term(natural: GammaNatural) -> Array:
-    """What is expected of the log density of the log of a Gamma."""
-    a = natural.concentration
-    return a * digamma(a) - a - gammaln(a)
+    nodes = gamma_nodes(natural)
+    return nodes.mean(nodes.log_density - log_density(prior, nodes.logs))
 
 
 def _expected(log_density: LogDensity, natural: GammaNatural, prior: Any) -> Array:
-    s, weights = _nodes(natural)
-    return jnp.sum(weights * log_density(prior, _logs(natural, s)), 0)
+    nodes = gamma_nodes(natural)
+    return nodes.mean(log_density(prior, nodes.logs))
 
 
 def _forward(log_density: LogDensity, natural: Any, prior: Any) -> tuple[Array, tuple]:

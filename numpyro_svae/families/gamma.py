@@ -39,6 +39,12 @@ class GammaNatural(NaturalParameters):
     def batch_shape(self) -> tuple[int, ...]:
         return jnp.shape(self.concentration)
 
+    @property
+    def log_bounds(self) -> tuple[Array, Array]:
+        """The least and the largest logarithm of the value."""
+        dtype = jnp.result_type(self.concentration)
+        return jnp.asarray(-inf, dtype), jnp.asarray(inf, dtype)
+
     def log_normalizer(self) -> Array:
         return gammaln(self.concentration) - self.concentration * jnp.log(self.rate)
 

@@ -14,12 +14,21 @@ import numpyro.distributions as dist
 
 from numpyro_svae.distributions import NonlinearGaussianChain
 from numpyro_svae.kinds.gaussian_chain import GaussianChainKind
-from numpyro_svae.program.read.wiring import Wiring, listed
+from numpyro_svae.program.read.gaussians import read_chain
+from numpyro_svae.program.read.transitions import is_linear_in_weights
+from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
 from numpyro_svae.program.run.linearised import LinearisedChain
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["NonlinearChainKind"]
+
+_ACCEPTED = (
+    "a mean k(x, u) + F @ phi(x, u), with functions k and phi (networks too) of the "
+    "state, of inputs, and of values that are known or numpyro.param, and a weight F "
+    "and a noise Q of one global block or of independent ones; weights inside of k or "
+    "phi, as those of the layers of a network, are numpyro.param"
+)
 
 
 class NonlinearChainKind(GaussianChainKind):
@@ -42,7 +51,7 @@ class NonlinearChainKind(GaussianChainKind):
         return {name: getattr(fn, name) for name in names} | others
 
     def read(self, wiring: Wiring, site: Site) -> list[Factor]:
-        found: list[Any] = super().read(wiring, site)
+        found: list[Any] = read_chain(wiring, site, _ACCEPTED)
         step = next(factor for factor in found if factor.role == "transition")
         self._check(wiring, site, step)
         return found
@@ -54,21 +63,18 @@ class NonlinearChainKind(GaussianChainKind):
             raise ValueError(
                 f"Site '{site.name}' (NonlinearGaussianChain): observed, and it "
                 f"depends on latent {listed(blocks)}. Accepted: parameters that are "
-                "known or numpyro.param, or a latent path that is seen through noise."
+                "known or numpyro.param; a latent path that is seen through noise; or "
+                "weights F of features of what is observed as a regression, "
+                "numpyro.sample('y', MultivariateNormal(phi(y[:, :-1]) @ F.T, "
+                "Q).to_event(1), obs=y[:, 1:])."
             )
         return []
 
     def _check(self, wiring: Wiring, site: Site, step: Any) -> None:
-        """The transition depends on nothing latent, and all of its noise is there."""
-        used = wiring.needs[site.name]["transition_matrix"]
-        if used:
-            raise ValueError(
-                f"Site '{site.name}' (NonlinearGaussianChain): its transition depends "
-                f"on latent {listed(used)}. Accepted: a function of the state, of "
-                "inputs, and of values that are known or numpyro.param (networks of "
-                "flax_module and random_flax_module's kin included); the covariance of "
-                "its noise may have a conjugate prior."
-            )
+        """The transition is linear in what is learnt, and all of its noise is there."""
+        if not is_linear_in_weights(wiring, site, step):
+            used = wiring.needs[site.name]["transition_matrix"]
+            raise not_conjugate(site, "its steps", used, _ACCEPTED)
         if step.selectors:
             raise ValueError(
                 f"Site '{site.name}' (NonlinearGaussianChain): its noise depends on "

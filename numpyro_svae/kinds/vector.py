@@ -20,7 +20,7 @@ from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.read.gaussians import read_gaussian
 from numpyro_svae.program.read.wiring import Wiring
 from numpyro_svae.program.run.positions import per_entry
-from numpyro_svae.program.run.sites import Site, gaussian_view
+from numpyro_svae.program.run.sites import Site, gaussian_view, is_gaussian_vector
 from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["VectorKind"]
@@ -37,8 +37,7 @@ class VectorKind(GaussianKind):
         return None if view is None else view._asdict()
 
     def size(self, site: Site) -> int | None:
-        vector = gaussian_view(site) is not None
-        return site.outer.event_shape[-1] if vector else None
+        return site.outer.event_shape[-1] if is_gaussian_vector(site) else None
 
     def read(self, wiring: Wiring, site: Site) -> list[Factor]:
         return [read_gaussian(wiring, site)]

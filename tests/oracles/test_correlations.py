@@ -44,8 +44,8 @@ def test_an_inverse_wishart_sends_its_closed_form(x64):
     np.testing.assert_allclose(found, posterior.kl(own), rtol=1e-10)
 
 
-def program(rooted, event):
-    scales = dist.HalfCauchy(1.0).expand([2])
+def program(rooted, event, prior=None):
+    scales = (prior or dist.HalfCauchy(1.0)).expand([2])
     scales = scales.to_event(1) if event else scales
 
     def model():
@@ -126,3 +126,10 @@ def test_components_of_a_mixture_have_a_covariance_each():
     assert found["root"].shape == (2, 2, 2)
     small, large = np.sort(np.prod(found["sigma"], -1))
     assert 3 * small < large
+
+
+def test_bounds_of_scales_beside_correlations_are_refused_by_name():
+    model = program(True, False, dist.Uniform(0.0, 5.0))
+    match = "(?s)'sigma' .Uniform.*bounds.*'omega'.*HalfNormal"
+    with pytest.raises(ValueError, match=match), handlers.seed(rng_seed=0):
+        ns.AutoSVAE(model)()

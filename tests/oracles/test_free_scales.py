@@ -16,7 +16,8 @@ import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.distributions.root_inverse_gamma import RootInverseGamma
-from numpyro_svae.families import GammaNatural
+from numpyro_svae.distributions.truncated_gamma import PowerOfTruncatedGamma
+from numpyro_svae.families import GammaNatural, LogBounds
 from numpyro_svae.families.free_prior import closest_gamma, free_kl
 from tests.data import make_svi, steps
 
@@ -168,10 +169,109 @@ def test_parameters_of_a_prior_have_the_gradient_of_the_bound(x64):
     np.testing.assert_allclose(jax.grad(value)(1.3), slope, rtol=1e-6)
 
 
+BOUNDED = [
+    (dist.Uniform(0.0, 1.5), 1.0),
+    (dist.Uniform(2.5, 3.0), 0.5),
+    (dist.TruncatedNormal(1.0, 0.5, low=0.3, high=1.6), 1.0),
+]
+
+
+@pytest.mark.parametrize(("prior", "power"), BOUNDED)
+def test_bounds_of_a_prior_are_bounds_of_the_posterior(prior, power, x64):
+    """A uniform prior is conjugate; the posterior of another is the best truncated."""
+
+    def model():
+        scale = numpyro.sample("scale", prior)
+        with numpyro.plate("data", len(Y)):
+            numpyro.sample("y", dist.Normal(0.0, scale**power), obs=Y)
+
+    exact = isinstance(prior, dist.Uniform)
+    guide = ns.AutoSVAE(model)
+    params, losses = steps(make_svi(model, guide, natural=1.0 if exact else 0.5), 30)
+    low, high = prior.support.lower_bound, prior.support.upper_bound
+    nodes, masses = np.polynomial.legendre.leggauss(400)
+    grid = low + (high - low) * (nodes + 1) / 2
+    seen = dist.Normal(0.0, grid[:, None] ** power).log_prob(Y).sum(-1)
+    density = prior.log_prob(grid) + seen + np.log(masses * (high - low) / 2)
+    evidence = jax.nn.logsumexp(density)
+    weights = np.exp(density - evidence)
+    mean = np.sum(weights * grid)
+    sd = np.sqrt(np.sum(weights * (grid - mean) ** 2))
+    posterior = guide.get_posterior(params)["scale"]
+    np.testing.assert_allclose(losses[-1], -evidence, atol=1e-10 if exact else 1e-3)
+    np.testing.assert_allclose(posterior.mean, mean, rtol=1e-9 if exact else 1e-3)
+    own = jnp.sqrt(posterior.variance)
+    np.testing.assert_allclose(own, sd, rtol=1e-9 if exact else 0.01)
+    drawn = posterior.sample(random.PRNGKey(0), (20_000,))
+    assert low <= jnp.min(drawn) and jnp.max(drawn) <= high
+    np.testing.assert_allclose(jnp.mean(drawn), mean, atol=0.03 * sd)
+    np.testing.assert_allclose(jnp.std(drawn), sd, rtol=0.03)
+    at = np.exp(posterior.log_prob(grid)) * masses * (high - low) / 2
+    np.testing.assert_allclose(np.sum(at), 1.0, rtol=1e-9)
+    assert posterior.log_prob(high + 0.01) == -np.inf
+
+
+def test_entries_have_bounds_of_their_own_and_data_pile_up_at_them():
+    """In single precision, with many more data than the bounds allow for."""
+    y = jnp.asarray(np.random.default_rng(1).normal(0.0, 3.0, (2000, 2)), jnp.float32)
+
+    def model(y):
+        high = jnp.array([1.0, 20.0])
+        prior = dist.Uniform(0.0, high).to_event(1)
+        scale = numpyro.sample("scale", prior)
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(0.0, scale).to_event(1), obs=y)
+
+    guide = ns.AutoSVAE(model)
+    params, losses = steps(make_svi(model, guide, natural=0.5), 20, y)
+    first, second = guide.get_posterior(params)["scale"].mean
+    squares = float(
+        jnp.sum(y[:, 0] ** 2)
+    )  # near the bound the density is exp(squares s)
+    np.testing.assert_allclose(1 - first, 1 / (squares - 2000), rtol=0.02)
+    np.testing.assert_allclose(second, jnp.std(y[:, 1]), rtol=0.01)
+    assert np.isfinite(losses).all()
+    drawn = guide.sample_posterior(random.PRNGKey(0), params, y, sample_shape=(50,))
+    assert (drawn["scale"][:, 0] <= 1.0).all() and (drawn["scale"][:, 0] > 0.99).all()
+
+
+def test_draws_within_bounds_have_the_gradient_of_their_mean(x64):
+    bounds = LogBounds(-1.0, 1.5)
+
+    def drawn(shape, rate):
+        fn = PowerOfTruncatedGamma(shape, rate, -2, bounds)
+        return jnp.mean(fn.sample(random.PRNGKey(0), (40_000,)))
+
+    def mean(shape, rate):
+        return PowerOfTruncatedGamma(shape, rate, -2, bounds).mean
+
+    at = jnp.array(-0.7), jnp.array(1.3)
+    step = 1e-4
+    for index in range(2):
+        moved = [
+            tuple(x + s * step * (i == index) for i, x in enumerate(at))
+            for s in (1, -1)
+        ]
+        slope = (mean(*moved[0]) - mean(*moved[1])) / (2 * step)
+        found = jax.grad(drawn, index)(*at)
+        np.testing.assert_allclose(found, slope, rtol=0.03)
+
+
+def test_bounds_that_are_not_known_are_refused_by_name():
+    def model(y, high):
+        scale = numpyro.sample("scale", dist.Uniform(0.0, high))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
+
+    match = "(?s)'scale' .Uniform.*arguments of the model.*HalfNormal"
+    with pytest.raises(ValueError, match=match), handlers.seed(rng_seed=0):
+        ns.AutoSVAE(model)(Y, jnp.array(3.0))
+
+
 @pytest.mark.parametrize(
     ("prior", "of", "message"),
     [
-        (dist.Uniform(0.0, 1.0), lambda s: s, "Uniform.*HalfNormal, HalfCauchy"),
+        (dist.Uniform(-1.0, 1.0), lambda s: s, "bounds from -1.0 to 1.0.*Uniform.0.0"),
         (dist.HalfNormal(1.0), lambda s: s + 0.1, "HalfNormal.*HalfNormal, HalfC"),
         (
             dist.Exponential(-1.0, validate_args=False),

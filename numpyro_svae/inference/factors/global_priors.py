@@ -38,8 +38,8 @@ def expected_prior(
     if population is None:
         return bound.priors[name]
     known = bound.populations[name]
-    if natural is not None and structure.priors[name].is_free:
-        return population.message(known, natural)
+    if natural is not None and population.is_free:
+        return population.message(known, natural, moments)
     return population.prior(known, moments)
 
 
@@ -47,17 +47,19 @@ def divergence(
     structure: Structure,
     bound: Bound,
     name: str,
-    natural: NaturalParameters,
+    naturals: dict[str, NaturalParameters],
     moments: dict[str, Any],
 ) -> Array:
     """The divergence of a posterior from its prior, averaged over other blocks.
 
-    :param natural: natural parameters of the posterior.
+    :param naturals: natural parameters of the posteriors of all blocks.
+    :param moments: their moments.
     :return: of the batch shape of the block.
     """
     population = structure.populations.get(name)
     if population is not None:
-        return population.divergence(natural, bound.populations[name], moments)
-    kl = natural_kl(natural, bound.priors[name])
+        given = naturals if population.of_naturals else moments
+        return population.divergence(naturals[name], bound.populations[name], given)
+    kl = natural_kl(naturals[name], bound.priors[name])
     rank = len(structure.priors[name].batch_shape)
     return jnp.sum(kl, tuple(range(rank, kl.ndim)))

@@ -53,7 +53,6 @@ def global_posteriors(
     posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
     divergences = {
-        name: divergence(structure, bound, name, natural, moments)
-        for name, natural in naturals.items()
+        name: divergence(structure, bound, name, naturals, moments) for name in naturals
     }
     return posteriors, divergences

@@ -22,10 +22,9 @@ from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.gradient_messages import as_message
 from numpyro_svae.inference.local.gradient_sweeps import Potentials, Sweeps
 from numpyro_svae.inference.local.nonlinear_chains import (
-    live_steps,
+    AllSteps,
+    Chains,
     nonlinear_names,
-    transitions_of,
-    with_steps,
 )
 from numpyro_svae.inference.local.nonlinear_steps import bound_points
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
@@ -154,8 +153,10 @@ def with_linear_steps(
     program: Program,
     rule: Rule,
     bound: Bound,
+    naturals: Naturals,
     messages: Messages,
-) -> Bound:
+    potentials: Potentials,
+) -> tuple[Bound, Potentials]:
     """A program with its data, with linear steps in the place of those of its chains.
 
     A posterior has gradients with respect to the parameters of a transition as if this
@@ -165,12 +166,17 @@ def with_linear_steps(
     :param program: the program.
     :param rule: the points.
     :param bound: the program with its data.
+    :param naturals: natural parameters of the global blocks.
     :param messages: where sweeps ended.
+    :param potentials: what the recognition function says.
+    :return: and what the local sites are told.
     """
-    if not messages.steps:
-        return bound
-    statics, arrays = Likelihoods.split(program)
-    return _linear(structure, statics, rule, arrays, bound, messages)
+    if messages.steps:
+        statics, arrays = Likelihoods.split(program)
+        known = arrays, bound, naturals, messages.steps
+        bound, steps = _linear(structure, statics, rule, *known)
+        messages = messages._replace(steps=steps)
+    return bound, messages.beside(potentials)
 
 
 @partial(jax.jit, static_argnames=("structure", "statics", "rule"))
@@ -180,11 +186,12 @@ def _linear(
     rule: Rule,
     arrays: dict[int, Any],
     bound: Bound,
-    messages: Messages,
-) -> Bound:
+    naturals: Naturals,
+    steps: AllSteps,
+) -> tuple[Bound, AllSteps]:
     likelihoods = Likelihoods(statics, arrays, structure)
-    steps = live_steps(transitions_of(likelihoods), messages.steps, rule)
-    return with_steps(bound, steps)
+    factors = _factors(structure, bound, naturals)
+    return Chains.of(factors, likelihoods, rule).live(steps)
 
 
 def with_expectations(

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from jax import Array, lax
+from jax import Array
 import jax.numpy as jnp
 
+from numpyro_svae.inference.local.lane_solves import unwhiten, whiten
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.wrappers import peel
@@ -111,9 +112,7 @@ def message_of(moments: VectorMoments, gradient: VectorMoments) -> GaussianPoten
     usable = jnp.isfinite(curvature).all((-2, -1), keepdims=True)
     values, vectors = jnp.linalg.eigh(jnp.where(usable, curvature, 0.0))
     root = vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]
-    root = lax.linalg.triangular_solve(
-        tril, root, left_side=True, lower=True, transpose_a=True
-    )
+    root = unwhiten(tril, root)
     precision = root @ jnp.swapaxes(root, -1, -2)
     info = gradient.mean + (precision @ mean[..., None])[..., 0]
     nothing = jnp.where(usable[..., 0], info, jnp.nan)
@@ -148,7 +147,7 @@ def narrowing(moments: VectorMoments) -> GaussianPotential:
     """
     mean, tril = moments
     identity = jnp.broadcast_to(jnp.eye(mean.shape[-1], dtype=mean.dtype), tril.shape)
-    root = lax.linalg.triangular_solve(tril, identity, left_side=True, lower=True)
+    root = whiten(tril, identity)
     root = jnp.where(jnp.isfinite(root), root, 0.0)
     precision = jnp.swapaxes(root, -1, -2) @ root
     return GaussianPotential((precision @ mean[..., None])[..., 0], precision)

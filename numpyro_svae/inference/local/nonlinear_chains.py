@@ -8,40 +8,44 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
+from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.inference.factors.chains import chain_prior
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.beliefs import message_to, potential_of
 from numpyro_svae.inference.local.cubature import Rule
-from numpyro_svae.inference.local.gradient_messages import VectorMoments, remains
+from numpyro_svae.inference.local.gradient_messages import remains
+from numpyro_svae.inference.local.lane_solves import cholesky_of, whiten
+from numpyro_svae.inference.local.learnt_transitions import (
+    Transition,
+    in_the_place_of_steps,
+    spread_of_weights,
+)
 from numpyro_svae.inference.local.nonlinear_start import filtered_steps
 from numpyro_svae.inference.local.nonlinear_steps import (
     LinearSteps,
     Pairs,
     Points,
-    cholesky_of,
     gap_of,
     goal_of,
     linear_steps,
     points_of,
-    whiten,
 )
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.linearised import with_matrices
 from numpyro_svae.program.run.positions import per_path
 from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.features import columns_of
 from numpyro_svae.program.structure.likelihoods import Likelihoods
-from numpyro_svae.program.structure.probing import plain_run
 
 __all__ = [
+    "AllSteps",
     "Chains",
-    "live_steps",
     "nonlinear_names",
-    "transitions_of",
     "with_steps",
 ]
 
@@ -54,42 +58,18 @@ def nonlinear_names(structure: Structure) -> tuple[str, ...]:
     return tuple(n for n, local in structure.locals.items() if local.kind.linearised)
 
 
-def transitions_of(likelihoods: Likelihoods) -> dict[str, NonlinearGaussianChain]:
-    """These chains with their transitions, for which the program is run."""
-    names = nonlinear_names(likelihoods.structure)
-    if not names:
-        return {}
-    messages = plain_run(likelihoods.program, likelihoods.structure)
-    return {name: messages[name]["chain"] for name in names}
-
-
-def live_steps(
-    transitions: dict[str, NonlinearGaussianChain],
-    steps: AllSteps,
-    rule: Rule,
-) -> dict[str, Array]:
-    """The matrices of steps, as functions of the parameters of the transitions."""
-    found = {}
-    for name, chain in transitions.items():
-        mean, tril = steps[name].moments
-        before = VectorMoments(mean[..., :-1, :], tril[..., :-1, :, :])
-        live, _ = linear_steps(chain.means, before, points_of(rule, before))
-        found[name] = steps[name].matrices + live - lax.stop_gradient(live)
-    return found
-
-
 @dataclass(frozen=True)
 class Chains:
     """The chains of a program that are not linear, with their transitions.
 
     :param factors: the factors.
-    :param transitions: the chains, by site.
+    :param transitions: how they move, by site.
     :param priors: chains with the first states and the noises that are expected.
     :param rule: how expectations are taken.
     """
 
     factors: ExpectedFactors
-    transitions: dict[str, NonlinearGaussianChain]
+    transitions: dict[str, Transition]
     priors: dict[str, LinearGaussianChain]
     rule: Rule
 
@@ -98,7 +78,8 @@ class Chains:
         cls, factors: ExpectedFactors, likelihoods: Likelihoods, rule: Rule
     ) -> Chains:
         """Those of a program, which is run to look at them."""
-        found = transitions_of(likelihoods)
+        names = nonlinear_names(likelihoods.structure)
+        found = {name: Transition.of(factors, likelihoods, name) for name in names}
         priors = {name: chain_prior(factors, name).chain for name in found}
         return cls(factors, found, priors, rule)
 
@@ -114,7 +95,7 @@ class Chains:
 
     def exists(self, name: str) -> Array:
         """Which steps there are, ``(..., T - 1)`` or less."""
-        chain = self.transitions[name]
+        chain = self.transitions[name].chain
         later = jnp.arange(1, chain.num_steps)
         if chain.lengths is None:
             return later > 0
@@ -125,8 +106,27 @@ class Chains:
     def linear(self, steps: AllSteps) -> ExpectedFactors:
         """The factors, with linear steps in the place of those of the chains."""
         matrices = {name: found.matrices for name, found in steps.items()}
-        bound = with_steps(self.factors.bound, matrices)
-        return replace(self.factors, bound=bound)
+        return replace(self.factors, bound=with_steps(self.factors, matrices))
+
+    def live(self, steps: AllSteps) -> tuple[Bound, AllSteps]:
+        """Linear steps as functions of the parameters of the transitions.
+
+        :return: the program with their matrices, and the steps with what the spread of
+            weights says in what they leave over.
+        """
+        matrices, found = {}, dict(steps)
+        for name, transition in self.transitions.items():
+            before = steps[name].before
+            points = points_of(self.rule, before)
+            own, _ = linear_steps(transition.means, before, points)
+            matrices[name] = steps[name].matrices + _change(own)
+            if not transition.features.columns:
+                continue  # nothing of the transition is uncertain
+            placement, _ = linear_steps(transition.features_at, before, points)
+            spread = spread_of_weights(transition.learnt, placement)
+            own = jax.tree.map(_change, spread)
+            found[name] = steps[name].with_leftover(own)
+        return with_steps(self.factors, matrices), found
 
     def start(self, potentials: Potentials) -> AllSteps:
         """Steps at the moments of a filter.
@@ -134,10 +134,10 @@ class Chains:
         :param potentials: what the sites are told by them.
         """
         found = {}
-        for name, chain in self.transitions.items():
+        for name, transition in self.transitions.items():
             message = self._messages_to(name, potentials)
             prior = self.priors[name]
-            found[name] = filtered_steps(chain, prior, message, self.rule)
+            found[name] = filtered_steps(transition, prior, message, self.rule)
         return found
 
     def _messages_to(self, name: str, potentials: Potentials) -> GaussianPotential:
@@ -159,11 +159,11 @@ class Chains:
         :param potentials: what else the chains are told by potentials.
         """
         found = {}
-        for name, chain in self.transitions.items():
+        for name, transition in self.transitions.items():
             beside = self._messages_to(name, potentials).precision[..., :-1, :, :]
             found[name] = goal_of(
                 self.pairs(name, marginals[name]),
-                chain.means,
+                transition,
                 self.noise(name)[..., :-1, :, :],
                 self.rule,
                 beside,
@@ -221,11 +221,11 @@ class Chains:
         :return: by chain, per entry of its batch.
         """
         found = {}
-        for name, chain in self.transitions.items():
+        for name, transition in self.transitions.items():
             site: Any = self.factors.site(name)
             gaps = gap_of(
                 self.pairs(name, marginals[name]),
-                chain.means,
+                transition,
                 site.fn.transition_matrix,
                 self.noise(name)[..., :-1, :, :],
                 points[name],
@@ -239,15 +239,23 @@ class Chains:
         return Pairs.of(path, self.factors.extent(name).positions)
 
 
-def with_steps(bound: Bound, matrices: dict[str, Array]) -> Bound:
+def with_steps(factors: ExpectedFactors, matrices: dict[str, Array]) -> Bound:
     """A program with its data, with linear steps in the place of those of its chains.
 
+    :param factors: those of the program.
     :param matrices: by chain, ``[A, b]`` of its steps, ``(..., T - 1, D, D + 1)``.
     """
-    sites, regressions = dict(bound.sites), dict(bound.regressions)
+    bound = factors.bound
     for name, found in matrices.items():
-        outer = with_matrices(sites[name].outer, found)
-        sites[name] = replace(sites[name], outer=outer)
-        known = regressions[name, "transition"]
-        regressions[name, "transition"] = known._replace(known=found)
-    return replace(bound, sites=sites, regressions=regressions)
+        holder = factors.structure.holder(factors.own(name, "transition"))
+        nothing = jnp.zeros((columns_of(holder), found.shape[-1]), found.dtype)
+        bound = in_the_place_of_steps(bound, name, found, nothing)
+        outer = with_matrices(bound.sites[name].outer, found)
+        moved = replace(bound.sites[name], outer=outer)
+        bound = replace(bound, sites=bound.sites | {name: moved})
+    return bound
+
+
+def _change(x: Array) -> Array:
+    """Nothing, with the derivative of something."""
+    return x - lax.stop_gradient(x)

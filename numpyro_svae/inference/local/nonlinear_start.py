@@ -15,9 +15,10 @@ from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.blocks.gaussian import condition
-from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
+from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.gradient_messages import VectorMoments
+from numpyro_svae.inference.local.learnt_transitions import Transition
 from numpyro_svae.inference.local.nonlinear_steps import (
     LinearSteps,
     linear_steps,
@@ -30,14 +31,14 @@ __all__ = ["filtered_steps"]
 
 
 def filtered_steps(
-    chain: NonlinearGaussianChain,
+    transition: Transition,
     prior: LinearGaussianChain,
     message: GaussianPotential,
     rule: Rule,
 ) -> LinearSteps:
     """Linear steps at the moments of a filter, as a start (a cubature Kalman filter).
 
-    :param chain: the chain.
+    :param transition: how it moves, with the weights that are expected.
     :param prior: a chain with the first state and the noise that are expected of it.
     :param message: what the states are told, batch shape ``(..., T)``.
     :param rule: the points.
@@ -51,7 +52,7 @@ def filtered_steps(
         info, precision, cov, u = given
         found = condition(*state, GaussianPotential(info, precision))
         moments = VectorMoments(found.mean, found.scale_tril)
-        matrix, spread = linear_steps(lambda x: chain.step(x, u), moments, points)
+        matrix, spread = linear_steps(lambda x: transition.step(x, u), moments, points)
         mean = moments.mean[..., None]
         value = matrix[..., :-1] @ mean + matrix[..., -1:]
         finite = jnp.isfinite(jnp.sum(spread, (-2, -1)) + jnp.sum(matrix, (-2, -1)))
@@ -68,7 +69,7 @@ def filtered_steps(
         jnp.broadcast_to(prior.initial_cov, (*batch, size, size)),
     )
     told = [jnp.moveaxis(x, len(batch), 0) for x in (message.info_vector, precision)]
-    over = (*(x[:-1] for x in told), noise, chain.steps())
+    over = (*(x[:-1] for x in told), noise, transition.steps((*batch, steps - 1)))
     _, (matrix, moments) = lax.scan(move, first, over)
     matrix, mean, tril = (jnp.moveaxis(x, 0, len(batch)) for x in (matrix, *moments))
     nothing = jnp.zeros_like(mean), jnp.zeros_like(tril)

@@ -22,17 +22,14 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 
-from numpyro_svae.blocks.elimination import (
-    cholesky,
-    solve_lower,
-    solve_lower_transposed,
-)
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.gradient_messages import (
     VectorMoments,
     moments_of,
 )
+from numpyro_svae.inference.local.lane_solves import cholesky_of, unwhiten, whiten
+from numpyro_svae.inference.local.learnt_transitions import Transition
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = [
@@ -40,13 +37,11 @@ __all__ = [
     "Pairs",
     "Points",
     "bound_points",
-    "cholesky_of",
     "gap_of",
     "goal_of",
     "linear_steps",
     "points_of",
     "steps_of",
-    "whiten",
 ]
 
 Means = Callable[[Array], Array]
@@ -97,6 +92,17 @@ class LinearSteps(NamedTuple):
         """Those of the steps, ``(..., T - 1, D, D + 1)``."""
         return self.matrix[..., :-1, :, :]
 
+    @property
+    def before(self) -> VectorMoments:
+        """Moments of the states before the steps, ``(..., T - 1)``."""
+        mean, tril = self.moments
+        return VectorMoments(mean[..., :-1, :], tril[..., :-1, :, :])
+
+    def with_leftover(self, more: tuple[Array, Array]) -> LinearSteps:
+        """With more that is left over, information vectors and precisions."""
+        padded = steps_of(self.matrices, more, self.before)
+        return self._replace(leftover=self.leftover + padded.leftover)
+
     def towards(self, goal: LinearSteps, rate: Array, cov: Array) -> LinearSteps:
         """Natural parameters that are a part of the way to others.
 
@@ -132,7 +138,7 @@ def linear_steps(
     value = jnp.tensordot(weights, found, 1)
     far = found - value
     slope = jnp.einsum("s,s...i,sj->...ij", weights, far, spots)
-    matrix = _transpose(_solve(solve_lower_transposed, tril, _transpose(slope)))
+    matrix = _transpose(unwhiten(tril, _transpose(slope)))
     bias = value - _apply(matrix, mean)
     spread = jnp.einsum("s,s...i,s...j->...ij", weights, far, far)
     return jnp.concatenate([matrix, bias[..., None]], -1), spread
@@ -159,17 +165,18 @@ def bound_points(rule: Rule, moments: VectorMoments, key: Array) -> Points:
 
 def gap_of(
     pairs: Pairs,
-    means: Means,
+    transition: Transition,
     matrices: Array,
     cov: Array,
     points: Points,
 ) -> Array:
     """``E[log N(x'; f(x), Q)] - E[log N(x'; A x + b, Q)]`` of each step.
 
-    It is made of residuals of the linear step and of what f is beside it.
+    It is made of residuals of the linear step, of what f is beside it, and of how
+    uncertain f is.
 
     :param pairs: moments of the pairs.
-    :param means: f.
+    :param transition: f.
     :param matrices: ``[A, b]``.
     :param cov: Q, of shape ``(..., T - 1, D, D)``.
     :param points: for standard normal vectors, ``(S, D)`` or ``(S, ..., T - 1, D)``,
@@ -183,9 +190,10 @@ def gap_of(
 
     def at(point: Array) -> Array:
         x = mean + _apply(tril, point)
-        curved = whiten(root, (means(x) - _apply(matrix, x) - bias)[..., None])
+        value, cost = transition.means_and_costs(x)
+        curved = whiten(root, (value - _apply(matrix, x) - bias)[..., None])
         residual = whiten(root, (rest + _apply(slope, point))[..., None])
-        return jnp.sum(curved * (residual - 0.5 * curved), (-2, -1))
+        return jnp.sum(curved * (residual - 0.5 * curved), (-2, -1)) - cost
 
     values = jax.vmap(at)(points[0])
     return jnp.tensordot(points[1], values, 1)
@@ -193,7 +201,7 @@ def gap_of(
 
 def goal_of(
     pairs: Pairs,
-    means: Means,
+    transition: Transition,
     cov: Array,
     rule: Rule,
     beside: Array,
@@ -202,7 +210,7 @@ def goal_of(
     """Where the messages of the steps to their pairs are, given moments of these.
 
     :param pairs: the moments.
-    :param means: f.
+    :param transition: f.
     :param cov: Q, of shape ``(..., T - 1, D, D)``.
     :param rule: the points.
     :param beside: precisions of the other messages to the states before the steps.
@@ -210,11 +218,11 @@ def goal_of(
     :param exists: which steps there are, ``(..., T - 1)`` or less.
     """
     points = points_of(rule, pairs.before)
-    matrices, _ = linear_steps(means, pairs.before, points)
+    matrices, _ = linear_steps(transition.means, pairs.before, points)
 
     def total(before: VectorMoments) -> Array:
         moved = pairs._replace(before=before)
-        gaps = gap_of(moved, means, matrices, cov, points)
+        gaps = gap_of(moved, transition, matrices, cov, points)
         return jnp.sum(jnp.where(exists, gaps, 0.0))
 
     leftover = _signed(pairs.before, jax.grad(total)(pairs.before), beside)
@@ -247,8 +255,8 @@ def _signed(
     values, vectors = jnp.linalg.eigh(jnp.where(usable, whole, 0.0))
     lacking = vectors * jnp.sqrt(jnp.maximum(-values, 0.0))[..., None, :]
     curvature = curvature + lacking @ _transpose(lacking)
-    half = _solve(solve_lower_transposed, tril, curvature)
-    precision = _solve(solve_lower_transposed, tril, _transpose(half))
+    half = unwhiten(tril, curvature)
+    precision = unwhiten(tril, _transpose(half))
     precision = 0.5 * (precision + _transpose(precision))
     info = gradient.mean + _apply(precision, mean)
     nothing = jnp.where(usable[..., 0], info, jnp.nan)
@@ -261,27 +269,3 @@ def _transpose(x: Array) -> Array:
 
 def _apply(matrix: Array, x: Array) -> Array:
     return jnp.squeeze(matrix @ x[..., None], -1)
-
-
-def cholesky_of(cov: Array) -> Array:
-    """Cholesky factors, by products over the lanes of many small matrices."""
-    return jnp.moveaxis(cholesky(jnp.moveaxis(cov, (-2, -1), (0, 1))), (0, 1), (-2, -1))
-
-
-def whiten(root: Array, x: Array) -> Array:
-    """Columns times the inverse of a Cholesky factor."""
-    return _solve(solve_lower, root, x)
-
-
-def _solve(solve: Callable, root: Array, x: Array) -> Array:
-    """One of the triangular solves of the blocks.
-
-    They are products over lanes: calls of a library for each of many small matrices, as
-    there are for the points of expectations, may wait for each other for ever on CPUs.
-    """
-    batch = jnp.broadcast_shapes(root.shape[:-2], x.shape[:-2])
-    root, x = (
-        jnp.moveaxis(jnp.broadcast_to(y, (*batch, *y.shape[-2:])), (-2, -1), (0, 1))
-        for y in (root, x)
-    )
-    return jnp.moveaxis(solve(root, x), (0, 1), (-2, -1))

@@ -52,9 +52,9 @@ def site_posteriors(
     found, ended = find_messages(structure, program, ascent, *known, kept.start)
     kept.keep(found)
     read = structure, program, ascent.rule
-    given = with_linear_steps(*read, bound, found), naturals
+    linear, told = with_linear_steps(*read, *known[:2], found, potentials)
+    given = linear, naturals
     options = structure, ascent.mean_field, ascent.fixed_point
-    told = found.beside(potentials)
     local = local_posterior(*options, *given, told, examine=examine)
     local = with_expectations(*read, *given, local, ended)
     return with_lessons(structure, ascent, *given, potentials, found, local)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.families import RegressionNatural
 
-__all__ = ["slow_dynamics"]
+__all__ = ["slow_dynamics", "slow_features"]
 
 _PSEUDO_STEPS = 100.0
 _DECAY = 0.95
@@ -43,3 +43,26 @@ def slow_dynamics(key: Array, prior: RegressionNatural, dim: int) -> RegressionN
     return RegressionNatural.from_standard(
         loc, columns, grow * standard.scale_tril, prior.df + _PSEUDO_STEPS
     )
+
+
+def slow_features(
+    prior: RegressionNatural, known: Array, placement: Array
+) -> RegressionNatural:
+    """The prior, or features that make a slow decay, if the prior and K are zero.
+
+    :param prior: of the weights of features, without a batch.
+    :param known: K of the linear steps ``(K + F S) [x; 1]``, ``(..., D, D + 1)``.
+    :param placement: S, of shape ``(..., M, D + 1)``.
+    """
+    known, placement = (
+        jnp.mean(x, tuple(range(x.ndim - 2))) for x in (known, placement)
+    )
+    standard, dim = prior.to_standard(), known.shape[-2]
+    target = _DECAY * jnp.eye(dim, dim + 1)
+    columns = prior.uu + _PSEUDO_STEPS * placement @ placement.T
+    loc = _PSEUDO_STEPS * jnp.linalg.solve(columns, placement @ target.T).T
+    grow = jnp.sqrt((prior.df + _PSEUDO_STEPS) / prior.df)
+    df = prior.df + _PSEUDO_STEPS
+    slow = RegressionNatural.from_standard(loc, columns, grow * standard.scale_tril, df)
+    silent = ~(jnp.any(standard.loc != 0) | jnp.any(known[:, :dim] != 0))
+    return jax.tree.map(lambda a, b: jnp.where(silent, a, b), slow, prior)

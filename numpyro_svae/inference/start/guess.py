@@ -27,7 +27,7 @@ from numpyro_svae.inference.start.counts import (
     spread_counts,
     spread_rows,
 )
-from numpyro_svae.inference.start.dynamics import slow_dynamics
+from numpyro_svae.inference.start.dynamics import slow_dynamics, slow_features
 from numpyro_svae.inference.start.hierarchies import from_below, priors_alone
 from numpyro_svae.inference.start.joins import of_joint, stand_in
 from numpyro_svae.inference.start.members import Kind, guess_cells, guess_members
@@ -174,6 +174,10 @@ class Guess:
         latent = not self.factors.site(factor.site).observed
         return factor.role == "transition" and (bool(batch) or latent)
 
+    def _has_features(self, factor: Factor) -> bool:
+        """Whether a factor is a step that is not linear."""
+        return self.factors.local(factor.site).kind.linearised
+
     def _regression(
         self, factor: Any, prior: RegressionNatural
     ) -> RegressionNatural | None:
@@ -182,9 +186,11 @@ class Guess:
         members = self._members_at(factor, prior.batch_shape)
         if self._moves(factor, prior.batch_shape):
             path = site.value if site.observed else self.paths.get(factor.site)
-            data = self.factors.bound.regressions[factor.site, factor.role]
+            data: Any = self.factors.bound.regressions[factor.site, factor.role]
             given = data.known is not None or data.fixed is not None
             if given and not switches:
+                if not site.observed and self._has_features(factor):
+                    return slow_features(prior, data.known, data.placement)
                 return prior  # what is known says which coordinates these are
             if path is None or not switches:
                 return slow_dynamics(self.key, prior, site.fn.event_shape[-1])

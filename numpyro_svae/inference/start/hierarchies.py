@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -62,9 +64,12 @@ def _updated(
         given = found | {name: natural}
         moments = {n: p.moments(given[n]) for n, p in structure.priors.items()}
         losses = (
-            bound.sites[n].scale * divergence(structure, bound, n, found[n], moments)
+            bound.sites[n].scale * divergence(structure, bound, n, given, moments)
             for n in below
         )
         return -sum((jnp.sum(loss) for loss in losses), jnp.zeros(()))
 
-    return found[name] + jax.grad(gain)(found[name])
+    own: Any = found[name]
+    rise = jax.grad(gain)(own)
+    step = jnp.minimum(1.0, 0.5 * own.largest_step(rise))
+    return own + rise.scale(step)

@@ -56,8 +56,8 @@ def bound_of(
         factors = ExpectedFactors(structure, bound, moments)
         local = infer_locals(factors, potentials, mean_field, options)
         value = sum(local.totals.values(), jnp.zeros(()))
-        for name, natural in naturals.items():
-            loss = divergence(structure, bound, name, natural, moments)
+        for name in naturals:
+            loss = divergence(structure, bound, name, naturals, moments)
             value = value - bound.sites[name].scale * jnp.sum(loss)
         means = {
             n: local.marginals[n].mean

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 
@@ -128,15 +130,11 @@ def _in_all_states(value: Array, event: int, states: int) -> Array:
 def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegression:
     """A part of a chain."""
     site, known, placement = view.site, affine.known, affine.parent_map
-    value, states = site.value, len(factor.selectors)
-    ones = jnp.ones((*extent_of(site, factor.role).positions, 1))
+    states, positions = len(factor.selectors), extent_of(site, factor.role).positions
     if factor.role == "initial":
-        value, regressor = value[..., 0, :], ones
+        value, regressor = _first(site.value, positions)
     else:
-        inputs: Array = site.fn.inputs
-        inputs = jnp.broadcast_to(inputs, ones.shape[:-1] + inputs.shape[-1:])
-        regressor = jnp.concatenate([value[..., :-1, :], inputs], -1)
-        value = value[..., 1:, :]
+        value, regressor = _steps(site.value, site.fn.inputs, positions)
     if view.support is not None:
         value = view.support.seen_vector(value)
     if known is not None:
@@ -148,6 +146,21 @@ def _bind_part(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
     rest = affine.scale, affine.noise, None, None
     chain = value, regressor, None, known, placement
     return BoundRegression(*chain, *rest, affine.fixed)
+
+
+@partial(jax.jit, static_argnums=1)
+def _first(path: Array, positions: tuple[int, ...]) -> tuple[Array, Array]:
+    """The response and the regressor of the first step of a chain."""
+    return path[..., 0, :], jnp.ones((*positions, 1))
+
+
+@partial(jax.jit, static_argnums=2)
+def _steps(
+    path: Array, inputs: Array, positions: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Those of the other steps."""
+    inputs = jnp.broadcast_to(inputs, positions + inputs.shape[-1:])
+    return path[..., 1:, :], jnp.concatenate([path[..., :-1, :], inputs], -1)
 
 
 def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegression:

@@ -31,6 +31,8 @@ class FreePrior:
 
     above = ()
     picks = False
+    is_free = True
+    of_naturals = False
 
     def shown(self, sites: dict[str, Site]) -> Any:
         """The distribution of the site in a run."""
@@ -48,7 +50,9 @@ class FreePrior:
         """Natural parameters of a member of the family that is like it."""
         return self.block.like(bound)
 
-    def message(self, bound: Any, natural: Any) -> NaturalParameters:
+    def message(
+        self, bound: Any, natural: Any, moments: dict[str, Any]
+    ) -> NaturalParameters:
         """Natural parameters of the member that it is like at a posterior."""
         return self.block.message(natural, bound)
 

@@ -79,7 +79,7 @@ def scanned_inputs(view: View) -> Array | None:
     """
     prober, name, holder = view.prober, view.site.name, view.holder
     chains = {n: c for scan in prober.program.scans for n, c in scan.chains.items()}
-    moved = name in chains and chains[name].moved
+    moved = name in chains and chains[name].moved and chains[name].linear
     if not moved or view.role != "transition" or view.support is not None:
         return None
     if getattr(holder, "part", "") != "both":

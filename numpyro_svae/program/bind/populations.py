@@ -122,6 +122,9 @@ class Population:
     noises: tuple[SpreadPrior, ...]
     summed: bool = False
 
+    is_free = False
+    of_naturals = False
+
     @property
     def above(self) -> tuple[Any, ...]:
         """The blocks that the prior depends on."""

@@ -54,6 +54,9 @@ class RatePopulation:
     block: PrecisionPrior | GammaPrior
     rate: PrecisionPrior | GammaPrior
 
+    is_free = False
+    of_naturals = False
+
     @property
     def above(self) -> tuple[Any, ...]:
         """The blocks that the prior depends on."""

@@ -22,6 +22,7 @@ from numpyro_svae.families.free_covariance import (
 from numpyro_svae.families.matrices import transpose
 from numpyro_svae.program.priors.noise_priors import CovariancePrior
 from numpyro_svae.program.priors.priors import Reading
+from numpyro_svae.program.priors.scale_bounds import has_bounds
 from numpyro_svae.program.run.sites import Site, is_gaussian
 
 __all__ = ["CorrelationPrior"]
@@ -63,6 +64,14 @@ class CorrelationPrior(CovariancePrior):
         ]
         if not users or not all(is_gaussian(s.fn) for s in users) or len(partners) != 1:
             return None
+        scales = reading.sites[partners[0]]
+        if has_bounds(scales.fn):
+            raise ValueError(
+                f"Site '{scales.name}' ({type(scales.fn).__name__}): found bounds of "
+                f"the scales of the correlations '{site.name}', whose posterior with "
+                "them is an inverse-Wishart, which has none. Accepted: a prior of any "
+                "positive number, as HalfNormal(scale), HalfCauchy or LogNormal."
+            )
         pair = {site.name, partners[0]}
         names = tuple(name for name in reading.sites if name in pair)
         rooted = isinstance(site.fn, dist.LKJCholesky)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from math import log, pi
 from typing import Any
 
@@ -16,13 +17,16 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma
 import numpy as np
 import numpyro.distributions as dist
+from numpyro.distributions.constraints import is_dependent
 
 from numpyro_svae.distributions.root_inverse_gamma import power_of_gamma
-from numpyro_svae.families import GammaNatural
+from numpyro_svae.distributions.truncated_gamma import PowerOfTruncatedGamma
+from numpyro_svae.families import GammaNatural, LogBounds, TruncatedGammaNatural
 from numpyro_svae.families.free_prior import closest_gamma, free_kl
 from numpyro_svae.program.priors.noise_priors import ExpectedNoise, NoisePrior
 from numpyro_svae.program.priors.priors import Prior, Reading
 from numpyro_svae.program.priors.rate_priors import POPULATION_OF_RATES, FeaturePrior
+from numpyro_svae.program.priors.scale_bounds import log_bounds
 from numpyro_svae.program.run.classes import entries_by_class
 from numpyro_svae.program.run.sites import Site, is_gaussian
 
@@ -35,6 +39,14 @@ _FREE = (
     dist.LogNormal,
     dist.Exponential,
     dist.Weibull,
+    dist.FoldedDistribution,
+)
+_BOUNDED = (
+    dist.Uniform,
+    dist.LogUniform,
+    dist.Pareto,
+    dist.LeftTruncatedDistribution,
+    dist.TwoSidedTruncatedDistribution,
 )
 _DRAWS, _LEAST_SHAPE = 256, 2.0
 _SCALES = {  # the parameters of a Gaussian that have its noise, as powers of its scale
@@ -43,6 +55,7 @@ _SCALES = {  # the parameters of a Gaussian that have its noise, as powers of it
     "scale_tril_row": 1,
     "initial_cov": 2,
     "transition_cov": 2,
+    "rate": -2,  # of a scale that is drawn from an Exponential
 }
 
 
@@ -57,27 +70,39 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
     :param power: the power of the value of the site that is a precision: 1, or -1 for
         variances, or -2 for standard deviations.
     :param free: whether the prior is not conjugate.
+    :param bounds: of the logs of the precisions, where the prior has any; the posterior
+        is truncated to them.
     """
 
     power: int
     free: bool
+    bounds: LogBounds | None = None
 
     by_entry = True
-    distributions = (dist.Gamma, dist.InverseGamma, *_FREE)
-    accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
+    distributions = (dist.Gamma, dist.InverseGamma, *_FREE, *_BOUNDED)
+    accepted = (
+        f"{Prior.accepted}; or {POPULATION_OF_RATES}; or parameters that are functions "
+        "of one or two other sites, each scale of one entry of each: scales, or Normal "
+        "sites of numbers, as in HalfNormal(tau[region]) or LogNormal(mu, tau)"
+    )
 
     @classmethod
     def find(cls, reading: Reading, site: Site) -> PrecisionPrior | None:
         conjugate = next(entries_by_class(_CONJUGATE, site.fn), None)
-        users = [s for s in reading.users(site.name) if is_gaussian(s.fn)]
-        if conjugate != -1 and not users:
+        every = reading.users(site.name)
+        users = [s for s in every if is_gaussian(s.fn)]
+        above = [s for s in every if isinstance(s.fn, (*_FREE, *_BOUNDED))]
+        if conjugate != -1 and not users + above:
             return None
-        power = _power(reading, site, users) or conjugate
+        power = _power(reading, site, users or above) or conjugate
+        if power is None and above and not users:
+            power = -2  # any family will do
         if power is None:
             return None
         features, batch = site.outer.event_shape, reading.batch_of(site)
         free = power != conjugate
-        return cls(site.name, (site.name,), batch, features, power, free)
+        bounds = log_bounds(reading, site, power)
+        return cls(site.name, (site.name,), batch, features, power, free, bounds)
 
     @property
     def of_rates(self) -> bool:
@@ -119,7 +144,7 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
         mean, variance = jnp.mean(logs, 0), jnp.var(logs, 0)
         shape = (1 + jnp.sqrt(1 + 2 * variance)) / (2 * variance)  # of trigamma
         shape = jnp.maximum(shape, _LEAST_SHAPE)
-        fine = jnp.all(jnp.stack([jnp.all(x) for x in _valid(fn)]))
+        fine = reduce(jnp.logical_and, map(jnp.all, _valid(fn)), jnp.array(True))
         rate = jnp.where(fine, jnp.exp(digamma(shape) - mean), jnp.nan)
         return self._full(shape, rate)
 
@@ -145,16 +170,25 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
         return free_kl(self.log_density, natural, prior)
 
     def natural_of(self, fn: Any) -> GammaNatural:
+        if self.bounds is not None and not isinstance(fn, PowerOfTruncatedGamma):
+            raise TypeError("found a start without the bounds of the prior")
         return self._full(fn.concentration, fn.rate)
 
     def _full(self, concentration: Any, rate: Any) -> GammaNatural:
         shape = self.batch_shape + self.features
-        both = (jnp.broadcast_to(x, shape) + 0.0 for x in (concentration, rate))
-        return GammaNatural(*both)
+        a, b = (jnp.broadcast_to(x, shape) + 0.0 for x in (concentration, rate))
+        if self.bounds is None:
+            return GammaNatural(a, b)
+        return TruncatedGammaNatural(concentration=a, rate=b, bounds=self.bounds)
 
     def posterior(self, natural: GammaNatural) -> dist.Distribution:
         both = natural.concentration, natural.rate
-        return power_of_gamma(self.power, *both).to_event(len(self.features))
+        fn: dist.Distribution
+        if self.bounds is None:
+            fn = power_of_gamma(self.power, *both)
+        else:
+            fn = PowerOfTruncatedGamma(*both, self.power, self.bounds)
+        return fn.to_event(len(self.features))
 
     def covers(self, dim: int) -> bool:
         return self.features in ((), (dim,))
@@ -196,7 +230,7 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
         if cov.ndim > 2 and not self.batch_shape:
             squares, count = jnp.sum(squares, 0), jnp.sum(count, 0)
         per_one = squares * jnp.ones_like(count)
-        return prior + GammaNatural(0.5 * count, 0.5 * per_one)
+        return prior + replace(prior, concentration=0.5 * count, rate=0.5 * per_one)
 
 
 def _power(reading: Reading, site: Site, users: list[Site]) -> int | None:
@@ -225,4 +259,5 @@ def _power(reading: Reading, site: Site, users: list[Site]) -> int | None:
 def _valid(fn: Any) -> Iterator[Any]:
     """Which parameters of a distribution are those that it accepts."""
     for name, constraint in fn.arg_constraints.items():
-        yield constraint(getattr(fn, name))
+        if not is_dependent(constraint):  # bounds, which have been looked at
+            yield constraint(getattr(fn, name))

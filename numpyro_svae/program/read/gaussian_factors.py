@@ -29,7 +29,9 @@ from numpyro_svae.program.bind.affine import (
 )
 from numpyro_svae.program.bind.gathered import gathered_members, scanned_inputs
 from numpyro_svae.program.run.agreement import same
+from numpyro_svae.program.run.origins import here_and_elsewhere
 from numpyro_svae.program.run.positions import Extent, extent_of, read_at
+from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.structure.factors import Beside, GaussianFactor, Source
 from numpyro_svae.program.structure.probing import Found, Prober
@@ -101,12 +103,12 @@ def _facts(view: View, parents: tuple[str, ...]) -> _Facts:
 
 
 def _here_and_elsewhere(view: View, parents: tuple[str, ...]) -> list[_Facts]:
-    """Facts at the arguments of the program, and at others if they depend on them."""
+    """Facts at the arguments of the program, and at others."""
 
-    def read(prober: Prober) -> _Facts:
-        return jax.jit(partial(_facts, replace(view, prober=prober), parents))()
+    def read(program: Program) -> _Facts:
+        return _facts(replace(view, prober=view.prober.at(program)), parents)
 
-    both = [read(view.prober), view.prober.read_elsewhere(read)]
+    both = here_and_elsewhere(view.prober.program, read)
     return jax.device_get(both)  # to compare arrays of NumPy compiles nothing
 
 

@@ -9,7 +9,7 @@ from numpyro_svae.program.bind.affine import PARAMETERS, View
 from numpyro_svae.program.read.find_supports import find_support
 from numpyro_svae.program.read.gaussian_factors import find_factor
 from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
-from numpyro_svae.program.run.sites import Site, gaussian_view, response_dim
+from numpyro_svae.program.run.sites import Site, is_gaussian_vector, response_dim
 from numpyro_svae.program.structure.factors import (
     Beside,
     Factor,
@@ -21,12 +21,26 @@ from numpyro_svae.program.structure.supports import Support
 __all__ = ["read_chain", "read_gaussian", "read_known_regression"]
 
 
-def read_chain(wiring: Wiring, site: Site) -> list[Factor]:
-    """The factors of a Gaussian chain: its first state, and its steps."""
-    return [_read(wiring, site, role) for role in ("initial", "transition")]
+_ACCEPTED = (
+    "the weight F and the covariance Sigma of one global block or of independent ones, "
+    "or fixed values, as loc = K + F S and covariance = s Sigma with any known K, S "
+    "and s; of a batch of blocks, the member that data, one discrete site or both pick "
+    "(as in F[z[..., 1:]], or F[z][..., None, :, :] for a state that lasts)"
+)
 
 
-def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
+def read_chain(wiring: Wiring, site: Site, steps: str = _ACCEPTED) -> list[Factor]:
+    """The factors of a Gaussian chain: its first state, and its steps.
+
+    :param wiring: the program.
+    :param site: the chain.
+    :param steps: what is accepted of what is learnt of its steps, for a message.
+    """
+    accepted = {"initial": _ACCEPTED, "transition": steps}
+    return [_read(wiring, site, role, accepted[role]) for role in accepted]
+
+
+def _read(wiring: Wiring, site: Site, role: str, accepted: str) -> GaussianFactor:
     """The factor of a part of a chain."""
     loc, cov = PARAMETERS[role]
     used = wiring.needs[site.name][loc] | wiring.needs[site.name][cov]
@@ -52,16 +66,7 @@ def _read(wiring: Wiring, site: Site, role: str) -> GaussianFactor:
             "where u does not move, or a first state that depends on latent vectors."
         )
     if found is None:
-        raise not_conjugate(
-            site,
-            f"({loc}, {cov})",
-            used,
-            "the weight F and the covariance Sigma of one global block or of "
-            "independent ones, or fixed values, as loc = K + F S and covariance = s "
-            "Sigma with any known K, S and s; of a batch of blocks, the member that "
-            "data, one discrete site or both pick (as in F[z[..., 1:]], or "
-            "F[z][..., None, :, :] for a state that lasts)",
-        )
+        raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
     return found
 
 
@@ -115,6 +120,6 @@ def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
 
 def read_known_regression(wiring: Wiring, site: Site) -> GaussianFactor | None:
     """A likelihood that is linear and Gaussian in latent states, if it is."""
-    if gaussian_view(site) is None:
+    if not is_gaussian_vector(site):
         return None
     return _find(wiring, site, "value", wiring.used(site.name))

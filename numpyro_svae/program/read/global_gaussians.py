@@ -26,8 +26,8 @@ from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import (
     Site,
-    gaussian_view,
     is_gaussian,
+    is_gaussian_vector,
     is_path,
     is_state,
 )
@@ -172,7 +172,7 @@ class Candidates:
     def _is_learnt_apart(self, name: str, chosen: set[str]) -> bool:
         """Whether only observations depend on it, with a noise or weights to learn."""
         site, found = self._site(name), self._dependents(name)
-        if not all(s.observed and gaussian_view(s) is not None for s in found):
+        if not all(s.observed and is_gaussian_vector(s) for s in found):
             return False
         used = frozenset().union(*(self.needs[s.name] for s in found))
         states = {n for n in used - chosen if self._is_gaussian(n)}
@@ -198,7 +198,7 @@ class Candidates:
             beside = self._is_open(other)
             if beside and len(self._site(other).outer.event_shape) > rank:
                 continue  # a matrix and a vector: the matrix is the weight
-            if gaussian_view(site) is not None and self._bilinear(name, other, site):
+            if is_gaussian_vector(site) and self._bilinear(name, other, site):
                 return True
         return False
 
@@ -259,7 +259,7 @@ class Candidates:
 
     def _row_moves_all(self, name: str, site: Site) -> bool:
         """Whether the first row of a matrix moves more than the first entry."""
-        if gaussian_view(site) is None:
+        if not is_gaussian_vector(site):
             return False
         rng = np.random.default_rng(0)
         values = {n: s.value for n, s in self.prober.sites.items() if not s.observed}

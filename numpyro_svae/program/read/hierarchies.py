@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from numpyro_svae.program.bind.free_populations import FreePopulation
 from numpyro_svae.program.bind.free_priors import FreePrior
 from numpyro_svae.program.bind.populations import Population, bind_populations
 from numpyro_svae.program.bind.rate_populations import RatePopulation
@@ -19,7 +20,7 @@ from numpyro_svae.program.structure.probing import Prober
 
 __all__ = ["AnyPopulation", "read_populations"]
 
-AnyPopulation = Population | RatePopulation | FreePrior
+AnyPopulation = Population | RatePopulation | FreePrior | FreePopulation
 
 
 def read_populations(wiring: Wiring) -> dict[str, AnyPopulation]:
@@ -95,8 +96,11 @@ def _candidates(
             yield Population(block, parents, noises)
             if any(parent.components for parent in parents):
                 yield Population(block, parents, noises, summed=True)
-    elif [p.of_rates for p in (block, *above)] == [True, True]:
+        return
+    if [p.of_rates for p in (block, *above)] == [True, True]:
         yield RatePopulation(block, above[0])
+    if FreePopulation.fits(block, above):
+        yield FreePopulation(block, tuple(above))
 
 
 def _fits(noise: Any, block: GaussianPrior) -> bool:

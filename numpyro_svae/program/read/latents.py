@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jax import Array
-import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.program.priors.priors import Prior, Reading, priors_of
 from numpyro_svae.program.read.global_gaussians import Candidates
+from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
 from numpyro_svae.program.structure.factors import Local
@@ -39,7 +39,7 @@ def easy_value(message: dict) -> Array | None:
         value = np.zeros(base.event_shape, int if kind.discrete else float)
     else:
         return None
-    return jnp.asarray(np.broadcast_to(value, fn.batch_shape + fn.event_shape))
+    return jax_array(np.broadcast_to(value, fn.batch_shape + fn.event_shape))
 
 
 def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
@@ -95,7 +95,7 @@ def random_globals(
         free = not site.observed and name not in scanned and name not in values
         if free and is_gaussian(site.fn):
             values[name] = rng.standard_normal(site.value.shape)
-    return {name: jnp.asarray(value) for name, value in values.items()}
+    return {name: jax_array(value) for name, value in values.items()}
 
 
 def _read_blocks(
@@ -148,8 +148,9 @@ def _unknown(site: Site, labelled: bool) -> ValueError:
         "nor can it be given a potential. Accepted global sites: "
         "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
         "Gamma, InverseGamma, InverseWishart; HalfNormal, HalfCauchy, LogNormal, "
-        "Exponential, Weibull or Gamma as the standard deviation, the variance or the "
-        "precision of Gaussian sites; LKJCholesky or LKJ with such scales as their "
+        "Exponential, Weibull, Gamma, Uniform, LogUniform, Pareto or a truncated or "
+        "folded distribution as the standard deviation, the variance or the precision "
+        "of Gaussian sites; LKJCholesky or LKJ with such scales as their "
         "covariance; and Normal, MultivariateNormal "
         "or MatrixNormal outside of the plates of the data. Accepted local "
         "sites: Categorical, MultivariateNormal, Normal(...).to_event(1) (a "

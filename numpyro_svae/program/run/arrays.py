@@ -12,12 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["is_array", "numpy_of"]
+__all__ = ["is_array", "jax_array", "numpy_of"]
 
 
 def is_array(value: Any) -> bool:
     """Whether a value is an array, of NumPy or of JAX."""
     return isinstance(value, jax.Array | np.ndarray)
+
+
+def jax_array(value: Any) -> jax.Array:
+    """A value as an array of JAX.
+
+    Of NumPy's arrays, ``jnp.asarray`` would compile a program for each shape.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return jax.device_put(np.asarray(value))
+    return jnp.asarray(value)
 
 
 def numpy_of(value: Any) -> ModuleType:

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
-from jax import Array, random
+from jax import Array
 import jax.numpy as jnp
+import numpy as np
 from numpyro.ops.provenance import eval_provenance
 
-from numpyro_svae.program.run.arrays import is_array
+from numpyro_svae.program.run.arrays import is_array, jax_array
 from numpyro_svae.program.run.sites import Program
 
-__all__ = ["NOT_TRACEABLE", "at_others", "depends", "elsewhere"]
+__all__ = [
+    "NOT_TRACEABLE",
+    "at_others",
+    "depends",
+    "elsewhere",
+    "here_and_elsewhere",
+]
 
 # what a program raises that looks at the values of its arguments
 NOT_TRACEABLE = (
@@ -36,6 +44,23 @@ def elsewhere(program: Program, read: Callable[[Program], Any]) -> Any:
     :return: the arrays; those at its own ones if they are computed from none of them.
     """
     return read(at_others(program) if depends(program, read) else program)
+
+
+def here_and_elsewhere(program: Program, read: Callable[[Program], Any]) -> list[Any]:
+    """What is read off a program at its own arguments and parameters, and at others.
+
+    It is compiled once, for both.
+
+    :param program: the program.
+    :param read: reads arrays.
+    """
+    leaves, rebuild = _arrays(program)
+    compiled = jax.jit(lambda own: read(rebuild(own)))
+    try:
+        return [compiled(own) for own in (leaves, _others(leaves))]
+    except NOT_TRACEABLE:
+        both = program, at_others(program)
+        return [jax.jit(partial(read, own))() for own in both]
 
 
 def depends(program: Program, read: Callable[[Program], Any]) -> bool:
@@ -61,7 +86,11 @@ def union_of(sets: Any) -> frozenset[str]:
 def at_others(program: Program) -> Program:
     """A program at other arguments and parameters than its own."""
     leaves, rebuild = _arrays(program)
-    return rebuild({name: _other(leaf) for name, leaf in leaves.items()})
+    return rebuild(_others(leaves))
+
+
+def _others(leaves: dict[str, Any]) -> dict[str, Array]:
+    return {name: _other(leaf) for name, leaf in leaves.items()}
 
 
 def _arrays(program: Program) -> tuple[dict[str, Any], Callable[[dict], Program]]:
@@ -86,7 +115,8 @@ def _is_number(leaf: Any) -> bool:
 
 def _other(leaf: Any) -> Array:
     """Another array of the same kind, in the same range if it is of whole numbers."""
-    leaf = jnp.asarray(leaf)
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return random.uniform(random.PRNGKey(1), leaf.shape, leaf.dtype)
-    return ~leaf if leaf.dtype == bool else jnp.max(leaf, initial=0) - leaf
+        drawn = np.random.default_rng(1).uniform(size=leaf.shape)
+        return jax_array(drawn.astype(leaf.dtype))
+    leaf = np.asarray(leaf)
+    return jax_array(~leaf if leaf.dtype == bool else np.max(leaf, initial=0) - leaf)

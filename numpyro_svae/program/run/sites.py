@@ -18,6 +18,7 @@ import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 from numpyro.util import not_jax_tracer
 
+from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
@@ -32,6 +33,7 @@ __all__ = [
     "Site",
     "gaussian_view",
     "is_gaussian",
+    "is_gaussian_vector",
     "is_path",
     "is_state",
     "read_site",
@@ -178,27 +180,32 @@ class GaussianView(NamedTuple):
     covariance: Array
 
 
+def is_gaussian_vector(site: Site) -> bool:
+    """Whether a site is a Gaussian vector at each position."""
+    if spelling_of(site.fn) == "numbers":
+        return len(site.outer.event_shape) == site.extra + 1
+    return spelling_of(site.fn) == "vector"
+
+
 def gaussian_view(site: Site) -> GaussianView | None:
     """The Gaussian at each position of a site; None if it is not a Gaussian vector."""
+    if not is_gaussian_vector(site):
+        return None
     fn: Any = site.fn
-    spelling = spelling_of(fn)
-    if spelling == "vector":
+    if spelling_of(fn) == "vector":
         tril = fn.scale_tril
         loc = jnp.broadcast_to(fn.loc, site.positions + fn.event_shape)
         return GaussianView(loc, tril @ jnp.swapaxes(tril, -1, -2))
-    if spelling == "numbers" and len(site.outer.event_shape) == site.extra + 1:
-        shape = site.positions + site.outer.event_shape[-1:]
-        dtype = jnp.result_type(fn.loc, fn.scale, float)  # Normal(0, 1) is of integers
-        variance = _shared(jnp.asarray(fn.scale, dtype) ** 2, shape[-1])
-        covariance = variance[..., None] * jnp.eye(shape[-1], dtype=dtype)
-        loc = jnp.broadcast_to(jnp.asarray(fn.loc, dtype), shape)
-        return GaussianView(loc, covariance)
-    return None
+    shape = site.positions + site.outer.event_shape[-1:]
+    dtype = jnp.result_type(fn.loc, fn.scale, float)  # Normal(0, 1) is of integers
+    variance = _shared(jnp.asarray(fn.scale, dtype) ** 2, shape[-1])
+    covariance = variance[..., None] * jnp.eye(shape[-1], dtype=dtype)
+    loc = jnp.broadcast_to(jnp.asarray(fn.loc, dtype), shape)
+    return GaussianView(loc, covariance)
 
 
 def _shared(variance: Array, dim: int) -> Array:
     """Variances ``(..., D)`` without leading axes along which they are the same."""
-    variance = jnp.asarray(variance)
     while variance.ndim > 1 and variance.shape[0] == 1:
         variance = variance[0]
     batch = variance.shape[:-1]
@@ -251,7 +258,7 @@ class Program:
         shown, model = ("param", "plate") if expose else (), self.model
         if self.scans:
             model = OneSite(model, self.scans, values, self.fixed, self.key)
-        data = {**self.fixed, **{n: jnp.asarray(v) for n, v in values.items()}}
+        data = {**self.fixed, **{n: jax_array(v) for n, v in values.items()}}
 
         def fill(message: dict) -> Any:
             latent = message["type"] == "sample" and message["value"] is None

@@ -240,6 +240,11 @@ class Structure:
             return tuple(block.name for block in join.blocks)
         return () if factor.source.prior is None else (factor.source.prior,)
 
+    def holder(self, factor: Factor) -> Any:
+        """What holds the parameters of a factor, a join or a block; None if nothing."""
+        name = str(factor.source.prior)
+        return self.joins.get(name, self.priors.get(name))
+
     def __str__(self) -> str:
         rows = []
         for name, prior in self.priors.items():

@@ -44,6 +44,12 @@ class Statics:
         same = (self.kind, self.tree) == (other.kind, other.tree)
         return same and self.leaves.keys() == other.leaves.keys() and self._parts(other)
 
+    def program(self, arrays: dict[int, Any]) -> Program:
+        """The program with these arrays, by index."""
+        leaves = self.leaves | arrays
+        ordered = [leaves[i] for i in range(len(leaves))]
+        return self.kind(**jax.tree.unflatten(self.tree, ordered))
+
     def _parts(self, other: Statics) -> bool:
         pairs = ((leaf, other.leaves[i]) for i, leaf in self.leaves.items())
         return all(_alike(own, theirs) for own, theirs in pairs)
@@ -66,10 +72,7 @@ class Likelihoods:
     def __init__(
         self, statics: Statics, arrays: dict[int, Any], structure: Structure
     ) -> None:
-        leaves = statics.leaves | arrays
-        ordered = [leaves[i] for i in range(len(leaves))]
-        known = jax.tree.unflatten(statics.tree, ordered)
-        self.program = statics.kind(**known)
+        self.program = statics.program(arrays)
         self.structure = structure
 
     @staticmethod

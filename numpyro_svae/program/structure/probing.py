@@ -25,6 +25,7 @@ from numpyro_svae.program.priors.joins import Join
 from numpyro_svae.program.priors.observations import observation_of
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.agreement import same
+from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.origins import at_others, depends, union_of
 from numpyro_svae.program.run.sites import Program, Site
@@ -211,7 +212,7 @@ def plain_run(
         if local is None:
             return None
         dtype = int if local.discrete else float
-        return jnp.zeros(message["fn"].shape(), dtype)
+        return jax_array(np.zeros(message["fn"].shape(), dtype))
 
     given = {**plain_globals(structure.priors), **(values or {})}
     return program.trace(given, zero, expose)
