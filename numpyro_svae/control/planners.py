@@ -12,7 +12,7 @@ from jax import Array, lax, random
 import jax.numpy as jnp
 import optax
 
-from numpyro_svae.control.problem import ControlProblem
+from numpyro_svae.control.problem import Problem
 
 __all__ = ["Plan", "plan_by_gradient", "plan_by_sampling"]
 
@@ -25,7 +25,7 @@ class Plan(NamedTuple):
 
 
 def plan_by_gradient(
-    problem: ControlProblem,
+    problem: Problem,
     start: Array | None = None,
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 100,
@@ -60,7 +60,7 @@ def plan_by_gradient(
 
 def plan_by_sampling(
     key: Array,
-    problem: ControlProblem,
+    problem: Problem,
     scale: Array | float,
     start: Array | None = None,
     *,

@@ -13,7 +13,7 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-__all__ = ["ControlProblem", "PiecewiseProblem", "QuadraticCost"]
+__all__ = ["ControlProblem", "PiecewiseProblem", "Problem", "QuadraticCost"]
 
 
 @jax.tree_util.register_dataclass
@@ -39,8 +39,47 @@ class QuadraticCost:
         return 0.5 * (x - self.target) @ self.state @ (x - self.target)
 
 
+class Problem:
+    """What planners plan: S samples of paths under actions, and what these cost.
+
+    A kind of problem has the parameters below, and :meth:`rollout`.
+
+    :param cost: of a state ``(D,)`` and an action ``(A,)``.
+    :param final: cost of the last state ``(D,)``.
+    :param horizon: number T of actions.
+    :param start: samples of the first state, ``(S, D)``.
+    :param lower: lower bounds of actions, ``(A,)`` or a number.
+    :param upper: upper bounds of actions, likewise.
+    """
+
+    cost: Callable[[Array, Array], Array]
+    final: Callable[[Array], Array]
+    horizon: int
+    start: Array
+    lower: Array | float
+    upper: Array | float
+    num_actions: int
+
+    def rollout(self, actions: Array) -> Array:
+        """Paths ``(S, T + 1, D)`` under actions ``(T, A)``."""
+        raise NotImplementedError
+
+    def clip(self, actions: Array) -> Array:
+        """The nearest actions within the bounds."""
+        return jnp.clip(actions, self.lower, self.upper)
+
+    def expected_cost(self, actions: Array) -> Array:
+        """Mean cost of actions ``(T, A)`` over the samples."""
+
+        def total(path: Array) -> Array:
+            steps = jax.vmap(self.cost)(path[:-1], actions)
+            return jnp.sum(steps) + self.final(path[-1])
+
+        return jnp.mean(jax.vmap(total)(self.rollout(actions)))
+
+
 @dataclass(frozen=True)
-class ControlProblem:
+class ControlProblem(Problem):
     """Dynamics ``x' = F [x; action; known] + disturbance``, a start, and a cost.
 
     What is uncertain is given by S samples; a plan is judged by its mean cost over
@@ -109,14 +148,10 @@ class ControlProblem:
         return 3 if self._pieces else 2
 
     @property
-    def num_actions(self) -> int:
+    def num_actions(self) -> int:  # type: ignore[override]
         """Dimension A of an action."""
         extra = 0 if self.known is None else jnp.shape(self.known)[-1]
         return self.weight.shape[-1] - self.start.shape[-1] - extra
-
-    def clip(self, actions: Array) -> Array:
-        """The nearest actions within the bounds."""
-        return jnp.clip(actions, self.lower, self.upper)
 
     def move(self, weight: Array, x: Array, inputs: Array) -> Array:
         """Mean of the next state, for one sample; override it for other dynamics.
@@ -153,15 +188,6 @@ class ControlProblem:
         if noise is None:
             noise = jnp.zeros((len(self.weight), self.horizon, size), self.weight.dtype)
         return jax.vmap(path)(self.weight, self.start, noise)
-
-    def expected_cost(self, actions: Array) -> Array:
-        """Mean cost of actions ``(T, A)`` over the samples."""
-
-        def total(path: Array) -> Array:
-            steps = jax.vmap(self.cost)(path[:-1], actions)
-            return jnp.sum(steps) + self.final(path[-1])
-
-        return jnp.mean(jax.vmap(total)(self.rollout(actions)))
 
 
 @dataclass(frozen=True)

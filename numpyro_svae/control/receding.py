@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.control.planners import Plan
-from numpyro_svae.control.problem import ControlProblem
+from numpyro_svae.control.problem import Problem
 from numpyro_svae.forecasting.filter import FilterState
 
 __all__ = ["RecedingHorizon"]
 
-MakeProblem = Callable[[Array, FilterState], ControlProblem]
-Planner = Callable[[Array, ControlProblem, Array], Plan]
+MakeProblem = Callable[[Array, FilterState], Problem]
+Planner = Callable[[Array, Problem, Array], Plan]
 
 
 class RecedingHorizon:

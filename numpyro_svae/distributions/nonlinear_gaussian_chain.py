@@ -113,7 +113,9 @@ class NonlinearGaussianChain(CheckedArguments):
         :param transition_cov: by step, ``(..., T - 1, D, D)``.
         :param scanned: what belongs to the steps, a tree of arrays with time leading.
         """
-        chain = cls(*initial, _like, transition_cov, validate_args=False)
+        steps = transition_cov.shape[-3]
+        args = *initial, _like, transition_cov
+        chain = cls(*args, num_steps=steps + 1, validate_args=False)
         chain.transition, chain.whole_batch = _as_tree(step), True
         chain.scanned = scanned
         return chain

@@ -87,6 +87,25 @@ class FilterSetup:
         """The wiring of a window."""
         return continued(self.guide.structure)
 
+    def width(self, name: str) -> int:
+        """How many numbers an argument has at each step of a sequence.
+
+        :raises ValueError: if it is no array ``(N, time, A)`` over time.
+        """
+        arguments = self.arguments
+        for leaf, own, time in zip(arguments.leaves, arguments.names, self.times[0]):
+            if (
+                own == name
+                and time is not None
+                and time.axis in (0, 1)
+                and leaf.ndim == 3
+            ):
+                return leaf.shape[-1]
+        raise ValueError(
+            f"Argument '{name}': found no array over time. Accepted: one of shape (N, "
+            "T or T - 1, A), with A numbers at each step."
+        )
+
     def fixed(self, leaves: Sequence[Any], lengths: Array | None) -> dict[int, Array]:
         """The arrays among arguments that have no time, by their place.
 

@@ -45,22 +45,24 @@ class Window(NamedTuple):
     def depends(self, function: Callable[[tuple], Any]) -> dict[Missing, Array]:
         """Whether the result of a function changes with what was not given.
 
-        It is run once for each of that, and once for all.
+        It is run once for each of that, and once for all, and again with ones where
+        there were zeros: an action counts for nothing in a step of no time.
 
         :param function: of the leaves; its result is a pytree of arrays.
         :return: by what was not given.
         """
+        count = len(self.blanks)
+        values = jnp.concatenate([jnp.zeros((1, count)), jnp.eye(count)])
         found = jax.lax.map(
             lambda value: function(self.with_blanks(value)),
-            jnp.concatenate(
-                [jnp.zeros((1, len(self.blanks))), jnp.eye(len(self.blanks))]
-            ),
+            jnp.concatenate([values, 1 - values]),
         )
 
         def differs(x: Array) -> Array:
-            missing = (x != x) & (x[0] != x[0])
-            other = (x != x[0]) & ~missing
-            return jnp.any(other.reshape(len(other), -1), -1)
+            x = x.reshape(2, count + 1, -1)
+            missing = (x != x) & (x[:, :1] != x[:, :1])
+            other = (x != x[:, :1]) & ~missing
+            return jnp.any(other, (0, 2))
 
         each = sum(map(differs, jax.tree.leaves(found)), jnp.zeros((), bool))
         return {

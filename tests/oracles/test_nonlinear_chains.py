@@ -65,36 +65,42 @@ def test_linear_function_is_a_linear_chain(x64):
 
 
 def behind_a_network(transition):
-    """A model of paths behind a decoder, with steps that a parameter turns."""
+    """Positions behind a decoder; steps, which a parameter turns, have velocities."""
 
     def model(y):
-        decoder = numpyro.param("decoder", random.normal(KEY, (2, 5)))
+        decoder = numpyro.param("decoder", random.normal(KEY, (1, 5)))
         turn = numpyro.param("turn", jnp.asarray(TURN))
         known = jnp.ones(2), jnp.eye(2), transition(turn), 0.1 * jnp.eye(2)
         kind = ns.NonlinearGaussianChain if callable(known[2]) else None
         chain = (kind or ns.LinearGaussianChain)(*known, num_steps=y.shape[1])
         with numpyro.plate("data", len(y)):
             x = numpyro.sample("x", chain)
-            seen = dist.Normal(jnp.tanh(x @ decoder), 0.5)
+            seen = dist.Normal(jnp.tanh(x[..., :1] @ decoder), 0.5)
             numpyro.sample("y", seen.to_event(2), obs=y)
 
     return model
 
 
 def encode(y):
-    weight = numpyro.param("encoder", random.normal(KEY, (5, 4)))
-    loc, scale = jnp.split(jnp.tanh(y @ weight), 2, -1)
-    scale = jax.nn.softplus(scale) + 0.3
-    return {"x": ns.GaussianPotential.from_loc_scale(loc, scale)}
+    """What a network says that sees positions alone."""
+    weight = numpyro.param("encoder", random.normal(KEY, (5, 2)))
+    info, precision = jnp.split(jnp.tanh(y @ weight), 2, -1)
+    silent = jnp.zeros_like(info)
+    both = jax.nn.softplus(precision) + 0.3, silent
+    return {
+        "x": ns.GaussianPotential(
+            jnp.concatenate([info, silent], -1), jnp.concatenate(both, -1)
+        )
+    }
 
 
 def test_a_recognition_network_learns_as_it_does_of_a_linear_chain(x64):
     """Of a linear function: the loss at the same draws, and all of its gradients."""
     y, found = random.normal(KEY, (3, 6, 5)), []
     params = {
-        "decoder": random.normal(KEY, (2, 5)),
+        "decoder": random.normal(KEY, (1, 5)),
         "turn": jnp.asarray(TURN),
-        "encoder": random.normal(KEY, (5, 4)),
+        "encoder": random.normal(KEY, (5, 2)),
     }
     for transition in (lambda turn: lambda x, u: turn @ x), (lambda turn: turn):
         model = behind_a_network(transition)

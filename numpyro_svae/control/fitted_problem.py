@@ -1,0 +1,186 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Control of what a fitted model says, whether its steps are linear or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array, lax, random
+import jax.numpy as jnp
+
+from numpyro_svae.control.problem import Problem
+from numpyro_svae.forecasting.filter import FilterState
+from numpyro_svae.program.run.sites import Program
+from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.probing import plain_run
+
+__all__ = ["FittedProblem"]
+
+
+@dataclass(frozen=True)
+class FittedProblem(Problem):
+    """The dynamics of a fitted model, from what a filter knows of the state.
+
+    Steps are those that the model itself takes, with its own function of the state and
+    of the actions: of ``LinearGaussianChain``, ``NonlinearGaussianChain`` or a
+    ``scan``. :meth:`of` draws the samples.
+
+    :param cost: of a state ``(D,)`` and an action ``(A,)``; any JAX function.
+    :param final: cost of the last state ``(D,)``.
+    :param horizon: number T of actions.
+    :param belief: a state of :func:`numpyro_svae.filter` for one sequence; its
+        parameters are those that are used.
+    :param draws: samples of the global sites, by site, with S leading.
+    :param start: samples of the first state, ``(S, D)``.
+    :param actions: name of the argument of the model that has the actions.
+    :param num_actions: dimension A of an action.
+    :param chain: the site of the path.
+    :param lower: lower bounds of actions, ``(A,)`` or a number.
+    :param upper: upper bounds of actions, likewise.
+    :param known: the other arguments that the states depend on, by name, ``(T, ...)``.
+    :param noise: standard normal, ``(S, T, D)``; scaled by the noise of the steps it is
+        added to the states. None for the means alone.
+    """
+
+    cost: Callable[[Array, Array], Array]
+    final: Callable[[Array], Array]
+    horizon: int
+    belief: FilterState
+    draws: dict[str, Array]
+    start: Array
+    actions: str
+    num_actions: int
+    chain: str
+    lower: Array | float
+    upper: Array | float
+    known: Mapping[str, Array]
+    noise: Array | None
+
+    @classmethod
+    def of(
+        cls,
+        key: Array,
+        belief: FilterState,
+        cost: Callable[[Array, Array], Array],
+        final: Callable[[Array], Array],
+        horizon: int,
+        *,
+        actions: str = "actions",
+        num_samples: int = 8,
+        lower: Array | float = -jnp.inf,
+        upper: Array | float = jnp.inf,
+        known: Mapping[str, Array] | None = None,
+        noisy: bool = False,
+    ) -> FittedProblem:
+        """Draw the global sites from their posterior, and the first state.
+
+        :param key: random key.
+        :param belief: a state of :func:`numpyro_svae.filter` for one sequence.
+        :param cost: of a state ``(D,)`` and an action ``(A,)``.
+        :param final: cost of the last state ``(D,)``.
+        :param horizon: number T of actions.
+        :param actions: name of the argument of the model that has the actions.
+        :param num_samples: number S of samples.
+        :param lower: lower bounds of actions, ``(A,)`` or a number.
+        :param upper: upper bounds of actions, likewise.
+        :param known: values of the other arguments that the states depend on, by name,
+            such as the time between steps, ``(T, ...)``.
+        :param noisy: whether the noise of the steps is drawn as well.
+        :raises ValueError: if the belief is not one of one Gaussian path of one
+            sequence, or an argument is missing.
+        """
+        known, setup = dict(known or {}), belief.setup
+        given = {actions, *known}
+        if given != setup.needed:
+            raise ValueError(
+                f"actions, known: found {sorted(given)}; accepted are the arguments of "
+                f"the model that its states depend on, {sorted(setup.needed)}."
+            )
+        paths = {
+            name: marginal
+            for name, marginal in belief.marginals.items()
+            if not marginal.support.is_discrete
+        }
+        if len(belief.beliefs) != 1 or not paths:
+            raise ValueError(
+                f"belief: found chains {sorted(belief.beliefs)}; accepted is a filter "
+                "of one Gaussian path. Switching systems are planned with samples of "
+                "their paths, as ControlProblem."
+            )
+        ((chain, marginal),) = paths.items()
+        if marginal.batch_shape != (1,):
+            raise ValueError(
+                f"belief: found sequences of shape {marginal.batch_shape}; accepted is "
+                "a filter of one sequence, of shape (1,)."
+            )
+        own, first, other = random.split(key, 3)
+        guide, shape = setup.guide, (num_samples,)
+        draws = guide.sample_posterior(own, belief.params, sample_shape=shape)
+        start = marginal.sample(first, shape)[:, 0]
+        size = (num_samples, horizon, start.shape[-1])
+        noise = random.normal(other, size, start.dtype) if noisy else None
+        width = setup.width(actions)
+        rest = actions, width, chain, lower, upper, known, noise
+        return cls(cost, final, horizon, belief, draws, start, *rest)
+
+    def move(
+        self, draws: dict[str, Array], x: Array, new: dict[str, Array]
+    ) -> tuple[Array, Array]:
+        """Mean and covariance of the next state, for one sample.
+
+        :param draws: of the global sites.
+        :param x: the state, ``(D,)``.
+        :param new: by argument of the model, its value at this step.
+        """
+        belief, setup = self.belief, self.belief.setup
+        new = {name: value[None] for name, value in new.items()}  # one sequence
+        (args, kwargs), _ = setup.window(belief.last, belief.fixed, new)
+        structure = setup.guide.structure
+        program = Program(
+            setup.guide.model,
+            args,
+            kwargs,
+            random.PRNGKey(0),
+            belief.params,
+            structure.scans,
+            structure.numbers,
+            structure.time_plates,
+        )
+        message = plain_run(program, structure, draws)[self.chain]
+        linear: Any = peel(message["fn"])[0]
+        covariance = linear.transition_cov.reshape(
+            -1, *linear.transition_cov.shape[-2:]
+        )
+        if "chain" in message:
+            return message["chain"].means(x[None, None])[0, 0], covariance[0]
+        matrix = linear.transition_matrix
+        matrix = matrix.reshape(-1, *matrix.shape[-2:])[0]
+        inputs = linear.inputs.reshape(-1, linear.inputs.shape[-1])[:1]
+        return matrix @ jnp.concatenate([x, *inputs]), covariance[0]
+
+    def rollout(self, actions: Array) -> Array:
+        """Paths ``(S, T + 1, D)`` under actions ``(T, A)``."""
+        given = {self.actions: actions, **self.known}
+
+        def path(draws: dict[str, Array], start: Array, noise: Any) -> Array:
+            def step(x: Array, now: tuple) -> tuple[Array, Array]:
+                new, kick = now
+                x, covariance = self.move(draws, x, new)
+                if kick is not None:
+                    x = x + jnp.linalg.cholesky(covariance) @ kick
+                return x, x
+
+            _, later = lax.scan(step, start, (given, noise), self.horizon)
+            return jnp.concatenate([start[None], later])
+
+        return jax.vmap(path)(self.draws, self.start, self.noise)
+
+
+def _only(x: Array, event_dim: int) -> Array:
+    """The value of the only step of the only sequence."""
+    return x.reshape(x.shape[x.ndim - event_dim :])
