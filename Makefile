@@ -12,17 +12,16 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST := MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 NOTEBOOKS := $(patsubst tutorials/%.py,docs/tutorials/%.ipynb,\
 	$(shell grep -ls '^\# %%' tutorials/*.py))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 # The tests compile many programs and run each a few times: without these, XLA takes up
-# to four times as long. Slow tests run for longer, so theirs are optimised a little.
+# to four times as long. Slow tests too take longer to compile than to run.
 # The tutorials, which run as a user's programs do, go without.
 QUICK = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 \
-	--xla_backend_optimization_level=$* $(QUICK-$*)
-QUICK-0 = --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE
+	--xla_backend_optimization_level=0 --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE
 QUICKLY = [ $$\# -eq 0 ] || export XLA_FLAGS="$$* $$XLA_FLAGS"
 
 export SDL_VIDEODRIVER ?= dummy
@@ -43,15 +42,15 @@ swing-up: $(READY)/tutorials
 	$(BIN)/python tutorials/pendulum_swing_up.py
 
 # Once for each precision, as compiled programs are not shared between them.
-test: $(READY)/tests $(READY)/quick-0
-	@status=0; set -- $$(cat $(READY)/quick-0); $(QUICKLY); \
+test: $(READY)/tests $(READY)/quick
+	@status=0; set -- $$(cat $(READY)/quick); $(QUICKLY); \
 	for precision in "not x64" "x64"; do (set -x; \
 		$(PYTEST) -m "not slow and $$precision" $(PYTEST_ARGS)) || status=1; \
 	done; exit $$status
 
 # pytest's exit status 5 means that no test was selected.
-test-slow: $(READY)/tests $(READY)/quick-1
-	@set -- $$(cat $(READY)/quick-1); $(QUICKLY); \
+test-slow: $(READY)/tests $(READY)/quick
+	@set -- $$(cat $(READY)/quick); $(QUICKLY); \
 	$(BIN)/python -m pytest -m slow --collect-only -q >$(READY)/slow.log 2>&1; \
 	status=$$?; \
 	if [ $$status -eq 5 ]; then echo "No slow tests."; \
@@ -108,7 +107,7 @@ clean:
 	rm -rf docs/_build docs/generated docs/tutorials/*.ipynb
 
 # XLA stops at a flag that it does not know, and releases differ.
-$(READY)/quick-%: $(READY)/tests
+$(READY)/quick: $(READY)/tests
 	@for flag in $(QUICK); do XLA_FLAGS="$$flag" $(BIN)/python -c \
 		"import jax; jax.devices()" >/dev/null 2>&1 && echo "$$flag"; done >$@ || true
 

@@ -236,7 +236,7 @@ def test_a_start_is_not_slowed_down_by_rotations_of_a_path():
 @pytest.mark.slow
 def test_a_switching_system_is_found_from_any_key():
     """A point that turns one way near one centre, the other way near another."""
-    rng, steps, series = np.random.default_rng(11), 150, 6
+    rng, steps, series = np.random.default_rng(11), 80, 6
     angles, centres = (0.25, -0.15), np.array([[1.5, 0.0], [-1.5, 0.5]])
     states = np.zeros((series, steps), int)
     path = np.zeros((series, steps, 2))
@@ -255,7 +255,7 @@ def test_a_switching_system_is_found_from_any_key():
     guide = ns.AutoSVAE(switching, num_starts=4)
     svi = make_svi(switching, guide, natural=0.5)
     for key in range(3):
-        params = svi.run(random.PRNGKey(key), 20, y, progress_bar=False).params
+        params = svi.run(random.PRNGKey(key), 10, y, progress_bar=False).params
         found = np.argmax(guide.posterior_local(params, y)["z"].probs, -1)
         right = np.mean(found[:, 1:] == states[:, 1:])
         assert max(right, 1 - right) > 0.9
