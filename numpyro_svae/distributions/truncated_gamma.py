@@ -29,14 +29,14 @@ class PowerOfTruncatedGamma(dist.Distribution):
     logarithm; the density and the moments are exact.
 
     :param concentration: of the Gamma, of any sign if the interval begins above zero.
-    :param rate: of the Gamma.
+    :param rate: of the Gamma, zero for a power law.
     :param power: p, 1 for precisions, -1 for variances, -2 for standard deviations.
     :param bounds: of the logarithm of the power.
     """
 
     arg_constraints = {
         "concentration": constraints.real,
-        "rate": constraints.positive,
+        "rate": constraints.nonnegative,
     }
     reparametrized_params = ["concentration", "rate"]
     pytree_data_fields = ("concentration", "rate")

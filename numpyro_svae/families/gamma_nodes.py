@@ -71,8 +71,10 @@ def log_range(natural: GammaNatural) -> tuple[Array, Array, Array]:
     slope = jnp.where((a > 0) & (center == top), 0.0, a - c)
     wide = jnp.sqrt(2 * _LOG_TAIL / c)
     left = wide + 3 * _LOG_TAIL / c  # densities may fall as fast as 1 / value
-    left = jnp.minimum(left, 0.45 * log(jnp.finfo(left.dtype).max))
+    largest = 0.45 * log(jnp.finfo(left.dtype).max)
+    left = jnp.minimum(left, largest)
     right = jnp.minimum(wide, jnp.log1p(2 * _LOG_TAIL / c) + 1.0)
+    right = jnp.minimum(right, largest)
     falls = [_LOG_TAIL / jnp.maximum(s, 1e-30) for s in (slope, -slope)]
     left = jnp.minimum(jnp.minimum(left, falls[0]), center - low)
     return center, left, jnp.minimum(jnp.minimum(right, falls[1]), high - center)

@@ -49,7 +49,8 @@ class TruncatedGammaNatural(GammaNatural):
 
     :param concentration: a, of shape ``(...)``; of any sign where the interval does not
         begin at zero.
-    :param rate: b, of shape ``(...)``, which is positive.
+    :param rate: b, of shape ``(...)``, which is positive; or zero, where the interval
+        ends or a is negative.
     :param bounds: of the logarithm of the value.
     """
 
@@ -89,8 +90,7 @@ class TruncatedGammaNatural(GammaNatural):
         return jnp.minimum(shape, step_to_zero(self.rate, direction.rate))
 
     def in_domain(self) -> bool:
-        shape, rate, low = map(
-            np.asarray, (self.concentration, self.rate, self.log_bounds[0])
-        )
-        fine = np.isfinite(shape) & np.isfinite(rate) & (rate > 0)
-        return bool(np.all(fine & ((shape > 0) | np.isfinite(low))))
+        shape, rate = np.asarray(self.concentration), np.asarray(self.rate)
+        low, high = (np.isfinite(end) for end in self.bounds)
+        fine = np.isfinite(shape) & np.isfinite(rate) & ((shape > 0) | low)
+        return bool(np.all(fine & ((rate > 0) | (rate == 0) & (high | (shape < 0)))))

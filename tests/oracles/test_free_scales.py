@@ -17,7 +17,7 @@ import pytest
 import numpyro_svae as ns
 from numpyro_svae.distributions.root_inverse_gamma import RootInverseGamma
 from numpyro_svae.distributions.truncated_gamma import PowerOfTruncatedGamma
-from numpyro_svae.families import GammaNatural, LogBounds
+from numpyro_svae.families import GammaNatural, LogBounds, TruncatedGammaNatural
 from numpyro_svae.families.free_prior import closest_gamma, free_kl
 from tests.data import make_svi, steps
 
@@ -255,6 +255,21 @@ def test_draws_within_bounds_have_the_gradient_of_their_mean(x64):
         slope = (mean(*moved[0]) - mean(*moved[1])) / (2 * step)
         found = jax.grad(drawn, index)(*at)
         np.testing.assert_allclose(found, slope, rtol=0.03)
+
+
+def test_a_scale_that_nothing_is_seen_of_has_its_uniform_prior(x64):
+    natural = TruncatedGammaNatural(
+        jnp.array(-0.5), jnp.array(0.0), LogBounds(-2 * np.log(5.0))
+    )
+    assert natural.in_domain()
+    fn = PowerOfTruncatedGamma(-0.5, 0.0, -2, natural.bounds, validate_args=True)
+    np.testing.assert_allclose(fn.mean, 2.5, rtol=1e-9)
+    np.testing.assert_allclose(fn.variance, 25 / 12, rtol=1e-9)
+    np.testing.assert_allclose(jnp.exp(fn.log_prob(jnp.array([0.1, 4.9]))), 0.2)
+    np.testing.assert_allclose(natural.kl(natural), 0.0, atol=1e-12)
+    np.testing.assert_allclose(
+        jnp.quantile(fn.sample(random.PRNGKey(0), (9000,)), 0.3), 1.5, atol=0.06
+    )
 
 
 def test_bounds_that_are_not_known_are_refused_by_name():

@@ -44,7 +44,7 @@ def whole_path(y, logits=lambda x: jnp.cumsum(x, 1), first=False):
 CASES = {
     "weights with a prior": (
         bayesian,
-        "'weight' .* logits of latent states are .* numpyro.param",
+        "depend on latent 'weight', 'x'.* numpyro.param",
     ),
     "several steps": (whole_path, "'z': its probs .* at one step"),
     "a first state": (

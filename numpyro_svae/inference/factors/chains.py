@@ -219,4 +219,6 @@ def _log_probs(factors: ExpectedFactors, factor: Factor, given: Array) -> Array:
     """Expected logs, where given ones are those of a run at the plain values."""
     if factor.form == "logits":
         return factors.expected_rows[factor.site]
+    if factor.form == "weights":
+        return factors.rows(factor)
     return given if factor.source.prior is None else factors.rows(factor)

@@ -52,6 +52,8 @@ class ExpectedFactors:
         the states as the last batch axis.
     :param expected_rows: expected logs of the probabilities of discrete sites that are
         functions of a latent vector, by site.
+    :param weighted_rows: those of functions of the weights of Gaussian blocks, by site
+        and role, where they have been computed from the moments.
     """
 
     structure: Structure
@@ -59,10 +61,16 @@ class ExpectedFactors:
     moments: dict[str, Any]
     probs: dict[str, Array] = field(default_factory=dict)
     expected_rows: dict[str, Array] = field(default_factory=dict)
+    weighted_rows: dict[tuple[str, str], Array] = field(default_factory=dict)
 
     def given(self, probs: dict[str, Array]) -> ExpectedFactors:
         """The same, with factors averaged over the states of discrete sites."""
         return replace(self, probs=probs)
+
+    def with_weighted_rows(self) -> ExpectedFactors:
+        """The same, which need not average logits over their weights any more."""
+        found = {k: w.rows(self.moments) for k, w in self.bound.weights.items()}
+        return replace(self, weighted_rows=found)
 
     # what there is
 
@@ -248,7 +256,13 @@ class ExpectedFactors:
         return log_density(self.regression(factor), v, c)
 
     def rows(self, factor: Factor) -> Array:
-        """Expected logs of the rows of a latent site, which a block holds."""
+        """Expected logs of the rows of a latent site, which blocks hold."""
+        if factor.form == "weights":
+            key = factor.site, factor.role
+            found = self.weighted_rows.get(key)
+            return (
+                self.bound.weights[key].rows(self.moments) if found is None else found
+            )
         moments = self.moments[str(factor.source.prior)]
         picked = self.bound.picked.get((factor.site, factor.role))
         return moments if picked is None else picked.take(moments)

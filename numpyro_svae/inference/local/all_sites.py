@@ -52,7 +52,7 @@ def infer_locals(
     :param examine: whether to find out if implicit gradients can be solved for there.
     :return: their posterior.
     """
-    posterior = LocalPosterior()
+    factors, posterior = factors.with_weighted_rows(), LocalPosterior()
     posterior.expect(factors.data_log_probs())
     for name, value in posterior.expected_log_prob.items():
         posterior.impossible[name] = value == -jnp.inf

@@ -136,11 +136,13 @@ class Guess:
 
     def _weights_of_predictors(self, name: str) -> NaturalParameters | None:
         """Where the weights of regressions start that are not conjugate."""
-        found: Any = None
-        for site, predictors in self.factors.bound.predictors.items():
+        found, bound = None, self.factors.bound
+        every: list[Any] = [*bound.predictors.values(), *bound.weights.values()]
+        for predictors in every:
             if name in (block.name for block in predictors.blocks):
                 found = self._priors[name] if found is None else found
-                scale = self.factors.site(site).scale
+                latent = predictors.site in self.factors.structure.locals
+                scale = 1.0 if latent else self.factors.site(predictors.site).scale
                 found = predictors.narrow(name, found, self._priors, scale)
         return found
 

@@ -19,6 +19,7 @@ from numpyro_svae.program.bind.affine import View
 from numpyro_svae.program.bind.bound_regressions import BoundRegression, bind_regression
 from numpyro_svae.program.bind.entries import Picked
 from numpyro_svae.program.bind.gathered import scanned_inputs
+from numpyro_svae.program.bind.latent_weights import BoundWeights, bind_weights
 from numpyro_svae.program.bind.populations import bind_populations
 from numpyro_svae.program.bind.predictors import (
     Average,
@@ -90,6 +91,8 @@ class Bound:
     :param seen: which positions of labels that are known in part are known, by the
         latent site; None for all.
     :param predictors: the likelihoods of regressions that are not conjugate, by site.
+    :param weights: the logits of latent discrete sites with latent weights, by site and
+        role.
     """
 
     sites: dict[str, Site]
@@ -102,6 +105,7 @@ class Bound:
     seen: dict[str, Array | None]
     predictors: dict[str, BoundPredictors]
     logits: dict[str, LatentLogits] = field(default_factory=dict)
+    weights: dict[tuple[str, str], BoundWeights] = field(default_factory=dict)
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
@@ -132,7 +136,8 @@ def bind(
     seen = {name: seen_labels(program, sites, name) for name in structure.labels}
     predictors = bind_predictors(program, structure, sites, rule)
     own = _priors(structure, latent)
-    bound = Bound(kept, own, {}, {}, {}, {}, above, seen, predictors)
+    weights = bind_weights(program, structure, rule)
+    bound = Bound(kept, own, {}, {}, {}, {}, above, seen, predictors, {}, weights)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -148,7 +153,7 @@ def bind(
             bound.logits[factor.site] = logits
         elif factor.form == "regression":
             bound.regressions[key] = bind_regression(prober, site, factor)
-        elif not factor.source.plain:
+        elif not (factor.source.plain or factor.form == "weights"):
             bound.picked[key] = bind_rows(prober, site, factor)
     return bound
 

@@ -11,10 +11,11 @@ predictors by cubature, however many weights there are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 from jax import Array
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.families import GaussianNatural
+from numpyro_svae.program.bind.predictor_layout import Layout
 from numpyro_svae.program.priors.gaussian_prior import ExpectedWeight, GaussianPrior
 from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.factors import Structure
@@ -80,18 +82,40 @@ class BoundPredictors:
     structure: Structure
     rule: Average | None
 
+    event_dim = 0
+    """How many dimensions of its values are no positions."""
+
+    order: ClassVar[tuple[int, ...]] = ()
+    """In which order predictors have the axes of the positions; empty for the same."""
+
     def split(self) -> Split:
         """The log likelihood by position, as a function of the weights, in parts."""
         known = Likelihoods(self.statics, self.arrays, self.structure)
 
         def log_prob(*weights: Array) -> Array:
-            values: dict[str, Array] = {}
-            for block, weight in zip(self.blocks, weights):
-                values |= block.values(weight)
-            return known.by_position(self.site, values)
+            return known.by_position(self.site, self.values(weights))
 
+        return self.parts(log_prob)
+
+    def values(self, weights: tuple[Array, ...]) -> dict[str, Array]:
+        """The values of the sites, from the weights of all blocks."""
+        found: dict[str, Array] = {}
+        for block, weight in zip(self.blocks, weights):
+            found |= block.values(weight)
+        return found
+
+    def parts(self, function: Callable[..., Array]) -> Split:
+        """A function of the weights in parts."""
         shapes = ((*b.batch_shape, b.dim, b.columns) for b in self.blocks)
-        return split_linear(log_prob, [jnp.zeros(shape) for shape in shapes])
+        return split_linear(function, [jnp.zeros(shape) for shape in shapes])
+
+    def layout(self, split: Split) -> Layout:
+        """How its predictors are put side by side."""
+        shape = split.output_shape
+        positions = shape[: len(shape) - self.event_dim]
+        if self.order:
+            positions = tuple(positions[axis] for axis in self.order)
+        return Layout(split.predictor_shapes, positions)
 
     def predict(self, split: Split, weights: dict[str, Array]) -> Predicted:
         """The predictors, and how they depend on weights.
@@ -99,7 +123,7 @@ class BoundPredictors:
         :param split: the log likelihood.
         :param weights: by block, ``(*batch, D, M)``.
         """
-        layout = Layout.of(split)
+        layout = self.layout(split)
         given = [weights[block.name] for block in self.blocks]
         value = layout.pack(split.predict(given))
         maps = {}
@@ -120,8 +144,16 @@ class BoundPredictors:
 
         :param moments: of all blocks.
         """
+        average = self.average(moments)
+        return jnp.sum(average, tuple(range(self.batch_rank, average.ndim)))
+
+    def average(self, moments: dict[str, ExpectedWeight]) -> Array:
+        """What is expected at each position.
+
+        :param moments: of all blocks.
+        """
         split = self.split()
-        layout = Layout.of(split)
+        layout = self.layout(split)
         means = {block.name: moments[block.name].mean for block in self.blocks}
         value, maps = self.predict(split, means)
         covariance = jnp.zeros((*value.shape, value.shape[-1]), value.dtype)
@@ -139,8 +171,7 @@ class BoundPredictors:
             return split.finish(layout.unpack(predictors))
 
         found = jax.vmap(at)(value + moves)
-        average = jnp.tensordot(weights.astype(found.dtype), found, 1)
-        return jnp.sum(average, tuple(range(self.batch_rank, average.ndim)))
+        return jnp.tensordot(weights.astype(found.dtype), found, 1)
 
     def narrow(
         self, name: str, prior: GaussianNatural, priors: dict[str, Any], scale: Any
@@ -161,67 +192,6 @@ class BoundPredictors:
         seen = jnp.einsum("bm...,bk...->bmk", scale * own, own)
         precision = prior.precision + seen.reshape(prior.precision.shape)
         return GaussianNatural.from_mean(prior.moments().mean, precision)
-
-
-class Layout(NamedTuple):
-    """How predictors are put side by side at each position.
-
-    :param shapes: of the predictors, in the order of the function.
-    :param positions: of the function.
-    """
-
-    shapes: tuple[tuple[int, ...], ...]
-    positions: tuple[int, ...]
-
-    @classmethod
-    def of(cls, split: Split) -> Layout:
-        """That of a function."""
-        return cls(split.predictor_shapes, split.output_shape)
-
-    @property
-    def is_shared(self) -> np.ndarray:
-        """Which of the predictors of a position all positions share, ``(D,)``."""
-        shared = [not self._is_apart(self.shapes[i]) for i in self.order]
-        return np.repeat(shared, [self.sizes[i] for i in self.order])
-
-    def _is_apart(self, shape: tuple[int, ...]) -> bool:
-        return shape[: len(self.positions)] == self.positions
-
-    @property
-    def order(self) -> list[int]:
-        """Indices of the predictors, those that all positions share first."""
-        indices = range(len(self.shapes))
-        return sorted(indices, key=lambda i: self._is_apart(self.shapes[i]))
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many numbers each has at a position, in the order of the function."""
-        rank = len(self.positions)
-        return [prod(s[rank:] if self._is_apart(s) else s) for s in self.shapes]
-
-    def pack(self, predictors: list[Array]) -> Array:
-        """The predictors side by side, ``(*positions, D)``."""
-        parts = []
-        for index in self.order:
-            size = self.sizes[index]
-            if self._is_apart(self.shapes[index]):
-                parts.append(predictors[index].reshape(*self.positions, size))
-            else:
-                shape = (*self.positions, size)
-                parts.append(jnp.broadcast_to(predictors[index].reshape(-1), shape))
-        return jnp.concatenate(parts, -1)
-
-    def unpack(self, packed: Array) -> list[Array]:
-        """The predictors, from all of them side by side."""
-        found: dict[int, Array] = {}
-        start = 0
-        for index in self.order:
-            own = packed[..., start : start + self.sizes[index]]
-            start += self.sizes[index]
-            if not self._is_apart(self.shapes[index]):
-                own = own[(0,) * len(self.positions)]
-            found[index] = own.reshape(self.shapes[index])
-        return [found[index] for index in range(len(self.shapes))]
 
 
 def bind_predictors(

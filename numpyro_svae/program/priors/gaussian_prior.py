@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-import math
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -177,8 +176,9 @@ class GaussianPrior(Prior):
         if self.by_row:
             found = vector.to_event(1)
         else:
-            shape = self.dim, self.columns
-            found = _Moved(vector, ReshapeTransform(shape, (math.prod(shape),)))
+            size = self.dim * self.columns
+            whole = (self.dim, self.columns) if self.transposed else self.event_shape
+            found = _Moved(vector, ReshapeTransform(whole, (size,)))
         return _Moved(found, _Transpose()) if self.transposed else found
 
     def unpack(self, value: Array) -> dict[str, Array]:

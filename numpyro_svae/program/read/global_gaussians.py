@@ -12,6 +12,7 @@ on it through noise that is learnt or data that are subsampled.
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -140,8 +141,11 @@ class Candidates:
     def _is_regressed(self, name: str, site: Site) -> bool:
         """Whether a site has the weights of a regression that is not conjugate: it has
         positions that they have not, and depends on nothing local."""
-        apart = site.observed and not is_gaussian(site.fn)
-        positions = site.batch_shape != self._site(name).batch_shape
+        own = self._site(name).batch_shape
+        if site.observed:
+            apart, positions = not is_gaussian(site.fn), site.batch_shape != own
+        else:
+            apart, positions = is_state(site.fn), np.shape(site.value) != own
         others = (n for n in self.needs[site.name] if n not in self.blocks)
         return apart and positions and all(map(self._is_open, others))
 
@@ -288,4 +292,6 @@ def _rows_and_columns(
         return 1, event[0]
     if len(event) == 2 and dims <= {event[0]}:
         return event[0], event[1]
+    if len(event) > 2 and not dims:
+        return math.prod(event[:-1]), event[-1]
     return None

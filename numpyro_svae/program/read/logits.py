@@ -34,13 +34,13 @@ def read_logits(
     :param role: the part of its density.
     :param parameter: the parameter of it.
     :param used: the latent sites that this depends on.
-    :return: None if no vector is among them.
+    :return: None if neither a vector nor weights of a Gaussian block are among them.
     :raises ValueError: naming the site, if it depends on other sites too, or on several
         steps of the vector at once.
     """
     vectors = wiring.ordered(used, False)
     if not vectors:
-        return None
+        return _of_weights(wiring, site, role, parameter, used)
     start = (
         f"Site '{site.name}': its {parameter} depend on latent {listed(used)}, which "
         "is not conjugate. "
@@ -55,7 +55,7 @@ def read_logits(
     if others:
         raise ValueError(
             f"{start}Accepted: a function of one latent vector or path, of the state "
-            "before, and of what is known. Make the vectors parts of one site; a "
+            f"before, and of {_WEIGHTS}. Make the vectors parts of one site; a "
             "discrete site that picks the weights can be a part of the state, whose "
             "states are then all pairs of the two."
         )
@@ -71,6 +71,27 @@ def read_logits(
             "several steps or sequences of it."
         )
     return TableFactor(site.name, Source(), role, "logits", vectors)
+
+
+def _of_weights(
+    wiring: Wiring, site: Site, role: str, parameter: str, used: Collection[str]
+) -> TableFactor | None:
+    """The factor of a discrete site that depends on the weights of Gaussian blocks."""
+    names = {wiring.block_of[n].name for n in used if n in wiring.block_of}
+    blocks = {n: p for n, p in wiring.prober.priors.items() if n in names}
+    if not any(block.part == "weight" for block in blocks.values()):
+        return None
+    others = {n for n in used if n not in wiring.block_of}
+    others |= {n for n, block in blocks.items() if block.part != "weight"}
+    if others:
+        raise ValueError(
+            f"Site '{site.name}': its {parameter} depend on latent {listed(used)}, "
+            "which is not conjugate. Accepted beside the weights "
+            f"{listed(set(blocks) - others)}: what is known, or numpyro.param, in the "
+            f"place of {listed(others)}. A discrete site that picks the weights can be "
+            "a part of the state, whose states are then all pairs of the two."
+        )
+    return TableFactor(site.name, Source(), role, "weights", weights=(*blocks,))
 
 
 def _is_apart(wiring: Wiring, site: Site, parameter: str, parent: str) -> bool:

@@ -5,20 +5,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from itertools import permutations
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.program.bind.predictors import Layout, bind_predictors
+from numpyro_svae.program.bind.latent_weights import bind_weights
+from numpyro_svae.program.bind.predictor_layout import Layout
+from numpyro_svae.program.bind.predictors import bind_predictors
 from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.linear_parts import Split
 
-__all__ = ["check_predictors", "predicting"]
+__all__ = ["check_predictors", "predicting", "with_orders"]
 
 _LARGEST = 32  # predictors at one position
 _ACCEPTED = (
@@ -33,14 +37,26 @@ def predicting(wiring: Wiring, site: Site) -> tuple[str, ...]:
     """The blocks of the weights of a regression, in program order.
 
     :return: empty if the site is conjugate, or none of a regression.
+    :raises ValueError: naming the site, if it has weights and other global sites.
     """
     used = wiring.used(site.name)
     if not site.observed or is_gaussian(site.fn) or not used <= {*wiring.block_of}:
         return ()
     names = {wiring.block_of[name].name for name in used}
     blocks = {n: p for n, p in wiring.prober.priors.items() if n in names}
-    apart = all(block.part == "weight" for block in blocks.values())
-    return tuple(blocks) if apart else ()
+    others = [n for n, block in blocks.items() if block.part != "weight"]
+    if not others:
+        return tuple(blocks)
+    if len(others) < len(blocks):
+        raise ValueError(
+            f"Site '{site.name}' ({type(site.fn).__name__}): not conjugate, and "
+            f"depends on latent {listed(others)} beside the weights "
+            f"{listed({*blocks} - {*others})}. Accepted: Gaussian sites alone. Write a "
+            "positive parameter as the exponential of one, as in log_r = "
+            "numpyro.sample('log_r', dist.Normal(0.0, 1.0)) and jnp.exp(log_r) in the "
+            "place of r, which has a log-normal prior."
+        )
+    return ()
 
 
 def check_predictors(
@@ -50,15 +66,18 @@ def check_predictors(
 
     :raises ValueError: naming the site.
     """
-    if not structure.predicted:
-        return
-    for name, predictors in bind_predictors(program, structure, sites).items():
-        split, blocks = predictors.split(), structure.predicted[name]
-        layout = Layout.of(split)
+    every = [
+        *bind_predictors(program, structure, sites).values(),
+        *bind_weights(program, structure).values(),
+    ]
+    for predictors in every:
+        name, split = predictors.site, predictors.split()
+        blocks = [block.name for block in predictors.blocks]
+        layout = predictors.layout(split)
         size = sum(layout.sizes)
         if size > _LARGEST:
             found = f"{size} predictors at each position"
-        elif not _are_apart(split, layout):
+        elif not _are_apart(split, layout, predictors.order):
             found = "positions that see the predictors of others"
         else:
             continue
@@ -68,7 +87,30 @@ def check_predictors(
         )
 
 
-def _are_apart(split: Split, layout: Layout) -> bool:
+def with_orders(
+    program: Program, structure: Structure, sites: dict[str, Site]
+) -> Structure:
+    """The wiring, with the order of axes that logits of latent weights have.
+
+    In a ``scan`` they have time in front, and the state before in front of that.
+    """
+    orders = {}
+    for key, bound in bind_weights(program, structure).items():
+        split = bound.split()
+        axes = range(len(split.output_shape) - bound.event_dim)
+        for order in permutations(axes):
+            layout = replace(bound, order=order).layout(split)
+            if sum(layout.sizes) <= _LARGEST and _are_apart(split, layout, order):
+                orders[key] = order
+                break
+    factors = (
+        replace(f, order=orders[f.site, f.role]) if (f.site, f.role) in orders else f
+        for f in structure.factors
+    )
+    return replace(structure, factors=tuple(factors)) if orders else structure
+
+
+def _are_apart(split: Split, layout: Layout, order: tuple[int, ...]) -> bool:
     """Whether the result at some positions stays if predictors elsewhere change."""
     rng = np.random.default_rng(0)
     draw = partial(rng.standard_normal, (*layout.positions, sum(layout.sizes)))
@@ -83,4 +125,5 @@ def _are_apart(split: Split, layout: Layout) -> bool:
 
     before = np.asarray(finish(jnp.asarray(first)))
     after = np.asarray(finish(jnp.asarray(np.where(moved[..., None], other, first))))
-    return np.array_equal(before[~moved], after[~moved], equal_nan=True)
+    kept = ~(np.transpose(moved, np.argsort(order)) if order else moved)
+    return np.array_equal(before[kept], after[kept], equal_nan=True)

@@ -12,7 +12,11 @@ from numpyro_svae.program.read.gaussians import read_known_regression
 from numpyro_svae.program.read.gradient_sites import check_positions, senders_of
 from numpyro_svae.program.read.hierarchies import read_populations
 from numpyro_svae.program.read.latents import read_locals, read_priors
-from numpyro_svae.program.read.predicted import check_predictors, predicting
+from numpyro_svae.program.read.predicted import (
+    check_predictors,
+    predicting,
+    with_orders,
+)
 from numpyro_svae.program.read.rows import read_statistics, read_table
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.axes import axes_of
@@ -90,6 +94,7 @@ def read_structure(
     structure = with_mixtures(structure)
     check_graphs(structure, sites)
     check_positions(program, structure, sites)
+    structure = with_orders(program, structure, sites)
     check_predictors(program, structure, sites)
     return structure
 

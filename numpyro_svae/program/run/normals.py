@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -71,12 +72,13 @@ def normal_rows(fn: Any, event: tuple[int, ...]) -> NormalRows:
     tril = fn.scale_tril
     if len(event) == 1:
         return NormalRows(loc, tril[..., None, :, :])
-    tril = jnp.broadcast_to(tril, (*tril.shape[:-3], *event, event[-1]))
-    return NormalRows(loc, tril)
+    size, lead = event[-1], max(tril.ndim - len(event) - 1, 0)
+    tril = jnp.broadcast_to(tril, (*tril.shape[:lead], *event, size))
+    return NormalRows(loc, tril.reshape(*tril.shape[:lead], -1, size, size))
 
 
 def _as_rows(value: Any, event: tuple[int, ...]) -> Array:
     value = jnp.asarray(value, jnp.result_type(value, float))
     lead = value.shape[: max(value.ndim - len(event), 0)]
-    rows = (1, 1, *event)[-2:]
+    rows = math.prod(event[:-1]), (1, *event)[-1]
     return jnp.broadcast_to(value, (*lead, *event)).reshape(*lead, *rows)

@@ -180,15 +180,24 @@ class TableFactor(Factor):
       statistics of v> + base`` with t those of a block. The parts of an observed
       discrete chain are such factors, with rows picked by data.
     - ``"density"``: the density of a site in each state, from the program.
+    - ``"weights"``: probabilities of a latent discrete site, or of a part of a chain,
+      that are any function of some Gaussian blocks. They send these the gradient of
+      their expectation.
     - ``"logits"``: probabilities of a latent discrete site, or of the steps of a chain,
       that are any function of its one parent, a latent vector at one position each.
       They send that vector the gradient of their expectation.
 
     It is coupled if its site is latent and depends on discrete sites, or observed and
     depends on several.
+
+    :param weights: the Gaussian blocks that its probabilities are functions of.
+    :param order: in which order the logits of these have the axes of the positions;
+        empty for the same order.
     """
 
     form: str = "rows"
+    weights: tuple[str, ...] = ()
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +242,10 @@ class Structure:
     gradients: dict[str, tuple[str, ...]] = field(default_factory=dict)
     predicted: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def blocks_of(self, factor: Factor) -> tuple[str, ...]:
+    def blocks_of(self, factor: Any) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""
+        if factor.form == "weights":
+            return factor.weights
         join = self.joins.get(str(factor.source.prior))
         if join is not None:
             return tuple(block.name for block in join.blocks)
@@ -264,7 +275,7 @@ class Structure:
             part = "" if factor.role == "value" else f", {factor.role}"
             given = [*self.blocks_of(factor), *factor.parents, *factor.selectors]
             text = f"conjugate factor of {_listed(given)}" if given else "known factor"
-            if factor.form == "logits":
+            if factor.form in ("logits", "weights"):
                 text = f"sends its gradient to {_listed(given)}"
             rows.append((f"'{factor.site}'{part}", text))
         for name, parents in self.likelihoods.items():
