@@ -223,7 +223,7 @@ class AutoSVAE(FittedGuide):
         bound = bind(program, structure, sites, self.cubature)
         check_starts(structure.priors, self.init, bound.priors)
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
-        known = search, bound, potentials, self.init
+        known = search, bound, potentials, self.init, messages
         naturals = natural_parameters(structure, self._natural_name, *known)
         found = structure, program, self.ascent, bound, naturals, potentials
         kept = KeptMessages.of(f"{self.prefix}_messages", *found, messages)

@@ -9,6 +9,8 @@ import numpyro
 from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 
+import numpyro_svae as ns
+
 FIRST = np.array([0.6, 0.4])
 MAPS = np.array([[[0.9, 0.5]], [[0.6, -0.7]]])
 STEP_NOISE = np.array([0.1, 0.2])
@@ -100,6 +102,36 @@ def by_position(y, sharp=40.0):
 
 
 _ONE = np.eye(1)
+
+
+def pushed(y):
+    """A path of which either side of zero has its own steps, all of it to be learnt."""
+    weights = numpyro.param("weights", jnp.zeros((2, 2)))
+    own = ns.MatrixNormalInverseWishart(
+        jnp.zeros((1, 2)), 0.1 * jnp.eye(2), 4.0, 0.01 * jnp.eye(1)
+    )
+    with numpyro.plate("states", 2):
+        weight, noise = ns.sample("dynamics", own)
+    loading, spread = ns.sample("sensing", own)
+
+    def step(carry, y):
+        z, x = carry
+        with numpyro.plate("sequences", len(y)):
+            z = numpyro.sample(
+                "z", dist.Categorical(logits=times(weights, with_one(x)))
+            )
+            mean = times(weight[z], with_one(x))
+            x = numpyro.sample("x", dist.MultivariateNormal(mean, noise[z]))
+            seen = times(loading, with_one(x))
+            numpyro.sample("y", dist.MultivariateNormal(seen, spread), obs=y)
+        return (z, x), None
+
+    with numpyro.plate("sequences", len(y)):
+        z = numpyro.sample("z0", dist.Categorical(jnp.ones(2) / 2))
+        x = numpyro.sample("x0", dist.MultivariateNormal(jnp.zeros(1), 4 * _ONE))
+        seen = times(loading, with_one(x))
+        numpyro.sample("y0", dist.MultivariateNormal(seen, spread), obs=y[:, 0])
+    scan(step, (z, x), y[:, 1:].swapaxes(0, 1))
 
 
 def log_rows(weight, x, u):

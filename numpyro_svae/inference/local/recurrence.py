@@ -35,9 +35,9 @@ from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import clean
 from numpyro_svae.program.structure.groups import Group
 
-__all__ = ["Coupling", "Recurrence"]
+__all__ = ["IMPOSSIBLE", "Coupling", "Recurrence"]
 
-_IMPOSSIBLE = -1e4  # a log probability that is none in any precision, and finite
+IMPOSSIBLE = -1e4  # a log probability that is none in any precision, and finite
 
 
 class Coupling(NamedTuple):
@@ -127,13 +127,13 @@ class Recurrence:
             moments = _moments(states[parent])
 
             def usable(moments: VectorMoments, factor: Any = factor) -> Array:
-                return jnp.maximum(self._rows(factor, moments), _IMPOSSIBLE)
+                return jnp.maximum(self._rows(factor, moments), IMPOSSIBLE)
 
             found, pull = jax.vjp(usable, moments)
-            found = jnp.nan_to_num(found, nan=_IMPOSSIBLE)
+            found = jnp.nan_to_num(found, nan=IMPOSSIBLE)
             rows[name] = found + (1.0 - weight) * (self._begun(factor, found) - found)
             belief = infer_discrete(self.given(rows), name, alone[name])
-            (gradient,) = pull(weight * self._counted(factor, belief))
+            (gradient,) = pull(weight * self.counted(factor, belief))
             message = message_of(moments, gradient)
             message = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf), message)
             potentials[parent] = potentials[parent] + message
@@ -151,7 +151,7 @@ class Recurrence:
         mean = logsumexp(rows, -3, keepdims=True)
         return mean - jnp.mean(mean, -2, keepdims=True)
 
-    def _counted(self, factor: Any, belief: DiscreteBelief) -> Array:
+    def counted(self, factor: Any, belief: DiscreteBelief) -> Array:
         """How often each of the rows' entries counts beside the vector."""
         extent, local = self.factors.extent(factor), self.factors.local(factor.site)
         probs = belief.probs

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+import math
 from typing import Any
 
 import jax
@@ -129,10 +130,27 @@ class Guess:
                 extent = self.factors.extent(factor)
                 return add_statistics(prior, data.log_prob, members, extent)
             if factor.form == "regression":
-                found = self._weights_and_noise(name, factor)
+                found = self._weights_and_noise(name, self._largest(factor))
                 if found is not None:
                     return found
         return self._weights_of_predictors(name)
+
+    def _largest(self, factor: Any) -> Any:
+        """That with most data of an observed factor and those that are like it.
+
+        In a scan the first state of a path may be observed by a site of its own.
+        """
+        if not self.factors.site(factor.site).observed or factor.role != "value":
+            return factor
+        like = [
+            other
+            for other in self.factors.observed("regression", role="value")
+            if other.source == factor.source and other.parents == factor.parents
+        ]
+        return max([factor, *like], key=self._size)
+
+    def _size(self, factor: Any) -> int:
+        return math.prod(self.factors.extent(factor).positions)
 
     def _weights_of_predictors(self, name: str) -> NaturalParameters | None:
         """Where the weights of regressions start that are not conjugate."""

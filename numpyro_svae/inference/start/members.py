@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.start.clusters import scaled, spread_components
+from numpyro_svae.inference.start.regimes import recurrent_steps, regimes
 from numpyro_svae.inference.start.values import changes_of, shown_values, values_of
 from numpyro_svae.program.structure.factors import Factor
 
@@ -45,6 +46,8 @@ def guess_members(
 ) -> Array:
     """Memberships ``(*positions, K)`` from clusters of all that a site picks for.
 
+    Where it hangs on the path whose steps it picks, it is found where which steps are.
+
     :param key: random key.
     :param kind: how many clusters, and how hard.
     :param factors: the factors.
@@ -52,6 +55,10 @@ def guess_members(
     :param paths: estimates of latent vectors and paths.
     """
     extent, size = factors.extent(selector), factors.local(selector).size
+    step = recurrent_steps(factors.structure).get(selector)
+    if step is not None and step.site in paths:
+        told = known_members(factors, selector)
+        return regimes(key, factors, step, paths[step.site], told)
     total, shown = jnp.zeros(extent.positions), list[Array]()
     for factor in factors.structure.factors:
         if factor.source.selector == selector:

@@ -14,6 +14,7 @@ import numpyro
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.start.given import natural_of
+from numpyro_svae.inference.start.logits import begin_logits
 from numpyro_svae.inference.start.search import Search, find_start
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.structure.checks import check_start
@@ -29,6 +30,7 @@ def natural_parameters(
     bound: Bound,
     potentials: dict[str, Any],
     init: dict[str, Any],
+    trace: dict[str, dict],
 ) -> dict[str, NaturalParameters]:
     """Natural parameters of the globals, by block.
 
@@ -40,6 +42,7 @@ def natural_parameters(
     :param bound: the program with its data.
     :param potentials: what the recognition function says.
     :param init: starts that a user gives, by block.
+    :param trace: of a run of the program, with its own parameters.
     """
     found: dict[str, NaturalParameters] = {}
 
@@ -54,4 +57,6 @@ def natural_parameters(
     for name in structure.priors:
         naturals[name] = numpyro.param(name_of(name), partial(start, name))
         check_start(name, naturals[name])
+    if found and not potentials:
+        begin_logits(structure, bound, naturals, init, trace)
     return naturals

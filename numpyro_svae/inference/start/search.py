@@ -9,7 +9,8 @@ independent of each other under the prior and meet in a factor. Guesses differ i
 clusters or, where there are none, in the coordinates of latent paths. The best one is
 swept for longer. All go through one loop, which is compiled once. The weights of
 regressions that are not conjugate are swept from a single guess: full steps from far
-away may overshoot, and the sweeps are safeguarded by the bound.
+away may overshoot, and the sweeps are safeguarded by the bound. States that hang on the
+path whose steps they pick are found with where they are, which also is a single guess.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from numpyro_svae.inference.start.ascent import ascend
 from numpyro_svae.inference.start.guess import Guess
 from numpyro_svae.inference.start.judge import bound_of
 from numpyro_svae.inference.start.members import Kind
+from numpyro_svae.inference.start.regimes import recurrent_steps
+from numpyro_svae.inference.start.smoothed import smoothed
 from numpyro_svae.inference.start.values import estimate_paths, turned
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.structure.factors import Structure
@@ -107,17 +110,18 @@ def find_start(
     """
     factors = ExpectedFactors(structure, bound, {})
     paths = estimate_paths(factors, potentials)
+    recurrent = not potentials and bool(recurrent_steps(structure, given))
+    paths = smoothed(factors, paths) if recurrent else paths
 
     def guess(key: Array, kind: Kind, paths: dict[str, Array]) -> Naturals:
         return Guess(key, kind, factors, paths).naturals() | given
 
     size = 0.5 if structure.joins or structure.populations else 1.0
-    local = search.mean_field, search.fixed_point
-    rising = bound_of(structure, bound, potentials, given, *local)
-    if search.guesses == 1 or not _searches(structure, given, potentials):
+    rising = bound_of(structure, bound, potentials, given, *search[1:])
+    if recurrent or search.guesses == 1 or not _searches(structure, given, potentials):
         begun = guess(key, Kind(), paths)
-        apart = not bound.predictors or structure.likelihoods
-        return begun if apart else _climbed(rising, begun, size)
+        climbs = bound.predictors and not structure.likelihoods
+        return _climbed(rising, begun, size) if climbs else begun
     kinds, picks = _kinds(structure, search.guesses), _picks(structure)
     count, few = search.guesses, _few(structure, search.mean_field, picks)
     longer, smooth = few * count // 2, _smooths(structure)
@@ -152,8 +156,7 @@ def find_start(
         ), value
 
     indices = jnp.arange(count + 1)
-    keys = jax.vmap(partial(random.fold_in, key))(indices)
-    keys = keys.at[0].set(key)
+    keys = jax.vmap(partial(random.fold_in, key))(indices).at[0].set(key)
     begin = _Best.of(jax.eval_shape(guess, key, Kind(), paths), paths)
     best, _ = lax.scan(consider, begin, (indices, keys, kinds))
     return best.naturals

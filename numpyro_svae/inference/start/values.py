@@ -16,7 +16,14 @@ from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import Extent, clean, pull_to, read_at
 from numpyro_svae.program.structure.factors import Factor
 
-__all__ = ["changes_of", "estimate_paths", "shown_values", "turned", "values_of"]
+__all__ = [
+    "changes_of",
+    "estimate_paths",
+    "shown_counts",
+    "shown_values",
+    "turned",
+    "values_of",
+]
 
 
 def estimate_paths(
@@ -37,11 +44,45 @@ def estimate_paths(
         if name in potentials:
             found[name] = _potential_mean(potentials[name])
             continue
-        for factor in factors.structure.factors:
-            if name in factor.parents and factors.site(factor.site).observed:
-                found[name] = _shown_mean(factors, name, factor)
-                break
+        shown = _showing(factors, name)
+        if shown:
+            found[name] = _shown_mean(factors, name, shown)
     return found
+
+
+def shown_counts(factors: ExpectedFactors, name: str) -> Array:
+    """How much is seen of each position of a latent vector or path."""
+    local, total = factors.extent(name), jnp.zeros(())
+    for factor in _showing(factors, name):
+        extent, weight = factors.extent(factor), _weights(factors, factor)
+        counted = extent._replace(mask=None, scale=local.scale)
+        total = total + pull_to(weight, local, counted, 0)
+    return jnp.broadcast_to(total, local.positions)
+
+
+def _showing(factors: ExpectedFactors, name: str) -> list[Any]:
+    """The first observed factor of a latent vector, and those that are like it.
+
+    In a scan the first state of a path may be observed by a site of its own.
+    """
+    structure, found = factors.structure, list[Any]()
+
+    def like(factor: Any) -> tuple:
+        width = factors.bound.regressions[factor.site, "value"].value.shape[-1:]
+        return structure.blocks_of(factor), factor.selectors, factor.parents, width
+
+    for factor in structure.factors:
+        if name in factor.parents and factors.site(factor.site).observed:
+            if not found or like(factor) == like(found[0]):
+                found.append(factor)
+    return found
+
+
+def _weights(factors: ExpectedFactors, factor: Factor) -> Array:
+    """Whether the positions of a factor count."""
+    extent = factors.extent(factor)
+    ones = jnp.ones(extent.positions)
+    return ones if extent.mask is None else ones * extent.mask
 
 
 def _potential_mean(potential: GaussianPotential) -> Array:
@@ -52,30 +93,56 @@ def _potential_mean(potential: GaussianPotential) -> Array:
     return loc[..., 0]
 
 
-def _shown_mean(factors: ExpectedFactors, name: str, factor: Any) -> Array:
-    extent, data = (
-        factors.extent(factor),
-        factors.bound.regressions[factor.site, "value"],
-    )
-    v = clean(
-        extent, jnp.broadcast_to(data.value, extent.positions + data.value.shape[-1:])
-    )
+def _shown_mean(factors: ExpectedFactors, name: str, shown: list[Any]) -> Array:
+    """Averages of what some factors show, or their principal coordinates."""
+    local, size = factors.extent(name), factors.local(name).size
+    if _is_placed(factors, shown[0]):
+        pairs = [_placed(factors, name, factor) for factor in shown]
+    else:
+        pairs = _unplaced(factors, name, shown)
+    count = sum((count for _, count in pairs), jnp.zeros(()))
+    total: Any = sum((x * n[..., None] for x, n in pairs), jnp.zeros(()))
+    mean = total / jnp.maximum(count, 1.0)[..., None]
+    if not _is_placed(factors, shown[0]):
+        mean = _principal(mean, count, size)
+    return jnp.broadcast_to(mean, (*local.positions, size))
+
+
+def _seen(factors: ExpectedFactors, factor: Any) -> Array:
+    """The responses of an observed factor, zero where they do not count."""
+    extent, value = factors.extent(factor), _data(factors, factor).value
+    return clean(extent, jnp.broadcast_to(value, extent.positions + value.shape[-1:]))
+
+
+def _data(factors: ExpectedFactors, factor: Any) -> Any:
+    return factors.bound.regressions[factor.site, "value"]
+
+
+def _placed(factors: ExpectedFactors, name: str, factor: Any) -> tuple[Array, Array]:
+    """What a factor with a known loading shows of a vector, and how often."""
+    known, size = _data(factors, factor).known, factors.local(name).size
+    if factor.selectors:
+        known = jnp.mean(known, tuple(range(-2 - len(factor.selectors), -2)))
+    loading, rest = known[..., :size], known[..., size:]
+    shown = _least_squares(loading, _seen(factors, factor) - jnp.sum(rest, -1))
+    weight = _weights(factors, factor)
+    return _averaged(shown, weight, factors.extent(name), factors.extent(factor))
+
+
+def _unplaced(
+    factors: ExpectedFactors, name: str, shown: list[Any]
+) -> list[tuple[Array, Array]]:
+    """What factors show of a vector in the coordinates of the data, and how often."""
     local = factors.extent(name)
-    size = factors.local(name).size
-    weight = jnp.ones(extent.positions)
-    if extent.mask is not None:
-        weight = weight * extent.mask
-    if _is_placed(factors, factor):
-        known: Any = data.known
-        if factor.selectors:
-            known = jnp.mean(known, tuple(range(-2 - len(factor.selectors), -2)))
-        loading, rest = known[..., :size], known[..., size:]
-        shown = _least_squares(loading, v - jnp.sum(rest, -1))
-        return _averaged(shown, weight, local, extent)[0]
-    v, regressor = data.to_block(v, data.regressor, len(factor.selectors))
-    residual = _without(v, regressor, weight)
-    shown, count = _at_parent(residual, weight, local, extent)
-    return jnp.broadcast_to(_principal(shown, count, size), (*local.positions, size))
+    parts = []
+    for factor in shown:
+        data, v = _data(factors, factor), _seen(factors, factor)
+        own = data.to_block(v, data.regressor, len(factor.selectors))
+        parts.append((*own, _weights(factors, factor)))
+    return [
+        _at_parent(residual, weight, local, factors.extent(factor))
+        for factor, residual, (*_, weight) in zip(shown, _without(parts), parts)
+    ]
 
 
 def _is_placed(factors: ExpectedFactors, factor: Factor) -> bool:
@@ -111,17 +178,23 @@ def _least_squares(weight: Array, v: Array) -> Array:
     return (jnp.linalg.pinv(weight) @ v[..., None])[..., 0]
 
 
-def _without(v: Array, regressor: Array, weight: Array) -> Array:
-    """What known regressors leave unexplained, zero where nothing counts."""
-    columns = regressor.shape[-1]
+def _without(parts: list[tuple[Array, Array, Array]]) -> list[Array]:
+    """What known regressors leave unexplained, zero where nothing counts.
+
+    :param parts: responses, regressors and weights; the regression is one of all.
+    """
+    columns = parts[0][1].shape[-1]
     if not columns:
-        return v * weight[..., None]
-    u = jnp.broadcast_to(regressor, (*v.shape[:-1], columns)) * weight[..., None]
-    flat, response = u.reshape(-1, columns), v.reshape(-1, v.shape[-1])
-    gram = flat.T @ flat
+        return [v * weight[..., None] for v, _, weight in parts]
+    gram, moment, seen = jnp.zeros(()), jnp.zeros(()), []
+    for v, regressor, weight in parts:
+        u = jnp.broadcast_to(regressor, (*v.shape[:-1], columns)) * weight[..., None]
+        flat, response = u.reshape(-1, columns), v.reshape(-1, v.shape[-1])
+        gram, moment = gram + flat.T @ flat, moment + flat.T @ response
+        seen.append((v * weight[..., None], u))
     gram = gram + 1e-6 * (1e-6 + jnp.trace(gram)) * jnp.eye(columns)
-    offset = jnp.linalg.solve(gram, flat.T @ response)
-    return v * weight[..., None] - u @ offset
+    offset = jnp.linalg.solve(gram, moment)
+    return [v - u @ offset for v, u in seen]
 
 
 def _at_parent(
