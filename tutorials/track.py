@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import normalized_mutual_info_score
@@ -147,3 +148,74 @@ def switching_lds(y):
         seen = jnp.concatenate([x, jnp.ones((sequences, steps, 1))], -1)
         fn = dist.MultivariateNormal(seen @ loading.T, spread).to_event(1)
         numpyro.sample("y", fn, obs=y)
+
+
+def recurrent_lds(y):
+    """The switching system whose next part of the track hangs on where the car is.
+
+    Weights of the logits are point estimates, all else has a conjugate prior.
+
+    :param y: observations, ``(N, T, P)``.
+    """
+    sequences, _, sensors = y.shape
+    weights = numpyro.param("weights", jnp.zeros((NUM_STATES, 3)))
+    dynamics = ns.MatrixNormalInverseWishart(
+        jnp.zeros((2, 3)), 0.1 * jnp.eye(3), 5.0, 0.01 * jnp.eye(2)
+    )
+    with numpyro.plate("states", NUM_STATES):
+        weight, noise = ns.sample("dynamics", dynamics)
+    start = ns.NormalInverseWishart(jnp.zeros(2), 0.1, 5.0, jnp.eye(2))
+    sensing = ns.MatrixNormalInverseWishart(
+        jnp.zeros((sensors, 3)), 0.1 * jnp.eye(3), sensors + 2.0, 0.1 * jnp.eye(sensors)
+    )
+    loc, cov = ns.sample("start", start)
+    loading, spread = ns.sample("sensing", sensing)
+
+    def see(name, x, y):
+        seen = _with_one(x) @ loading.T
+        numpyro.sample(name, dist.MultivariateNormal(seen, spread), obs=y)
+
+    def step(carry, y):
+        z, x = carry
+        with numpyro.plate("sequences", sequences):
+            logits = _with_one(x) @ weights.T
+            z = numpyro.sample("z", dist.Categorical(logits=logits))
+            mean = jnp.squeeze(weight[z] @ _with_one(x)[..., None], -1)
+            x = numpyro.sample("x", dist.MultivariateNormal(mean, noise[z]))
+            see("y", x, y)
+        return (z, x), None
+
+    with numpyro.plate("sequences", sequences):
+        z = numpyro.sample("z0", dist.Categorical(jnp.ones(NUM_STATES) / NUM_STATES))
+        x = numpyro.sample("x0", dist.MultivariateNormal(loc, cov))
+        see("y0", x, y[:, 0])
+    scan(step, (z, x), y[:, 1:].swapaxes(0, 1))
+
+
+def _with_one(x):
+    return jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
+
+
+def off_track(position: np.ndarray) -> float:
+    """Share of positions that are far from the track.
+
+    The middle of the track is at distance one of the line between the centres of its
+    bends; far is more than half of that.
+
+    :param position: ``(..., 2)``.
+    """
+    x, y = position[..., 0], position[..., 1]
+    away = np.maximum(np.abs(x) - 2.0, 0.0)
+    return float(np.mean(np.abs(np.hypot(away, y) - 1.0) > 0.5))
+
+
+def on_the_track(laps: Laps, smoothed: np.ndarray, paths: np.ndarray) -> np.ndarray:
+    """Latent paths in the coordinates of the track, of which they know nothing.
+
+    :param smoothed: paths of the same cars, ``(N, T, 2)``, that the affine map which is
+        best for them is found with.
+    :param paths: what is mapped, ``(..., 2)``.
+    """
+    design, wanted = _with_one(smoothed).reshape(-1, 3), laps.position.reshape(-1, 2)
+    affine, *_ = np.linalg.lstsq(np.asarray(design), wanted, rcond=None)
+    return np.asarray(_with_one(paths)) @ affine
