@@ -10,6 +10,7 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 import pytest
 
@@ -63,6 +64,52 @@ def test_components_start_spread_over_separate_clusters():
     distance = jnp.linalg.norm(loc[:, None] - centres, axis=-1)
     assert sorted(np.argmin(distance, 1)) == [0, 1, 2]
     np.testing.assert_allclose(jnp.min(distance, 1), 0.0, atol=1.0)
+
+
+@pytest.mark.filterwarnings("ignore:shape requires ndarray")  # of a scan
+@pytest.mark.parametrize("likelihood", ["vectors", "counts"])
+def test_first_data_of_a_scan_are_of_the_same_components(likelihood):
+    """They are a site of their own, and are not clustered by themselves."""
+    centres, _ = points()
+    states = random.choice(random.PRNGKey(4), 3, (4, 12))
+    shown = 5.0 + 0.5 * centres[states]  # far from each other, and not below zero
+    y = jnp.maximum(shown + 0.1 * random.normal(random.PRNGKey(5), shown.shape), 0.0)
+    y = jnp.round(y) if likelihood == "counts" else y
+
+    def markov(y):
+        with numpyro.plate("states", 3):
+            row = numpyro.sample("row", dist.Dirichlet(jnp.ones(3)))
+            if likelihood == "counts":
+                prior = dist.Gamma(1.0, 0.1).expand([2]).to_event(1)
+                rate = numpyro.sample("rate", prior)
+            else:
+                prior = ns.NormalInverseWishart(jnp.zeros(2), 0.1, 4.0, jnp.eye(2))
+                loc, cov = ns.sample("rate", prior)
+
+        def see(name, z, y):
+            if likelihood == "counts":
+                fn = dist.Poisson(rate[z]).to_event(1)
+            else:
+                fn = dist.MultivariateNormal(loc[z], cov[z])
+            numpyro.sample(name, fn, obs=y)
+
+        def step(z, y):
+            with numpyro.plate("data", len(states)):
+                z = numpyro.sample("z", dist.Categorical(row[z]))
+                see("y", z, y)
+            return z, None
+
+        with numpyro.plate("data", len(states)):
+            z = numpyro.sample("z_0", dist.Categorical(jnp.ones(3) / 3))
+            see("y_0", z, y[:, 0])
+        scan(step, z, jnp.moveaxis(y, 1, 0)[1:])
+
+    start, _ = start_of(ns.AutoSVAE(markov, num_starts=1), y, model=markov)
+    found = start["rate"].mean
+    found = found if likelihood == "counts" else found[..., 0]
+    distance = jnp.linalg.norm(found[:, None] - (5.0 + 0.5 * centres), axis=-1)
+    assert sorted(np.argmin(distance, 1)) == [0, 1, 2]
+    assert jnp.max(jnp.min(distance, 1)) < 1.5
 
 
 def test_more_guesses_are_never_worse_and_one_program_holds_them_all():

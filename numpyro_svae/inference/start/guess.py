@@ -125,6 +125,7 @@ class Guess:
             if factor.form == "statistics":
                 if factor.source.selector is None:
                     continue
+                factor = self._largest(factor)
                 data = bound.statistics[factor.site, factor.role]
                 members = self._members_at(factor, prior.batch_shape)
                 extent = self.factors.extent(factor)
@@ -144,7 +145,7 @@ class Guess:
             return factor
         like = [
             other
-            for other in self.factors.observed("regression", role="value")
+            for other in self.factors.observed(factor.form, role="value")
             if other.source == factor.source and other.parents == factor.parents
         ]
         return max([factor, *like], key=self._size)

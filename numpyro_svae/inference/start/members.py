@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.start.clusters import scaled, spread_components
@@ -60,12 +61,11 @@ def guess_members(
         told = known_members(factors, selector)
         return regimes(key, factors, step, paths[step.site], told)
     total, shown = jnp.zeros(extent.positions), list[Array]()
-    for factor in factors.structure.factors:
-        if factor.source.selector == selector:
-            found = _features(factors, factor, paths)
-            if found is not None:
-                features, count = found
-                total, shown = total + count, [*shown, features]
+    for group in _alike(factors, selector):
+        found = _features(factors, group, paths)
+        if found is not None:
+            features, count = found
+            total, shown = total + count, [*shown, features]
     known = known_members(factors, selector)
     flat, rows = math.prod(extent.positions), jnp.zeros((*extent.positions, 0))
     features = jnp.concatenate([rows, *shown], -1).reshape(flat, -1)
@@ -129,31 +129,65 @@ def known_members(factors: ExpectedFactors, selector: str) -> Array | None:
     return jnp.broadcast_to(known, (*extent.positions, size))
 
 
+def _alike(factors: ExpectedFactors, selector: str) -> list[list[Factor]]:
+    """The factors that a site picks components for, with those of the same ones.
+
+    In a scan what the first state shows may be a site of its own.
+    """
+    found = dict[Any, list[Factor]]()
+    for factor in factors.structure.factors:
+        if factor.source.selector == selector:
+            key = factor.form, factor.role, factor.source, factor.parents
+            found.setdefault(key, []).append(factor)
+    return list(found.values())
+
+
 def _features(
-    factors: ExpectedFactors, factor: Factor, paths: dict[str, Array]
+    factors: ExpectedFactors, group: list[Factor], paths: dict[str, Array]
 ) -> tuple[Array, Array] | None:
-    """What a factor shows at the positions of its selector, and how often."""
-    extent = factors.extent(factor)
+    """What factors show at the positions of their selector, and how often.
+
+    :param group: factors of the same components, whose features are the same.
+    """
+    seen = [(factor, _shown(factors, factor, paths)) for factor in group]
+    seen = [(factor, parts) for factor, parts in seen if parts]
+    if not seen:
+        return None
+    counts = [_counts(factors, factor) for factor, _ in seen]
+    columns = [_scaled(list(own), counts) for own in zip(*(parts for _, parts in seen))]
+    times, sums = jnp.zeros(()), jnp.zeros(())
+    for (factor, _), count, *parts in zip(seen, counts, *columns):
+        times = times + factors.to_selector(factor, jnp.ones((*count.shape, 1)))
+        sums = sums + factors.to_selector(factor, jnp.concatenate(parts, -1))
+    return sums / jnp.maximum(times, 1e-30), times[..., 0]
+
+
+def _shown(
+    factors: ExpectedFactors, factor: Factor, paths: dict[str, Array]
+) -> list[Array]:
+    """What a factor shows at its positions, by what is scaled together."""
+    positions = factors.extent(factor).positions
     if factor.form == "statistics":
         data = factors.bound.statistics[factor.site, factor.role]
         leaves = jax.tree.leaves(data.statistics)
-        parts = [
-            jnp.concatenate([x.reshape(*extent.positions, -1) for x in leaves], -1)
-        ]
-    elif factor.form == "regression" and factor.role == "transition":
-        parts = changes_of(factors, factor, paths)
-    elif factor.form == "regression" and factor.role == "value":
+        return [jnp.concatenate([x.reshape(*positions, -1) for x in leaves], -1)]
+    if factor.form == "regression" and factor.role == "transition":
+        return changes_of(factors, factor, paths)
+    if factor.form == "regression" and factor.role == "value":
         values = values_of(factors, factor, paths)
-        parts = [] if values is None else [shown_values(factors, factor, values)]
-    else:
-        parts = []
-    if not parts:
-        return None
-    ones = jnp.ones((*extent.positions, 1))
+        return [] if values is None else [shown_values(factors, factor, values)]
+    return []
+
+
+def _counts(factors: ExpectedFactors, factor: Factor) -> Array:
+    extent = factors.extent(factor)
     counts = jnp.ones(extent.positions)
-    if extent.mask is not None:
-        counts = jnp.broadcast_to(1.0 * extent.mask, extent.positions)
-    features = jnp.concatenate([scaled(part, counts) for part in parts], -1)
-    times = factors.to_selector(factor, ones)
-    sums = factors.to_selector(factor, features)
-    return sums / jnp.maximum(times, 1e-30), times[..., 0]
+    return counts if extent.mask is None else counts * extent.mask
+
+
+def _scaled(values: list[Array], counts: list[Array]) -> list[Array]:
+    """Values of several factors, scaled as those of one."""
+    flat = [x.reshape(-1, x.shape[-1]) for x in values]
+    whole = scaled(jnp.concatenate(flat), jnp.concatenate([c.ravel() for c in counts]))
+    ends = np.cumsum([len(x) for x in flat])[:-1]
+    return [x.reshape(v.shape) for x, v in zip(jnp.split(whole, ends), values)]
