@@ -140,6 +140,7 @@ class DiscreteMarkovChain(CheckedArguments):
         found = discrete_chain.entropy(*self._chain(), self.num_steps)
         return jnp.broadcast_to(found, self._batch())
 
+    @property
     def mode(self) -> Array:
         """The most probable path, shape ``(..., T)``."""
         initial, transition = self._chain()

@@ -214,6 +214,11 @@ class LinearGaussianChain(CheckedArguments):
         return from_lanes(self._in_time(self._moments().mean), 1, batch_of(self))
 
     @property
+    def mode(self) -> Array:
+        """The most probable path, which is the mean."""
+        return self.mean
+
+    @property
     def covariance(self) -> Array:
         """Marginal covariances, shape ``(..., T, D, D)``: ``P' = A P A' + Q``."""
         return from_lanes(self._in_time(self._moments().cov), 2, batch_of(self))

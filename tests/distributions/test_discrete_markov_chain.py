@@ -72,7 +72,7 @@ def test_everything_is_a_sum_over_paths(x64, kind):
     np.testing.assert_allclose(chain.neighbor_probs, pairs, atol=1e-12)
     seen = weights[weights > 0]
     np.testing.assert_allclose(chain.entropy(), -np.sum(seen * np.log(seen)))
-    np.testing.assert_array_equal(chain.mode(), PATHS[np.argmax(weights)])
+    np.testing.assert_array_equal(chain.mode, PATHS[np.argmax(weights)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,7 +85,7 @@ def test_conditioning_reweighs_the_paths(x64, kind):
     share = weights / weights.sum()
     np.testing.assert_allclose(np.exp(posterior.log_prob(PATHS)), share, atol=1e-12)
     np.testing.assert_allclose(posterior.probs, marginals(weights), atol=1e-12)
-    np.testing.assert_array_equal(posterior.mode(), PATHS[np.argmax(weights)])
+    np.testing.assert_array_equal(posterior.mode, PATHS[np.argmax(weights)])
 
 
 def test_divergence_is_a_sum_over_paths(x64):
@@ -193,7 +193,7 @@ def test_long_sequences_agree_with_dynamax(x64):
     np.testing.assert_allclose(log_normalizer, expected.marginal_loglik, rtol=1e-12)
     np.testing.assert_allclose(posterior.probs, expected.smoothed_probs, atol=1e-10)
     path = inference.hmm_posterior_mode(*map(jnp.asarray, (initial, rows, logits)))
-    np.testing.assert_array_equal(posterior.mode(), path)
+    np.testing.assert_array_equal(posterior.mode, path)
 
 
 def test_float32_is_close_over_ten_thousand_steps():

@@ -84,6 +84,8 @@ def test_dense(name):
     np.testing.assert_allclose(chain.entropy(), dense.entropy())
     np.testing.assert_allclose(flat(chain.mean), dense.mean)
     np.testing.assert_allclose(flat(chain.variance), dense.variance)
+    slope = jax.grad(lambda path: chain.log_prob(path).sum())(chain.mode)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-8)
     joint = blocks(chain, dense.covariance_matrix)
     for t in range(chain.num_steps):
         np.testing.assert_allclose(
