@@ -20,7 +20,7 @@ from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.datum_bounds import Datum
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.gradient_messages import as_message
-from numpyro_svae.inference.local.gradient_sweeps import Potentials, Sweeps
+from numpyro_svae.inference.local.messenger import Messenger, Potentials
 from numpyro_svae.inference.local.nonlinear_chains import (
     AllSteps,
     Chains,
@@ -28,8 +28,9 @@ from numpyro_svae.inference.local.nonlinear_chains import (
 )
 from numpyro_svae.inference.local.nonlinear_steps import bound_points
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
+from numpyro_svae.inference.local.sweep_loop import sweep
 from numpyro_svae.inference.local.sweep_messages import Messages
-from numpyro_svae.inference.local.sweep_starts import Kept, messages_like, start_of
+from numpyro_svae.inference.local.sweep_starts import Kept, Starts, messages_like
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.factors import Structure
@@ -91,25 +92,24 @@ def _find(
     factors = _factors(structure, bound, naturals)
     others = {n: p for n, p in potentials.items() if n not in structure.gradients}
     options = others, ascent.mean_field, ascent.fixed_point, ascent.rule
-    sweeps = Sweeps(factors, likelihoods, *options)
-    if not sweeps.data:
+    messenger = Messenger(factors, likelihoods, *options)
+    if not messenger.data:
         return Messages({}, {}), {}
     given = {}
-    for name in sweeps.senders:
+    for name in messenger.senders:
         if name in potentials:
             extent = factors.extent(name)
             given[name] = as_message(potentials[name], extent.positions, extent.mask)
-    refined = [_is_refined(sweeps, datum, given) for datum in sweeps.data]
+    refined = [_is_refined(messenger, datum, given) for datum in messenger.data]
     most = ascent.fixed_point.max_sweeps
-    start = start_of(sweeps, given, kept)
     limits = tuple(ascent.refine if own else most for own in refined)
-    point, ends = sweeps.run(start, limits)
+    swept = sweep(messenger, Starts(messenger, given, kept), limits)
     ended: dict[str, Convergence] = {}
-    for i, (datum, found) in enumerate(zip(sweeps.data, ends)):
+    for i, (datum, found) in enumerate(zip(messenger.data, swept.ends)):
         if refined[i]:
-            found = replace(found, gain=point.bound[i] - start.bound[i])
+            found = replace(found, gain=swept.point.bound[i] - swept.begun[i])
         ended |= dict.fromkeys(datum.targets, found)
-    return point.current, ended
+    return swept.point.current, ended
 
 
 def like_messages(
@@ -132,14 +132,14 @@ def like_messages(
     likelihoods = Likelihoods(*Likelihoods.split(program), structure)
     factors = _factors(structure, bound, naturals)
     options = ascent.mean_field, ascent.fixed_point, ascent.rule
-    sweeps = Sweeps(factors, likelihoods, {}, *options)
-    return messages_like(sweeps, {}) if sweeps.data else Messages({}, {})
+    messenger = Messenger(factors, likelihoods, {}, *options)
+    return messages_like(messenger, {}) if messenger.data else Messages({}, {})
 
 
-def _is_refined(sweeps: Sweeps, datum: Datum, given: Potentials) -> bool:
+def _is_refined(messenger: Messenger, datum: Datum, given: Potentials) -> bool:
     """Whether all that sweeps find of some data is what a potential is given for."""
-    vectors = {*sweeps.targets(datum)}
-    linear = not sweeps.chains.transitions.keys() & {*datum.targets}
+    vectors = {*messenger.targets(datum)}
+    linear = not messenger.chains.transitions.keys() & {*datum.targets}
     return bool(vectors) and vectors <= given.keys() and linear
 
 
@@ -252,14 +252,14 @@ def _expected(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     likelihoods = Likelihoods(statics, arrays, structure)
     factors = _factors(structure, bound, naturals)
-    sweeps = Sweeps(factors, likelihoods, {}, False, FixedPoint(), rule)
-    stand = list(filter(sweeps.expectations.stands, sweeps.sending))
-    moments = sweeps.moments(LocalPosterior(marginals=marginals))
-    chains, points = sweeps.chains, {}
+    messenger = Messenger(factors, likelihoods, {}, False, FixedPoint(), rule)
+    stand = list(filter(messenger.expectations.stands, messenger.sending))
+    moments = messenger.moments(LocalPosterior(marginals=marginals))
+    chains, points = messenger.chains, {}
     for name in chains.transitions:
         pairs = chains.pairs(name, marginals[name])
         points[name] = bound_points(rule, pairs.before, key)
-    terms = sweeps.expectations.of(stand, moments)
+    terms = messenger.expectations.of(stand, moments)
     return terms, chains.corrected(marginals, points)
 
 

@@ -1,19 +1,11 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sweeps that find the messages of factors that are not conjugate.
+"""What is known at messages of factors that are not conjugate, and where these lead.
 
 They are the potentials of likelihoods, and the linear steps of chains that are not
-linear. A sweep infers all local sites, and moves each potential a part of the way to
-the gradient of the expected log likelihood there,
-
-    current  <-  (1 - rate) current + rate goal,
-
-which is a natural-gradient step of its datum's bound. A step that makes this bound
-fall is not taken, and its rate is halved; after one that is taken it is doubled. The
-bound of a datum never falls, so that no start is too bad. A datum has converged where
-little is left of the way to its goal, or where sweeps have got it no further: at a kink
-of a log likelihood there is no gradient to come to rest at.
+linear. The goal of a potential is the gradient of the expected log likelihood under the
+posteriors of the local sites.
 """
 
 from __future__ import annotations
@@ -23,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-from jax import Array, lax
+from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
@@ -33,14 +25,13 @@ from numpyro_svae.inference.local.datum_bounds import Datum, data_of, sending
 from numpyro_svae.inference.local.expectations import Expectations
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.nonlinear_chains import Chains
-from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
+from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.local.site_messages import messages_of
 from numpyro_svae.inference.local.sweep_messages import Messages, where_known
-from numpyro_svae.inference.local.sweep_progress import Progress
 from numpyro_svae.program.run.positions import per_scale
 from numpyro_svae.program.structure.likelihoods import Likelihoods
 
-__all__ = ["Point", "Potentials", "Sweeps"]
+__all__ = ["Messenger", "Point", "Potentials"]
 
 Potentials = dict[str, Any]
 
@@ -61,21 +52,15 @@ class Point(NamedTuple):
     left: tuple[Array, ...]
 
 
-class _State(NamedTuple):
-    point: Point
-    progress: tuple[Progress, ...]
-    sweeps: Array
-
-
-class Sweeps:
-    """The sweeps of one program.
+class Messenger:
+    """What sends the messages of one program.
 
     :param factors: the factors.
     :param likelihoods: the log likelihoods of the program.
     :param potentials: what the recognition function says of sites that are not sent
         messages.
     :param mean_field: whether coupled sites are made independent under the guide.
-    :param options: how many sweeps there are, and when they end.
+    :param options: how sites are inferred that are coupled, and what counts as close.
     :param rule: how expectations are taken.
     """
 
@@ -97,48 +82,13 @@ class Sweeps:
         alone = dict.fromkeys(self.chains.transitions, ())
         self.data = data_of(factors, alone | self.senders)
 
-    def run(
-        self, start: Point, limits: tuple[int, ...]
-    ) -> tuple[Point, tuple[Convergence, ...]]:
-        """Sweep from a start, and say how it ended for each group of data.
+    def further(self, point: Point, rates: tuple[Array, ...]) -> Messages:
+        """Messages that are a part of the way to their goals.
 
-        :param start: the start.
-        :param limits: the most sweeps of each group of data.
+        :param rates: which part, by datum of each group.
         """
-        progress = tuple(map(Progress.at, start.bound, start.left))
-        state = _State(start, progress, jnp.zeros((), jnp.int32))
-        goes_on, sweep = partial(self._goes_on, limits), partial(self._sweep, limits)
-        state = lax.while_loop(goes_on, sweep, state)
-        ended = []
-        for own, left, limit in zip(state.progress, state.point.left, limits):
-            residual = jnp.max(own.remaining(left), initial=0.0)
-            ended.append(Convergence(jnp.minimum(state.sweeps, limit), residual))
-        return state.point, tuple(ended)
-
-    # sweeps
-
-    def _goes_on(self, limits: tuple[int, ...], state: _State) -> Array:
-        moves = [
-            jnp.any(~(own.remaining(left) <= 1.0)) & (state.sweeps < limit)
-            for own, left, limit in zip(state.progress, state.point.left, limits)
-        ]
-        return jnp.stack(moves).any()
-
-    def _sweep(self, limits: tuple[int, ...], state: _State) -> _State:
-        point = state.point
         noises = {name: self.chains.noise(name) for name in self.chains.transitions}
-        rates = self._at_positions(tuple(own.rate for own in state.progress))
-        found = self.look(point.current.towards(point.goal, rates, noises))
-        better = map(_is_better, found.bound, found.left, point.bound, point.left)
-        takes = tuple(t & (state.sweeps < limit) for t, limit in zip(better, limits))
-        point = self.choose(takes, found, point)
-        progress = tuple(
-            own.after(take, bound, left, self._tolerance(bound.dtype))
-            for own, take, bound, left in zip(
-                state.progress, takes, point.bound, point.left
-            )
-        )
-        return _State(point, progress, state.sweeps + 1)
+        return point.current.towards(point.goal, self._at_positions(rates), noises)
 
     def choose(self, takes: tuple[Array, ...], new: Point, old: Point) -> Point:
         """What is known at some messages, by datum at the new or at the old ones."""
@@ -161,15 +111,12 @@ class Sweeps:
             for name in datum.targets
         }
 
-    def look(self, current: Messages) -> Point:
+    def look(self, current: Messages) -> tuple[Point, dict[str, Any]]:
         """Infer the local sites, and send them messages.
 
         :param current: the messages of all sites that are sent some.
+        :return: what is known there, and the moments of the sites.
         """
-        return self.look_around(current)[0]
-
-    def look_around(self, current: Messages) -> tuple[Point, dict[str, Any]]:
-        """The same, with the moments of the sites."""
         factors, local = self.factors, self.infer(current)
         moments = self.moments(local)
         terms, gradient = self._expected(moments)
@@ -222,7 +169,7 @@ class Sweeps:
         if extent.mask is not None:
             far = jnp.where(extent.mask, far, 0.0)
         far = jnp.where(jnp.isfinite(far), far, jnp.inf)
-        far = far**2 / self._tolerance(far.dtype)
+        far = far**2 / self.tolerance(far.dtype)
         return jnp.max(far, tuple(range(far.ndim - extent.extra, far.ndim)))
 
     def moments(self, local: LocalPosterior) -> dict[str, Any]:
@@ -251,7 +198,7 @@ class Sweeps:
         own = [name for name in datum.targets if name in self.senders]
         return [name for name in own if not self.factors.local(name).discrete]
 
-    def _tolerance(self, dtype: Any) -> float:
+    def tolerance(self, dtype: Any) -> float:
         """Of the square of a distance, which is about what a bound can still rise."""
         if self.options.tolerance is not None:
             return self.options.tolerance
@@ -275,15 +222,3 @@ class Sweeps:
             of_own = partial(per_scale, self.factors.extent(name))
             gradient[name] = jax.tree.map(of_own, gradient[name])
         return found, gradient
-
-
-def _is_better(bound: Array, left: Array, before: Array, left_before: Array) -> Array:
-    """Whether a bound has risen, or is the same as far as can be seen and closer."""
-    slack = _rounding(before)
-    same = (jnp.abs(bound - before) <= slack) & (left <= left_before)
-    return (bound > before + slack) | same
-
-
-def _rounding(bound: Array) -> Array:
-    size = 1.0 + jnp.abs(jnp.where(jnp.isfinite(bound), bound, 0.0))
-    return 64 * jnp.finfo(bound.dtype).eps * size
