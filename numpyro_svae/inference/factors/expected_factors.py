@@ -238,13 +238,14 @@ class ExpectedFactors:
             read_at(covariance, local, extent, states + 2),
         )
 
-    def table(self, factor: Factor) -> Array:
+    def table(self, factor: Any) -> Array:
         """Log density of a site by state, ``(*positions, *states)`` or less.
 
         That of a latent site is of its own states too, which come last.
         """
         if factor.form == "density":
-            return self.bound.tables[factor.site].log_probs
+            whole = self.bound.tables[factor.site].log_probs
+            return self._weighted(factor) if factor.weights else whole
         if factor.form == "statistics":
             bound = self.bound.statistics[factor.site, factor.role]
             return bound.log_prob(self.moments.get(str(factor.source.prior)))
@@ -258,14 +259,16 @@ class ExpectedFactors:
     def rows(self, factor: Factor) -> Array:
         """Expected logs of the rows of a latent site, which blocks hold."""
         if factor.form == "weights":
-            key = factor.site, factor.role
-            found = self.weighted_rows.get(key)
-            return (
-                self.bound.weights[key].rows(self.moments) if found is None else found
-            )
+            return self._weighted(factor)
         moments = self.moments[str(factor.source.prior)]
         picked = self.bound.picked.get((factor.site, factor.role))
         return moments if picked is None else picked.take(moments)
+
+    def _weighted(self, factor: Any) -> Array:
+        """A table that is averaged over the weights of Gaussian blocks."""
+        key = factor.site, factor.role
+        found = self.weighted_rows.get(key)
+        return self.bound.weights[key].rows(self.moments) if found is None else found
 
     def _bound(self, factor: Factor) -> BoundRegression:
         return self.bound.regressions[factor.site, factor.role]

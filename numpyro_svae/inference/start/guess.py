@@ -162,7 +162,8 @@ class Guess:
                 found = self._priors[name] if found is None else found
                 latent = predictors.site in self.factors.structure.locals
                 scale = 1.0 if latent else self.factors.site(predictors.site).scale
-                found = predictors.narrow(name, found, self._priors, scale)
+                args = name, found, self._priors, scale
+                found = predictors.narrow(self.key, *args)
         return found
 
     def _weights_and_noise(self, name: str, factor: Factor) -> NaturalParameters | None:

@@ -19,7 +19,11 @@ from numpyro_svae.program.bind.affine import View
 from numpyro_svae.program.bind.bound_regressions import BoundRegression, bind_regression
 from numpyro_svae.program.bind.entries import Picked
 from numpyro_svae.program.bind.gathered import scanned_inputs
-from numpyro_svae.program.bind.latent_weights import BoundWeights, bind_weights
+from numpyro_svae.program.bind.latent_weights import (
+    BoundDensities,
+    BoundWeights,
+    bind_weights,
+)
 from numpyro_svae.program.bind.populations import bind_populations
 from numpyro_svae.program.bind.predictors import (
     Average,
@@ -36,7 +40,7 @@ from numpyro_svae.program.priors.observations import observation_of
 from numpyro_svae.program.run.positions import Extent
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.run.wrappers import shape_of
-from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.factors import Structure, TableFactor
 from numpyro_svae.program.structure.labels import seen_labels
 from numpyro_svae.program.structure.latent_logits import LatentLogits
 from numpyro_svae.program.structure.probing import Prober
@@ -91,8 +95,8 @@ class Bound:
     :param seen: which positions of labels that are known in part are known, by the
         latent site; None for all.
     :param predictors: the likelihoods of regressions that are not conjugate, by site.
-    :param weights: the logits of latent discrete sites with latent weights, by site and
-        role.
+    :param weights: the logits of latent discrete sites, and densities of data given
+        these, with latent weights, by site and role.
     """
 
     sites: dict[str, Site]
@@ -105,7 +109,9 @@ class Bound:
     seen: dict[str, Array | None]
     predictors: dict[str, BoundPredictors]
     logits: dict[str, LatentLogits] = field(default_factory=dict)
-    weights: dict[tuple[str, str], BoundWeights] = field(default_factory=dict)
+    weights: dict[tuple[str, str], BoundWeights | BoundDensities] = field(
+        default_factory=dict
+    )
 
     def active(self, name: str, structure: Structure) -> bool:
         """Whether a factor's site counts: it is latent, or it has data."""
@@ -143,7 +149,7 @@ def bind(
             continue
         site, key = sites[factor.site], (factor.site, factor.role)
         if factor.form == "density":
-            bound.tables[factor.site] = _table(prober, site, factor.selectors)
+            bound.tables[factor.site] = _table(prober, site, factor)
         elif factor.form == "statistics":
             bound.statistics[key] = bind_statistics(prober, site, factor)
         elif factor.form == "logits":
@@ -199,9 +205,9 @@ def _with_inputs(prober: Prober, site: Site, structure: Structure) -> Site:
     return site
 
 
-def _table(prober: Prober, site: Site, selectors: tuple[str, ...]) -> BoundTable:
-    table = bind_table(prober, site, selectors)
-    extra = table.ndim - len(selectors) - len(site.batch_shape)
+def _table(prober: Prober, site: Site, factor: TableFactor) -> BoundTable:
+    table = bind_table(prober, site, factor)
+    extra = table.ndim - len(factor.selectors) - len(site.batch_shape)
     if not site.observed:
         extra -= 1  # the states of the site itself
     return BoundTable(table, site.scale, site.batch_shape, extra)

@@ -174,15 +174,22 @@ class BoundPredictors:
         return jnp.tensordot(weights.astype(found.dtype), found, 1)
 
     def narrow(
-        self, name: str, prior: GaussianNatural, priors: dict[str, Any], scale: Any
+        self,
+        key: Array,
+        name: str,
+        prior: GaussianNatural,
+        priors: dict[str, Any],
+        scale: Any,
     ) -> GaussianNatural:
         """A block that starts at its prior mean, where predictors vary by about one.
 
+        :param key: random key, for starts that are drawn.
         :param name: of the block.
         :param prior: natural parameters that it has without this likelihood.
         :param priors: those of all blocks.
         :param scale: of the site.
         """
+        del key
         weights = {b.name: b.moments(priors[b.name]).mean for b in self.blocks}
         maps = self.predict(self.split(), weights).maps[name]
         size = prior.precision.shape[-1]

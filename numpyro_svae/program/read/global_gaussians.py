@@ -146,7 +146,9 @@ class Candidates:
             apart, positions = not is_gaussian(site.fn), site.batch_shape != own
         else:
             apart, positions = is_state(site.fn), np.shape(site.value) != own
-        others = (n for n in self.needs[site.name] if n not in self.blocks)
+        others = [n for n in self.needs[site.name] if n not in self.blocks]
+        states = site.observed and {n for n in others if is_state(self._site(n).fn)}
+        others = [n for n in others if not (states and n in states)]
         return apart and positions and all(map(self._is_open, others))
 
     def _maps_to_start(self, name: str, path: Site) -> bool:

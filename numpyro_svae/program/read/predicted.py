@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
@@ -22,7 +23,7 @@ from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.linear_parts import Split
 
-__all__ = ["check_predictors", "predicting", "with_orders"]
+__all__ = ["check_predictors", "predicting", "weights_alone", "with_orders"]
 
 _LARGEST = 32  # predictors at one position
 _ACCEPTED = (
@@ -37,12 +38,22 @@ def predicting(wiring: Wiring, site: Site) -> tuple[str, ...]:
     """The blocks of the weights of a regression, in program order.
 
     :return: empty if the site is conjugate, or none of a regression.
-    :raises ValueError: naming the site, if it has weights and other global sites.
     """
     used = wiring.used(site.name)
     if not site.observed or is_gaussian(site.fn) or not used <= {*wiring.block_of}:
         return ()
-    names = {wiring.block_of[name].name for name in used}
+    return weights_alone(wiring, site, {wiring.block_of[name].name for name in used})
+
+
+def weights_alone(
+    wiring: Wiring, site: Site, names: Collection[str]
+) -> tuple[str, ...]:
+    """The blocks that a likelihood depends on, in program order, if all are weights.
+
+    :param names: the blocks.
+    :return: empty if none of them has weights.
+    :raises ValueError: naming the site, if it has weights and other global sites.
+    """
     blocks = {n: p for n, p in wiring.prober.priors.items() if n in names}
     others = [n for n, block in blocks.items() if block.part != "weight"]
     if not others:
@@ -98,8 +109,8 @@ def with_orders(
     for key, bound in bind_weights(program, structure).items():
         split = bound.split()
         axes = range(len(split.output_shape) - bound.event_dim)
-        for order in permutations(axes):
-            layout = replace(bound, order=order).layout(split)
+        layouts = {o: replace(bound, order=o).layout(split) for o in permutations(axes)}
+        for order, layout in sorted(layouts.items(), key=_num_predictors):
             if sum(layout.sizes) <= _LARGEST and _are_apart(split, layout, order):
                 orders[key] = order
                 break
@@ -108,6 +119,11 @@ def with_orders(
         for f in structure.factors
     )
     return replace(structure, factors=tuple(factors)) if orders else structure
+
+
+def _num_predictors(ordered: tuple[tuple[int, ...], Layout]) -> int:
+    """How many each position has. What is not at the positions all of them share."""
+    return sum(ordered[1].sizes)
 
 
 def _are_apart(split: Split, layout: Layout, order: tuple[int, ...]) -> bool:

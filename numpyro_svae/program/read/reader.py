@@ -15,13 +15,14 @@ from numpyro_svae.program.read.latents import read_locals, read_priors
 from numpyro_svae.program.read.predicted import (
     check_predictors,
     predicting,
+    weights_alone,
     with_orders,
 )
 from numpyro_svae.program.read.rows import read_statistics, read_table
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.axes import axes_of
 from numpyro_svae.program.run.kinds import kind_of
-from numpyro_svae.program.run.sites import Program, Site
+from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.factors import Factor, Local, Structure
 from numpyro_svae.program.structure.graphs import check_graphs
 from numpyro_svae.program.structure.groups import parents_of, with_mixtures
@@ -123,6 +124,11 @@ def _factors(wiring: Wiring, site: Site, recognised: frozenset[str]) -> list[Fac
     if site.name in locals:
         return locals[site.name].kind.read(wiring, site)
     seen = observation_of(site.fn)
+    discrete = bool(parents) and all(locals[n].discrete for n in parents)
+    if discrete and not is_gaussian(site.fn):
+        weights = weights_alone(wiring, site, blocks)
+        if weights or not blocks:
+            return [read_table(wiring, site, parents, weights)]
     if seen is not None and blocks:
         return [read_statistics(wiring, site, seen)]
     if kind is not None and kind.size(site) is not None:
@@ -131,7 +137,7 @@ def _factors(wiring: Wiring, site: Site, recognised: frozenset[str]) -> list[Fac
             return found
     if blocks:
         raise not_conjugate(site, "its parameters", blocks, "no latent global site")
-    if parents and all(locals[n].discrete for n in parents):
+    if discrete:
         return [read_table(wiring, site, parents)]
     if any(not locals[n].discrete for n in parents - recognised):
         known = read_known_regression(wiring, site)

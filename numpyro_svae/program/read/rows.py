@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from numpyro_svae.program.bind.entries import Parameter
 from numpyro_svae.program.bind.statistics import parameter_of
-from numpyro_svae.program.bind.tables import find_table, is_picked
+from numpyro_svae.program.bind.tables import find_density, find_table
 from numpyro_svae.program.priors.observations import Observation
 from numpyro_svae.program.priors.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.priors.table_priors import DirichletPrior, TablePrior
@@ -26,20 +26,23 @@ from numpyro_svae.program.structure.sources import find_source
 __all__ = ["read_discrete_chain", "read_latent_row", "read_statistics", "read_table"]
 
 
-def read_table(wiring: Wiring, site: Site, parents: set[str]) -> Factor:
-    """An observed site that depends on nothing latent but discrete sites."""
+def read_table(
+    wiring: Wiring, site: Site, parents: set[str], weights: tuple[str, ...] = ()
+) -> Factor:
+    """An observed site that depends on discrete sites, and perhaps on weights.
+
+    :param parents: the discrete sites.
+    :param weights: Gaussian blocks, if its density is any function of these.
+    """
     selectors = wiring.ordered(parents, True)
-    if not is_picked(wiring.prober, site, selectors):
+    found = find_density(wiring.prober, site, selectors, weights)
+    if found is None:
         accepted = (
             "a density that is a product over the positions of the discrete site, "
             "each in the state that the site has there"
         )
-        raise not_conjugate(site, "its parameters", parents, accepted)
-    several = len(selectors) > 1
-    source = Source(selector=None if several else selectors[0])
-    return TableFactor(
-        site.name, source, form="density", selectors=selectors, coupled=several
-    )
+        raise not_conjugate(site, "its parameters", {*parents, *weights}, accepted)
+    return found
 
 
 _ROWS = DirichletPrior | BetaPrior

@@ -190,7 +190,8 @@ class TableFactor(Factor):
     It is coupled if its site is latent and depends on discrete sites, or observed and
     depends on several.
 
-    :param weights: the Gaussian blocks that its probabilities are functions of.
+    :param weights: the Gaussian blocks that its probabilities are functions of, or the
+        density of data in each state.
     :param order: in which order the logits of these have the axes of the positions;
         empty for the same order.
     """
@@ -244,7 +245,7 @@ class Structure:
 
     def blocks_of(self, factor: Any) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""
-        if factor.form == "weights":
+        if getattr(factor, "weights", ()):
             return factor.weights
         join = self.joins.get(str(factor.source.prior))
         if join is not None:
@@ -275,7 +276,7 @@ class Structure:
             part = "" if factor.role == "value" else f", {factor.role}"
             given = [*self.blocks_of(factor), *factor.parents, *factor.selectors]
             text = f"conjugate factor of {_listed(given)}" if given else "known factor"
-            if factor.form in ("logits", "weights"):
+            if factor.form == "logits" or getattr(factor, "weights", ()):
                 text = f"sends its gradient to {_listed(given)}"
             rows.append((f"'{factor.site}'{part}", text))
         for name, parents in self.likelihoods.items():
