@@ -91,7 +91,8 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
         conjugate = next(entries_by_class(_CONJUGATE, site.fn), None)
         every = reading.users(site.name)
         users = [s for s in every if is_gaussian(s.fn)]
-        above = [s for s in every if isinstance(s.fn, (*_FREE, *_BOUNDED))]
+        latent = (s for s in every if not s.observed)
+        above = [s for s in latent if isinstance(s.fn, (*_FREE, *_BOUNDED))]
         if conjugate != -1 and not users + above:
             return None
         power = _power(reading, site, users or above) or conjugate
