@@ -4,6 +4,7 @@
 """Structured variational autoencoders for NumPyro."""
 
 from numpyro_svae import kinds
+from numpyro_svae.diagnostics.likelihood import LogLikelihood, log_likelihood
 from numpyro_svae.diagnostics.report import Report, report
 from numpyro_svae.diagnostics.to_arviz import to_arviz
 from numpyro_svae.distributions import (
@@ -18,7 +19,7 @@ from numpyro_svae.elbo import SVAE_ELBO
 from numpyro_svae.forecasting.filter import FilterState, filter
 from numpyro_svae.forecasting.forecast import forecast, log_score
 from numpyro_svae.forecasting.impute import impute
-from numpyro_svae.forecasting.scores import coverage, crps
+from numpyro_svae.forecasting.scores import bits_per_spike, coverage, crps
 from numpyro_svae.forecasting.smooth import smooth
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.local.cubature import Cubature
@@ -40,18 +41,21 @@ __all__ = [
     "FixedPoint",
     "GaussianPotential",
     "LinearGaussianChain",
+    "LogLikelihood",
     "MatrixNormalInverseWishart",
     "NonlinearGaussianChain",
     "NormalInverseWishart",
     "Report",
     "Samples",
     "__version__",
+    "bits_per_spike",
     "coverage",
     "crps",
     "filter",
     "forecast",
     "impute",
     "kinds",
+    "log_likelihood",
     "log_score",
     "report",
     "sample",

@@ -153,19 +153,15 @@ def expected_rates(guide, params):
     return np.asarray(jnp.exp(x.mean @ loading + offset + 0.5 * spread))
 
 
-def bits_per_spike(rates):
-    constant = counts[FITTED].mean((0, 1))[hidden]
-    gained = target * np.log(rates / constant) - (rates - constant)
-    return gained.sum() / (target.sum() * np.log(2))
-
-
+constant = counts[FITTED].mean((0, 1))[hidden]
 found = {
     "no network": expected_rates(guide, result.params)[..., hidden],
     "with a network": expected_rates(amortised, trained.params)[..., hidden],
     "true rates": rates[HELD_OUT][..., hidden],
 }
 for name, value in found.items():
-    print(f"{name:15s} {bits_per_spike(value):.3f} bits a spike")
+    bits = ns.bits_per_spike(value, target, constant)
+    print(f"{name:15s} {bits:.3f} bits a spike")
 
 # %% [markdown]
 # The sweeps leave out what is not seen. The encoder was trained on all neurons, and

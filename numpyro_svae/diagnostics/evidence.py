@@ -21,11 +21,12 @@ from numpyro_svae.guide import AutoSVAE
 
 __all__ = [
     "Integrated",
+    "conditional_likelihood",
     "guide_draw",
     "integrated",
     "log_joint",
-    "log_likelihood",
     "log_prob",
+    "log_weights",
     "total_log_prob",
 ]
 
@@ -102,19 +103,21 @@ def _integrated(fit: Fit) -> Integrated:
     return Integrated(local_model, local_guide, plates)
 
 
-def log_likelihood(
+def log_weights(
     fit: Fit, key: Array, values: dict[str, Array], num_particles: int
 ) -> Array:
-    """Estimates of ``log p(y_n | globals)``, with a dimension for each shared plate.
+    """Importance weights of draws of the local sites given the globals.
 
-    Local sites are importance-sampled from their posterior *given the globals*, which
-    a guide of the model with these globals finds. In conjugate models that posterior is
-    exact, all weights are equal, and the estimate is exact from one sample on.
+    They are drawn from their posterior *given the globals*, which a guide of the model
+    with these globals finds. In conjugate models that posterior is exact, and all
+    weights are equal. A weight is the density of the datum and of its local sites over
+    that of the guide.
 
     :param fit: a guide that has read its model.
     :param key: random key.
     :param values: of the global sites.
-    :param num_particles: number of importance samples.
+    :param num_particles: number of draws.
+    :return: ``(num_particles, ...)``, with a dimension for each shared plate.
     """
     model, guide, plates = integrated(fit)
 
@@ -130,7 +133,18 @@ def log_likelihood(
         zero = jnp.zeros(())
         return sum(log_p, zero) - sum(log_q, zero)
 
-    weights = jax.vmap(log_weight)(random.split(key, num_particles))
+    return jax.vmap(log_weight)(random.split(key, num_particles))
+
+
+def conditional_likelihood(
+    fit: Fit, key: Array, values: dict[str, Array], num_particles: int
+) -> Array:
+    """Estimates of ``log p(y_n | globals)``, with a dimension for each shared plate.
+
+    It is that of the mean of the weights of :func:`log_weights`, whose parameters these
+    are: exact from one draw on where these are equal.
+    """
+    weights = log_weights(fit, key, values, num_particles)
     return logsumexp(weights, 0) - jnp.log(num_particles)
 
 
@@ -139,11 +153,12 @@ def log_joint(
 ) -> tuple[Array, Array]:
     """The log likelihood and the log prior at values of global sites.
 
-    The parameters are those of :func:`log_likelihood`.
+    The parameters are those of :func:`log_weights`.
     """
     sites = fit.trace(fit.model, key, values)
     log_prior = total_log_prob(sites[n] for n in sorted(values))
-    return log_likelihood(fit, key, values, num_particles), log_prior
+    likelihood = conditional_likelihood(fit, key, values, num_particles)
+    return likelihood, log_prior
 
 
 def _shared_plates(sites: dict[str, dict]) -> dict[int, str]:

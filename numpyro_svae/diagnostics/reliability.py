@@ -25,7 +25,7 @@ from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.program.structure.factors import GaussianFactor
 
-__all__ = ["pareto_k_global", "pareto_k_joint"]
+__all__ = ["has_densities", "pareto_k_global", "pareto_k_joint"]
 
 _CHUNK = 50  # draws that are weighed at once
 _EXACT = 1e-5  # relative spread of weights that is rounding
@@ -41,7 +41,7 @@ def pareto_k_global(
     :param num_samples: number of weights.
     :param num_particles: number of importance samples of local sites for each.
     """
-    if not fit.global_names or not _has_densities(fit):
+    if not fit.global_names or not has_densities(fit):
         return np.nan
     integrated(fit)  # is read with known values
     return _k_hat(compiled(_global_weight, fit, num_particles), key, num_samples)
@@ -63,12 +63,12 @@ def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
     :param num_samples: number of weights.
     :return: NaN where a path has noise in directions that NumPyro has no density of.
     """
-    if not _has_densities(fit):
+    if not has_densities(fit):
         return np.nan
     return _k_hat(compiled(_joint_weight, fit), key, num_samples)
 
 
-def _has_densities(fit: Fit) -> bool:
+def has_densities(fit: Fit) -> bool:
     """Whether all singular chains are distributions of ours, with noise in entries."""
     structure = fit.guide.structure
     singular = {

@@ -118,7 +118,8 @@ class Course:
             raise ValueError(
                 "The model: found no chain of states, so nothing goes on in time. "
                 "Accepted: a LinearGaussianChain, a NonlinearGaussianChain, a "
-                "DiscreteMarkovChain, or a chain that is written with scan."
+                "DiscreteMarkovChain, or a chain that is written with scan. Data "
+                "without time are scored by `log_likelihood`."
             )
         return found
 

@@ -224,7 +224,8 @@ def _check_future(course: Course, future: Mapping[str, Any]) -> int:
             raise ValueError(
                 f"Site '{name}': it is a chain, so that the densities of its steps "
                 "depend on each other. Accepted: observed sites whose steps are "
-                "independent given states; score the draws of `forecast` by CRPS."
+                "independent given states. Write instead: `log_likelihood` of the "
+                "whole less that of the past, or `crps` of draws of `forecast`."
             )
         shape, found = list(np.shape(message["value"])), np.shape(value)
         shape[axis] = found[axis] if len(found) > axis else 0

@@ -1,10 +1,12 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scores of draws against what came.
+"""Scores of draws, and of rates, against what came.
 
-**Reference:** T. Gneiting and A. Raftery, *Strictly proper scoring rules, prediction,
-and estimation*, Journal of the American Statistical Association 102 (2007).
+**References:** T. Gneiting and A. Raftery, *Strictly proper scoring rules, prediction,
+and estimation*, Journal of the American Statistical Association 102 (2007). F. Pei et
+al., *Neural Latents Benchmark '21*, NeurIPS Datasets and Benchmarks 2021, of the bits
+per spike.
 """
 
 from __future__ import annotations
@@ -12,9 +14,47 @@ from __future__ import annotations
 import jax
 from jax import Array
 import jax.numpy as jnp
+from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 
-__all__ = ["coverage", "crps"]
+__all__ = ["bits_per_spike", "coverage", "crps"]
+
+
+def bits_per_spike(
+    rates: ArrayLike, counts: ArrayLike, constant: ArrayLike | None = None
+) -> Array:
+    r"""What rates tell of Poisson counts beyond constant rates, in bits by spike.
+
+    :math:`\sum [y \log(\lambda / \bar\lambda) - (\lambda - \bar\lambda)] / (\log 2
+    \sum y)`, as in the Neural Latents Benchmark. Zero is as good as constant rates;
+    higher is better.
+
+    :param rates: expected counts in each bin, ``(..., N)`` for ``N`` neurons, such as
+        the mean of the draws of :func:`impute` of neurons that are masked, which is
+        co-smoothing.
+    :param counts: what was counted, ``(..., N)``; NaN where nothing was.
+    :param constant: rates in each bin to compare with, ``(N,)`` or a shape that counts
+        have; by default the mean of the counts of each neuron.
+    :return: a number.
+    :raises ValueError: if the shapes do not fit, or there is no spike.
+    """
+    rates, counts = jnp.asarray(rates), jnp.asarray(counts, float)
+    if rates.shape != counts.shape or not counts.ndim:
+        raise ValueError(
+            f"rates: found shape {rates.shape} for counts of shape {counts.shape}. "
+            "Accepted: one rate for each count, (..., neurons)."
+        )
+    seen = ~jnp.isnan(counts)
+    counts = jnp.where(seen, counts, 0.0)
+    bins = tuple(range(counts.ndim - 1))
+    total = jnp.sum(counts)
+    if not isinstance(total, jax.core.Tracer) and total == 0:
+        raise ValueError("counts: found no spike; accepted are counts with some.")
+    if constant is None:
+        constant = jnp.sum(counts, bins) / jnp.maximum(jnp.sum(seen, bins), 1)
+    constant = jnp.broadcast_to(jnp.asarray(constant), counts.shape)
+    gained = xlogy(counts, rates) - xlogy(counts, constant) - (rates - constant)
+    return jnp.sum(jnp.where(seen, gained, 0.0)) / (total * jnp.log(2.0))
 
 
 def crps(draws: ArrayLike, observed: ArrayLike) -> Array:

@@ -7,7 +7,7 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, poisson
 
 import numpyro_svae as ns
 
@@ -36,3 +36,27 @@ def test_coverage_of_quantiles():
         ns.coverage(draws, observed[:2], 0.9)
     with pytest.raises(ValueError, match="between 0 and 1"):
         ns.coverage(draws, observed, 90)
+
+
+def test_bits_per_spike_are_the_gain_in_log_likelihood():
+    """Over the mean of each neuron; what is NaN counts for nothing."""
+    rng = np.random.default_rng(0)
+    rates = rng.uniform(0.2, 2.0, (4, 10, 3))
+    counts = rng.poisson(rates).astype(float)
+    constant = counts.mean((0, 1))
+    gain = poisson(rates).logpmf(counts) - poisson(constant).logpmf(counts)
+    goal = gain.sum() / np.log(2) / counts.sum()
+    np.testing.assert_allclose(ns.bits_per_spike(rates, counts), goal, rtol=1e-3)
+    counts[1, 4:] = np.nan
+    goal = np.delete(gain.reshape(40, 3), np.arange(14, 20), 0).sum()
+    goal /= np.log(2) * np.nansum(counts)
+    found = ns.bits_per_spike(rates, counts, constant)
+    np.testing.assert_allclose(found, goal, rtol=1e-3)
+
+
+def test_bits_per_spike_need_spikes_of_the_shape_of_the_rates():
+    rates = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=r"rates: found shape \(2, 3\) for counts"):
+        ns.bits_per_spike(rates, jnp.ones((3, 3)))
+    with pytest.raises(ValueError, match="counts: found no spike"):
+        ns.bits_per_spike(rates, jnp.zeros((2, 3)))

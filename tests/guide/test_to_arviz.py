@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, nbinom, norm
 
 import numpyro_svae as ns
-from numpyro_svae.diagnostics.evidence import integrated, log_likelihood
+from numpyro_svae.diagnostics.evidence import conditional_likelihood, integrated
 from numpyro_svae.diagnostics.fit import Fit
 from tests.conjugate import gaussian
 from tests.data import make_svi, steps
@@ -111,7 +111,7 @@ def test_likelihood_behind_a_network_is_that_of_quadrature(svae):
     fit = Fit(svae.model, svae.guide, svae.params, svae.args, {})
     assert list(integrated(fit).plates.values()) == ["data"]
     draw = svae.guide.sample_posterior(random.PRNGKey(3), svae.params)
-    found = log_likelihood(fit, random.PRNGKey(4), draw, 4000)
+    found = conditional_likelihood(fit, random.PRNGKey(4), draw, 4000)
     axis = np.linspace(-12, 12, 481)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     picture = np.tanh(grid @ svae.params["first"]) @ svae.params["second"]

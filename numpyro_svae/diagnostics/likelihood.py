@@ -1,0 +1,186 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The log likelihood of data, old or new, under a fitted model.
+
+**Reference:** Y. Burda, R. Grosse and R. Salakhutdinov, *Importance weighted
+autoencoders*, ICLR 2016, of the estimate and of the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from jax import Array, lax, random
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from numpyro.handlers import block, seed, substitute
+
+from numpyro_svae.diagnostics.evidence import integrated, log_weights
+from numpyro_svae.diagnostics.fit import Fit, check_subsample, read_fit
+from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.diagnostics.reliability import has_densities
+from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.local.engine import global_posteriors
+
+__all__ = ["LogLikelihood", "log_likelihood"]
+
+_AT_ONCE = 100  # runs of the model side by side
+
+
+class LogLikelihood(NamedTuple):
+    """What :func:`log_likelihood` returns, in nats.
+
+    A datum is a member of the plates that all local and observed sites are in, whose
+    shape is ``(...)``; without such plates all of the data are one datum.
+
+    :param value: log likelihood of each datum, ``(...)``; zero where all is masked.
+    :param bound: the evidence lower bound of each datum, ``(...)``, averaged over the
+        draws: where the sites are at their mean it is that there.
+    :param effective_sample_size: of the importance weights of the local sites,
+        ``(...)``, averaged over the draws of the global sites. It is ``num_particles``
+        where the posterior of the local sites is exact, and one at worst.
+    :param divergence: of the global posterior from the prior, ``()``. For the data of
+        the fit and draws of the global sites, ``bound.sum() - divergence`` is the bound
+        on the log evidence of all data together.
+    """
+
+    value: Array
+    bound: Array
+    effective_sample_size: Array
+    divergence: Array
+
+
+def log_likelihood(
+    model: Callable,
+    guide: AutoSVAE,
+    params: dict[str, Any],
+    rng_key: Array,
+    *args: Any,
+    global_sites: Literal["draws", "mean"] = "draws",
+    num_samples: int = 100,
+    num_particles: int = 20,
+    **kwargs: Any,
+) -> LogLikelihood:
+    """Log likelihood of each datum under a fitted model, local sites integrated out.
+
+    The data are those of the fit or others: sequences, vectors, labels, whatever the
+    program observes. Each is scored by itself given what was fitted,
+    ``log mean_s p(y_n | theta_s)`` over draws of the global sites. Local sites are
+    integrated out given each of these: exactly where they are all conjugate and their
+    guide is exact, and elsewhere by importance sampling from the guide, of which the
+    effective sample size tells how far to trust it.
+
+    What the program masks is no datum. So the difference of two calls with the same
+    key, with more and with fewer of the entries seen, is the log predictive density of
+    those entries given the others: of hidden outputs (co-smoothing), or of what comes
+    after a sequence that was not fitted.
+
+    :param model: the model.
+    :param guide: its guide.
+    :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
+    :param rng_key: random key.
+    :param args: the arguments of the model, with the data that are scored.
+    :param global_sites: ``"draws"`` averages the likelihood over the posterior of the
+        global sites, ``"mean"`` takes the mean of each block of it.
+    :param num_samples: number of draws of the global sites.
+    :param num_particles: number of importance samples of the local sites of each.
+    :param kwargs: the keyword arguments of the model.
+    :return: by datum; see :class:`LogLikelihood`.
+    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
+    :raises ValueError: if an option is not one of these, the posterior of a global site
+        has no mean, a plate is subsampled, or NumPyro has no density of a path whose
+        noise is singular.
+
+    **Example**
+
+    .. code-block:: python
+
+        held_out = ns.log_likelihood(model, guide, params, key, y_test)
+        print(held_out.value.mean(), held_out.effective_sample_size.min())
+    """
+    if global_sites not in ("draws", "mean"):
+        raise ValueError(
+            f"global_sites: found {global_sites!r}; accepted are 'draws' and 'mean'."
+        )
+    for name, count in ("num_samples", num_samples), ("num_particles", num_particles):
+        if count < 1:
+            raise ValueError(f"{name}: found {count}; accepted is at least 1.")
+    fit = read_fit(model, guide, params, args, kwargs)
+    if not has_densities(fit):
+        raise ValueError(
+            "The model: found a path whose noise is singular in directions that are no "
+            "entries, of which NumPyro has no density to weigh draws by. Accepted: "
+            "noise that is zero in entries of the state; SVAE_ELBO has the bound."
+        )
+    at_mean = global_sites == "mean" or not fit.global_names
+    if at_mean:
+        _check_mean(_at_mean(fit))
+    check_subsample(fit.trace(model, random.PRNGKey(0), _at_draw(fit, rng_key)))
+    integrated(fit)  # is read with known values
+    static = at_mean, 1 if at_mean else num_samples, num_particles
+    found: LogLikelihood = compiled(_likelihood, fit, *static)(rng_key)
+    return found
+
+
+def _likelihood(
+    fit: Fit, key: Array, at_mean: bool, num_samples: int, num_particles: int
+) -> LogLikelihood:
+    draw_key, weigh_key = random.split(key)
+
+    def one(keys: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        values = _at_mean(fit) if at_mean else _at_draw(fit, keys[0])
+        return _summary(log_weights(fit, keys[1], values, num_particles))
+
+    keys = (random.split(k, num_samples) for k in (draw_key, weigh_key))
+    most = max(1, _AT_ONCE // num_particles)
+    # A number of draws that is left over would be compiled by itself.
+    size = max(n for n in range(1, most + 1) if num_samples % n == 0)
+    value, bound, sizes = lax.map(one, tuple(keys), batch_size=size)
+    return LogLikelihood(
+        logsumexp(value, 0) - jnp.log(num_samples),
+        jnp.mean(bound, 0),
+        jnp.mean(sizes, 0),
+        _divergence(fit),
+    )
+
+
+def _summary(weights: Array) -> tuple[Array, Array, Array]:
+    """Log of the mean weight, mean log weight and effective sample size."""
+    value = logsumexp(weights, 0) - jnp.log(len(weights))
+    largest = jnp.max(weights, 0)
+    shares = jnp.exp(weights - jnp.where(jnp.isfinite(largest), largest, 0.0))
+    squares = jnp.sum(shares**2, 0)
+    size = jnp.sum(shares, 0) ** 2 / jnp.where(squares > 0, squares, 1.0)
+    return value, jnp.mean(weights, 0), size
+
+
+def _at_draw(fit: Fit, key: Array) -> dict[str, Array]:
+    return fit.guide._sample_globals(key, fit.params)
+
+
+def _at_mean(fit: Fit) -> dict[str, Array]:
+    """The global sites where each block of the posterior has its mean."""
+    values: dict[str, Array] = {}
+    for name, fn in fit.guide.get_posterior(fit.params).items():
+        values |= fit.guide.structure.priors[name].unpack(fn.mean)
+    return values
+
+
+def _check_mean(values: dict[str, Array]) -> None:
+    for name, value in values.items():
+        if not jnp.all(jnp.isfinite(value)):
+            raise ValueError(
+                f"Site '{name}': found a posterior that has no mean, as an inverse-"
+                "Wishart of few degrees of freedom. Accepted: global_sites='draws'."
+            )
+
+
+def _divergence(fit: Fit) -> Array:
+    """Divergence of the global posteriors from their priors, all together."""
+    guide = fit.guide
+    with block(), seed(rng_seed=0), substitute(data=fit.params):
+        read = guide._read(fit.args, fit.kwargs)
+    found = global_posteriors(guide.structure, read.naturals, read.bound)[1]
+    return sum((jnp.sum(kl) for kl in found.values()), jnp.zeros(()))
