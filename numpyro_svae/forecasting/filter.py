@@ -36,7 +36,7 @@ __all__ = ["FilterState", "filter"]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["beliefs", "last", "params", "fixed", "lengths"],
+    data_fields=["beliefs", "bound", "last", "params", "fixed", "lengths"],
     meta_fields=["setup"],
 )
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class FilterState:
 
     :param beliefs: ``mean`` and ``covariance`` of Gaussian chains and probabilities of
         discrete ones, by site.
+    :param bound: of the log density of the data of this step given those before (of
+        the first state: of all data so far), in nats, by sequence. It is that density
+        where the filter is exact and no site is global, and else the evidence lower
+        bound at the beliefs so far. NaN where a likelihood is sampled, which is that
+        of a network with a recognition function.
     :param last: arguments of the model at the step.
     :param params: parameters of the model and the guide.
     :param fixed: arguments of the model that are arrays without time.
@@ -55,6 +60,7 @@ class FilterState:
     """
 
     beliefs: Beliefs
+    bound: Array
     last: dict[int, Array]
     params: dict[str, Any]
     fixed: dict[int, Array]
@@ -116,15 +122,15 @@ def _restart(state: FilterState, data: dict[str, Array]) -> FilterState:
         leaves.append(data.get(name, state.fixed.get(i, leaf)))
         if i in state.fixed:
             fixed[i] = leaves[i]
-    beliefs, last = setup.begin(state.params, leaves, None)
-    return replace(state, beliefs=beliefs, last=last, fixed=fixed)
+    beliefs, bound, last = setup.begin(state.params, leaves, None)
+    return replace(state, beliefs=beliefs, bound=bound, last=last, fixed=fixed)
 
 
 @jax.jit
 def _update(state: FilterState, new: dict[str, Array]) -> FilterState:
     setup = state.setup
     arguments, last = setup.window(state.last, state.fixed, new)
-    beliefs = infer_window(
+    beliefs, bound = infer_window(
         setup.guide,
         setup.structure,
         setup.times[1],
@@ -133,7 +139,7 @@ def _update(state: FilterState, new: dict[str, Array]) -> FilterState:
         arguments,
         seen=not setup.data or bool(setup.data & set(new)),
     )
-    return replace(state, beliefs=beliefs, last=last)
+    return replace(state, beliefs=beliefs, bound=bound, last=last)
 
 
 def filter(
@@ -188,8 +194,8 @@ def filter(
     setup = kept(fit, (FilterSetup, needed), make, shapes=True)
     leaves, lengths = course.arguments.leaves, course.lengths
     fixed = setup.fixed(leaves, lengths)
-    beliefs, last = setup.begin(params, leaves, lengths)
-    return FilterState(beliefs, last, dict(params), fixed, lengths, setup)
+    beliefs, bound, last = setup.begin(params, leaves, lengths)
+    return FilterState(beliefs, bound, last, dict(params), fixed, lengths, setup)
 
 
 def _check_locals(course: Course) -> None:

@@ -21,6 +21,7 @@ from numpyro_svae.forecasting.filter_window import Beliefs, belief_of, continued
 from numpyro_svae.forecasting.timeline import Arguments, InTime, at_last, blank
 from numpyro_svae.forecasting.window import Missing, check_names, check_shape
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.local.datum_bounds import bound_of
 
 __all__ = ["FilterSetup", "look_ahead"]
 
@@ -121,12 +122,12 @@ class FilterSetup:
 
     def begin(
         self, params: dict[str, Any], leaves: Sequence[Any], lengths: Array | None
-    ) -> tuple[Beliefs, dict[int, Array]]:
-        """Beliefs and arguments at the last step of data."""
+    ) -> tuple[Beliefs, Array, dict[int, Array]]:
+        """Beliefs at the last step of data, their bound, and arguments there."""
         args, kwargs = self.arguments.join(tuple(leaves))
         beliefs = dict[str, Any]()
-        marginals = self.guide.posterior_local(params, *args, **kwargs)
-        for name, marginal in marginals.items():
+        _, bound, local = self.guide._infer_all(params, args, kwargs, examine=False)
+        for name, marginal in local.marginals.items():
             if name in self.chains:
                 beliefs[name] = belief_of(marginal, self.batches[name], lengths)
         last = {
@@ -134,7 +135,7 @@ class FilterSetup:
             for i, (leaf, time) in enumerate(zip(leaves, self.times[0]))
             if time is not None and time.axis is not None and not time.lag
         }
-        return beliefs, last
+        return beliefs, bound_of(self.guide.structure, bound.sites, local), last
 
     def check(self, new: dict[str, Any]) -> None:
         """Values for one step must be complete and fit the arguments."""

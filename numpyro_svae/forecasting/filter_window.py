@@ -20,6 +20,7 @@ from numpyro.handlers import block, substitute
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.timeline import InTime, at_last
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.local.datum_bounds import bound_of
 from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.program.bind.binding import bind
 from numpyro_svae.program.read.setup import recognise
@@ -74,8 +75,8 @@ def infer_window(
     beliefs: Beliefs,
     arguments: tuple[tuple, dict],
     seen: bool,
-) -> Beliefs:
-    """Beliefs at the second step of a window.
+) -> tuple[Beliefs, Array]:
+    """Beliefs at the second step of a window, and the bound of its data.
 
     :param guide: the guide.
     :param structure: its wiring, for windows.
@@ -114,10 +115,11 @@ def infer_window(
     known = structure, program, guide.ascent, bound, naturals, potentials
     local = site_posteriors(*known)
     local = guide.watch.watch(local)
-    return {
+    found = {
         name: belief_of(local.marginals[name], _batch(belief))
         for name, belief in beliefs.items()
     }
+    return found, bound_of(structure, bound.sites, local)
 
 
 def _batch(belief: Belief | Array) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def run(state, **later):
 
     def step(state, new):
         state = state.update(**new)
-        return state, state.beliefs
+        return state, (state.beliefs, state.bound)
 
     return jax.lax.scan(step, state, later)
 
@@ -79,7 +79,9 @@ def test_dynamax_filters_alike(x64):
     past = tuple(jnp.swapaxes(x, 0, 1) for x in past)
     state = ns.filter(scanned_lds, ns.AutoSVAE(scanned_lds), {}, *past)
     later = {"y": over_time(y, 2), "actions": over_time(actions, 1)}
-    state, found = run(state, **later)
+    known_so_far = state.bound
+    state, (found, bounds) = run(state, **later)
+    evidence = known_so_far + bounds.sum(0)
     model = dynamax.LinearGaussianSSM(2, 3, input_dim=1)
     known, _ = model.initialize(
         jax.random.PRNGKey(0),
@@ -97,6 +99,7 @@ def test_dynamax_filters_alike(x64):
     for n in range(2):
         inputs = jnp.concatenate([jnp.zeros((1, 1)), actions[n]])
         expected = dynamax.lgssm_filter(known, y[n], inputs)
+        np.testing.assert_allclose(evidence[n], expected.marginal_loglik, rtol=1e-9)
         mean, covariance = found["x"].mean[:, n], found["x"].covariance[:, n]
         np.testing.assert_allclose(mean, expected.filtered_means[2:], atol=1e-8)
         goal = expected.filtered_covariances[2:]
@@ -104,6 +107,7 @@ def test_dynamax_filters_alike(x64):
     blind = state.update(actions=jnp.zeros((2, 1)))
     goal = np.asarray(state.beliefs["x"].mean) @ MATRIX.T
     np.testing.assert_allclose(blind.marginals["x"].mean, goal, atol=1e-10)
+    np.testing.assert_allclose(blind.bound, 0.0, atol=1e-10)  # nothing is seen
 
 
 def test_a_hidden_markov_model_behind_a_network(x64):
@@ -115,6 +119,7 @@ def test_a_hidden_markov_model_behind_a_network(x64):
     state, _ = run(state, y=over_time(y, START))
     goal = guide.posterior_local(params, y)["z"].probs[:, -1]
     np.testing.assert_allclose(state.marginals["z"].probs, goal, atol=1e-10)
+    assert np.isnan(state.bound).all()  # the likelihood is sampled
 
 
 def test_padded_sequences_go_on_from_their_ends(x64):
@@ -124,6 +129,7 @@ def test_padded_sequences_go_on_from_their_ends(x64):
     seen = jnp.arange(5) < lengths[:, None]
     junk = jnp.where(seen[..., None], y[:, :5], 1e3)
     state = ns.filter(known_hmm, guide, {}, junk, lengths=lengths, mask=seen)
+    assert state.bound.shape == (2,)
     state = state.update(y=y[:, 5], mask=jnp.ones(2, bool))
     for n, length in enumerate(lengths):
         alone = jnp.concatenate([y[n : n + 1, :length], y[n : n + 1, 5:]], 1)
@@ -148,9 +154,14 @@ def test_an_observed_switching_autoregression(x64):
     guide = ns.AutoSVAE(autoregressive_hmm, num_starts=1)
     params = start_of(autoregressive_hmm, guide, x)
     state = ns.filter(autoregressive_hmm, guide, params, x[:, :START])
-    state, _ = run(state, x=over_time(x, START))
+    so_far = state.bound
+    state, (_, bounds) = run(state, x=over_time(x, START))
     goal = guide.posterior_local(params, x)["z"].probs[:, -1]
     np.testing.assert_allclose(state.beliefs["z"], goal, atol=1e-10)
+    whole = ns.log_likelihood(
+        autoregressive_hmm, guide, params, jax.random.PRNGKey(1), x, num_particles=1
+    )
+    np.testing.assert_allclose(so_far + bounds.sum(0), whole.value, rtol=1e-9)
 
 
 def one_regime(y):

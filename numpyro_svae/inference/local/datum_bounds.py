@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jax import Array
@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups, scope
 
-__all__ = ["Datum", "data_of", "sending"]
+__all__ = ["Datum", "bound_of", "data_of", "sending"]
 
 Shape = tuple[int, ...]
 
@@ -64,11 +65,14 @@ class Datum:
         return reduce(value, tuple(axes), keepdims=True)
 
     def bound(
-        self, factors: ExpectedFactors, local: LocalPosterior, terms: dict[str, Array]
+        self,
+        sites: Mapping[str, Site],
+        local: LocalPosterior,
+        terms: dict[str, Array],
     ) -> Array:
         """The terms of each datum: expected log likelihoods, less divergences.
 
-        :param factors: the factors.
+        :param sites: those of the program.
         :param local: the posterior of the local sites.
         :param terms: the expected log likelihoods that have no closed form.
         """
@@ -80,7 +84,7 @@ class Datum:
                 value = terms[name]
             else:
                 value = local.expected_log_prob[name]
-            scale = factors.site(name).scale
+            scale = sites[name].scale
             total = total + self._reduced(scale * value, name, jnp.sum)
         return total
 
@@ -125,6 +129,26 @@ def data_of(
         batches = {n: tuple(factors.site(n).batch_shape) for n in names}
         found.append(Datum(targets, batches))
     return tuple(found)
+
+
+def bound_of(
+    structure: Structure, sites: Mapping[str, Site], local: LocalPosterior
+) -> Array:
+    """The bound of each datum of a program whose local sites are one group.
+
+    :param structure: the wiring.
+    :param sites: those of the program.
+    :param local: the posterior of the local sites.
+    :return: by the plates that all terms are in; NaN where a likelihood is sampled.
+    """
+    names = *local.kl, *local.expected_log_prob
+    batches = {name: tuple(sites[name].batch_shape) for name in names}
+    found = Datum((), batches).bound(sites, local, {})
+    # A scan has an axis of time in front of the plates, which not all terms have.
+    rank = min(map(len, batches.values()))
+    found = found.reshape(found.shape[found.ndim - rank :])
+    closed = set(structure.likelihoods) <= set(local.expected_log_prob)
+    return found if closed else jnp.full_like(found, jnp.nan)
 
 
 def _joined(

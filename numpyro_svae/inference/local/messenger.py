@@ -131,7 +131,7 @@ class Messenger:
             goal[name] = where_known(far, message, before)
             left[name] = self._far(name, far)
         steps = self._steps(current, goal, local, left)
-        bound = tuple(datum.bound(factors, local, terms) for datum in self.data)
+        bound = tuple(d.bound(factors.bound.sites, local, terms) for d in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
         ends = tuple(datum.largest(left) for datum in self.data)
         return Point(current, Messages(goal, steps), bound, ends), moments
