@@ -96,14 +96,15 @@ def log_score(
     """Log predictive densities of what came after the data; higher is better.
 
     The density at a step is the average over the forecasts of the density of the
-    observation given states and parameters, ``log mean_s p(y | x_s, theta_s)``.
+    observation given states and parameters, ``log mean_s p(y | x_s, theta_s)``. Where
+    the observations are a chain themselves (autoregressions, which may switch), it is
+    given their forecast of the step before too.
 
     :param future: by observed site, its values at the ``H`` steps after the data, in
         its shape in the program with ``H`` in the place of time.
     :return: by observed site, a number for each entry of its batch and each step, of
         what the program does not mask there; NaN where it masks all.
-    :raises ValueError: naming the site, if it is not observed, has a wrong shape, or is
-        itself a chain, whose steps do not have densities of their own.
+    :raises ValueError: naming the site, if it is not observed or has a wrong shape.
 
     The other parameters are those of :func:`forecast`.
     """
@@ -196,6 +197,12 @@ def _log_density(message: dict, time: InTime, value: Array) -> Array:
     """
     axis, rank = int(time.axis or 0), len(message["fn"].batch_shape)
     fn, mask, _ = peel(message["fn"])
+    chain = chain_of(message["fn"])
+    if chain is not None:  # its path begins with the last step of the data
+        kind, path = chain
+        drawn = jax.lax.slice_in_dim(message["value"], 0, -1, axis=axis)
+        terms = kind.log_steps(path, drawn, value.astype(drawn.dtype))
+        return terms if mask is None else jnp.where(mask[..., None], terms, jnp.nan)
     if not time.lag:  # the last step of the data is there too, and is not looked at
         first = jax.lax.slice_in_dim(message["value"], 0, 1, axis=axis)
         value = jnp.concatenate([first, value.astype(first.dtype)], axis)
@@ -220,13 +227,6 @@ def _check_future(course: Course, future: Mapping[str, Any]) -> int:
                 f"here {accepted}."
             )
         message, axis = course.observed[name], int(times[name].axis or 0)
-        if chain_of(message["fn"]) is not None:
-            raise ValueError(
-                f"Site '{name}': it is a chain, so that the densities of its steps "
-                "depend on each other. Accepted: observed sites whose steps are "
-                "independent given states. Write instead: `log_likelihood` of the "
-                "whole less that of the past, or `crps` of draws of `forecast`."
-            )
         shape, found = list(np.shape(message["value"])), np.shape(value)
         shape[axis] = found[axis] if len(found) > axis else 0
         if found != tuple(shape):

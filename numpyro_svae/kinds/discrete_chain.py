@@ -90,5 +90,11 @@ class DiscreteChainKind(DiscreteKind):
         uniforms = random.uniform(key, shape, first.dtype, minval=least)
         return discrete_chain.sample_paths(first, fn.transition_probs, uniforms)
 
+    def log_steps(self, fn: Any, before: Array, after: Array) -> Array:
+        table = fn.log_transition_probs
+        table = jnp.broadcast_to(table, (*before.shape, *table.shape[-2:]))
+        rows = jnp.take_along_axis(table, before[..., None, None], -2)[..., 0, :]
+        return jnp.take_along_axis(rows, after[..., None], -1)[..., 0]
+
     def begin_with(self, fn: Any, belief: Array) -> DiscreteMarkovChain:
         return LogitChain(belief, fn.log_transition_probs, 2, validate_args=False)

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+import math
 from typing import Any, ClassVar
 
 from jax import Array, random
+import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from numpyro_svae.distributions import LinearGaussianChain
@@ -110,6 +112,20 @@ class GaussianChainKind(GaussianKind):
         shape = (1, *state.shape[:-1], *fn.event_shape)
         noise = random.normal(key, shape, state.dtype).at[..., 0, :].set(0.0)
         return free._paths(noise)[0]
+
+    def log_steps(self, fn: Any, before: Array, after: Array) -> Array:
+        size = before.shape[-1]
+        steps = LinearGaussianChain(  # of two states each, which knows zero noise
+            before,
+            jnp.eye(size, dtype=before.dtype),
+            fn.transition_matrix[..., None, :, :],
+            fn.transition_cov[..., None, :, :],
+            inputs=fn.inputs[..., None, :],
+            num_steps=2,
+            validate_args=False,
+        )
+        both = steps.log_prob(jnp.stack([before, after], -2))
+        return both + 0.5 * size * math.log(2 * math.pi)
 
     def begin_with(self, fn: Any, belief: Any) -> dist.Distribution:
         mean, covariance = belief

@@ -92,6 +92,10 @@ class NonlinearChainKind(GaussianChainKind):
         shape = (*state.shape[:-1], fn.num_steps - 1, state.shape[-1])
         return fn.drive(state, random.normal(key, shape, state.dtype), whole=True)
 
+    def log_steps(self, fn: Any, before: Array, after: Array) -> Array:
+        steps = dist.MultivariateNormal(fn.means(before), fn.transition_cov)
+        return steps.log_prob(after)
+
     def begin_with(self, fn: Any, belief: Any) -> dist.Distribution:
         if isinstance(fn, LinearisedChain):
             return super().begin_with(fn, belief)

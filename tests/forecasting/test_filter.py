@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy.stats import multivariate_normal
 
 import numpyro_svae as ns
 from tests.data import make_svi, sequences
@@ -162,6 +163,25 @@ def test_an_observed_switching_autoregression(x64):
         autoregressive_hmm, guide, params, jax.random.PRNGKey(1), x, num_particles=1
     )
     np.testing.assert_allclose(so_far + bounds.sum(0), whole.value, rtol=1e-9)
+
+
+def test_steps_of_an_observed_switching_autoregression_have_scores(x64):
+    """One step ahead and two, where the value between is integrated too."""
+    x, _ = sequences(count=2, steps=5, outputs=2)
+    model, guide = autoregressive_hmm, ns.AutoSVAE(autoregressive_hmm)
+    past, future = x[:, :START], x[:, START:]
+    args = model, guide, {}, jax.random.PRNGKey(0), past
+    found = ns.log_score(*args, future={"x": future}, num_samples=20_000)["x"]
+    now, last = guide.posterior_local({}, past)["z"].probs[:, -1], past[:, -1]
+    goal, noises = np.zeros((2, 2)), (0.1, 0.3)
+    for n, z, a, b in np.ndindex(2, 2, 2, 2):
+        share = now[n, z] * ROWS[z][a] * ROWS[a][b]
+        first, second = np.asarray(TURNS[a]), np.asarray(TURNS[b])
+        mean, noise = first @ last[n], noises[a] * np.eye(2)
+        goal[n, 0] += share * multivariate_normal(mean, noise).pdf(future[n, 0])
+        mean, noise = second @ mean, second @ noise @ second.T + noises[b] * np.eye(2)
+        goal[n, 1] += share * multivariate_normal(mean, noise).pdf(future[n, 1])
+    np.testing.assert_allclose(found, np.log(goal), atol=0.03)
 
 
 def one_regime(y):

@@ -6,10 +6,12 @@
 from jax import random
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from scipy.stats import norm, poisson
 
 import numpyro_svae as ns
+from numpyro_svae.program.run.kinds import kind_of
 
 
 def test_crps_of_a_gaussian():
@@ -60,3 +62,31 @@ def test_bits_per_spike_need_spikes_of_the_shape_of_the_rates():
         ns.bits_per_spike(rates, jnp.ones((3, 3)))
     with pytest.raises(ValueError, match="counts: found no spike"):
         ns.bits_per_spike(rates, jnp.zeros((2, 3)))
+
+
+def chains():
+    """A chain of each kind, and the density of its first state."""
+    actions = random.normal(random.PRNGKey(2), (3, 4, 1))
+    first = jnp.ones(2), 2.0 * jnp.eye(2)
+    matrix, noise = jnp.array([[0.9, -0.2, 0.5], [0.3, 0.8, 0.0]]), 0.3 * jnp.eye(2)
+    start = dist.MultivariateNormal(*first)
+    yield ns.LinearGaussianChain(*first, matrix, noise, inputs=actions), start
+
+    def bend(x, u):
+        return jnp.tanh(matrix @ jnp.concatenate([x, u]))
+
+    yield ns.NonlinearGaussianChain(*first, bend, noise, inputs=actions), start
+    initial = jnp.array([0.3, 0.7])
+    rows = jnp.array([[0.8, 0.2], [0.4, 0.6]])
+    yield ns.DiscreteMarkovChain(initial, rows, 5), dist.Categorical(initial)
+
+
+@pytest.mark.parametrize("kind", range(3), ids=["linear", "nonlinear", "discrete"])
+def test_densities_of_steps_add_up_to_that_of_the_path(x64, kind):
+    chain, first = list(chains())[kind]
+    shape = (3,)[len(chain.batch_shape) :]
+    path = chain.sample(random.PRNGKey(3), shape)
+    steps = kind_of(chain).log_steps(chain, path[:, :-1], path[:, 1:])
+    assert steps.shape == (3, 4)
+    goal = chain.log_prob(path) - first.log_prob(path[:, 0])
+    np.testing.assert_allclose(steps.sum(-1), goal, rtol=1e-9)

@@ -107,6 +107,17 @@ class LocalKind(ABC):
         """
         raise self._no_path("go on from a state")
 
+    def log_steps(self, fn: Any, before: Array, after: Array) -> Array:
+        """Log densities of single steps of a chain, each from a state of its own.
+
+        :param fn: the chain; what it says of its first state and of lengths is ignored.
+        :param before: the states that the steps begin at, ``(..., T - 1)`` or
+            ``(..., T - 1, D)``.
+        :param after: those that they end at, of the same shape.
+        :return: of shape ``(..., T - 1)``.
+        """
+        raise self._no_path("score its steps")
+
     def begin_with(self, fn: Any, belief: Any) -> dist.Distribution:
         """The chain of two states of which the first one has a belief.
 
@@ -118,7 +129,8 @@ class LocalKind(ABC):
     def _no_path(self, what: str) -> NotImplementedError:
         return NotImplementedError(
             f"A {self.name} does not say how to {what}. Accepted: a chain whose kind "
-            "defines `draw_on` (for forecasts) and `begin_with` (for filters)."
+            "defines `draw_on` (for forecasts), `log_steps` (for their scores where it "
+            "is observed) and `begin_with` (for filters)."
         )
 
 
