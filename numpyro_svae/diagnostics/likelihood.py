@@ -111,8 +111,9 @@ def log_likelihood(
     if not has_densities(fit):
         raise ValueError(
             "The model: found a path whose noise is singular in directions that are no "
-            "entries, of which NumPyro has no density to weigh draws by. Accepted: "
-            "noise that is zero in entries of the state; SVAE_ELBO has the bound."
+            "entries, or that a scan spells, of which there is no density to weigh "
+            "draws by. Accepted: noise that is zero in entries of the state of a "
+            "LinearGaussianChain. SVAE_ELBO has the bound."
         )
     at_mean = global_sites == "mean" or not fit.global_names
     if at_mean:

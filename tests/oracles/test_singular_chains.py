@@ -236,6 +236,25 @@ def test_densities_are_those_of_the_noise():
     assert chain.log_prob(path.at[2, 1].add(0.1)) == -np.inf
 
 
+def test_likelihoods_of_data_need_the_density_of_a_path():
+    """There is one where entries have no noise, and none for other directions."""
+
+    def score(noise):
+        def model(y):
+            with numpyro.plate("data", N):
+                chain = ns.LinearGaussianChain(MEAN, COV, TREND, noise, num_steps=T)
+                seen(numpyro.sample("x", chain), y)
+
+        args = model, ns.AutoSVAE(model), {}, random.PRNGKey(0), Y
+        return ns.log_likelihood(*args, num_particles=1)
+
+    found = score(LEVEL)
+    expected = evidence(Y, MEAN, COV, TREND, LEVEL)
+    np.testing.assert_allclose(found.value.sum(), expected, rtol=1e-10)
+    with pytest.raises(ValueError, match="noise is singular in directions"):
+        score(0.3 * DRIVEN @ DRIVEN.T)
+
+
 def test_draws_and_forecasts_move_without_noise():
     guide = ns.AutoSVAE(scanned)
     svi = make_svi(scanned, guide, 0.5)
