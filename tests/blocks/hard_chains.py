@@ -3,6 +3,8 @@
 
 """Gaussian chains that rounding hurts, and their moments in a given precision."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +50,8 @@ PRECISIONS = {
 }
 
 
-@jax.jit
+# Without optimisation products are rounded before they are added, as nowhere else.
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 def _smooth(matrix, noise, h, J):
     eye = jnp.eye(len(matrix), dtype=matrix.dtype)
     zeros, noise = jnp.zeros_like(matrix[:, 0]), noise * eye
