@@ -192,9 +192,9 @@ KINDS = {
     "Student-t path": (path(lambda eta: dist.StudentT(3, eta, 0.3)), outliers, network),
     "Bernoulli vectors": (vectors, heads, network_of_vectors),
     "network steps": (bent, outliers, None),
-    "recurrent switching": (recurrent, outliers, None),
     "Poisson horseshoe": (horseshoe, counts, None),
     "scales of scales": (scales, outliers, None),
+    "recurrent switching": (recurrent, outliers, None),
 }
 
 
