@@ -79,7 +79,11 @@ Code(inspect.getsource(track.recurrent_lds), language="python")
 # these. The zeros in the program are only where that regression begins.
 
 # %%
-guide = ns.AutoSVAE(track.recurrent_lds, cubature=ns.Cubature("hermite", 4))
+guide = ns.AutoSVAE(
+    track.recurrent_lds,
+    cubature=ns.Cubature("hermite", 4),
+    fixed_point=ns.FixedPoint(tolerance=0.05),  # of logits, at sharp boundaries
+)
 optimizer = ns.svae_optimizer(optax.adam(0.2), 0.5)
 svi = SVI(track.recurrent_lds, guide, optimizer, ns.SVAE_ELBO())
 result = svi.run(random.key(0), 10, y, progress_bar=False)
