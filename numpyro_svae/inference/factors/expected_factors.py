@@ -69,7 +69,7 @@ class ExpectedFactors:
 
     def with_weighted_rows(self) -> ExpectedFactors:
         """The same, which need not average logits over their weights any more."""
-        found = {k: w.rows(self.moments) for k, w in self.bound.weights.items()}
+        found = {k: w.average(self.moments) for k, w in self.bound.weights.items()}
         return replace(self, weighted_rows=found)
 
     # what there is
@@ -268,7 +268,7 @@ class ExpectedFactors:
         """A table that is averaged over the weights of Gaussian blocks."""
         key = factor.site, factor.role
         found = self.weighted_rows.get(key)
-        return self.bound.weights[key].rows(self.moments) if found is None else found
+        return self.bound.weights[key].average(self.moments) if found is None else found
 
     def _bound(self, factor: Factor) -> BoundRegression:
         return self.bound.regressions[factor.site, factor.role]

@@ -70,13 +70,6 @@ class BoundWeights(BoundPredictors):
 
         return self.parts(logs)
 
-    def rows(self, moments: dict[str, Any]) -> Array:
-        """Expected logs of the probabilities, as the program has them.
-
-        :param moments: of all blocks.
-        """
-        return self.average(moments)
-
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -133,13 +126,6 @@ class BoundDensities(BoundPredictors):
         tril = jnp.linalg.cholesky(apart)
         move = solve_triangular(tril, noise, lower=True, trans=1)
         return GaussianNatural.from_mean(mean + move[..., 0], found.precision)
-
-    def rows(self, moments: dict[str, Any]) -> Array:
-        """Expected log densities, ``(*positions, *states)``.
-
-        :param moments: of all blocks.
-        """
-        return self.average(moments)
 
 
 def bind_weights(
