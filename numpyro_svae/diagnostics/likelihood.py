@@ -72,11 +72,11 @@ def log_likelihood(
     guide is exact, and elsewhere by importance sampling from the guide, of which the
     effective sample size tells how far to trust it.
 
-    Each datum counts once, whatever ``handlers.scale`` makes of it in training. What the
-    program masks is no datum. So the difference of two calls with the same
-    key, with more and with fewer of the entries seen, is the log predictive density of
-    those entries given the others: of hidden outputs (co-smoothing), or of what comes
-    after a sequence that was not fitted.
+    Each datum counts once, whatever ``handlers.scale`` makes of it in training. What
+    the program masks is no datum. So the difference of two calls with the same key,
+    with more and with fewer of the entries seen, is the log predictive density of those
+    entries given the others: of hidden outputs (co-smoothing), or of what comes after a
+    sequence that was not fitted.
 
     :param model: the model.
     :param guide: its guide.
