@@ -3,6 +3,9 @@
 
 """Which global block each spelling of a prior is, and what is wrong with it."""
 
+from functools import partial
+
+import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.inference.start.given import natural_of
 from numpyro_svae.program.read.latents import easy_value, read_priors
 from numpyro_svae.program.run.sites import Program, sample_sites
 
@@ -44,6 +48,17 @@ def one_scale():
     return mean, tau * EYE
 
 
+def weighted(*shape, transposed=False):
+    """Weights whose rows have dependent posteriors, as the noise is dependent."""
+
+    def prior():
+        W = numpyro.sample("m", dist.Normal(0.0, 1.0).expand(shape).to_event(2))
+        x = jnp.array([1.0, 2.0, 3.0])
+        return (x @ W if transposed else W @ x), EYE + 0.5
+
+    return prior
+
+
 def observed(prior):
     def model():
         mean, cov = prior()
@@ -62,6 +77,8 @@ def observed(prior):
         (apart, {"S": "CovariancePrior", "m": "GaussianPrior"}),
         (by_entry, {"m": "DiagonalPrior"}),
         (one_scale, {"t": "PrecisionPrior", "m": "GaussianPrior"}),
+        (weighted(2, 3), {"m": "GaussianPrior"}),
+        (weighted(3, 2, transposed=True), {"m": "GaussianPrior"}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -80,8 +97,11 @@ def test_blocks_of_a_mean_and_a_covariance(prior, found):
             run = program.sites(block.plain_values())
             natural = block.natural(run)
             assert block.fault(natural) is None
-            drawn = block.posterior(natural).sample(random.PRNGKey(1))
+            posterior = block.posterior(natural)
+            drawn = posterior.sample(random.PRNGKey(1))
             assert block.unpack(drawn).keys() == held.keys()
+            again = natural_of(block, posterior)  # of a fit, as the start of another
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), again, natural)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,9 @@ class GaussianPrior(Prior):
         return self.natural_of(sites[self.name].fn)
 
     def natural_of(self, fn: dist.Distribution) -> GaussianNatural:
+        if isinstance(fn, _Moved):  # a posterior, which keeps the order of parameters
+            vector = unwrap(fn.base_dist)[0]
+            return GaussianNatural.from_mean(vector.loc, vector.precision_matrix)
         rows = normal_rows(unwrap(fn)[0], self.event_shape)
         return GaussianNatural.from_mean(*self.centred(rows.loc, rows.precision))
 
