@@ -8,6 +8,8 @@ validation is on, as NumPyro does.
 """
 
 from collections.abc import Mapping
+import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,29 @@ class CheckedArguments(Distribution):
         concrete = check_values(owner, self.get_args(), dim)
         if strict and not concrete:
             raise RuntimeError("Cannot validate arguments inside jitted code.")
+
+    @classmethod
+    def infer_shapes(
+        cls, *args: Any, **kwargs: Any
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Batch and event shape, from the shapes of the arguments.
+
+        :param args: in place of each array its shape, a tuple; what is no array, such
+            as a number of steps or a transition, is given as it is.
+        :param kwargs: the same, by name.
+        """
+        call = inspect.signature(cls).bind(*args, **kwargs)
+        given = call.arguments
+        if isinstance(given.get("num_steps"), tuple):
+            raise ValueError(
+                f"{cls.__name__}: num_steps: found the shape {given['num_steps']}; "
+                "accepted is the number of steps itself, as it is the size of an event."
+            )
+        arrays = {n: jnp.zeros(x) for n, x in given.items() if isinstance(x, tuple)}
+        made = jax.eval_shape(
+            lambda arrays: cls(**given | arrays | {"validate_args": False}), arrays
+        )
+        return made.batch_shape, made.event_shape
 
 
 def one_of(owner: str, **candidates: ArrayLike | None) -> tuple[str, ArrayLike]:

@@ -45,7 +45,7 @@ def symmetrize(matrix: Array) -> Array:
     return 0.5 * (matrix + matrix.mT)
 
 
-class _WeightCov(constraints.Constraint):
+class _WeightCov(constraints.ParameterFreeConstraint):
     """Matrices ``[weight | cov]`` of shape (..., D, M + D), ``cov`` positive definite.
 
     :param num_columns: M, the number of columns of the weight.

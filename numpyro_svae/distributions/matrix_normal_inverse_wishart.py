@@ -113,16 +113,6 @@ class MatrixNormalInverseWishart(GaussianInverseWishart):
         """Split an event (..., D, M + D) into F (..., D, M) and Sigma (..., D, D)."""
         return unpack(jnp.asarray(value))
 
-    @classmethod
-    def infer_shapes(
-        cls, loc, column_precision, df=(), scale_matrix=None, scale_tril=None
-    ):
-        scale = scale_matrix if scale_tril is None else scale_tril
-        batch_shape = jnp.broadcast_shapes(
-            loc[:-2], column_precision[:-2], df, scale[:-2]
-        )
-        return batch_shape, (loc[-2], loc[-1] + loc[-2])
-
 
 @vmap_over.register
 def _vmap_over_mniw(

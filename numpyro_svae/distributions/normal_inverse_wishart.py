@@ -111,14 +111,6 @@ class NormalInverseWishart(GaussianInverseWishart):
         loc, cov = unpack(jnp.asarray(value))
         return loc[..., 0], cov
 
-    @classmethod
-    def infer_shapes(
-        cls, loc, concentration=(), df=(), scale_matrix=None, scale_tril=None
-    ):
-        scale = scale_matrix if scale_tril is None else scale_tril
-        batch_shape = jnp.broadcast_shapes(loc[:-1], concentration, df, scale[:-2])
-        return batch_shape, (loc[-1], 1 + loc[-1])
-
 
 @vmap_over.register
 def _vmap_over_niw(

@@ -27,8 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro.distributions import (
+    Categorical,
     Distribution,
     Independent,
+    MixtureSameFamily,
     TransformedDistribution,
     biject_to,
     constraints,
@@ -38,6 +40,7 @@ import pytest
 from tests.distributions.cases import (
     CASES,
     CHAINS,
+    PRIORS,
     Case,
     draws,
     every_case,
@@ -70,15 +73,14 @@ def test_sample_shape(case: Case, sample_shape):
 @every_case
 def test_infer_shapes(case: Case):
     made = case.make()
-    shapes = {name: np.shape(value) for name, value in case.arrays.items()}
-    if case in CHAINS:
-        with pytest.raises(NotImplementedError):
-            case.cls.infer_shapes(**shapes)
-        return
+    shapes = case.params | {n: x.shape for n, x in case.arrays.items()}
     assert case.cls.infer_shapes(**shapes) == (made.batch_shape, made.event_shape)
-    names = list(inspect.signature(case.cls).parameters)
-    positional = [shapes.get(name) for name in names[: len(shapes) + 1]]
-    assert case.cls.infer_shapes(*positional) == (made.batch_shape, made.event_shape)
+    signature = inspect.signature(case.cls).parameters
+    first = [n for n, p in signature.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    positional = [shapes.get(name) for name in first]
+    rest = {name: x for name, x in shapes.items() if name not in first}
+    found = case.cls.infer_shapes(*positional, **rest)
+    assert found == (made.batch_shape, made.event_shape)
 
 
 @every_case
@@ -243,3 +245,16 @@ def test_other_key_types():
 def test_key_that_is_none():
     with pytest.raises(ValueError, match=r"key must be a jax\.random key; got None"):
         CASES[0].make().sample(None)
+
+
+@pytest.mark.parametrize("case", PRIORS, ids=lambda case: case.name)
+def test_components_of_a_mixture(case: Case):
+    made = case.make().expand((3,)) if not case.make().batch_shape else case.make()
+    size = made.batch_shape[-1]
+    weights = jnp.arange(1.0, 1 + size) / (size * (size + 1) / 2)
+    mixture = MixtureSameFamily(Categorical(weights), made)
+    value = mixture.sample(KEY)
+    each = jnp.log(weights) + made.log_prob(value[..., None, :, :])
+    np.testing.assert_allclose(
+        mixture.log_prob(value), jax.nn.logsumexp(each, -1), rtol=1e-5
+    )
