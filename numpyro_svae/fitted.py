@@ -11,12 +11,13 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from numpyro.handlers import block, seed, substitute
+from numpyro.handlers import block, seed, substitute, trace
 from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.run.deterministic import deterministic_sites
 from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["FittedGuide"]
@@ -95,12 +96,12 @@ class FittedGuide(AutoGuide):
         sample_shape: tuple[int, ...] = (),
         **kwargs: Any,
     ) -> dict[str, Array]:
-        """Draw the latent sites from the guide.
+        """Draw the latent sites from the guide, and the deterministic sites at them.
 
         :param rng_key: random key.
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
         :param args: the arguments of the model; without any arguments only the global
-            sites are drawn.
+            sites are drawn, and deterministic sites that depend on nothing else.
         :param sample_shape: shape of the sample.
         :param kwargs: the keyword arguments of the model.
         :return: values by site, with ``sample_shape`` leading.
@@ -108,14 +109,29 @@ class FittedGuide(AutoGuide):
 
         def draw(key: Array) -> dict[str, Array]:
             if args or kwargs:
-                with block(), seed(rng_seed=key), substitute(data=params):
-                    return self(*args, **kwargs)
-            return self._sample_globals(key, params)
+                with (
+                    block(),
+                    trace() as drawn,
+                    seed(rng_seed=key),
+                    substitute(data=params),
+                ):
+                    values = self(*args, **kwargs)
+                given = params, drawn, key, args, kwargs
+                return values | deterministic_sites(self.model, *given)
+            return self._draw_globals(key, params)
 
         keys = random.split(rng_key, sample_shape)
         for _ in sample_shape:
             draw = jax.vmap(draw)
         return draw(keys if sample_shape else rng_key)
+
+    def _draw_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
+        """A draw of the global sites, with deterministic sites that depend on it."""
+        values = self._sample_globals(key, params)
+        return values | self._of_globals({**params, **values})
+
+    def _of_globals(self, data: dict[str, Any]) -> dict[str, Array]:
+        raise NotImplementedError
 
     def _sample_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
         values: dict[str, Array] = {}
@@ -137,6 +153,8 @@ class FittedGuide(AutoGuide):
     ) -> dict[str, Array]:
         """Posterior quantiles of each entry of the global sites.
 
+        Deterministic sites that depend on nothing else are among them.
+
         They are those of a sample with a fixed key: the covariances' entries have no
         quantile function in closed form.
 
@@ -146,6 +164,6 @@ class FittedGuide(AutoGuide):
         :return: arrays by site, with the quantiles leading.
         """
         keys = random.split(random.PRNGKey(0), num_samples)
-        draws = jax.vmap(lambda key: self._sample_globals(key, params))(keys)
+        draws = jax.vmap(lambda key: self._draw_globals(key, params))(keys)
         levels = jnp.asarray(quantiles)
         return {name: jnp.quantile(v, levels, axis=0) for name, v in draws.items()}

@@ -32,6 +32,7 @@ from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
 from numpyro_svae.program.read.setup import read_program, recognise
+from numpyro_svae.program.run.deterministic import of_values, shapes_of
 from numpyro_svae.program.run.mutable_state import Given, check_state
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.sites import Program, sample_sites
@@ -182,8 +183,18 @@ class AutoSVAE(FittedGuide):
         self.prototype_trace = {
             name: {k: v for k, v in message.items() if k in ("type", "name")}
             for name, message in messages.items()
-            if message["type"] in ("sample", "plate")
+            if message["type"] in ("sample", "plate", "deterministic")
         }
+        self._shapes = shapes_of((args, kwargs))
+
+    def _of_globals(self, data: dict[str, Any]) -> dict[str, Array]:
+        """Deterministic sites that depend on global sites alone."""
+        types = {message["type"] for message in self.prototype_trace.values()}
+        if "deterministic" not in types:
+            return {}
+        if of_values not in self.programs:
+            self.programs[of_values] = of_values(self.model, self._shapes)
+        return self.programs[of_values](data)
 
     # inference
 

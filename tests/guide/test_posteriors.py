@@ -69,7 +69,8 @@ def test_quantiles_of_a_mean_are_those_of_its_t(gmm):
 def test_medians_lie_between_the_quantiles(gmm):
     low, high = (gmm.guide.quantiles(gmm.params, q) for q in (0.4, 0.6))
     median = gmm.guide.median(gmm.params)
-    assert set(median) == {"weights", "components"}
+    parts = {"components_loc", "components_cov"}  # deterministic sites
+    assert set(median) == {"weights", "components", *parts}
     for name, value in median.items():
         assert np.all(low[name] < value) and np.all(value < high[name])
     weights = gmm.guide.get_posterior(gmm.params)["weights"]
@@ -84,6 +85,8 @@ def test_draws_of_global_sites_need_no_data(gmm, sample_shape):
     assert {name: value.shape for name, value in draws.items()} == {
         "weights": (*sample_shape, 3),
         "components": (*sample_shape, 3, 2, 3),
+        "components_loc": (*sample_shape, 3, 2),
+        "components_cov": (*sample_shape, 3, 2, 2),
     }
 
 
