@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 from jax import Array, random
@@ -17,10 +18,12 @@ from numpyro.infer.autoguide import AutoGuide
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
-from numpyro_svae.program.run.deterministic import deterministic_sites
+from numpyro_svae.program.run.deterministic import deterministic_sites, of_values
 from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["FittedGuide"]
+
+_Read = TypeVar("_Read")
 
 
 class FittedGuide(AutoGuide):
@@ -31,9 +34,44 @@ class FittedGuide(AutoGuide):
     ``{**result.params, **result.state.mutable_state}``.
     """
 
+    def __init__(self, model: Callable, prefix: str) -> None:
+        super().__init__(model, prefix=prefix)
+        self._structure: Structure | None = None
+        self._shapes: tuple[tuple, dict[str, Any]] | None = None
+        self.programs: dict[Any, Callable] = {}  # of functions of its fits
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the model has been read."""
+        return self._structure is not None
+
     @property
     def structure(self) -> Structure:
-        raise NotImplementedError
+        """How the guide has read its model: ``print`` shows it.
+
+        It has the global blocks (``priors``), the latent local sites (``locals``), the
+        conjugate ``factors``, and the observed sites that are sampled
+        (``likelihoods``).
+
+        :raises RuntimeError: before the model has been read.
+        """
+        return self._once_read(self._structure)
+
+    @property
+    def shapes(self) -> tuple[tuple, dict[str, Any]]:
+        """The arguments that the model was read with: of arrays, the shapes.
+
+        :raises RuntimeError: before the model has been read.
+        """
+        return self._once_read(self._shapes)
+
+    def _once_read(self, found: _Read | None) -> _Read:
+        if found is None:
+            raise RuntimeError(
+                "AutoSVAE has not read its model yet: call SVI.init, SVI.run, or the "
+                "guide itself with the arguments of the model first."
+            )
+        return found
 
     def _natural_name(self, name: str) -> str:
         return f"{name}_{self.prefix}_natural"
@@ -131,7 +169,13 @@ class FittedGuide(AutoGuide):
         return values | self._of_globals({**params, **values})
 
     def _of_globals(self, data: dict[str, Any]) -> dict[str, Array]:
-        raise NotImplementedError
+        """Deterministic sites that depend on global sites alone."""
+        types = {message["type"] for message in self.prototype_trace.values()}
+        if "deterministic" not in types:
+            return {}
+        if of_values not in self.programs:
+            self.programs[of_values] = of_values(self.model, self.shapes)
+        return self.programs[of_values](data)
 
     def _sample_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
         values: dict[str, Array] = {}

@@ -32,12 +32,11 @@ from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
 from numpyro_svae.program.read.setup import read_program, recognise
-from numpyro_svae.program.run.deterministic import of_values, shapes_of
+from numpyro_svae.program.run.deterministic import shapes_of
 from numpyro_svae.program.run.mutable_state import Given, check_state
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import Potential, check_potentials
-from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import mixtures
 from numpyro_svae.program.structure.probing import plain_run
 
@@ -129,10 +128,8 @@ class AutoSVAE(FittedGuide):
         self.refine = check_refine(refine)
         self.init = dict(init or {})
         self.num_starts = check_num_starts(num_starts)
-        self._structure: Structure | None = None
         self.state_names = frozenset[str]()
         self.watch = Watch()
-        self.programs: dict[Any, Callable] = {}  # of functions of its fits
 
     def refined(self, sweeps: int) -> AutoSVAE:
         """The same guide with other sweeps after its recognition function.
@@ -152,28 +149,6 @@ class AutoSVAE(FittedGuide):
 
     # set-up
 
-    @property
-    def is_read(self) -> bool:
-        """Whether the model has been read."""
-        return self._structure is not None
-
-    @property
-    def structure(self) -> Structure:
-        """How the guide has read its model: ``print`` shows it.
-
-        It has the global blocks (``priors``), the latent local sites (``locals``), the
-        conjugate ``factors``, and the observed sites that are sampled
-        (``likelihoods``).
-
-        :raises RuntimeError: before the model has been read.
-        """
-        if self._structure is None:
-            raise RuntimeError(
-                "AutoSVAE has not read its model yet: call SVI.init, SVI.run, or the "
-                "guide itself with the arguments of the model first."
-            )
-        return self._structure
-
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         self._structure, messages, self.state_names = read_program(
             self.model, self.recognition, args, kwargs, bool(self.refine)
@@ -186,15 +161,6 @@ class AutoSVAE(FittedGuide):
             if message["type"] in ("sample", "plate", "deterministic")
         }
         self._shapes = shapes_of((args, kwargs))
-
-    def _of_globals(self, data: dict[str, Any]) -> dict[str, Array]:
-        """Deterministic sites that depend on global sites alone."""
-        types = {message["type"] for message in self.prototype_trace.values()}
-        if "deterministic" not in types:
-            return {}
-        if of_values not in self.programs:
-            self.programs[of_values] = of_values(self.model, self._shapes)
-        return self.programs[of_values](data)
 
     # inference
 

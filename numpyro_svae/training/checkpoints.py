@@ -14,7 +14,9 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["load_state", "read_tree", "save_state", "write_tree"]
+
+_PREFIX = "state"  # of the names of the leaves in a file
 
 
 def save_state(path: str | os.PathLike, state: Any, losses: Any = ()) -> None:
@@ -27,11 +29,17 @@ def save_state(path: str | os.PathLike, state: Any, losses: Any = ()) -> None:
     :param state: any pytree of arrays and random keys.
     :param losses: of the steps that led to it.
     """
-    entries: dict[str, Any] = {n: _to_numpy(leaf) for n, leaf in _named(state)}
+    write_tree(path, state, losses=np.asarray(losses))
+
+
+def write_tree(path: str | os.PathLike, tree: Any, **beside: np.ndarray) -> None:
+    """Write a pytree of arrays and random keys, and named arrays beside it."""
+    entries: dict[str, Any] = dict(beside)
+    entries |= {name: _to_numpy(leaf) for name, leaf in _named(tree)}
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("wb") as file:
-        np.savez(file, losses=np.asarray(losses), **entries)
+        np.savez(file, **entries)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
@@ -47,8 +55,19 @@ def load_state(path: str | os.PathLike, like: Any) -> tuple[Any, np.ndarray]:
     :raises ValueError: if the file holds anything else, naming the leaf.
     """
     with np.load(path, allow_pickle=False) as file:
-        entries = dict(file)
-    losses = entries.pop("losses")
+        losses = file["losses"]
+    return read_tree(path, like), losses
+
+
+def read_tree(path: str | os.PathLike, like: Any) -> Any:
+    """Read a tree that :func:`write_tree` has written.
+
+    :param like: a tree of the same structure, shapes and types; its leaves may be
+        abstract.
+    :raises ValueError: if the file holds another tree, naming the leaf.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        entries = {name: x for name, x in file.items() if name.startswith(_PREFIX)}
     named = _named(like)
     surplus = sorted(set(entries) - {name for name, _ in named})
     if surplus:
@@ -57,13 +76,13 @@ def load_state(path: str | os.PathLike, like: Any) -> tuple[Any, np.ndarray]:
             "the same model, guide and optimiser."
         )
     leaves = [_from_numpy(path, name, entries.get(name), leaf) for name, leaf in named]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), losses
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
     """The leaves of a tree by their places, in its order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(f"state{jax.tree_util.keystr(place)}", leaf) for place, leaf in leaves]
+    return [(f"{_PREFIX}{jax.tree_util.keystr(place)}", leaf) for place, leaf in leaves]
 
 
 def _is_key(leaf: Any) -> bool:
@@ -75,16 +94,21 @@ def _to_numpy(leaf: Any) -> np.ndarray:
 
 
 def _from_numpy(path: Any, name: str, value: np.ndarray | None, like: Any) -> Array:
-    expected = _to_numpy(like)
-    same_size = value is not None and value.itemsize == expected.itemsize
+    shape, dtype = _shape_of(like)
+    same_size = value is not None and value.itemsize == dtype.itemsize
     if value is not None and same_size and value.dtype.kind == "V":
-        value = value.view(expected.dtype)  # NumPy has no name for bfloat16
-    if value is None or value.shape != expected.shape or value.dtype != expected.dtype:
+        value = value.view(dtype)  # NumPy has no name for bfloat16
+    if value is None or value.shape != shape or value.dtype != dtype:
         found = "nothing" if value is None else f"{value.dtype}{list(value.shape)}"
         raise ValueError(
-            f"{path}: at '{name}' found {found}; accepted is "
-            f"{expected.dtype}{list(expected.shape)}."
+            f"{path}: at '{name}' found {found}; accepted is {dtype}{list(shape)}."
         )
     if _is_key(like):
         return random.wrap_key_data(jnp.asarray(value), impl=random.key_impl(like))
     return jnp.asarray(value)
+
+
+def _shape_of(like: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a leaf in a file."""
+    data = jax.eval_shape(random.key_data, like) if _is_key(like) else like
+    return np.shape(data), np.dtype(jnp.result_type(data))
