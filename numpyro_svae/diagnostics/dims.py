@@ -20,11 +20,12 @@ from numpyro_svae.distributions import (
     NormalInverseWishart,
 )
 from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.factors import Structure
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["PACKED", "Dims"]
+__all__ = ["PACKED", "Dims", "plates_of_states"]
 
 # Parts that ``ns.sample`` records of a packed site, with the dimensions of their event.
 PACKED: dict[type, dict[str, tuple[str, ...]]] = {
@@ -38,9 +39,32 @@ _EVENTS: dict[type, tuple[str, ...]] = {
     LinearGaussianChain: ("time", "state"),
     NonlinearGaussianChain: ("time", "state"),
     DiscreteMarkovChain: ("time",),
-    dist.Dirichlet: ("component",),
-    DirichletWithZeros: ("component",),
+    dist.Dirichlet: ("category",),  # as ArviZ calls something else a component
+    DirichletWithZeros: ("category",),
 }
+
+
+def plates_of_states(structure: Structure, messages: Mapping[str, dict]) -> dict:
+    """The plate of what the states of discrete sites pick.
+
+    :param structure: of the program.
+    :param messages: the trace of the model.
+    :return: the name of the plate, by discrete site and by prior of its probabilities.
+    """
+    found: dict[str, str] = {}
+    for factor in structure.factors:
+        blocks = (structure.priors[name] for name in structure.blocks_of(factor))
+        frames = [f for b in blocks for f in messages[b.sites[0]]["cond_indep_stack"]]
+        for selector in factor.selectors:
+            size = structure.locals[selector].size
+            for frame in frames:
+                if frame.size == size:
+                    found.setdefault(selector, frame.name)
+    for factor in structure.factors:
+        if factor.site in found:
+            plate = found[factor.site]
+            found = dict.fromkeys(structure.blocks_of(factor), plate) | found
+    return found
 
 
 class Dims:
@@ -49,10 +73,14 @@ class Dims:
     A name stands for one size: where a second size would need it, the name of the
     variable is put in front. One that is also a variable's gets ``_dim`` added.
 
+    The entries of probabilities have the name of the plate that their states pick from.
+
     :param messages: the trace of the model.
+    :param states: these plates, by site; see :func:`plates_of_states`.
     """
 
-    def __init__(self, messages: Mapping[str, dict]) -> None:
+    def __init__(self, messages: Mapping[str, dict], states: Mapping[str, str]) -> None:
+        self.states = states
         self.sizes: dict[str, int] = {}
         self._taken = {n for n, m in messages.items() if m["type"] != "plate"}
         self._wanted: dict[str, dict[int, str]] = {}
@@ -69,10 +97,15 @@ class Dims:
             shown |= {i - len(event): label for i, label in enumerate(event)}
             self._wanted[f"{name}_{part}"] = shown
         event = message["infer"].get("event_dims") or _EVENTS.get(type(fn), ())
+        event = tuple(self.category(name) if x == "category" else x for x in event)
         shown = {dim - rank: plate for dim, plate in frames.items()}
         if len(event) == rank or (event and not extra):
             shown |= {i - len(event): label for i, label in enumerate(event)}
         self._wanted[name] = shown
+
+    def category(self, name: str) -> str:
+        """The name of the dimension of the states of a site."""
+        return self.states.get(name, "category")
 
     def of(self, name: str, shape: tuple[int, ...]) -> list[str]:
         """Names of the dimensions of a variable, the sample dimensions left out.
@@ -85,6 +118,8 @@ class Dims:
         for axis, size in enumerate(shape):
             label = wanted.get(axis - rank, f"{name}_dim_{axis}")
             label = f"{label}_dim" if label in self._taken else label
+            if label in found and self.sizes[label] == size:
+                label = f"{label}_bis"
             if self.sizes.get(label, size) != size or label in found:
                 label = f"{name}_{label}"
             self.sizes[label] = size
@@ -95,6 +130,15 @@ class Dims:
         """Give a variable the names of its dimensions."""
         rank = len(labels)
         self._wanted[variable] = {i - rank: label for i, label in enumerate(labels)}
+
+    def name_batches(self, messages: Mapping[str, dict]) -> None:
+        """Give variables the dimensions of the batches of sites: their plates.
+
+        :param messages: those of the sites, by variable.
+        """
+        for variable, message in messages.items():
+            frames = message["cond_indep_stack"]
+            self._wanted[variable] = {frame.dim: frame.name for frame in frames}
 
     def dataset(self, values: Mapping[str, Any], sample: bool) -> xr.Dataset:
         """A data set of arrays.

@@ -150,15 +150,20 @@ def conditional_likelihood(
 
 def log_joint(
     fit: Fit, key: Array, values: dict[str, Array], num_particles: int
-) -> tuple[Array, Array]:
-    """The log likelihood and the log prior at values of global sites.
+) -> tuple[Array, dict[str, Array]]:
+    """The log likelihood, and the log prior of each site, at values of global sites.
 
-    The parameters are those of :func:`log_weights`.
+    The parameters are those of :func:`log_weights`. A prior has the batch of its site.
     """
     sites = fit.trace(fit.model, key, values)
-    log_prior = total_log_prob(sites[n] for n in sorted(values))
+    log_prior = {n: log_prob(sites[n], _batch_of(sites[n])) for n in sorted(values)}
     likelihood = conditional_likelihood(fit, key, values, num_particles)
     return likelihood, log_prior
+
+
+def _batch_of(message: dict) -> range:
+    """The dimensions of the batch of a site."""
+    return range(-len(message["fn"].batch_shape), 0)
 
 
 def _shared_plates(sites: dict[str, dict]) -> dict[int, str]:
@@ -175,7 +180,7 @@ def log_prob(message: dict, plates: Collection[int] = ()) -> Array:
     intermediates = message["intermediates"]
     arguments = (intermediates,) if intermediates else ()
     value = message["fn"].log_prob(message["value"], *arguments)
-    axes = [axis for axis in range(-value.ndim, 0) if axis not in plates]
+    axes = tuple(axis for axis in range(-value.ndim, 0) if axis not in plates)
     return jnp.sum(value, axis=axes)
 
 

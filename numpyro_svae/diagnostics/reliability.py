@@ -52,7 +52,7 @@ def _global_weight(fit: Fit, key: Array, num_particles: int) -> Array:
     sites, log_q = guide_draw(fit, ours)
     values = {name: sites[name]["value"] for name in sorted(fit.global_names)}
     likelihood, log_prior = log_joint(fit, theirs, values, num_particles)
-    return log_prior + jnp.sum(likelihood) - log_q
+    return sum(map(jnp.sum, log_prior.values()), jnp.sum(likelihood)) - log_q
 
 
 def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from numpyro.handlers import uncondition
 from numpyro.infer import Predictive
 
-from numpyro_svae.diagnostics.dims import PACKED, Dims
+from numpyro_svae.diagnostics.dims import PACKED, Dims, plates_of_states
 from numpyro_svae.diagnostics.evidence import guide_draw, integrated, log_joint
 from numpyro_svae.diagnostics.fit import (
     Fit,
@@ -28,6 +30,7 @@ from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +57,8 @@ def to_arviz(
     The groups are ``posterior`` (global sites, deterministic sites and the local sites
     that are asked for), ``prior``, ``posterior_predictive`` (new data at the inferred
     local sites) and ``prior_predictive``, ``observed_data``, ``constant_data`` (other
-    array arguments of the model), ``log_likelihood`` and ``sample_stats``.
+    array arguments of the model), ``log_likelihood``, ``log_prior`` (of each global
+    site, for ``psense``) and ``sample_stats``.
 
     The log likelihood is that of each datum or sequence, **integrated over its local
     sites**, which is what cross-validation needs: that given the local sites says how
@@ -102,12 +106,14 @@ def to_arviz(
     predicted = compiled(_predict, fit)(predict_key, draws)
     simulated = compiled(_simulate, fit, num_samples)(prior_key)
 
-    sites, dims = sample_messages(messages), Dims(messages)
+    sites = sample_messages(messages)
+    dims = Dims(messages, plates_of_states(guide.structure, messages))
     observed = {n: m["value"] for n, m in sites.items() if m["is_observed"]}
     plates = tuple(name for _, name in sorted(integrated(fit).plates.items()))
     weigh = compiled(_weigh, fit, num_particles)
     likelihood, log_prior = weigh(weigh_key, draws)
-    lp = log_prior + jnp.sum(likelihood.reshape(num_samples, -1), -1)
+    each = [jnp.asarray(likelihood), *log_prior.values()]
+    lp = sum(jnp.sum(x.reshape(num_samples, -1), -1) for x in each)
     constants = _constants(model, args, kwargs, observed)
     if losses is not None:
         constants["elbo"] = -np.asarray(losses)
@@ -130,6 +136,8 @@ def to_arviz(
         "observed_data": dims.dataset(some(observed, observed), False),
         "constant_data": dims.dataset(constants, False),
     }
+    dims.name_batches({name: sites[name] for name in log_prior})
+    groups["log_prior"] = dims.dataset(log_prior, True)
     joint = "+".join(sorted(observed))
     dims.name(joint, plates)
     seen = in_plates([sites[name] for name in observed], plates)
@@ -143,8 +151,22 @@ def _container(groups: dict[str, xr.Dataset]) -> Any:
     import arviz
     import xarray as xr
 
+    for group in groups.values():
+        group.attrs |= _attributes()
     container: Any = vars(arviz).get("InferenceData")  # hasattr would warn in 1.x
     return container(**groups) if container else xr.DataTree.from_dict(groups)
+
+
+def _attributes() -> dict[str, str]:
+    """What ArviZ's schema wants to know of a group."""
+    return {
+        "created_at": datetime.now(UTC).isoformat(),
+        "creation_library": "numpyro_svae",
+        "creation_library_version": __version__,
+        "creation_library_language": "Python",
+        "inference_library": "numpyro",
+        "inference_library_version": numpyro.__version__,
+    }
 
 
 def _shown(
@@ -163,12 +185,12 @@ def _shown(
 
 def _weigh(
     fit: Fit, key: Array, draws: dict[str, Array], num_particles: int
-) -> tuple[Array, Array]:
-    """Log likelihoods and log priors of draws of the global sites."""
+) -> tuple[Array, dict[str, Array]]:
+    """Log likelihoods, and log priors by site, of draws of the global sites."""
     values = {name: draws[name] for name in sorted(fit.global_names)}
     count = len(next(iter(draws.values())))
 
-    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, Array]:
+    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
         return log_joint(fit, *pair, num_particles)
 
     pairs = random.split(key, count), values

@@ -12,7 +12,7 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from numpyro_svae.diagnostics.dims import Dims
+from numpyro_svae.diagnostics.dims import Dims, plates_of_states
 from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.guide import AutoSVAE
@@ -27,7 +27,6 @@ __all__ = ["covariance_of", "smooth"]
 _EVENTS = {
     "mean": ("state",),
     "covariance": ("state", "state_bis"),
-    "probs": ("component",),
 }
 
 
@@ -51,17 +50,19 @@ def smooth(
     :param kwargs: the keyword arguments of the model.
     :return: ``<site>_mean`` and ``<site>_covariance`` of Gaussian sites and chains,
         ``<site>_probs`` of discrete ones. Dimensions are those of plates, then
-        ``time``, then ``state`` and ``state_bis``, or ``component``.
+        ``time``, then ``state`` and ``state_bis``, or for probabilities the plate that
+        the states pick from, else ``category``.
     """
     fit = read_fit(model, guide, params, args, kwargs)
     marginals = guide.posterior_local(params, *args, **kwargs)
     messages = fit.trace(model, random.PRNGKey(0), {})
-    dims, values = Dims(messages), dict[str, Array]()
+    states = plates_of_states(guide.structure, messages)
+    dims, values = Dims(messages, states), dict[str, Array]()
     for name, marginal in marginals.items():
         exists = _exists(messages.get(name))
         for part, value in _moments(marginal):
             plates = _plates(messages.get(name), len(marginal.batch_shape))
-            event = _EVENTS[part]
+            event = _EVENTS.get(part, (dims.category(name),))
             times = ("time",) * (value.ndim - len(plates) - len(event))
             if exists is not None:
                 shape = exists.shape + (1,) * len(event)

@@ -68,9 +68,9 @@ def test_regimes_and_mixtures_are_smoothed_too(x64):
     guide, lengths = ns.AutoSVAE(known_hmm), jnp.array([4, 2])
     seen = jnp.arange(4) < lengths[:, None]
     found = ns.smooth(known_hmm, guide, {}, y, lengths=lengths, mask=seen)
-    assert found["z_probs"].dims == ("sequences", "time", "component")
+    assert found["z_probs"].dims == ("sequences", "time", "category")
     assert bool(np.isnan(found["z_probs"][1, 2:]).all())
-    np.testing.assert_allclose(found["z_probs"][1, :2].sum("component"), 1.0)
+    np.testing.assert_allclose(found["z_probs"][1, :2].sum("category"), 1.0)
     draws = guide.sample_posterior(
         random.PRNGKey(0), {}, y, lengths=lengths, mask=seen, sample_shape=(DRAWS,)
     )

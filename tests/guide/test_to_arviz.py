@@ -11,7 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal, nbinom, norm
+from scipy.stats import dirichlet, multivariate_normal, nbinom, norm
 
 import numpyro_svae as ns
 from numpyro_svae.diagnostics.evidence import conditional_likelihood, integrated
@@ -155,6 +155,25 @@ def test_arviz_works_with_it(mixture_data):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_priors_of_the_sites_are_what_sensitivity_is_judged_by(mixture_data):
+    """By power scaling; a prior that is flat in the posterior has none."""
+    priors, posterior = (group(mixture_data, n) for n in ("log_prior", "posterior"))
+    assert priors["components"].dims == ("chain", "draw", "components_plate")
+    assert posterior["weights"].dims == priors["components"].dims
+    draws = posterior["weights"].values.astype(float)
+    first = posterior.attrs
+    assert first["inference_library"] == "numpyro" and first["created_at"]
+    expected = [dirichlet.logpdf(x / x.sum(), np.full(3, 0.7)) for x in draws[0]]
+    np.testing.assert_allclose(priors["weights"][0], expected, rtol=1e-4)
+    if IS_1:
+        found = az.psense_summary(mixture_data, var_names=["weights"])["prior"]
+    else:
+        found = az.psens(mixture_data, component="prior", var_names=["weights"])
+    sensitivity = np.ravel(found).astype(float)
+    assert sensitivity.shape == (3,) and np.isfinite(sensitivity).all()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_plots_of_arviz_work_with_it(mixture_data):
     """Draws, their pairs, and predictions; ArviZ 1 has other names for some."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -215,7 +234,7 @@ def test_what_is_wrong_is_said(gmm):
 
 def test_a_site_may_have_the_name_of_a_dimension():
     def model(y):
-        probs = numpyro.sample("component", dist.Dirichlet(jnp.ones(3)))
+        probs = numpyro.sample("category", dist.Dirichlet(jnp.ones(3)))
         with numpyro.plate("data", len(y)):
             numpyro.sample("y", dist.Categorical(probs), obs=y)
 
@@ -223,7 +242,7 @@ def test_a_site_may_have_the_name_of_a_dimension():
     guide = ns.AutoSVAE(model)
     params, _ = steps(make_svi(model, guide), 2, y)
     idata = ns.to_arviz(model, guide, params, y, num_samples=3)
-    probs = group(idata, "posterior")["component"]
-    assert probs.dims[-1] == "component_dim"
+    probs = group(idata, "posterior")["category"]
+    assert probs.dims[-1] == "category_dim"
     found = group(idata, "log_likelihood")["y"].values[0]
     np.testing.assert_allclose(found, np.log(probs.values[0])[:, y], rtol=1e-5)
