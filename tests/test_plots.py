@@ -149,3 +149,81 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"needs matplotlib.*pip install matplotlib"):
         plots.plot_elbo([1.0])
+
+
+def test_a_fan_has_the_quantiles_of_the_draws(ax):
+    draws = RNG.standard_normal((400, 5)).cumsum(1)
+    past, future = np.arange(3.0), np.full(5, 2.0)
+    assert plots.plot_forecast(draws, ax, past=past, future=future) is ax
+    wide, narrow = ax.collections
+    for level, part in ((0.9, wide), (0.5, narrow)):
+        ends = np.quantile(draws, (0.5 - level / 2, 0.5 + level / 2), axis=0)
+        box = part.get_paths()[0].get_extents()
+        np.testing.assert_allclose(box.y0, ends[0].min())
+        np.testing.assert_allclose(box.y1, ends[1].max())
+        np.testing.assert_allclose([box.x0, box.x1], [1, 5])
+    median, before = ax.lines[0], ax.lines[1]
+    np.testing.assert_allclose(median.get_ydata(), np.median(draws, 0))
+    np.testing.assert_array_equal(before.get_xdata(), [-2, -1, 0])
+    with pytest.raises(ValueError, match=r"draws: found shape \(400, 5, 1\); accepted"):
+        plots.plot_forecast(draws[..., None], ax)
+    with pytest.raises(ValueError, match=r"time: found shape \(5,\); accepted is \(8,"):
+        plots.plot_forecast(draws, ax, past=past, time=np.arange(5))
+
+
+def test_gaps_are_filled_and_data_are_left_as_they_are(ax):
+    data = np.arange(8.0)
+    seen = np.array([1, 1, 0, 0, 1, 1, 1, 0], bool)
+    draws = np.where(seen, data, 10 * RNG.standard_normal((50, 8)))
+    plots.plot_imputed(draws, data, seen, ax, truth=data)
+    filled, kept, truth = (line.get_ydata() for line in ax.lines)
+    np.testing.assert_array_equal(np.isnan(filled), [1, 0, 0, 0, 0, 1, 0, 0])
+    np.testing.assert_array_equal(filled[[1, 4, 6]], data[[1, 4, 6]])
+    np.testing.assert_array_equal(np.isnan(kept), ~seen)
+    np.testing.assert_array_equal(truth[~seen], data[~seen])
+
+
+def test_a_raster_has_a_tick_for_each_bin_with_spikes(ax):
+    counts = RNG.poisson(0.3, (20, 6))
+    plots.plot_raster(counts, ax, rates=np.full((20, 6), 0.3), bin_width=0.5)
+    ticks = np.array(ax.collections[0].get_segments()).mean(1)
+    times, rows = np.nonzero(counts)
+    np.testing.assert_allclose(ticks, np.c_[(times + 0.5) * 0.5, rows])
+    assert ax.images[0].get_extent() == [0, 10, -0.5, 5.5]
+
+
+def test_eigenvalues_are_those_of_the_square_part(ax):
+    draws = np.concatenate([TURN, np.ones((2, 3))], -1) + np.zeros((4, 1, 1))
+    plots.plot_eigenvalues(draws, ax, truth=TURN)
+    expected = np.sort_complex(np.linalg.eigvals(TURN))
+    found = ax.collections[0].get_offsets() @ [1, 1j]
+    np.testing.assert_allclose(np.sort_complex(found), np.repeat(expected, 4))
+    crosses = next(x for x in ax.lines if x.get_marker() == "x").get_xydata()
+    np.testing.assert_allclose(np.sort_complex(crosses @ [1, 1j]), expected)
+    plots.plot_eigenvalues(np.stack([draws, -draws], 1), ax)
+    assert len(ax.collections) == 3  # one more for each state
+    with pytest.raises(ValueError, match="at least as many columns"):
+        plots.plot_eigenvalues(np.ones((2, 1)), ax)
+
+
+def test_matrices_are_shown_as_they_are(ax):
+    loadings = np.array([[0.5, -2.0], [0.1, 0.0], [0.3, 1.0]])
+    plots.plot_loadings(loadings, ax, colorbar=False)
+    image = ax.images[0]
+    np.testing.assert_array_equal(image.get_array(), loadings)
+    assert image.get_clim() == (-2.0, 2.0)  # white is zero
+    probs = np.array([[0.9, 0.1], [0.25, 0.75]])
+    plots.plot_transitions(probs, ax, names="ab")
+    np.testing.assert_array_equal(ax.images[1].get_array(), probs)
+    assert [text.get_text() for text in ax.texts] == ["90", "10", "25", "75"]
+
+
+def test_shares_leave_the_padding_out(ax):
+    probs = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [np.nan, np.nan]]])
+    plots.plot_occupancy(probs, ax)
+    heights = [bar.get_height() for bar in ax.patches]
+    np.testing.assert_allclose(heights, [0.5, 0.5])
+    gap = np.array([[0.1, 0.2], [0.3, 0.8]])
+    plots.plot_amortization_gap(gap, ax, bins=[0.0, 0.5, 1.0])
+    assert [bar.get_height() for bar in ax.patches[2:]] == [3, 1]
+    np.testing.assert_allclose(ax.lines[-1].get_xdata(), 0.35)
