@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -119,9 +120,9 @@ class FittedProblem(Problem):
                 "a filter of one sequence, of shape (1,)."
             )
         own, first, other = random.split(key, 3)
-        guide, shape = setup.guide, (num_samples,)
-        draws = guide.sample_posterior(own, belief.params, sample_shape=shape)
-        start = marginal.sample(first, shape)[:, 0]
+        sample = partial(setup.guide._sample_globals, params=belief.params)
+        draws = jax.vmap(sample)(random.split(own, num_samples))
+        start = marginal.sample(first, (num_samples,))[:, 0]
         size = (num_samples, horizon, start.shape[-1])
         noise = random.normal(other, size, start.dtype) if noisy else None
         width = setup.width(actions)

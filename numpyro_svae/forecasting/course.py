@@ -14,6 +14,7 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
+from numpyro.handlers import block, seed, substitute
 
 from numpyro_svae.diagnostics.fit import Fit, check_subsample, sample_messages
 from numpyro_svae.forecasting.continuation import Continue, chain_of
@@ -60,9 +61,11 @@ class Begin(NamedTuple):
 def draw_sites(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
     """Draws of the latent sites from the guide, leading."""
 
-    return fit.guide.sample_posterior(
-        key, fit.params, *fit.args, sample_shape=(num_samples,), **fit.kwargs
-    )
+    def draw(key: Array) -> dict[str, Array]:
+        with block(), seed(rng_seed=key), substitute(data=fit.params):
+            return fit.guide(*fit.args, **fit.kwargs)
+
+    return jax.vmap(draw)(random.split(key, num_samples))
 
 
 @dataclass(frozen=True, eq=False)

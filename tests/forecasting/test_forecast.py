@@ -206,13 +206,15 @@ def test_a_constant_input_is_a_bias(x64):
         start = jnp.zeros(1), 1e-6 * jnp.eye(1)
         step = weight, 1e-6 * jnp.eye(1)
         x = numpyro.sample("x", ns.LinearGaussianChain(*start, *step, inputs=ones))
-        seen = dist.MultivariateNormal(x, 0.01 * jnp.eye(1))
+        loc = numpyro.deterministic("loc", 1.0 * x)
+        seen = dist.MultivariateNormal(loc, 0.01 * jnp.eye(1))
         seen = seen if counts is None else seen.mask(counts)
         numpyro.sample("y", seen.to_event(1), obs=y)
 
     y = 2.0 * jnp.arange(4)[:, None]
     paths = ns.forecast(drift, ns.AutoSVAE(drift), {}, KEY, y, horizon=3)
     np.testing.assert_allclose(paths["y"].mean(0)[:, 0], [8.0, 10.0, 12.0], atol=0.1)
+    np.testing.assert_array_equal(paths["loc"], paths["x"])
     future = {"y": jnp.array([[8.0], [10.0], [13.0]])}
     score = ns.log_score(drift, ns.AutoSVAE(drift), {}, KEY, y, future=future)["y"]
     away = np.array([0.0, 0.0, 1.0])
