@@ -77,7 +77,7 @@ def infer_locals(
             elif Recurrence.of(factors, group):
                 belief = infer_recurrent(Product.of(*args), options, own)
             else:
-                belief = infer_product(*args, options, own, examine)
+                belief = infer_product(Product.of(*args), options, own, examine)
             belief.add_to(own, factors)
             total = sum_of_terms(factors, own)
             if _best(factors, group, joint):

@@ -45,25 +45,16 @@ Logits = dict[str, Array]
 
 
 def infer_product(
-    factors: ExpectedFactors,
-    group: Group,
-    messages: Logits,
-    potentials: Potentials,
-    options: FixedPoint,
-    posterior: LocalPosterior,
-    examine: bool,
+    product: Product, options: FixedPoint, posterior: LocalPosterior, examine: bool
 ) -> ProductBelief:
     """Infer the sites of a group as independent.
 
-    :param factors: the factors, given for each state.
-    :param group: the sites.
-    :param messages: the messages to each discrete site alone, ``(*positions, K)``.
-    :param potentials: what the recognition function says.
+    :param product: the group.
     :param options: how the fixed point is found.
     :param posterior: of all local sites; how the ascent ended is added.
     :param examine: whether to find out if implicit gradients can be solved for.
     """
-    product = Product.of(factors, group, messages, potentials)
+    group = product.group
     point = product.start()
     if len(group.discrete) + len(group.states) > 1:
         solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)

@@ -17,7 +17,6 @@ the factors have their full weight: before, they are eased in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,15 +31,13 @@ from numpyro_svae.inference.local.beliefs import (
     StateBelief,
     expected_potential,
 )
-from numpyro_svae.inference.local.datum_bounds import Datum, datum_of
+from numpyro_svae.inference.local.datum_bounds import datum_of
 from numpyro_svae.inference.local.fixed_point import FixedPoint, Solution
-from numpyro_svae.inference.local.gradient_messages import VectorMoments
-from numpyro_svae.inference.local.lane_solves import whiten
+from numpyro_svae.inference.local.lanes import Lanes, Point, Seen
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.local.product import Logits, Product
 from numpyro_svae.inference.local.product_belief import ProductBelief
 from numpyro_svae.inference.local.recurrence import Recurrence, moments_of_state
-from numpyro_svae.inference.local.sweep_messages import between, chosen
 from numpyro_svae.inference.local.sweep_progress import Progress, is_better
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import per_entry
@@ -50,35 +47,9 @@ __all__ = ["infer_recurrent"]
 _TEMPERED_STEP = 0.5  # share of a step that is taken while factors are eased in
 
 
-class _Point(NamedTuple):
-    """What the posteriors of the vectors follow from.
-
-    :param probs: of the discrete sites.
-    :param means: of the vectors, where those inferred before them need them.
-    :param told: what factors that are not conjugate say of them.
-    """
-
-    probs: dict[str, Array]
-    means: dict[str, Array]
-    told: dict[str, GaussianPotential]
-
-
-class _Seen(NamedTuple):
-    """What is known at a point.
-
-    :param goal: where it is sent.
-    :param bound: of each datum.
-    :param moments: of the sites.
-    """
-
-    goal: _Point
-    bound: Array
-    moments: dict[str, Any]
-
-
 class _State(NamedTuple):
-    point: _Point
-    seen: _Seen
+    point: Point
+    seen: Seen
     progress: Progress
     left: Array
     sweeps: Array
@@ -148,11 +119,11 @@ class _Ascent:
         """The best point that is found."""
         point = self._start()
         moments, terms = jax.eval_shape(self._terms, self.at(point))
-        lanes = _Lanes(self.factors, datum_of(self.factors.bound.sites, terms))
+        lanes = Lanes(self.factors, datum_of(self.factors.bound.sites, terms))
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moments)
         bound = jnp.full(lanes.datum.shape, -jnp.inf)
         left = jnp.full_like(bound, jnp.inf)
-        seen = _Seen(point, bound, nothing)
+        seen = Seen(point, bound, nothing)
         begin = Progress.at(bound, left)
         zero = jnp.zeros((), jnp.int32)
 
@@ -167,17 +138,17 @@ class _Ascent:
         residual = jnp.max(state.progress.remaining(state.left), initial=0.0)
         return Solution(state.point, state.sweeps, residual)
 
-    def _start(self) -> _Point:
+    def _start(self) -> Point:
         """A point at which no site has said anything to another one."""
         even = replace(self.product, factors=self.recurrence.given_nothing())
         logits = {n: jnp.zeros_like(x) for n, x in self.product.messages.items()}
         discrete = even.infer_discrete(logits)
         probs = {name: found.probs for name, found in discrete.items()}
         means = self.product.first_means(discrete)
-        return _Point(probs, means, self.recurrence.no_answer())
+        return Point(probs, means, self.recurrence.no_answer())
 
     def at(
-        self, point: _Point, weight: Array | float = 1.0, temper: Array | float = 1.0
+        self, point: Point, weight: Array | float = 1.0, temper: Array | float = 1.0
     ) -> _Found:
         """Infer the vectors at a point, the discrete sites given them, and ask both.
 
@@ -205,7 +176,7 @@ class _Ascent:
         terms = LocalPosterior(kl=own.kl, expected_log_prob=own.expected_log_prob)
         return moments | vectors, terms
 
-    def _step(self, lanes: _Lanes, state: _State) -> _State:
+    def _step(self, lanes: Lanes, state: _State) -> _State:
         settled = state.sweeps > self.options.tempered
         rate = jnp.where(settled, state.progress.rate, _TEMPERED_STEP)
         point = lanes.towards(state.point, state.seen.goal, rate)
@@ -222,7 +193,7 @@ class _Ascent:
         progress = jax.tree.map(partial(jnp.where, settled), on, off)
         return _State(point, seen, progress, left, state.sweeps + 1)
 
-    def _look(self, lanes: _Lanes, point: _Point, sweeps: Array) -> _Seen:
+    def _look(self, lanes: Lanes, point: Point, sweeps: Array) -> Seen:
         weight, temper = self.options.coupling(sweeps), self.options.annealing(sweeps)
         found = self.at(point, weight, temper)
         moments, terms = self._terms(found)
@@ -230,69 +201,4 @@ class _Ascent:
         bound = jnp.where(jnp.isnan(bound), -jnp.inf, bound)
         probs = {name: belief.probs for name, belief in found.discrete.items()}
         means = {name: found.states[name].mean for name in point.means}
-        return _Seen(_Point(probs, means, found.told), bound, moments)
-
-
-@dataclass(frozen=True)
-class _Lanes:
-    """Data side by side.
-
-    :param factors: the factors.
-    :param datum: the data.
-    """
-
-    factors: ExpectedFactors
-    datum: Datum
-
-    def _at(self, name: str, value: Array) -> Array:
-        return self.datum.at_positions(self.factors, name, value)
-
-    def _each(self, function: Callable, value: Array, *by_site: dict[str, Any]) -> dict:
-        """A function of a value of each datum, and of what there is of each site."""
-        found = {}
-        for name in by_site[0]:
-            part = partial(function, self._at(name, value))
-            found[name] = jax.tree.map(part, *(own[name] for own in by_site))
-        return found
-
-    def towards(self, point: _Point, goal: _Point, rate: Array) -> _Point:
-        """A point that is a part of the way to its goal."""
-        move = partial(self._each, between, rate)
-        return _Point(*map(move, point, goal))
-
-    def chosen(self, take: Array, new: tuple, old: tuple) -> tuple[_Point, _Seen]:
-        """What is known of the data at one point or at another."""
-
-        choose = partial(self._each, chosen, take)
-        (point, seen), (before, known) = new, old
-        goal = _Point(*map(choose, seen.goal, known.goal))
-        bound = jnp.where(take, seen.bound, known.bound)
-        moments = choose(seen.moments, known.moments)
-        return _Point(*map(choose, point, before)), _Seen(goal, bound, moments)
-
-    def far(self, old: dict[str, Any], new: dict[str, Any]) -> Array:
-        """How far posteriors of each datum are from others.
-
-        It is in probabilities, and in standard deviations of the vectors.
-        """
-        found = {}
-        for name, before in old.items():
-            if self.factors.local(name).discrete:
-                far = jnp.max(jnp.abs(new[name] - before), -1)
-            else:
-                far = _distance(before, new[name])
-            extent = self.factors.extent(name)
-            if extent.mask is not None:
-                far = jnp.where(extent.mask, far, 0.0)
-            axes = tuple(range(far.ndim - extent.extra, far.ndim))
-            found[name] = jnp.max(far, axes)
-        return self.datum.largest(found)
-
-
-def _distance(old: VectorMoments, new: VectorMoments) -> Array:
-    """Of two Gaussians at each position, zero where there is no variance."""
-    move = whiten(old.tril, (new.mean - old.mean)[..., None])
-    spread = whiten(old.tril, new.tril)
-    change = spread @ jnp.swapaxes(spread, -1, -2) - jnp.eye(spread.shape[-1])
-    both = jnp.concatenate([move, change], -1)
-    return jnp.max(jnp.abs(jnp.where(jnp.isfinite(both), both, 0.0)), (-2, -1))
+        return Seen(Point(probs, means, found.told), bound, moments)
