@@ -22,10 +22,12 @@ from numpyro_svae.inference.factors.labels import known_labels
 from numpyro_svae.inference.local.beliefs import observe_scored
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.graph import infer_graph
-from numpyro_svae.inference.local.joint import infer_joint
+from numpyro_svae.inference.local.joint import JointBelief, infer_joint
 from numpyro_svae.inference.local.posterior import LocalPosterior
-from numpyro_svae.inference.local.product import infer_product
+from numpyro_svae.inference.local.product import Product, infer_product
+from numpyro_svae.inference.local.product_belief import ProductBelief
 from numpyro_svae.inference.local.recurrence import Recurrence
+from numpyro_svae.inference.local.recurrent_product import infer_recurrent
 from numpyro_svae.inference.local.totals import optimal_total, sum_of_terms
 from numpyro_svae.program.run.positions import clean
 from numpyro_svae.program.structure.groups import Group, coupled_groups
@@ -69,8 +71,13 @@ def infer_locals(
         else:
             args = factors, group, messages, potentials
             joint = group.kind == "mixture" and not mean_field
-            ascent = options, own, examine
-            belief = infer_joint(*args) if joint else infer_product(*args, *ascent)
+            belief: JointBelief | ProductBelief
+            if joint:
+                belief = infer_joint(*args)
+            elif Recurrence.of(factors, group):
+                belief = infer_recurrent(Product.of(*args), options, own)
+            else:
+                belief = infer_product(Product.of(*args), options, own, examine)
             belief.add_to(own, factors)
             total = sum_of_terms(factors, own)
             if _best(factors, group, joint):

@@ -17,7 +17,7 @@ from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups, scope
 
-__all__ = ["Datum", "bound_of", "data_of", "sending"]
+__all__ = ["Datum", "bound_of", "data_of", "datum_of", "sending"]
 
 Shape = tuple[int, ...]
 
@@ -131,6 +131,17 @@ def data_of(
     return tuple(found)
 
 
+def datum_of(sites: Mapping[str, Site], local: LocalPosterior) -> Datum:
+    """The data of one group of local sites, with all of its sites as targets.
+
+    :param sites: those of the program.
+    :param local: the posterior of the group.
+    """
+    names = *local.kl, *local.expected_log_prob
+    batches = {name: tuple(sites[name].batch_shape) for name in names}
+    return Datum((*local.kl,), batches)
+
+
 def bound_of(
     structure: Structure, sites: Mapping[str, Site], local: LocalPosterior
 ) -> Array:
@@ -141,9 +152,8 @@ def bound_of(
     :param local: the posterior of the local sites.
     :return: by the plates that all terms are in; NaN where a likelihood is sampled.
     """
-    names = *local.kl, *local.expected_log_prob
-    batches = {name: tuple(sites[name].batch_shape) for name in names}
-    found = Datum((), batches).bound(sites, local, {})
+    datum = datum_of(sites, local)
+    found, batches = datum.bound(sites, local, {}), datum.batches
     # A scan has an axis of time in front of the plates, which not all terms have.
     rank = min(map(len, batches.values()))
     found = found.reshape(found.shape[found.ndim - rank :])

@@ -13,7 +13,7 @@ NeurIPS 2023, section 3).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +27,6 @@ import numpy as np
 __all__ = ["FixedPoint", "Solution", "adjoint_is_found", "solve_fixed_point"]
 
 _SHORTEST = 1 / 16
-_TEMPERED_STEP = 0.5  # share of a sweep that is taken meanwhile
 _LEAST = 0.01  # weight with which a tempered coupling begins
 
 
@@ -75,16 +74,19 @@ class FixedPoint:
                 f"tolerance: found {self.tolerance}; accepted are positive numbers."
             )
 
-    def for_coupling(self, tempered: bool) -> FixedPoint:
-        """The same for sites whose coupling is tempered, or for others."""
-        if not tempered:
-            return replace(self, temper=0)
-        return replace(self, gradient="stopped", max_sweeps=self.max_sweeps + self.cold)
-
     @property
     def cold(self) -> int:
         """How many sweeps there are before the coupling has its full weight."""
         return self.temper + self.temper // 3
+
+    @property
+    def tempered(self) -> int:
+        """How many sweeps there are before all messages have their full weight."""
+        return max(self.anneal, self.cold)
+
+    def annealing(self, sweeps: Array) -> Array:
+        """The weight of messages to discrete sites in a sweep, likewise."""
+        return jnp.minimum(1.0, (sweeps + 1) / (self.anneal + 1))
 
     def coupling(self, sweeps: Array) -> Array:
         """The weight of a tempered coupling in a sweep, by the number of those before.
@@ -103,6 +105,13 @@ class FixedPoint:
         if self.tolerance is not None:
             return self.tolerance
         return 1e-9 if dtype == jnp.float64 else 1e-4
+
+    def nats_for(self, dtype: Any) -> float:
+        """The tolerance of the square of a distance in posterior standard deviations,
+        which is about what a bound can still rise."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 1e-7 if dtype == jnp.float64 else 1e-5
 
 
 class Solution(NamedTuple):
@@ -124,37 +133,33 @@ def solve_fixed_point(
     start: Any,
     options: FixedPoint,
     tempered: Any = True,
-    coupled: bool = False,
 ) -> Solution:
     """Iterate ``y <- f(y)`` until it stands still.
 
     A sweep whose change is larger than the one before is taken in part only, so that
     oscillations die out.
 
-    :param sweep: the function f, of y and of the weight of a coupling if there is one;
-        it may close over arrays that gradients are wanted of.
+    :param sweep: the function f, which may close over arrays that gradients are wanted
+        of.
     :param start: the first y, a pytree of arrays; no gradient flows into it.
     :param options: when to stop, and how to differentiate.
     :param tempered: a prefix of the tree y: which parts annealing tempers.
-    :param coupled: whether there is a coupling whose weight has to rise.
     """
-    options = options.for_coupling(coupled)
     start = lax.stop_gradient(start)
     flat, unravel = ravel_pytree(start)
     chosen = jax.tree.broadcast(tempered, start)
     parts = jax.tree.map(lambda leaf, t: np.full(leaf.size, t), start, chosen)
     anneals = np.concatenate(jax.tree.leaves(parts))
 
-    def step(y: Array, temper: Array, weight: Array) -> Array:
+    def step(y: Array, temper: Array) -> Array:
         y = jnp.where(anneals, temper * y, y)
-        weights = (weight,) if coupled else ()
-        return ravel_pytree(sweep(unravel(y), *weights))[0]
+        return ravel_pytree(sweep(unravel(y)))[0]
 
     if options.gradient == "unrolled":
         value, sweeps, residual = _unrolled(step, flat, options)
         return Solution(unravel(value), sweeps, residual)
     one = jnp.ones((), flat.dtype)
-    closed, constants = _close(step, flat, one, one)
+    closed, constants = _close(step, flat, one)
     if options.gradient == "stopped":
         constants = lax.stop_gradient(constants)
     value, sweeps, residual = _solve(closed, options, flat, constants)
@@ -187,18 +192,14 @@ class _State(NamedTuple):
 def _advance(step: Callable, options: FixedPoint, state: _State) -> _State:
     dtype = state.value.dtype
     tolerance = options.tolerance_for(dtype)
-    temper = jnp.minimum(1.0, (state.sweeps + 1) / (options.anneal + 1))
-    weight = options.coupling(state.sweeps)
-    goal = step(state.value, *(w.astype(dtype) for w in (temper, weight)))
+    temper = options.annealing(state.sweeps)
+    goal = step(state.value, temper.astype(dtype))
     change = goal - state.value
     size = tolerance * (1.0 + jnp.abs(goal))
     residual = jnp.max(jnp.abs(change) / size, initial=0.0)
-    settled = state.sweeps > _first_sweeps(options)
-    grew = settled & (residual > state.residual)
+    grew = (state.sweeps > options.anneal) & (residual > state.residual)
     length = jnp.where(grew, 0.5 * state.length, jnp.minimum(1.0, 1.5 * state.length))
     length = jnp.maximum(length, _SHORTEST)
-    if options.cold:
-        length = jnp.where(settled, length, _TEMPERED_STEP)
     usable = jnp.isfinite(residual)
     value = jnp.where(usable, state.value + length * change, state.value)
     return _State(value, length, residual, state.sweeps + 1)
@@ -211,17 +212,12 @@ def _begin(start: Array) -> _State:
 
 def _iterate(step: Callable, start: Array, options: FixedPoint) -> tuple:
     def moves(state: _State) -> Array:
-        annealing = state.sweeps <= _first_sweeps(options)
+        annealing = state.sweeps <= options.anneal
         unfinished = annealing | (state.residual > 1.0)
         return unfinished & (state.sweeps < options.max_sweeps)
 
     state = lax.while_loop(moves, partial(_advance, step, options), _begin(start))
     return state.value, state.sweeps, state.residual
-
-
-def _first_sweeps(options: FixedPoint) -> int:
-    """How many sweeps are tempered."""
-    return max(options.anneal, options.cold)
 
 
 def _unrolled(step: Callable, start: Array, options: FixedPoint) -> tuple:
@@ -238,7 +234,7 @@ def _unrolled(step: Callable, start: Array, options: FixedPoint) -> tuple:
 def _solve(
     step: Callable, options: FixedPoint, start: Array, constants: tuple
 ) -> tuple[Array, Array, Array]:
-    return _iterate(lambda y, t, w: step(y, t, w, *constants), start, options)
+    return _iterate(lambda y, t: step(y, t, *constants), start, options)
 
 
 def _solve_fwd(step: Callable, options: FixedPoint, start: Array, constants: tuple):
@@ -251,7 +247,7 @@ def _solve_bwd(step: Callable, options: FixedPoint, residuals: Any, cotangents: 
 
     value, constants = residuals
     one = jnp.ones((), value.dtype)
-    _, pull = jax.vjp(lambda y, a: step(y, one, one, *a), value, constants)
+    _, pull = jax.vjp(lambda y, a: step(y, one, *a), value, constants)
     adjoint, _ = solve_adjoint(lambda v: pull(v)[0], cotangents[0])
     return jnp.zeros_like(value), pull(adjoint)[1]
 

@@ -200,9 +200,7 @@ class Messenger:
 
     def tolerance(self, dtype: Any) -> float:
         """Of the square of a distance, which is about what a bound can still rise."""
-        if self.options.tolerance is not None:
-            return self.options.tolerance
-        return 1e-7 if dtype == jnp.float64 else 1e-5
+        return self.options.nats_for(dtype)
 
     def _expected(
         self, moments: dict[str, Any]

@@ -35,43 +35,30 @@ from numpyro_svae.inference.local.fixed_point import (
 from numpyro_svae.inference.local.joint import infer_joint, joint_scores
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.inference.local.product_belief import ProductBelief, joining_forms
-from numpyro_svae.inference.local.recurrence import Coupling, Recurrence
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.structure.groups import Group
 
-__all__ = ["infer_product"]
+__all__ = ["Product", "infer_product"]
 
 Potentials = dict[str, Any]
 Logits = dict[str, Array]
 
 
 def infer_product(
-    factors: ExpectedFactors,
-    group: Group,
-    messages: Logits,
-    potentials: Potentials,
-    options: FixedPoint,
-    posterior: LocalPosterior,
-    examine: bool,
+    product: Product, options: FixedPoint, posterior: LocalPosterior, examine: bool
 ) -> ProductBelief:
     """Infer the sites of a group as independent.
 
-    :param factors: the factors, given for each state.
-    :param group: the sites.
-    :param messages: the messages to each discrete site alone, ``(*positions, K)``.
-    :param potentials: what the recognition function says.
+    :param product: the group.
     :param options: how the fixed point is found.
     :param posterior: of all local sites; how the ascent ended is added.
     :param examine: whether to find out if implicit gradients can be solved for.
     """
-    forms = joining_forms(factors, {*group.discrete, *group.states})
-    recurrence = Recurrence.of(factors, group)
-    product = _Product(factors, group, messages, potentials, forms, recurrence)
+    group = product.group
     point = product.start()
     if len(group.discrete) + len(group.states) > 1:
-        known = product.sweep, point, options, _TEMPERED, bool(recurrence)
-        solution = solve_fixed_point(*known)
-        point, examine = solution.value, examine and not recurrence
+        solution = solve_fixed_point(product.sweep, point, options, _TEMPERED)
+        point = solution.value
         adjoint = adjoint_is_found(product.sweep, point) if examine else None
         posterior.record((*group.discrete, *group.states), solution, adjoint)
     found = product.infer(point)
@@ -83,15 +70,13 @@ class _Point(NamedTuple):
 
     :param logits: messages to the discrete sites.
     :param means: of the Gaussian sites, where those inferred before them need them.
-    :param messages: by the factors of discrete sites that depend on latent vectors.
     """
 
     logits: Any
     means: Any
-    messages: Any
 
 
-_TEMPERED = _Point(True, False, False)
+_TEMPERED = _Point(True, False)
 
 
 class _Found(NamedTuple):
@@ -103,13 +88,33 @@ class _Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Product:
+class Product:
+    """What sweeps infer of the sites of a group, given each other.
+
+    :param factors: the factors, given for each state.
+    :param group: the sites.
+    :param messages: the messages to each discrete site alone, ``(*positions, K)``.
+    :param potentials: what the recognition function says.
+    :param forms: the factors of several sites.
+    """
+
     factors: ExpectedFactors
     group: Group
     messages: Logits
     potentials: Potentials
     forms: tuple[Form, ...]
-    recurrence: Recurrence
+
+    @classmethod
+    def of(
+        cls,
+        factors: ExpectedFactors,
+        group: Group,
+        messages: Logits,
+        potentials: Potentials,
+    ) -> Product:
+        """That of a group of a program."""
+        forms = joining_forms(factors, {*group.discrete, *group.states})
+        return cls(factors, group, messages, potentials, forms)
 
     def start(self) -> _Point:
         """Where sweeps start: with no messages between the sites.
@@ -122,19 +127,21 @@ class _Product:
         }
         if self.group.kind == "mixture":
             logits = self._joint_messages()
-        later = self._joined()[1:]
-        means, no_messages = {}, self.recurrence.nothing()
-        if later:
-            _, given = self._infer_discrete(logits, no_messages)
-            for name in later:
-                recognised = self.potentials.get(name)
-                extent, size = self.factors.extent(name), self.factors.local(name).size
-                nothing = jnp.zeros((*extent.positions, size))
-                if self._own(name):
-                    means[name] = nothing
-                else:
-                    means[name] = nothing + infer_state(given, name, recognised).mean
-        return _Point(logits, means, no_messages)
+        return _Point(logits, self.first_means(self.infer_discrete(logits)))
+
+    def first_means(self, discrete: dict[str, DiscreteBelief]) -> dict[str, Array]:
+        """Means of the Gaussian sites that those inferred before them need at first."""
+        means = {}
+        given = self.factors.given({n: found.probs for n, found in discrete.items()})
+        for name in self._joined()[1:]:
+            recognised = self.potentials.get(name)
+            extent, size = self.factors.extent(name), self.factors.local(name).size
+            nothing = jnp.zeros((*extent.positions, size))
+            if self._own(name):
+                means[name] = nothing
+            else:
+                means[name] = nothing + infer_state(given, name, recognised).mean
+        return means
 
     def _joined(self) -> list[str]:
         """Gaussian sites that a factor joins with another one."""
@@ -152,59 +159,88 @@ class _Product:
 
     # sweeps
 
-    def sweep(self, point: _Point, weight: Array | float = 1.0) -> _Point:
-        """Infer each site given the others, the discrete ones last.
-
-        :param weight: of the factors of discrete sites that depend on latent vectors.
-        """
+    def sweep(self, point: _Point) -> _Point:
+        """Infer each site given the others, the discrete ones last."""
         found = self.infer(point)
-        logits, statistics = self._scored(found.states), dict(found.statistics)
-        for name in self.group.discrete:
-            message = self._to_discrete(name, statistics)
-            total = logits[name] + message
-            logits[name] = total - jnp.max(total, -1, keepdims=True)
-            given = self.recurrence.given(point.messages.rows)
-            belief = infer_discrete(given, name, self.messages[name] + logits[name])
-            statistics[name] = belief.probs
+        logits, _ = self.score(found.states, found.statistics, self.factors)
         means = {name: found.states[name].mean for name in point.means}
-        whole = {name: self.messages[name] + logits[name] for name in logits}
-        messages = self.recurrence.send(found.states, whole, jnp.asarray(weight))
-        return _Point(logits, means, messages)
+        return _Point(logits, means)
 
     def infer(self, point: _Point) -> _Found:
         """The discrete sites at a point, and the Gaussian ones given them in turn."""
-        discrete, given = self._infer_discrete(point.logits, point.messages)
-        statistics: Statistics = dict(given.probs)
+        discrete = self.infer_discrete(point.logits)
+        probs = {name: belief.probs for name, belief in discrete.items()}
+        return _Found(discrete, *self.infer_states(probs, point.means))
+
+    def infer_discrete(self, logits: Logits) -> dict[str, DiscreteBelief]:
+        """The discrete sites at messages of the Gaussian ones."""
+        return {
+            name: infer_discrete(self.factors, name, self.messages[name] + logits[name])
+            for name in self.group.discrete
+        }
+
+    def infer_states(
+        self,
+        probs: dict[str, Array],
+        means: dict[str, Array],
+        told: Potentials | None = None,
+    ) -> tuple[dict[str, StateBelief], Statistics]:
+        """The Gaussian sites in turn.
+
+        :param probs: of the discrete sites.
+        :param means: of Gaussian sites that are yet to be inferred.
+        :param told: what other factors say of them.
+        :return: with the statistics of all sites.
+        """
+        given, statistics = self.factors.given(probs), Statistics()
+        statistics |= probs
         for name in self.group.states:
             extent, size = self.factors.extent(name), self.factors.local(name).size
-            mean = point.means.get(name, jnp.zeros((*extent.positions, size)))
+            mean = means.get(name, jnp.zeros((*extent.positions, size)))
             statistics[name] = Moments.of(mean, jnp.zeros(()))
         states = {}
         for name in self.group.states:
-            states[name] = self._infer_state(given, name, statistics, point.messages)
+            by = (told or {}).get(name)
+            states[name] = self._infer_state(given, name, statistics, by)
             mean, covariance = states[name].mean, states[name].covariance
             statistics[name] = Moments.of(mean, covariance)
-        return _Found(discrete, states, statistics)
+        return states, statistics
 
-    def _infer_discrete(
-        self, logits: Logits, messages: Coupling
-    ) -> tuple[dict[str, DiscreteBelief], ExpectedFactors]:
-        factors = self.recurrence.given(messages.rows)
-        beliefs = {
-            name: infer_discrete(factors, name, self.messages[name] + logits[name])
-            for name in self.group.discrete
-        }
-        probs = {name: belief.probs for name, belief in beliefs.items()}
-        return beliefs, factors.given(probs)
+    def score(
+        self,
+        states: dict[str, StateBelief],
+        statistics: Statistics,
+        factors: ExpectedFactors,
+        temper: Array | float = 1.0,
+    ) -> tuple[Logits, dict[str, DiscreteBelief]]:
+        """Messages to the discrete sites, and these given them, in turn.
+
+        :param states: the Gaussian sites.
+        :param statistics: of all sites.
+        :param factors: those that discrete sites are inferred with.
+        :param temper: weight of the messages.
+        """
+        logits, statistics = self._scored(states), dict(statistics)
+        found = {}
+        for name in self.group.discrete:
+            total = logits[name] + self._to_discrete(name, statistics)
+            logits[name] = temper * (total - jnp.max(total, -1, keepdims=True))
+            message = self.messages[name] + logits[name]
+            found[name] = infer_discrete(factors, name, message)
+            statistics[name] = found[name].probs
+        return logits, found
 
     def _infer_state(
-        self, given: ExpectedFactors, name: str, statistics: Statistics, by: Coupling
+        self,
+        given: ExpectedFactors,
+        name: str,
+        statistics: Statistics,
+        by: GaussianPotential | None,
     ) -> StateBelief:
         recognised, own = self.potentials.get(name), self._own(name)
         messages = self._to_gaussian(name, self._others(name), statistics)
-        if name in by.potentials:
-            other = by.potentials[name]
-            messages = other if messages is None else messages + other
+        if by is not None:
+            messages = by if messages is None else messages + by
         if not own:
             return infer_state(given, name, recognised, messages)
         prior = self._to_gaussian(name, own, statistics)

@@ -15,6 +15,7 @@ recurrent switching linear dynamical systems*, AISTATS 2017.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,30 +26,28 @@ from jax.scipy.special import logsumexp
 
 from numpyro_svae.blocks.discrete_chain import pair_probs
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
-from numpyro_svae.inference.local.beliefs import (
-    DiscreteBelief,
-    StateBelief,
-    infer_discrete,
-)
+from numpyro_svae.inference.local.beliefs import DiscreteBelief, StateBelief
 from numpyro_svae.inference.local.gradient_messages import VectorMoments, message_of
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.positions import clean
 from numpyro_svae.program.structure.groups import Group
 
-__all__ = ["IMPOSSIBLE", "Coupling", "Recurrence"]
+__all__ = ["IMPOSSIBLE", "Recurrence", "Said", "moments_of_state"]
 
 IMPOSSIBLE = -1e4  # a log probability that is none in any precision, and finite
 
 
-class Coupling(NamedTuple):
-    """What the factors send.
+class Said(NamedTuple):
+    """What the factors say to the discrete sites.
 
-    :param rows: expected logs of the probabilities of the discrete sites.
-    :param potentials: to the vectors.
+    :param rows: expected logs of the probabilities of the sites.
+    :param pulls: from what counts of these, to gradients in moments of the vectors.
+    :param weight: that the factors have.
     """
 
     rows: dict[str, Array]
-    potentials: dict[str, GaussianPotential]
+    pulls: dict[str, Callable]
+    weight: Array
 
 
 class Recurrence:
@@ -74,25 +73,18 @@ class Recurrence:
     def __bool__(self) -> bool:
         return bool(self.coupled)
 
-    def nothing(self) -> Coupling:
-        """The messages where there is no coupling."""
-        rows = {}
-        for factor in self.coupled:
-            extent, size = self.factors.extent(factor), self.factors.local(factor.site)
-            event = (size.size,) * (1 + size.chain)
-            rows[factor.site] = jnp.zeros((*extent.positions, *event))
-        return Coupling(
-            rows, {f.parent: self._no_message(f.parent) for f in self.coupled}
-        )
-
-    def _no_message(self, name: str) -> GaussianPotential:
-        size, extent = self.factors.local(name).size, self.factors.extent(name)
-        zeros = jnp.zeros((*extent.positions, size))
-        return GaussianPotential(zeros, jnp.zeros((*zeros.shape, size)))
-
     def given(self, rows: dict[str, Array]) -> ExpectedFactors:
         """The factors of the program with these rows."""
         return replace(self.factors, expected_rows={**rows})
+
+    def given_nothing(self) -> ExpectedFactors:
+        """The factors of the program with rows that say nothing."""
+        rows = {}
+        for factor in self.coupled:
+            extent, local = self.factors.extent(factor), self.factors.local(factor.site)
+            event = (local.size,) * (1 + local.chain)
+            rows[factor.site] = jnp.zeros((*extent.positions, *event))
+        return self.given(rows)
 
     def expected(self, states: dict[str, StateBelief]) -> ExpectedFactors:
         """The factors of the program with the rows that are expected.
@@ -101,43 +93,62 @@ class Recurrence:
         """
         rows = {}
         for factor in self.coupled:
-            moments = _moments(states[factor.parent])
+            moments = moments_of_state(states[factor.parent])
             rows[factor.site] = self._rows(factor, moments)
         return self.given(rows)
 
     def _rows(self, factor: Any, moments: VectorMoments) -> Array:
         return self.factors.bound.logits[factor.site].expected(*moments)
 
-    def send(
-        self,
-        states: dict[str, StateBelief],
-        alone: dict[str, Array],
-        weight: Array,
-    ) -> Coupling:
-        """Messages of the factors at posteriors of the vectors.
+    def say(self, states: dict[str, StateBelief], weight: Array) -> Said:
+        """What the factors say to the discrete sites, given posteriors of the vectors.
 
         :param states: these.
-        :param alone: the other messages to the discrete sites, which are inferred anew.
         :param weight: of what the vectors have to do with the discrete sites.
         """
-        potentials = {f.parent: self._no_message(f.parent) for f in self.coupled}
-        rows = {}
+        rows, pulls = {}, {}
         for factor in self.coupled:
-            name, parent = factor.site, factor.parent
-            moments = _moments(states[parent])
 
             def usable(moments: VectorMoments, factor: Any = factor) -> Array:
                 return jnp.maximum(self._rows(factor, moments), IMPOSSIBLE)
 
-            found, pull = jax.vjp(usable, moments)
+            moments, name = moments_of_state(states[factor.parent]), factor.site
+            found, pulls[name] = jax.vjp(usable, moments)
             found = jnp.nan_to_num(found, nan=IMPOSSIBLE)
             rows[name] = found + (1.0 - weight) * (self._begun(factor, found) - found)
-            belief = infer_discrete(self.given(rows), name, alone[name])
-            (gradient,) = pull(weight * self.counted(factor, belief))
-            message = message_of(moments, gradient)
-            message = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf), message)
-            potentials[parent] = potentials[parent] + message
-        return Coupling(rows, potentials)
+        return Said(rows, pulls, weight)
+
+    def answer(
+        self,
+        said: Said,
+        states: dict[str, StateBelief],
+        discrete: dict[str, DiscreteBelief],
+    ) -> dict[str, GaussianPotential]:
+        """What the factors say to the vectors, given posteriors of both.
+
+        :param said: what they say to the discrete sites, given the same vectors.
+        :param states: posteriors of the vectors.
+        :param discrete: those of the discrete sites.
+        """
+        potentials: dict[str, GaussianPotential] = {}
+        for factor in self.coupled:
+            name, parent = factor.site, factor.parent
+            counted = self.counted(factor, discrete[name])
+            (gradient,) = said.pulls[name](said.weight * counted)
+            message = message_of(moments_of_state(states[parent]), gradient)
+            message = jax.tree.map(jnp.nan_to_num, message)
+            before = potentials.get(parent)
+            potentials[parent] = message if before is None else before + message
+        return potentials
+
+    def no_answer(self) -> dict[str, GaussianPotential]:
+        """What they say to the vectors before anything is known."""
+        found = {}
+        for name in dict.fromkeys(factor.parent for factor in self.coupled):
+            size, extent = self.factors.local(name).size, self.factors.extent(name)
+            zeros = jnp.zeros((*extent.positions, size))
+            found[name] = GaussianPotential(zeros, jnp.zeros((*zeros.shape, size)))
+        return found
 
     def _begun(self, factor: Any, rows: Array) -> Array:
         """The rows that sweeps begin with, where the vectors are left out.
@@ -163,5 +174,6 @@ class Recurrence:
         return probs * jnp.expand_dims(jnp.asarray(share), missing)
 
 
-def _moments(belief: StateBelief) -> VectorMoments:
+def moments_of_state(belief: StateBelief) -> VectorMoments:
+    """Of a posterior, at its positions."""
     return VectorMoments(belief.mean, jnp.linalg.cholesky(belief.covariance))

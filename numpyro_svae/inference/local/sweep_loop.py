@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.local.messenger import Messenger, Point
 from numpyro_svae.inference.local.posterior import Convergence
-from numpyro_svae.inference.local.sweep_progress import Progress
+from numpyro_svae.inference.local.sweep_progress import Progress, is_better
 from numpyro_svae.inference.local.sweep_starts import Search, Starts
 
 __all__ = ["Swept", "sweep"]
@@ -109,7 +109,7 @@ def _after(
 ) -> _State:
     """A sweep, which is taken by the data whose bounds it makes better."""
     point = state.point
-    better = map(_is_better, found.bound, found.left, point.bound, point.left)
+    better = map(is_better, found.bound, found.left, point.bound, point.left)
     takes = tuple(t & (state.sweeps < limit) for t, limit in zip(better, limits))
     point = messenger.choose(takes, found, point)
     progress = tuple(
@@ -119,15 +119,3 @@ def _after(
         )
     )
     return _State(point, state.begun, progress, state.sweeps + 1, state.search)
-
-
-def _is_better(bound: Array, left: Array, before: Array, left_before: Array) -> Array:
-    """Whether a bound has risen, or is the same as far as can be seen and closer."""
-    slack = _rounding(before)
-    same = (jnp.abs(bound - before) <= slack) & (left <= left_before)
-    return (bound > before + slack) | same
-
-
-def _rounding(bound: Array) -> Array:
-    size = 1.0 + jnp.abs(jnp.where(jnp.isfinite(bound), bound, 0.0))
-    return 64 * jnp.finfo(bound.dtype).eps * size

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.inference.local.nonlinear_steps import LinearSteps
 
-__all__ = ["Messages", "where_known"]
+__all__ = ["Messages", "between", "chosen", "where_known"]
 
 ByName = dict[str, Array]
 
@@ -51,7 +51,7 @@ class Messages(NamedTuple):
         """
         potentials, steps = {}, {}
         for name, own in self.potentials.items():
-            part = partial(_between, rates[name])
+            part = partial(between, rates[name])
             potentials[name] = jax.tree.map(part, own, goal.potentials[name])
         for name, found in self.steps.items():
             further = goal.steps[name], rates[name], noises[name]
@@ -66,7 +66,7 @@ class Messages(NamedTuple):
         """
 
         def choose(name: str, new: Any, old: Any) -> Any:
-            return jax.tree.map(partial(_where, takes[name]), new, old)
+            return jax.tree.map(partial(chosen, takes[name]), new, old)
 
         known = self.potentials.items()
         potentials = {n: choose(n, x, old.potentials[n]) for n, x in known}
@@ -80,13 +80,21 @@ def where_known(far: Array, goal: Any, message: Any) -> Any:
 
     :param far: how far it is, at each position.
     """
-    return jax.tree.map(partial(_where, jnp.isfinite(far)), goal, message)
+    return jax.tree.map(partial(chosen, jnp.isfinite(far)), goal, message)
 
 
-def _between(share: Array, old: Array, new: Array) -> Array:
+def between(share: Array, old: Array, new: Array) -> Array:
+    """A message that is a part of the way from one to another.
+
+    :param share: which part, at each position; the messages may have an event.
+    """
     share = jnp.expand_dims(share, tuple(range(share.ndim, old.ndim)))
     return (1 - share) * old + share * new
 
 
-def _where(take: Array, new: Array, old: Array) -> Array:
+def chosen(take: Array, new: Array, old: Array) -> Array:
+    """One message where it is taken, and another one elsewhere.
+
+    :param take: whether it is, at each position; the messages may have an event.
+    """
     return jnp.where(jnp.expand_dims(take, tuple(range(take.ndim, old.ndim))), new, old)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jax import Array
 import jax.numpy as jnp
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "is_better"]
 
 _FIRST_RATE = 0.5
 _PATIENCE = 10  # sweeps that get a datum no further
@@ -52,3 +52,18 @@ class Progress(NamedTuple):
         """What is left, of data that can get further."""
         ended = (self.idle >= _PATIENCE) & jnp.isfinite(self.bound)
         return jnp.where(ended, jnp.minimum(left, 1.0), left)
+
+
+def is_better(bound: Array, left: Array, before: Array, left_before: Array) -> Array:
+    """Whether a bound has risen, or is the same as far as can be seen and closer.
+
+    :param left: what is left to the goal; ``left_before`` and ``before`` likewise.
+    """
+    slack = _rounding(before)
+    same = (jnp.abs(bound - before) <= slack) & (left <= left_before)
+    return (bound > before + slack) | same
+
+
+def _rounding(bound: Array) -> Array:
+    size = 1.0 + jnp.abs(jnp.where(jnp.isfinite(bound), bound, 0.0))
+    return 64 * jnp.finfo(bound.dtype).eps * size
