@@ -24,7 +24,10 @@ from numpyro_svae.inference.local.learnt_transitions import (
     in_the_place_of_steps,
     spread_of_weights,
 )
-from numpyro_svae.inference.local.nonlinear_start import filtered_steps
+from numpyro_svae.inference.local.nonlinear_start import (
+    filtered_steps,
+    resting_steps,
+)
 from numpyro_svae.inference.local.nonlinear_steps import (
     LinearSteps,
     Pairs,
@@ -127,6 +130,17 @@ class Chains:
             own = jax.tree.map(_change, spread)
             found[name] = steps[name].with_leftover(own)
         return with_steps(self.factors, matrices), found
+
+    def at_rest(self, wide: Array) -> AllSteps:
+        """Steps of paths that stay where they begin.
+
+        :param wide: whether they spread as their first states do.
+        """
+        found = {}
+        for name, prior in self.priors.items():
+            positions = self.factors.extent(name).positions
+            found[name] = resting_steps(prior, positions, wide)
+        return found
 
     def start(self, potentials: Potentials) -> AllSteps:
         """Steps at the moments of a filter.
