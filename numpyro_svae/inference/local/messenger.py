@@ -153,13 +153,13 @@ class Messenger:
         linear = self.chains.linear(current.steps)
         chains = replace(self.chains, factors=linear)
         told = Messages(goal, {}).beside(self.potentials)
-        steps = chains.goals(local.marginals, told)
+        steps, gaps = chains.goals(local.marginals, told)
         for name, own in steps.items():
             far = chains.remains(name, current.steps[name], own)
             steps[name] = where_known(far, own, current.steps[name])
             far = self._far(name, far)
             left[name] = jnp.maximum(left[name], far) if name in left else far
-        gains = chains.gains(local.marginals, self.potentials)
+        gains = chains.gains(gaps, local.marginals, self.potentials)
         local.kl |= {name: local.kl[name] - gain for name, gain in gains.items()}
         return steps
 

@@ -24,13 +24,15 @@ from numpyro_svae.inference.local.learnt_transitions import (
     in_the_place_of_steps,
     spread_of_weights,
 )
-from numpyro_svae.inference.local.nonlinear_start import filtered_steps
+from numpyro_svae.inference.local.nonlinear_goals import gap_of, goal_of
+from numpyro_svae.inference.local.nonlinear_start import (
+    filtered_steps,
+    resting_steps,
+)
 from numpyro_svae.inference.local.nonlinear_steps import (
     LinearSteps,
     Pairs,
     Points,
-    gap_of,
-    goal_of,
     linear_steps,
     points_of,
 )
@@ -42,12 +44,7 @@ from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.features import columns_of
 from numpyro_svae.program.structure.likelihoods import Likelihoods
 
-__all__ = [
-    "AllSteps",
-    "Chains",
-    "nonlinear_names",
-    "with_steps",
-]
+__all__ = ["AllSteps", "Chains", "nonlinear_names", "with_steps"]
 
 Potentials = dict[str, GaussianPotential]
 AllSteps = dict[str, LinearSteps]
@@ -128,6 +125,14 @@ class Chains:
             found[name] = steps[name].with_leftover(own)
         return with_steps(self.factors, matrices), found
 
+    def at_rest(self, wide: Array) -> AllSteps:
+        """Steps of paths that stay where they begin.
+
+        :param wide: whether they spread as their first states do.
+        """
+        at = {name: self.factors.extent(name).positions for name in self.priors}
+        return {n: resting_steps(p, at[n], wide) for n, p in self.priors.items()}
+
     def start(self, potentials: Potentials) -> AllSteps:
         """Steps at the moments of a filter.
 
@@ -136,8 +141,8 @@ class Chains:
         found = {}
         for name, transition in self.transitions.items():
             message = self._messages_to(name, potentials)
-            prior = self.priors[name]
-            found[name] = filtered_steps(transition, prior, message, self.rule)
+            known = transition, self.priors[name], message
+            found[name] = filtered_steps(*known, self.rule)
         return found
 
     def _messages_to(self, name: str, potentials: Potentials) -> GaussianPotential:
@@ -152,24 +157,31 @@ class Chains:
 
     # at a posterior
 
-    def goals(self, marginals: dict[str, Any], potentials: Potentials) -> AllSteps:
+    def goals(
+        self, marginals: dict[str, Any], potentials: Potentials
+    ) -> tuple[AllSteps, dict[str, Array]]:
         """Where the messages of the steps are, given a posterior.
 
         :param marginals: the posteriors of the sites.
         :param potentials: what else the chains are told by potentials.
+        :return: and what the chains add to the expected log density of their linear
+            steps, per entry of their batch.
         """
-        found = {}
+        found, gaps = {}, {}
         for name, transition in self.transitions.items():
             beside = self._messages_to(name, potentials).precision[..., :-1, :, :]
-            found[name] = goal_of(
+            site: Any = self.factors.site(name)
+            found[name], gap = goal_of(
                 self.pairs(name, marginals[name]),
                 transition,
+                site.fn.transition_matrix,
                 self.noise(name)[..., :-1, :, :],
                 self.rule,
                 beside,
                 self.exists(name),
             )
-        return found
+            gaps[name] = self._of_paths(name, gap)
+        return found, gaps
 
     def remains(self, name: str, steps: LinearSteps, goal: LinearSteps) -> Array:
         """How far steps are from their goal, at each position.
@@ -188,27 +200,26 @@ class Chains:
         return jnp.maximum(far, remains(moments, steps.leftover, goal.leftover))
 
     def gains(
-        self, marginals: dict[str, Any], potentials: Potentials
+        self,
+        gaps: dict[str, Array],
+        marginals: dict[str, Any],
+        potentials: Potentials,
     ) -> dict[str, Array]:
         """What a posterior is chosen for beside the divergence from linear steps.
 
+        :param gaps: what the chains add to the expected log density of these.
         :param marginals: the posteriors of the sites.
         :param potentials: what the recognition function says, which the expected log
             likelihood is not known beside.
         :return: by chain, per entry of its batch.
         """
-        points = {}
-        for name in self.transitions:
-            before = self.pairs(name, marginals[name]).before
-            points[name] = points_of(self.rule, before)
-        found = self.corrected(marginals, points)
-        for name in found:
-            path, recognised = marginals[name], potentials.get(name)
-            if recognised is not None:
-                recognised = potential_of(self.factors, name, recognised)
-                message = recognised.expected(path.mean, path.covariance)
-                message = per_path(jnp.sum(message, -1), self.factors.extent(name))
-                found[name] = found[name] + message
+        found = dict(gaps)
+        for name in found.keys() & potentials.keys():
+            path = marginals[name]
+            recognised = potential_of(self.factors, name, potentials[name])
+            message = recognised.expected(path.mean, path.covariance)
+            message = per_path(jnp.sum(message, -1), self.factors.extent(name))
+            found[name] = found[name] + message
         return found
 
     def corrected(
@@ -230,9 +241,13 @@ class Chains:
                 self.noise(name)[..., :-1, :, :],
                 points[name],
             )
-            gaps = jnp.sum(jnp.where(self.exists(name), gaps, 0.0), -1)
-            found[name] = per_path(gaps, self.factors.extent(name))
+            found[name] = self._of_paths(name, gaps)
         return found
+
+    def _of_paths(self, name: str, gaps: Array) -> Array:
+        """What the steps of each path add, of those that there are."""
+        gaps = jnp.sum(jnp.where(self.exists(name), gaps, 0.0), -1)
+        return per_path(gaps, self.factors.extent(name))
 
     def pairs(self, name: str, path: Any) -> Pairs:
         """The moments of pairs of states of a path."""

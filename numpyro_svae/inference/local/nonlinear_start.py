@@ -1,7 +1,10 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the steps of a chain that is not linear start: a cubature Kalman filter.
+"""Where the steps of a chain that is not linear start.
+
+They are those of a cubature Kalman filter, or of a path that rests where it begins,
+which has moments that are as they are whatever the transition is.
 
 **Source:** I. Arasaratnam and S. Haykin, *Cubature Kalman filters*, IEEE
 Transactions on Automatic Control 54, 2009.
@@ -18,6 +21,7 @@ from numpyro_svae.blocks.gaussian import condition
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.gradient_messages import VectorMoments
+from numpyro_svae.inference.local.lane_solves import cholesky_of
 from numpyro_svae.inference.local.learnt_transitions import Transition
 from numpyro_svae.inference.local.nonlinear_steps import (
     LinearSteps,
@@ -27,7 +31,7 @@ from numpyro_svae.inference.local.nonlinear_steps import (
 )
 from numpyro_svae.potentials import GaussianPotential
 
-__all__ = ["filtered_steps"]
+__all__ = ["filtered_steps", "resting_steps"]
 
 
 def filtered_steps(
@@ -74,6 +78,38 @@ def filtered_steps(
     matrix, mean, tril = (jnp.moveaxis(x, 0, len(batch)) for x in (matrix, *moments))
     nothing = jnp.zeros_like(mean), jnp.zeros_like(tril)
     return steps_of(matrix, nothing, VectorMoments(mean, tril))
+
+
+def resting_steps(
+    prior: LinearGaussianChain, positions: tuple[int, ...], wide: Array
+) -> LinearSteps:
+    """Linear steps of a path that stays about its first mean.
+
+    Where a filter of the prior runs away, since its transition makes the spread of a
+    path larger step by step, this has moments of a known size.
+
+    :param prior: a chain with the first state and the noise that are expected of it.
+    :param positions: of its states, ``(..., T)``.
+    :param wide: whether the path spreads as the first state does, as far as steps with
+        the noise of the chain can; otherwise it has only this noise.
+    """
+    *batch, steps = positions
+    size = prior.initial_loc.shape[-1]
+    shape = *batch, steps - 1, size, size
+    cov = jnp.broadcast_to(prior.transition_cov, shape)
+    mean = prior.initial_loc[..., None, :]
+    variances = jnp.diagonal(prior.initial_cov, axis1=-2, axis2=-1)[..., None, :]
+    noises = jnp.diagonal(cov, axis1=-2, axis2=-1)
+    forgets = jnp.max(noises / variances, -1)  # infinite of a first state that is known
+    stays = jnp.where(wide, jnp.sqrt(jnp.maximum(1.0 - forgets, 0.0)), 0.0)[..., None]
+    slope = stays[..., None] * jnp.eye(size, dtype=cov.dtype)
+    bias = jnp.broadcast_to((1.0 - stays) * mean, shape[:-1])
+    matrix = jnp.concatenate([slope, bias[..., None]], -1)
+    tril = cholesky_of(cov) / jnp.sqrt(1.0 - stays[..., None] ** 2)
+    nothing = jnp.zeros_like(bias), jnp.zeros_like(slope)
+    return steps_of(
+        matrix, nothing, VectorMoments(jnp.broadcast_to(mean, bias.shape), tril)
+    )
 
 
 def _in_time(x: Array, shape: tuple[int, ...]) -> Array:

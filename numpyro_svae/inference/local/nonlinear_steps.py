@@ -29,7 +29,6 @@ from numpyro_svae.inference.local.gradient_messages import (
     moments_of,
 )
 from numpyro_svae.inference.local.lane_solves import cholesky_of, unwhiten, whiten
-from numpyro_svae.inference.local.learnt_transitions import Transition
 from numpyro_svae.potentials import GaussianPotential
 
 __all__ = [
@@ -37,11 +36,10 @@ __all__ = [
     "Pairs",
     "Points",
     "bound_points",
-    "gap_of",
-    "goal_of",
     "linear_steps",
     "points_of",
     "steps_of",
+    "steps_through",
 ]
 
 Means = Callable[[Array], Array]
@@ -133,8 +131,16 @@ def linear_steps(
     :param moments: of the states.
     :param points: for standard normal vectors, and their weights.
     """
+    mean, tril = moments
+    found = jax.vmap(lambda e: means(mean + _apply(tril, e)))(points[0])
+    return steps_through(found, moments, points)
+
+
+def steps_through(
+    found: Array, moments: VectorMoments, points: Points
+) -> tuple[Array, Array]:
+    """:func:`linear_steps`, given the means after points, ``(S, ..., D)``."""
     (mean, tril), (spots, weights) = moments, points
-    found = jax.vmap(lambda e: means(mean + _apply(tril, e)))(spots)
     value = jnp.tensordot(weights, found, 1)
     far = found - value
     slope = jnp.einsum("s,s...i,sj->...ij", weights, far, spots)
@@ -163,72 +169,6 @@ def bound_points(rule: Rule, moments: VectorMoments, key: Array) -> Points:
     return jnp.stack([noise, -noise]), jnp.full(2, 0.5, mean.dtype)
 
 
-def gap_of(
-    pairs: Pairs,
-    transition: Transition,
-    matrices: Array,
-    cov: Array,
-    points: Points,
-) -> Array:
-    """``E[log N(x'; f(x), Q)] - E[log N(x'; A x + b, Q)]`` of each step.
-
-    It is made of residuals of the linear step, of what f is beside it, and of how
-    uncertain f is.
-
-    :param pairs: moments of the pairs.
-    :param transition: f.
-    :param matrices: ``[A, b]``.
-    :param cov: Q, of shape ``(..., T - 1, D, D)``.
-    :param points: for standard normal vectors, ``(S, D)`` or ``(S, ..., T - 1, D)``,
-        and their weights.
-    """
-    (mean, tril), root = pairs.before, cholesky_of(cov)
-    matrix, bias = matrices[..., :-1], matrices[..., -1]
-    rest = pairs.after - _apply(matrix, mean) - bias
-    along = _transpose(whiten(tril, _transpose(pairs.cross)))
-    slope = along - matrix @ tril
-
-    def at(point: Array) -> Array:
-        x = mean + _apply(tril, point)
-        value, cost = transition.means_and_costs(x)
-        curved = whiten(root, (value - _apply(matrix, x) - bias)[..., None])
-        residual = whiten(root, (rest + _apply(slope, point))[..., None])
-        return jnp.sum(curved * (residual - 0.5 * curved), (-2, -1)) - cost
-
-    values = jax.vmap(at)(points[0])
-    return jnp.tensordot(points[1], values, 1)
-
-
-def goal_of(
-    pairs: Pairs,
-    transition: Transition,
-    cov: Array,
-    rule: Rule,
-    beside: Array,
-    exists: Array,
-) -> LinearSteps:
-    """Where the messages of the steps to their pairs are, given moments of these.
-
-    :param pairs: the moments.
-    :param transition: f.
-    :param cov: Q, of shape ``(..., T - 1, D, D)``.
-    :param rule: the points.
-    :param beside: precisions of the other messages to the states before the steps.
-        What is left over may be negative as far as these make up for it.
-    :param exists: which steps there are, ``(..., T - 1)`` or less.
-    """
-    points = points_of(rule, pairs.before)
-    matrices, _ = linear_steps(transition.means, pairs.before, points)
-
-    def total(before: VectorMoments) -> Array:
-        moved = pairs._replace(before=before)
-        gaps = gap_of(moved, transition, matrices, cov, points)
-        return jnp.sum(jnp.where(exists, gaps, 0.0))
-
-    leftover = _signed(pairs.before, jax.grad(total)(pairs.before), beside)
-    return steps_of(matrices, leftover, pairs.before)
-
-
 def steps_of(
     matrices: Array, leftover: tuple[Array, Array], before: VectorMoments
 ) -> LinearSteps:
@@ -240,27 +180,6 @@ def steps_of(
 
     potential = GaussianPotential(*map(padded, leftover))
     return LinearSteps(padded(matrices), potential, VectorMoments(*map(padded, before)))
-
-
-def _signed(
-    moments: VectorMoments, gradient: VectorMoments, beside: Array
-) -> tuple[Array, Array]:
-    """A message whose precision is not negative together with another one."""
-    mean, tril = moments
-    lower = jnp.tril(_transpose(tril) @ gradient.tril)
-    curvature = -(lower + _transpose(lower))
-    curvature = curvature * (1 - 0.5 * jnp.eye(mean.shape[-1], dtype=mean.dtype))
-    whole = curvature + _transpose(tril) @ beside @ tril
-    usable = jnp.isfinite(whole).all((-2, -1), keepdims=True)
-    values, vectors = jnp.linalg.eigh(jnp.where(usable, whole, 0.0))
-    lacking = vectors * jnp.sqrt(jnp.maximum(-values, 0.0))[..., None, :]
-    curvature = curvature + lacking @ _transpose(lacking)
-    half = unwhiten(tril, curvature)
-    precision = unwhiten(tril, _transpose(half))
-    precision = 0.5 * (precision + _transpose(precision))
-    info = gradient.mean + _apply(precision, mean)
-    nothing = jnp.where(usable[..., 0], info, jnp.nan)
-    return nothing, jnp.where(usable, precision, jnp.nan)
 
 
 def _transpose(x: Array) -> Array:

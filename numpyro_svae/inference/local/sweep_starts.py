@@ -7,6 +7,10 @@ They start at messages that are kept from the step before, or at what a recognit
 function says. Data that have neither, or no finite bound there, start at the best of
 several starts: the prior, or the prior made narrow, since where the prior is wide its
 expectations may overflow.
+
+The prior of a chain that is not linear may run away, step by step, whatever its first
+state is. Its starts are a path that rests where it begins, and filters that are told
+what the likelihoods say at the start before.
 """
 
 from __future__ import annotations
@@ -27,6 +31,33 @@ __all__ = ["Kept", "Search", "Starts", "messages_like"]
 _TIGHTER = (0.0, 9.0, 99.0, 999.0)  # what starts add to prior precisions, times these
 
 
+class _Turn(NamedTuple):
+    """A start, as vectors and as chains that are not linear have it.
+
+    Numbers, or arrays of those of all turns.
+
+    :param tighter: what is added to the precisions of vectors, times those of a prior.
+    :param filtered: whether chains are filtered, given what was heard at the last
+        start; otherwise they rest.
+    :param wide: whether chains that rest spread as their first states do.
+    """
+
+    tighter: Any
+    filtered: Any
+    wide: Any
+
+
+_FIRST = _Turn(0.0, True, False)
+_ALONE = tuple(_Turn(tighter, False, False) for tighter in _TIGHTER)
+_WITH_CHAINS = (
+    _Turn(0.0, False, True),
+    _Turn(9.0, True, True),
+    _Turn(99.0, True, True),
+    _Turn(999.0, False, False),
+    _Turn(999.0, True, False),
+)
+
+
 class Kept(NamedTuple):
     """Messages that earlier sweeps ended at.
 
@@ -41,16 +72,16 @@ class Kept(NamedTuple):
 class Search(NamedTuple):
     """How a search for a start stands.
 
-    :param turn: 0 for first messages, then one for each of ``_TIGHTER``.
+    :param turn: 0 for first messages, then one for each of the others.
     :param settled: data that stay at their first messages.
-    :param cold: messages that the prior is known by.
     :param narrow: what adds its own precision to a prior.
+    :param heard: what likelihoods say at the last start.
     """
 
     turn: Array
     settled: tuple[Array, ...]
-    cold: Messages
     narrow: Potentials
+    heard: Potentials
 
 
 class Starts:
@@ -71,35 +102,57 @@ class Starts:
         whole = vectors <= given.keys()
         self._first = dict(given)
         self._given: Potentials = {} if whole else dict(given)
-        self._has_first = kept is not None or (bool(vectors) and whole)
+        self._has_first = kept is not None or whole
+        others = _WITH_CHAINS if messenger.chains.transitions else _ALONE
+        self._turns = (_FIRST, *others)
 
     def begin(self) -> tuple[Point, Search]:
         """A point of which nothing is known, and the search before its first turn."""
         messenger = self.messenger
-        kept = self._kept
-        first = self._like(self._first) if kept is None else kept.messages
+        shape = jax.eval_shape(partial(messages_like, messenger, self._first))
+        first = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
         shapes = [datum.shape for datum in messenger.data]
         nowhere = [tuple(jnp.full(s, x) for s in shapes) for x in (-jnp.inf, jnp.inf)]
         turn = jnp.array(0 if self._has_first else 1)
         settled = tuple(jnp.zeros(s, bool) for s in shapes)
-        search = Search(turn, settled, first, _nothing(messenger))
-        return Point(first, first, *nowhere), search
+        nothing = _nothing(messenger)
+        return Point(first, first, *nowhere), Search(turn, settled, nothing, nothing)
 
     def go_on(self, search: Search) -> Array:
         """Whether the search has another turn."""
         all_settled = jnp.stack([jnp.all(part) for part in search.settled]).all()
         needed = (search.turn == 0) | ~all_settled
-        return needed & (search.turn <= len(_TIGHTER))
+        return needed & (search.turn < len(self._turns))
 
     def messages(self, search: Search) -> Messages:
         """The messages whose turn it is."""
-        tighter = jnp.array((0.0, *_TIGHTER))[search.turn]
-        potentials = dict(search.cold.potentials)
-        for name in self.messenger.senders.keys() - self._given.keys():
-            add = partial(_plus, tighter)
-            own, narrow = potentials[name], search.narrow[name]
-            potentials[name] = jax.tree.map(add, own, narrow)
-        return Messages(potentials, search.cold.steps)
+        if self._kept is None:
+            return self._anew(search)
+        known = self._kept.messages
+        return lax.cond(search.turn == 0, lambda: known, partial(self._anew, search))
+
+    def _anew(self, search: Search) -> Messages:
+        """Those of a turn that are not kept."""
+        messenger, first = self.messenger, search.turn == 0
+        columns = map(jnp.array, zip(*self._turns))
+        turn, chains = _Turn(*(x[search.turn] for x in columns)), messenger.chains
+        potentials = _nothing(messenger) | self._given
+        for name in messenger.senders.keys() - self._given.keys():
+            if name in chains.transitions:
+                told = partial(jnp.where, turn.filtered & ~first)
+                more = jax.tree.map(told, search.heard[name], potentials[name])
+            else:
+                add = partial(_plus, turn.tighter)
+                more = jax.tree.map(add, potentials[name], search.narrow[name])
+            if name in self._first:
+                more = jax.tree.map(partial(jnp.where, first), self._first[name], more)
+            potentials[name] = more
+        steps = lax.cond(
+            turn.filtered,
+            lambda: chains.start(messenger.potentials | potentials),
+            lambda: chains.at_rest(turn.wide),
+        )
+        return Messages(potentials, steps)
 
     def after(
         self, search: Search, best: Point, point: Point, moments: dict[str, Any]
@@ -110,7 +163,7 @@ class Starts:
         :param point: what is known at the messages whose turn it was.
         :param moments: those of the sites there.
         """
-        turn, narrow, cold = search.turn, {}, search.cold
+        turn, narrow = search.turn, {}
         for name, own in search.narrow.items():
             new = messages_of(self.messenger.factors.local(name)).narrowing(
                 moments[name]
@@ -122,15 +175,7 @@ class Starts:
             takes.append(~stays & ((turn <= 1) | (bound > before)))
             settled.append(stays | (first & jnp.isfinite(bound)))
         best = self.messenger.choose(tuple(takes), point, best)
-        after = Search(turn + 1, tuple(settled), cold, narrow)
-        if self._has_first:
-            renewed = partial(self._like, self._given)
-            needed = (turn == 0) & self.go_on(after)
-            after = after._replace(cold=lax.cond(needed, renewed, lambda: cold))
-        return best, after
-
-    def _like(self, given: Potentials) -> Messages:
-        return messages_like(self.messenger, given)
+        return best, Search(turn + 1, tuple(settled), narrow, point.goal.potentials)
 
 
 def messages_like(messenger: Messenger, given: Potentials) -> Messages:
@@ -139,7 +184,7 @@ def messages_like(messenger: Messenger, given: Potentials) -> Messages:
     :param messenger: what sends the messages.
     :param given: potentials of some sites.
     """
-    steps = messenger.chains.start(messenger.potentials | given)
+    steps = messenger.chains.at_rest(jnp.array(True))
     return Messages(_nothing(messenger) | given, steps)
 
 
