@@ -72,6 +72,9 @@ class Starts:
         self._first = dict(given)
         self._given: Potentials = {} if whole else dict(given)
         self._has_first = kept is not None or (bool(vectors) and whole)
+        # Steps of chains start where nothing is added to a prior, and nowhere else.
+        narrowed = bool(messenger.senders.keys() - self._given.keys())
+        self._last_turn = len(_TIGHTER) if narrowed else 1
 
     def begin(self) -> tuple[Point, Search]:
         """A point of which nothing is known, and the search before its first turn."""
@@ -89,7 +92,7 @@ class Starts:
         """Whether the search has another turn."""
         all_settled = jnp.stack([jnp.all(part) for part in search.settled]).all()
         needed = (search.turn == 0) | ~all_settled
-        return needed & (search.turn <= len(_TIGHTER))
+        return needed & (search.turn <= self._last_turn)
 
     def messages(self, search: Search) -> Messages:
         """The messages whose turn it is."""
