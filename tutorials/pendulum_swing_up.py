@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 import time
 
+from film import film_strip, save_gif
 from flax import nnx
 import jax
 from jax import lax, random
@@ -39,7 +40,6 @@ from pendulum_camera import (
     report,
     search,
 )
-from pendulum_film import film_strip, save_gif
 
 import numpyro_svae as ns
 from numpyro_svae.control import PiecewiseProblem, RecedingHorizon, aggregate

@@ -16,6 +16,7 @@ import pytest
 from scipy.optimize import minimize
 
 import numpyro_svae as ns
+from numpyro_svae.inference.local.sweep_starts import Starts
 
 KEY = random.PRNGKey(0)
 EXACT = ns.FixedPoint(max_sweeps=300, tolerance=1e-20)
@@ -350,3 +351,24 @@ def test_what_cannot_be_done_is_named():
         loss_of(ns.AutoSVAE(model), model, y, 0.0, False)
     with pytest.raises(ValueError, match=r"'x' .*depend.* on latent 'scale'"):
         loss_of(ns.AutoSVAE(model), model, y, 1.0, True)
+
+
+def test_steps_beside_a_network_start_once(monkeypatch):
+    """The search has nothing to add to a prior that no message is sent to."""
+    turns, own = [], Starts.after
+
+    def after(self, search, *rest):
+        jax.debug.callback(lambda turn: turns.append(int(turn)), search.turn)
+        return own(self, search, *rest)
+
+    monkeypatch.setattr(Starts, "after", after)
+    y = random.normal(KEY, (2, 3, 5))
+    model = behind_a_network(lambda turn: lambda x, u: jnp.tanh(turn @ x))
+    params = {
+        "decoder": random.normal(KEY, (1, 5)),
+        "turn": jnp.asarray(TURN),
+        "encoder": random.normal(KEY, (5, 2)),
+    }
+    assert np.isfinite(loss_of(ns.AutoSVAE(model, encode), model, y, params=params))
+    jax.effects_barrier()
+    assert turns == [1]

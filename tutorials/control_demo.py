@@ -1,0 +1,130 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Learn a task from pictures of random actions, then act, with one recipe for all.
+
+``recipe.py`` has the model, its training and its plans, and knows no task;
+``tasks.py`` has the tasks. Episodes of random actions are all that it learns from.
+"""
+
+import argparse
+import json
+from pathlib import Path
+import time
+import warnings
+
+from film import film_strip, save_gif
+from jax import random
+import matplotlib.pyplot as plt
+import numpy as np
+from recipe import Learner, Sizes
+from tasks import SIZE, TASKS, RandomActions, SightedAgent
+
+from numpyro_svae.control import run_episode
+
+EPISODE = 100  # observations of an episode of random actions
+NUM_STEPS = 200  # of an episode of an agent
+
+
+def collect(env, agent, count, num_steps):
+    """Episodes of an agent, and the true states in them (count, T + 1, S)."""
+    episodes, states = [], []
+    for _ in range(count):
+        episodes.append(run_episode(env, agent, num_steps))
+        states.append(np.stack(env.states))
+    return episodes, np.stack(states)
+
+
+def random_data(task, frames, seed):
+    """Episodes of random actions that begin where the environment says."""
+    env, agent = task.make(seed, begin=False), RandomActions(task.actions, seed)
+    return collect(env, agent, frames // EPISODE, EPISODE - 1)
+
+
+def report(name, task, episodes, states):
+    """Print the mean return and how many ended well; return them."""
+    totals = np.array([episode.total for episode in episodes])
+    good = sum(map(task.reached, states))
+    print(
+        f"{name:34} {totals.mean():8.0f} ± {totals.std():4.0f}"
+        f"   at the goal in the end: {good} of {len(totals)}",
+        flush=True,
+    )
+    return {"returns": totals.round(1).tolist(), "reached": good}
+
+
+def r2(learner, task, episodes, states):
+    """R² of numbers that are read off smoothed states, linearly.
+
+    The regression is fitted on every other episode and judged on the rest.
+    """
+    x, numbers = learner.smooth(episodes), task.read(states)
+    x = np.concatenate([x, np.ones_like(x[..., :1])], -1)
+    flat = x[::2].reshape(-1, x.shape[-1]), numbers[::2].reshape(-1, numbers.shape[-1])
+    error = numbers[1::2] - x[1::2] @ np.linalg.lstsq(*flat, rcond=None)[0]
+    return 1 - np.mean(error**2, (0, 1)) / np.var(numbers[1::2], (0, 1))
+
+
+def compare(task, agent, seed, count=10):
+    """Episodes of the agent, of random actions, and of one who sees the state."""
+    env, found, record = task.make(seed + 300), {}, {}
+    agents = {
+        "random actions": RandomActions(task.actions, seed),
+        "planner that sees the true state": SightedAgent(task, env, random.key(seed)),
+        "planner in the latent space": agent,
+    }
+    for name, each in agents.items():
+        found[name] = collect(env, each, count, NUM_STEPS)
+        record[name] = report(name, task, *found[name])
+    return found, record
+
+
+def learn(task, frames, num_steps, seed):
+    """Everything up to the agent: the learner, the agent, and the time it took."""
+    episodes, _ = random_data(task, frames, seed + 100)
+    learner = Learner(Sizes(SIZE**2, task.actions), num_steps, seed)
+    began, cpu = time.perf_counter(), time.process_time()
+
+    def watch(learner):
+        done, loss = len(learner.losses), learner.losses[-1]
+        took = time.perf_counter() - began
+        print(
+            f"{done:3},000 steps: loss {loss:8.1f} a picture; {took:.0f} s", flush=True
+        )
+
+    agent = learner.fit(episodes, watch=watch)
+    took = time.perf_counter() - began, time.process_time() - cpu
+    return learner, agent, dict(zip(("seconds", "cpu_seconds"), map(round, took)))
+
+
+def main():
+    """Learn, compare, and save figures, a film and the figures as numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TASKS, nargs="?", default="pendulum")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--frames", type=int, default=12_000, help="of random actions")
+    parser.add_argument("--steps", type=int, default=24_000, help="of SVI")
+    parser.add_argument("--output", type=Path, default=Path("outputs"))
+    options = parser.parse_args()
+    plt.switch_backend("agg")
+    warnings.filterwarnings(
+        "ignore", "AutoSVAE: coordinate ascent"
+    )  # one sweep is meant
+    task, seed = TASKS[options.task], options.seed
+    learner, agent, record = learn(task, options.frames, options.steps, seed)
+    record |= {"frames": options.frames, "steps": options.steps}
+    found, record["agents"] = compare(task, agent, seed)
+    record["r2"] = r2(learner, task, *random_data(task, 4000, seed + 200)).tolist()
+    print("R² of what is read off smoothed states:", np.round(record["r2"], 3))
+    options.output.mkdir(parents=True, exist_ok=True)
+    episode = found["planner in the latent space"][0][0]
+    imagined = learner.imagine(episode)
+    name = options.output / options.task
+    film_strip(episode, imagined).savefig(name.with_suffix(".png"), dpi=130)
+    save_gif(name.with_suffix(".gif"), episode, imagined)
+    name.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{record['seconds']} s of learning; results in {options.output}")
+
+
+if __name__ == "__main__":
+    main()
