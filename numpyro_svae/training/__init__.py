@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Functions around ``SVI``: minibatches, checkpoints, restarts, merges, annealing."""
+"""Functions around ``SVI``: batches, checkpoints, restarts, merges, annealing."""
 
 from numpyro_svae.training.annealing import anneal_kl
 from numpyro_svae.training.batches import run_batches, shuffled
@@ -9,6 +9,7 @@ from numpyro_svae.training.checkpoints import load_state, save_state
 from numpyro_svae.training.merging import Merges, merge_components
 from numpyro_svae.training.plateau import Plateau
 from numpyro_svae.training.restarts import Restarts, run_restarts
+from numpyro_svae.training.windows import windows
 from numpyro_svae.whole_steps import skipped_steps
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "save_state",
     "shuffled",
     "skipped_steps",
+    "windows",
 ]
