@@ -13,16 +13,16 @@ SIZE = 32
 def film_strip(episode, imagined, every=5, columns=13):
     """Pictures of an episode, and below each what was imagined of it.
 
-    :param imagined: of the third picture and those after it.
+    :param imagined: of the second picture and those after it.
     """
-    real = episode.observations[2:]
+    real = episode.observations[1:]
     some = np.arange(every - 1, len(imagined), every)
     rows = [some[i : i + columns] for i in range(0, len(some), columns)]
     figure, axes = plt.subplots(
         2 * len(rows), 1, figsize=(9, 1.5 * len(rows)), layout="constrained"
     )
     for i, row in enumerate(rows):
-        began, ended = 0.05 * (row[[0, -1]] + 2)
+        began, ended = 0.05 * (row[[0, -1]] + 1)
         show_row(axes[2 * i], real[row], columns, f"{began:.1f} to {ended:.1f} s")
         show_row(axes[2 * i + 1], imagined[row], columns, "imagined")
     return figure
@@ -43,7 +43,7 @@ def show_row(ax, pictures, columns, name):
 def save_gif(path, episode, imagined, zoom=6):
     """A film of the real episode, with what was imagined at its right."""
     frames = []
-    for pair in zip(episode.observations[2:], imagined):
+    for pair in zip(episode.observations[1:], imagined):
         left, right = (np.pad(np.reshape(x, (SIZE, SIZE)), 1) for x in pair)
         left[:, -1] = right[:, 0] = 0.4
         both = np.clip(np.concatenate([left, right], 1), 0, 1)

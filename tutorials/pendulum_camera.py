@@ -36,6 +36,8 @@ class Camera(gymnasium.Wrapper):
     def reset(self, *, seed=None, options=None):
         """Hang down, nearly at rest."""
         _, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
         self.unwrapped.state = np.array([np.pi, 0]) + self.rng.uniform(-0.05, 0.05, 2)
         self.states = [self.unwrapped.state]
         return self.picture(), info
@@ -64,8 +66,10 @@ class RandomTorque:
         self.change = change
         self.reset()
 
-    def reset(self):
+    def reset(self, seed=None):
         """Begin with another torque."""
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
         self.action = self.rng.uniform(-1, 1, 1)
 
     def act(self, observation):
@@ -78,7 +82,7 @@ class RandomTorque:
 class NoTorque:
     """Let it hang."""
 
-    def reset(self):
+    def reset(self, seed=None):
         """Nothing to forget."""
 
     def act(self, observation):
@@ -120,8 +124,10 @@ class TrueStateAgent:
     def __init__(self, env, key):
         self.env, self.key = env, key
 
-    def reset(self):
+    def reset(self, seed=None):
         """Forget the last plan."""
+        if seed is not None:
+            self.key = random.key(seed)
         self.actions = jnp.zeros((HORIZON, 1))
 
     def act(self, observation):

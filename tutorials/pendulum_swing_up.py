@@ -9,7 +9,6 @@ script does it all and says how well; ``swing_up.py`` explains it step by step.
 """
 
 import argparse
-from dataclasses import replace
 import json
 from pathlib import Path
 import time
@@ -42,7 +41,13 @@ from pendulum_camera import (
 )
 
 import numpyro_svae as ns
-from numpyro_svae.control import PiecewiseProblem, RecedingHorizon, aggregate
+from numpyro_svae.control import (
+    LatentAgent,
+    PiecewiseProblem,
+    RecedingHorizon,
+    Tracker,
+    aggregate,
+)
 
 DIM, POSITIONS, PIECES = 3, 2, 16  # a state: two positions and a velocity
 WINDOW, BATCH, SAMPLES = 30, 24, 4
@@ -139,7 +144,7 @@ def make_model(where):
     """The model and its recognition function, on a map of pictures."""
     prior_weight = jnp.asarray(where.prior_weight())
 
-    def model(frames, actions, pieces, rewards, size=1):
+    def model(frames, actions, pieces, rewards=None, size=1):
         eye = jnp.eye(DIM)
         initial = ns.sample(
             "initial", ns.NormalInverseWishart(jnp.zeros(DIM), 1.0, DIM + 2.0, eye)
@@ -167,7 +172,7 @@ def make_model(where):
             reward = dist.Normal(reward_of(now), 0.2).to_event(1)
             numpyro.sample("rewards", reward, obs=rewards)
 
-    def recognition(frames, actions, pieces, rewards, size=1):
+    def recognition(frames, actions, pieces, rewards=None, size=1):
         with numpyro.plate("windows", size, subsample_size=len(frames)):
             network = nnx_module("encoder", MLP(PIXELS, POSITIONS, 96, seed=4))
             precision = 1 / (0.03 + 0.1 * nnx.sigmoid(network(frames))) ** 2
@@ -212,19 +217,15 @@ class Learner:
         self.state, self.agent = None, None
 
     def arguments(self, frames, actions):
-        """Arguments of the model for one sequence of frames and actions."""
-        pieces = self.where.pieces(frames)[:-1]
-        rewards = jnp.zeros(len(actions))  # what is not known here, and not needed
-        found = {"frames": frames, "actions": jnp.asarray(actions, jnp.float32)}
-        found |= {"pieces": pieces, "rewards": rewards}
-        return {name: jnp.asarray(value)[None] for name, value in found.items()}
+        """Arguments of the model for frames and the actions between them."""
+        pieces = self.where.pieces(frames)[:, :-1]
+        return {"frames": frames, "actions": actions, "pieces": pieces}
 
     def data(self, episodes):
         """Arguments of the model for whole episodes."""
-        each = [self.arguments(e.observations, e.actions) for e in episodes]
-        found = {n: jnp.concatenate([e[n] for e in each]) for n in each[0]}
-        rewards = np.stack([e.rewards for e in episodes]) / 8 + 1
-        return found | {"rewards": jnp.asarray(rewards, jnp.float32)}
+        stacked = (np.stack(part) for part in list(zip(*episodes))[:3])
+        frames, actions, rewards = (jnp.asarray(x, jnp.float32) for x in stacked)
+        return self.arguments(frames, actions) | {"rewards": rewards / 8 + 1}
 
     def windows(self, key, data):
         """A batch of windows of the episodes, at random."""
@@ -263,19 +264,16 @@ class Learner:
         self.state, losses = run(self.state, random.split(key, num_steps), data)
         self.losses = np.asarray(losses) / (size * WINDOW)
         self.params = self.svi.get_params(self.state)
-        return self.make_agent(data)
+        return self.make_agent()
 
-    def make_agent(self, data):
+    def make_agent(self):
         """The agent with the parameters as they are."""
         if self.agent is None:
-            first = {name: value[:1, :3] for name, value in data.items()}
-            first |= {n: first[n][:, :2] for n in ("actions", "pieces", "rewards")}
-            belief = ns.filter(self.svi.model, self.guide, self.params, **first)
-            start = jnp.zeros((HORIZON, 1))
-            self.agent = RecedingHorizon(
-                belief, self.arguments, self.problem, search, start, self.key
-            )
-        self.agent.belief = replace(self.agent.belief, params=self.params)
+            fit = self.svi.model, self.guide, self.params
+            tracker = Tracker(*fit, self.arguments, num_actions=1)
+            policy = RecedingHorizon(self.problem, search, jnp.zeros((HORIZON, 1)))
+            self.agent = LatentAgent(tracker, policy, bounds=(-1.0, 1.0))
+        self.agent.tracker.params = self.params
         return self.agent
 
     def problem(self, key, belief):
@@ -309,32 +307,31 @@ class Learner:
         )
 
     def follow(self, episode):
-        """Filtered states (T, D) of an episode, from its second picture on."""
-        data = self.arguments(episode.observations, episode.actions)
-        seen = {n: 2 if n == "frames" else 1 for n in data}
-        first = {n: value[:, : seen[n]] for n, value in data.items()}
-        later = {n: value[0, seen[n] :, None] for n, value in data.items()}
+        """Filtered states (T + 1, D) of an episode."""
+        belief = self.agent.tracker.begin(episode.observations[0])
+        seen = (episode.observations, episode.actions)
+        data = self.arguments(*(jnp.asarray(x, jnp.float32)[None] for x in seen))
+        later = {n: value[0, int(n == "frames") :, None] for n, value in data.items()}
 
         def step(belief, new):
             belief = belief.update(**new)
             return belief, belief.marginals["x"].mean[0]
 
-        belief = self.agent.belief.restart(**first)
         _, means = lax.scan(step, belief, later)
         return jnp.concatenate([belief.marginals["x"].mean, means])
 
     def imagine(self, episode, steps=25):
-        """Pictures of an episode from its third one on, before they are seen.
+        """Pictures of an episode from its second one on, before they are seen.
 
         They are imagined for a number of steps with the actions that were taken, then
         anew from what was seen in the meantime.
         """
-        belief = replace(self.agent.belief, params=self.params)
+        belief = self.agent.tracker.begin(episode.observations[0])
         dynamics = self.guide.get_posterior(self.params)["dynamics"]
         weight, _ = dynamics.unpack(dynamics.mean)
-        count = len(episode.actions) - 1
+        count = len(episode.actions)
         starts = self.follow(episode)[:-1:steps]
-        actions = np.pad(episode.actions[1:], [(0, -count % steps), (0, 0)])
+        actions = np.pad(episode.actions, [(0, -count % steps), (0, 0)])
         actions = jnp.asarray(actions, jnp.float32).reshape(len(starts), steps, -1)
 
         @jax.jit

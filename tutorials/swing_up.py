@@ -54,9 +54,9 @@ def show(*functions):
 # ## Random torques
 #
 # `Camera` wraps gymnasium's `Pendulum-v1`: pictures in the place of the state, and the
-# pendulum hangs at first. An *agent* has `reset()` and `act(observation)`; the first
-# one holds random torques for a while. `control.run_episode` lets it act, and records
-# it.
+# pendulum hangs at first. An *agent* has `reset(seed)` and `act(observation)`; the
+# first one holds random torques for a while. `control.run_episode` lets it act, and
+# records it.
 
 # %%
 env = Camera(seed=0)
@@ -127,13 +127,14 @@ print(f"R² of the velocity, linearly read from the smoothed state: {r2:.3f}")
 # %% [markdown]
 # ## Planning
 #
-# `RecedingHorizon` filters each new picture, plans 25 steps ahead, takes the first
-# action and starts the next plan from the rest. The plan is judged by the mean of the
-# learnt reward over samples of the dynamics, from their posterior, and of the state,
-# from the filter; `plan_by_sampling` (the cross-entropy method) looks for the best.
+# A `Tracker` filters each new picture; from what it knows, the policy `RecedingHorizon`
+# plans 25 steps ahead, takes the first action and starts the next plan from the rest.
+# The plan is judged by the mean of the learnt reward over samples of the dynamics, from
+# their posterior, and of the state, from the filter; `plan_by_sampling` (the
+# cross-entropy method) looks for the best.
 
 # %%
-show(Learner.problem, Learner.problem_of, demo.search)
+show(Learner.make_agent, Learner.problem, Learner.problem_of, demo.search)
 
 # %% [markdown]
 # This is its first attempt, after two minutes of random torques, in which the upright

@@ -14,7 +14,9 @@ import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
 
+from numpyro_svae.control.bounds import check_bounds
 from numpyro_svae.control.problem import Problem
+from numpyro_svae.control.tracker import gaussian_path
 from numpyro_svae.forecasting.filter import FilterState
 from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.run.wrappers import peel
@@ -93,7 +95,7 @@ class FittedProblem(Problem):
             such as the time between steps, ``(T, ...)``.
         :param noisy: whether the noise of the steps is drawn as well.
         :raises ValueError: if the belief is not one of one Gaussian path of one
-            sequence, or an argument is missing.
+            sequence, an argument is missing, or bounds are not those of an action.
         """
         known, setup = dict(known or {}), belief.setup
         given = {actions, *known}
@@ -102,22 +104,12 @@ class FittedProblem(Problem):
                 f"actions, known: found {sorted(given)}; accepted are the arguments of "
                 f"the model that its states depend on, {sorted(setup.needed)}."
             )
-        paths = {
-            name: marginal
-            for name, marginal in belief.marginals.items()
-            if not marginal.support.is_discrete
-        }
-        if len(belief.beliefs) != 1 or not paths:
+        chain, marginal = gaussian_path(belief)
+        if len(belief.beliefs) != 1:
             raise ValueError(
                 f"belief: found chains {sorted(belief.beliefs)}; accepted is a filter "
                 "of one Gaussian path. Switching systems are planned with samples of "
                 "their paths, as ControlProblem."
-            )
-        ((chain, marginal),) = paths.items()
-        if marginal.batch_shape != (1,):
-            raise ValueError(
-                f"belief: found sequences of shape {marginal.batch_shape}; accepted is "
-                "a filter of one sequence, of shape (1,)."
             )
         own, first, other = random.split(key, 3)
         sample = partial(setup.guide._sample_globals, params=belief.params)
@@ -126,6 +118,7 @@ class FittedProblem(Problem):
         size = (num_samples, horizon, start.shape[-1])
         noise = random.normal(other, size, start.dtype) if noisy else None
         width = setup.width(actions)
+        check_bounds(lower, upper, width)
         rest = actions, width, chain, lower, upper, known, noise
         return cls(cost, final, horizon, belief, draws, start, *rest)
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
+from numpyro.util import not_jax_tracer
 import optax
 
 from numpyro_svae.control.problem import Problem
 
-__all__ = ["Plan", "plan_by_gradient", "plan_by_sampling"]
+__all__ = ["Plan", "check_plan", "plan_by_gradient", "plan_by_sampling"]
 
 
 class Plan(NamedTuple):
@@ -22,6 +23,20 @@ class Plan(NamedTuple):
 
     actions: Array
     cost: Array
+
+
+def check_plan(plan: Plan) -> Plan:
+    """A plan must have a cost; what is being compiled is taken as it is.
+
+    :raises ValueError: if it is not finite.
+    """
+    if not_jax_tracer(plan.cost) and not bool(jnp.isfinite(plan.cost)):
+        raise ValueError(
+            f"cost: found {plan.cost} for the best plan. Accepted is a cost that is "
+            "finite for some plan. Write one that is finite for whatever state samples "
+            "reach, such as one with jnp.clip before a logarithm, a root or a quotient."
+        )
+    return plan
 
 
 def plan_by_gradient(
@@ -38,6 +53,7 @@ def plan_by_gradient(
     :param optimizer: of the actions; Adam with step size 0.1 by default.
     :param num_steps: number of its steps.
     :return: the best actions on the way.
+    :raises ValueError: if no plan has a finite cost.
     """
     optimizer = optax.adam(0.1) if optimizer is None else optimizer
     if start is None:
@@ -52,10 +68,10 @@ def plan_by_gradient(
         update, state = optimizer.update(slope, state, actions)
         return (problem.clip(optax.apply_updates(actions, update)), state, best), None
 
-    best = Plan(actions, jnp.asarray(jnp.inf, actions.dtype))
+    best = _no_plan(actions)
     carry = actions, optimizer.init(actions), best
     (actions, _, best), _ = lax.scan(step, carry, None, num_steps)
-    return _better(best, Plan(actions, problem.expected_cost(actions)))
+    return check_plan(_better(best, Plan(actions, problem.expected_cost(actions))))
 
 
 def plan_by_sampling(
@@ -83,7 +99,8 @@ def plan_by_sampling(
     :param num_steps: number of steps.
     :param inertia: how much of the last mean and deviation is kept in each step.
     :return: the best plan that was seen.
-    :raises ValueError: if there are not from 2 to ``population`` elites.
+    :raises ValueError: if there are not from 2 to ``population`` elites, or no plan has
+        a finite cost.
     """
     if not 2 <= elites <= population:
         raise ValueError(
@@ -109,11 +126,16 @@ def plan_by_sampling(
         return (mean, deviation, best), None
 
     first = problem.clip(mean)
-    best = Plan(first, problem.expected_cost(first))
+    best = _better(_no_plan(first), Plan(first, problem.expected_cost(first)))
     keys = random.split(key, num_steps)
     (mean, _, best), _ = lax.scan(step, (mean, deviation, best), keys)
     mean = problem.clip(mean)
-    return _better(best, Plan(mean, problem.expected_cost(mean)))
+    return check_plan(_better(best, Plan(mean, problem.expected_cost(mean))))
+
+
+def _no_plan(actions: Array) -> Plan:
+    """Actions that any plan with a cost is better than."""
+    return Plan(actions, jnp.asarray(jnp.inf, actions.dtype))
 
 
 def _better(first: Plan, second: Plan) -> Plan:

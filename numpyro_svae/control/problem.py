@@ -13,6 +13,8 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
+from numpyro_svae.control.bounds import check_bounds
+
 __all__ = ["ControlProblem", "PiecewiseProblem", "Problem", "QuadraticCost"]
 
 
@@ -141,6 +143,7 @@ class ControlProblem(Problem):
                 f"of dimension {size} and {extra} known inputs; accepted are "
                 f"({size}, {size} + number of actions + {extra})."
             )
+        check_bounds(self.lower, self.upper, self.num_actions)
 
     @property
     def _rank(self) -> int:

@@ -17,21 +17,20 @@ from typing import Any
 
 import jax
 from jax import Array, random
+from jax.errors import JAXTypeError
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.diagnostics.programs import compiled, kept
 from numpyro_svae.forecasting.course import Course
 from numpyro_svae.forecasting.filter_setup import FilterSetup, look_ahead
-from numpyro_svae.forecasting.filter_window import (
-    Belief,
-    Beliefs,
-    infer_window,
-)
+from numpyro_svae.forecasting.filter_window import Belief, Beliefs
+from numpyro_svae.forecasting.timeline import Arguments
 from numpyro_svae.guide import AutoSVAE
 
-__all__ = ["FilterState", "filter"]
+__all__ = ["FilterState", "filter", "read_filter"]
 
 
 @partial(
@@ -91,6 +90,23 @@ class FilterState:
         self.setup.check(new)
         return _update(self, {n: jnp.asarray(v) for n, v in new.items()})
 
+    def begin(self, before: Beliefs | None = None, /, **first: Any) -> FilterState:
+        """Begin with other sequences, of which the first step alone is seen.
+
+        States are then known from the prior of the first ones and from what is seen
+        there. It is compiled by itself, once.
+
+        :param before: beliefs of the first states in the place of their priors.
+        :param first: by argument of the model, its value at the first step: its shape
+            without the axis of time. What leads from step to step, such as the actions,
+            has none. Arguments without time may be left out, and stay as they are.
+        :return: the state at the first step, by the same parameters.
+        :raises ValueError: if arguments are missing or do not fit.
+        """
+        self.setup.check_first(first)
+        values = {n: jnp.asarray(v) for n, v in first.items()}
+        return _begin(self, before or {}, values)
+
     def restart(self, **data: Any) -> FilterState:
         """Begin with other sequences, without reading the model again.
 
@@ -103,26 +119,36 @@ class FilterState:
         :raises ValueError: if the model has no such argument, if one that has time is
             missing, or if sequences are padded.
         """
-        names, timed = set(self.setup.arguments.names), self.setup.timed
-        unknown, missing = sorted(set(data) - names), sorted(timed - set(data))
+        names, timed = self.setup.arguments.names, self.setup.timed
+        unknown, missing = sorted(set(data) - set(names)), sorted(timed - set(data))
         if unknown or missing or self.lengths is not None:
             raise ValueError(
                 f"Arguments {unknown}, lengths {self.lengths}: found; {missing}: not "
-                f"found. Accepted: some of {sorted(names)}, with all that have time, "
-                f"{sorted(timed)}, and no padded sequences."
+                f"found. Accepted: some of {sorted(set(names))}, with all that have "
+                f"time, {sorted(timed)}, and no padded sequences."
             )
-        return _restart(self, {n: jnp.asarray(v) for n, v in data.items()})
+        given = {i: jnp.asarray(data[n]) for i, n in enumerate(names) if n in data}
+        fixed = {i: given.get(i, leaf) for i, leaf in self.fixed.items()}
+        return _start(replace(self, fixed=fixed), {**fixed, **given})
+
+
+def _started(state: FilterState, arrays: dict[int, Any]) -> FilterState:
+    """The state at the last step of data, which are arguments by their place."""
+    setup = state.setup
+    leaves = [arrays.get(i, leaf) for i, leaf in enumerate(setup.arguments.leaves)]
+    beliefs, bound, last = setup.begin(state.params, leaves, state.lengths)
+    return replace(state, beliefs=beliefs, bound=bound, last=last)
+
+
+_start = jax.jit(_started)
 
 
 @jax.jit
-def _restart(state: FilterState, data: dict[str, Array]) -> FilterState:
-    arguments, setup = state.setup.arguments, state.setup
-    leaves, fixed = list[Any](), dict[int, Array]()
-    for i, (name, leaf) in enumerate(zip(arguments.names, arguments.leaves)):
-        leaves.append(data.get(name, state.fixed.get(i, leaf)))
-        if i in state.fixed:
-            fixed[i] = leaves[i]
-    beliefs, bound, last = setup.begin(state.params, leaves, None)
+def _begin(state: FilterState, before: Beliefs, first: dict[str, Array]) -> FilterState:
+    setup, names = state.setup, state.setup.arguments.names
+    fixed = {i: first.get(names[i], leaf) for i, leaf in state.fixed.items()}
+    arguments, last = setup.first_window(fixed, first)
+    beliefs, bound = setup.infer(state.params, before, arguments, (True, False))
     return replace(state, beliefs=beliefs, bound=bound, last=last, fixed=fixed)
 
 
@@ -130,15 +156,8 @@ def _restart(state: FilterState, data: dict[str, Array]) -> FilterState:
 def _update(state: FilterState, new: dict[str, Array]) -> FilterState:
     setup = state.setup
     arguments, last = setup.window(state.last, state.fixed, new)
-    beliefs, bound = infer_window(
-        setup.guide,
-        setup.structure,
-        setup.times[1],
-        state.params,
-        state.beliefs,
-        arguments,
-        seen=not setup.data or bool(setup.data & set(new)),
-    )
+    seen = False, not setup.data or bool(setup.data & set(new))
+    beliefs, bound = setup.infer(state.params, state.beliefs, arguments, seen)
     return replace(state, beliefs=beliefs, bound=bound, last=last)
 
 
@@ -152,10 +171,14 @@ def filter(
     """Filter a sequence as its steps come, without running through its past again.
 
     The data so far set the first state; :meth:`FilterState.update` takes one step
-    more. For linear dynamical systems and hidden Markov models the result is exact: it
-    is what smoothing all the data so far says of the last step. Of a switching system
-    the guide's product of states and regimes is kept, and the past of neither is
-    revised (assumed density filtering).
+    more, and :meth:`FilterState.begin` the first step of other sequences. What is not
+    known yet, such as the reward of an action, is an argument that is None: a site
+    without a value says nothing of the states.
+
+    For linear dynamical systems and hidden Markov models the result is exact: it is
+    what smoothing all the data so far says of the last step. Of a switching system the
+    guide's product of states and regimes is kept, and the past of neither is revised
+    (assumed density filtering).
 
     The recognition function must look at each step by itself: it is run on windows of
     two steps, and only what it says of the second is used. Global sites are at their
@@ -183,19 +206,45 @@ def filter(
 
         state, means = jax.lax.scan(step, state, {"y": later_y, "actions": later})
     """
+    state, leaves = read_filter(model, guide, params, args, kwargs)
+    arrays: dict[int, Any] = {
+        i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Array | np.ndarray)
+    }
+    try:
+        return _start(state, arrays)
+    except JAXTypeError:  # the model has to know values of its arguments
+        return _started(state, arrays)
+
+
+def read_filter(
+    model: Callable, guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict
+) -> tuple[FilterState, tuple[Any, ...]]:
+    """A filter that has seen nothing yet, and the leaves of the arguments.
+
+    :param model: the model.
+    :param guide: its guide.
+    :param params: parameters.
+    :param args: arguments of the model, of two steps or more; arrays matter by their
+        shapes alone.
+    :param kwargs: likewise.
+    """
     fit = read_fit(model, guide, params, args, kwargs)
-    draws, depends = compiled(look_ahead, fit)(random.PRNGKey(0))
-    course = Course(fit, draws, 1)
-    _check_locals(course)
-    names = frozenset(argument.name for argument in depends)
+    draws, depends, lengths = compiled(look_ahead, fit)(random.PRNGKey(0))
     matter = jax.device_get(depends)  # with these parameters
+    names = frozenset(argument.name for argument in matter)
     needed = frozenset(argument.name for argument in matter if matter[argument])
-    make = partial(FilterSetup.of, course, names, needed)
+
+    def make() -> FilterSetup:
+        course = Course(fit, draws, 1)
+        _check_locals(course)
+        return FilterSetup.of(course, names, needed)
+
     setup = kept(fit, (FilterSetup, needed), make, shapes=True)
-    leaves, lengths = course.arguments.leaves, course.lengths
+    leaves = Arguments.of(model, args, kwargs).leaves
     fixed = setup.fixed(leaves, lengths)
-    beliefs, bound, last = setup.begin(params, leaves, lengths)
-    return FilterState(beliefs, bound, last, dict(params), fixed, lengths, setup)
+    nothing = jnp.zeros(())
+    state = FilterState({}, nothing, {}, dict(params), fixed, lengths, setup)
+    return state, leaves
 
 
 def _check_locals(course: Course) -> None:

@@ -1,10 +1,11 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Inference on a window of two steps, of which the first has the belief so far.
+"""Inference on a window of two steps, of which one is seen.
 
 The window is an ordinary run of the model, shown to the guide's inference with two
-changes: chains begin with the beliefs, and nothing but the chains is at the first step.
+changes: chains begin with the beliefs, if there are any, and nothing but the chains is
+at the step that is not seen.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Source, Structure
 from numpyro_svae.program.structure.probing import plain_run
 
-__all__ = ["Belief", "Beliefs", "belief_of", "continued", "infer_window"]
+__all__ = ["Belief", "Beliefs", "Window", "belief_of", "continued"]
 
 
 class Belief(NamedTuple):
@@ -43,18 +44,23 @@ Beliefs = dict[str, Belief | Array]  # an array has the probabilities of a discr
 
 
 def belief_of(
-    marginal: Any, batch: tuple[int, ...], lengths: Array | None = None
+    marginal: Any,
+    batch: tuple[int, ...],
+    lengths: Array | None = None,
+    first: bool = False,
 ) -> Belief | Array:
-    """The marginal distribution of the last state of a chain."""
+    """The marginal distribution of the last state of a chain, or of the first."""
 
-    def last(x: Array, event_dim: int) -> Array:
+    def one(x: Array, event_dim: int) -> Array:
         axis = x.ndim - event_dim - 1
         x = jnp.broadcast_to(x, (*batch, *x.shape[axis:]))
+        if first:
+            return jnp.take(x, 0, len(batch))
         return at_last(x, len(batch), lengths)
 
     if marginal.is_discrete:
-        return last(marginal.probs, 1)
-    return Belief(last(marginal.mean, 1), last(marginal.covariance, 2))
+        return one(marginal.probs, 1)
+    return Belief(one(marginal.mean, 1), one(marginal.covariance, 2))
 
 
 def continued(structure: Structure) -> Structure:
@@ -67,80 +73,77 @@ def continued(structure: Structure) -> Structure:
     return replace(structure, factors=factors)
 
 
-def infer_window(
-    guide: AutoSVAE,
-    structure: Structure,
-    times: dict[str, InTime],
-    params: dict[str, Any],
-    beliefs: Beliefs,
-    arguments: tuple[tuple, dict],
-    seen: bool,
-) -> tuple[Beliefs, Array]:
-    """Beliefs at the second step of a window, and the bound of its data.
+@dataclass(frozen=True)
+class Window:
+    """A model over two steps.
 
-    :param guide: the guide.
-    :param structure: its wiring, for windows.
+    :param guide: its guide.
+    :param structure: its wiring; that of :func:`continued` if there are beliefs.
     :param times: where time is in the sites of the program.
     :param params: parameters.
-    :param beliefs: at the first step.
-    :param arguments: of the model, for two steps.
-    :param seen: whether there are data at the second step.
+    :param args: of the model, for two steps.
+    :param kwargs: likewise.
+    :param beliefs: what chains begin with, by site; their own priors where none is.
+    :param seen: which of the steps have data.
     """
-    args, kwargs = arguments
-    key = random.PRNGKey(0)
-    program = _Window(
-        guide.model,
-        args,
-        kwargs,
-        key,
-        params,
-        structure.scans,
-        structure.numbers,
-        structure.time_plates,
-        beliefs,
-        times,
-        frozenset(structure.locals),
-        seen,
-    )
-    messages = plain_run(program, structure)
-    with block(), substitute(data=params):
-        recognised, _ = recognise(guide.recognition, messages, args, kwargs, key)
-    sites = sample_sites(messages)
-    bound = bind(program, structure, sites, guide.cubature)
-    potentials = {}
-    for name, potential in recognised.items():
-        timed = potential.batch_shape[-1:] == (2,)
-        potentials[name] = potential.mask(jnp.array([False, seen]) if timed else False)
-    naturals = {n: params[guide._natural_name(n)] for n in structure.priors}
-    known = structure, program, guide.ascent, bound, naturals, potentials
-    local = site_posteriors(*known)
-    local = guide.watch.watch(local)
-    found = {
-        name: belief_of(local.marginals[name], _batch(belief))
-        for name, belief in beliefs.items()
-    }
-    return found, bound_of(structure, bound.sites, local)
 
+    guide: AutoSVAE
+    structure: Structure
+    times: dict[str, InTime]
+    params: dict[str, Any]
+    args: tuple
+    kwargs: dict[str, Any]
+    beliefs: Beliefs
+    seen: tuple[bool, bool]
 
-def _batch(belief: Belief | Array) -> tuple[int, ...]:
-    vector = belief.mean if isinstance(belief, Belief) else belief
-    return vector.shape[:-1]
+    def infer(self) -> tuple[dict[str, Any], Array]:
+        """Marginals of the local sites over the steps, and the bound of the data."""
+        guide, structure, key = self.guide, self.structure, random.PRNGKey(0)
+        program = _WindowProgram(
+            guide.model,
+            self.args,
+            self.kwargs,
+            key,
+            self.params,
+            structure.scans,
+            structure.numbers,
+            structure.time_plates,
+            self.beliefs,
+            self.times,
+            frozenset(structure.locals),
+            self.seen,
+        )
+        messages = plain_run(program, structure)
+        with block(), substitute(data=self.params):
+            recognised, _ = recognise(
+                guide.recognition, messages, self.args, self.kwargs, key
+            )
+        sites = sample_sites(messages)
+        bound = bind(program, structure, sites, guide.cubature)
+        potentials = {}
+        for name, potential in recognised.items():
+            timed = potential.batch_shape[-1:] == (2,)
+            potentials[name] = potential.mask(jnp.array(self.seen) if timed else False)
+        naturals = {n: self.params[guide._natural_name(n)] for n in structure.priors}
+        known = structure, program, guide.ascent, bound, naturals, potentials
+        local = guide.watch.watch(site_posteriors(*known))
+        return local.marginals, bound_of(structure, bound.sites, local)
 
 
 @dataclass(frozen=True)
-class _Window(Program):
+class _WindowProgram(Program):
     """A program over two steps.
 
     :param beliefs: what its chains begin with.
     :param times: where time is in its sites.
     :param latent: its latent local sites.
-    :param seen: whether there are data at the second step.
+    :param seen: which of the steps have data.
     """
 
     beliefs: Beliefs = field(default_factory=dict)
     times: dict[str, InTime] = field(default_factory=dict)
     latent: frozenset[str] = frozenset()
-    seen: bool = True
+    seen: tuple[bool, bool] = (False, True)
 
     def trace(self, *args: Any, **kwargs: Any) -> dict[str, dict]:
         """Trace of a run, with what the window changes of it."""
@@ -159,17 +162,20 @@ class _Window(Program):
         return self._masked(name, message) if local and chain is None else fn
 
     def _masked(self, name: str, message: dict) -> dist.Distribution:
-        """A site that does not count at the first step."""
+        """A site that counts at the steps that are seen.
+
+        A latent one counts at each of them, but where the beliefs have it already.
+        """
         fn = message["fn"]
         base, mask, extra = peel(fn)
         full = tuple(fn.batch_shape) + tuple(fn.event_shape[:extra])
-        counts, time = jnp.array(False), self.times.get(name)
+        steps = self.seen if message["is_observed"] else (self.seen[0], True)
+        counts, time = jnp.array(steps[0]), self.times.get(name)
         if time is not None:
             scanned = any(self.scans) and time.lag == 1
             moved = scanned or name in self.time_plates
             axis = len(fn.batch_shape) if moved else int(time.axis or 0)
-            seen = self.seen or not message["is_observed"]
-            counts = jnp.array([False, seen])[0 if scanned else time.lag :]
+            counts = jnp.array(steps)[0 if scanned else time.lag :]
             counts = counts.reshape((-1,) + (1,) * (len(full) - axis - 1))
         mask = counts if mask is None else mask & counts
         return base.expand(full).mask(jnp.broadcast_to(mask, full)).to_event(extra)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Functions around ``SVI``: minibatches, checkpoints, restarts, merges, annealing."""
+"""Functions around ``SVI``: batches, checkpoints, restarts, merges, annealing."""
 
 from numpyro_svae.training.annealing import anneal_kl
 from numpyro_svae.training.batches import run_batches, shuffled
@@ -10,6 +10,7 @@ from numpyro_svae.training.fits import load_fit, save_fit
 from numpyro_svae.training.merging import Merges, merge_components
 from numpyro_svae.training.plateau import Plateau
 from numpyro_svae.training.restarts import Restarts, run_restarts
+from numpyro_svae.training.windows import windows
 from numpyro_svae.whole_steps import skipped_steps
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "save_state",
     "shuffled",
     "skipped_steps",
+    "windows",
 ]

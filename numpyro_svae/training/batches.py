@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import partial
 from itertools import chain, islice
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 import warnings
 
 import jax
@@ -55,6 +55,7 @@ def run_batches(
     batches: Iterable,
     num_steps: int | None = None,
     *,
+    constants: Mapping[str, Any] | None = None,
     progress_bar: bool = True,
     stable_update: bool = False,
     init_state: SVIState | None = None,
@@ -81,6 +82,9 @@ def run_batches(
     :param batches: any iterable of batches, such as a data loader.
     :param num_steps: the most steps to take, counted over all resumed runs; by default
         as many as there are batches.
+    :param constants: keyword arguments of the model and the guide that are the same in
+        each step: arrays, and numbers or whatever else is hashable, such as the size of
+        a plate.
     :param progress_bar: whether to show one, with the mean loss of the last steps.
     :param stable_update: whether to leave out steps that would make NaN, with an
         optimiser other than :func:`~numpyro_svae.svae_optimizer`, which does so anyway.
@@ -93,7 +97,8 @@ def run_batches(
     :param every: number of steps between looks at the losses: to show them, to ask
         ``stop``, and to write the checkpoint.
     :return: parameters, state and losses.
-    :raises ValueError: if there is no batch, or neither a key nor a state.
+    :raises ValueError: if there is no batch, neither a key nor a state, or an argument
+        is in a batch and a constant.
 
     **Example**
 
@@ -108,10 +113,11 @@ def run_batches(
         raise ValueError("batches: found none; accepted is at least one.")
     if rng_key is None and init_state is None:
         raise ValueError("rng_key: found None; accepted only with an init_state.")
+    constant = _Constants.of(constants or {}, first)
     state, losses = init_state, np.zeros(0)
     resumes = checkpoint is not None and Path(checkpoint).exists()
     if state is None or resumes:
-        args, kwargs = _arguments(first)
+        args, kwargs = constant.join(*_arguments(first))
         key = jax.random.PRNGKey(0) if rng_key is None else rng_key
         state = svi.init(key, *args, init_params=init_params, **kwargs)
     if checkpoint is not None and resumes:
@@ -124,7 +130,8 @@ def run_batches(
     ) as bar:
         ended = stop is not None and len(losses) > 0 and stop(losses)
         for batch in () if ended else bar:
-            state, loss = _update(svi, stable_update, state, *_arguments(batch))
+            given = constant.arrays, *_arguments(batch)
+            state, loss = _update(svi, stable_update, constant.rest, state, *given)
             pending.append(loss)
             if (len(losses) + len(pending)) % every:
                 continue
@@ -159,12 +166,50 @@ def _say_skipped(state: SVIState, num_steps: int) -> None:
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _update(
-    svi: SVI, stable: bool, state: SVIState, args: tuple, kwargs: dict
+    svi: SVI,
+    stable: bool,
+    rest: tuple,
+    state: SVIState,
+    arrays: dict,
+    args: tuple,
+    kwargs: dict,
 ) -> tuple[SVIState, Array]:
     update = svi.stable_update if stable else svi.update
-    return update(state, *args, **kwargs)
+    return update(state, *args, **kwargs, **arrays, **dict(rest))
+
+
+class _Constants(NamedTuple):
+    """Keyword arguments that are the same in each step.
+
+    :param arrays: by name.
+    :param rest: names and values of the others, which are known while compiling.
+    """
+
+    arrays: dict[str, Array | np.ndarray]
+    rest: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, constants: Mapping[str, Any], batch: Any) -> _Constants:
+        """Tell arrays from others; none may be in a batch too."""
+        both = sorted(set(constants) & set(_arguments(batch)[1]))
+        if both:
+            raise ValueError(
+                f"constants: found {both}, which batches have as well; accepted are "
+                "other arguments of the model."
+            )
+        arrays, rest = {}, []
+        for name, value in sorted(constants.items()):
+            if isinstance(value, Array | np.ndarray):
+                arrays[name] = value
+            else:
+                rest.append((name, value))
+        return cls(arrays, tuple(rest))
+
+    def join(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """All arguments, with those of a batch."""
+        return args, {**kwargs, **self.arrays, **dict(self.rest)}
 
 
 def _arguments(batch: Any) -> tuple[tuple, dict[str, Any]]:

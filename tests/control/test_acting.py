@@ -1,10 +1,11 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Agents that filter and plan, and the loop of acting and fitting."""
+"""Agents that follow the latent state, and act on what they know of it."""
+
+from dataclasses import replace
 
 import jax
-from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -14,170 +15,213 @@ import pytest
 import numpyro_svae as ns
 from numpyro_svae.control import (
     ControlProblem,
+    Feedback,
+    LatentAgent,
     PiecewiseProblem,
+    Plan,
     QuadraticCost,
     RecedingHorizon,
-    aggregate,
+    Tracker,
+    plan_by_gradient,
     plan_by_sampling,
     run_episode,
+    solve_lqr,
 )
+from tests.test_compilations import compilations
 
 WEIGHT = np.array([[1.0, 0.3, 0.0], [0.0, 1.0, 0.3]])  # position, speed, force
-NOISE = 1e-3
 HORIZON = 10
 
 
-def pushed(y, actions, rewards):
+def pushed(y, actions, rewards=None):
     """A mass on rails whose position is seen, and what it is worth."""
+    noise = numpyro.param("noise", 1e-3)
     with numpyro.plate("sequences", len(y)):
         chain = ns.LinearGaussianChain(
             jnp.zeros(2),
             jnp.eye(2),
             jnp.asarray(WEIGHT, jnp.float32),
-            NOISE * jnp.eye(2),
+            noise * jnp.eye(2),
             inputs=actions,
             num_steps=y.shape[1],
         )
         x = numpyro.sample("x", chain)
         seen = dist.MultivariateNormal(x[..., :1], 0.01 * jnp.eye(1)).to_event(1)
         numpyro.sample("y", seen, obs=y)
-        worth = dist.Normal(-(x[:, :-1, 0] ** 2), 0.1).to_event(1)
+        worth = dist.Normal(x @ jnp.array([-1.0, 0.0]), 0.1).to_event(1)
         numpyro.sample("rewards", worth, obs=rewards)
 
 
-def recognition(y, actions, rewards):
-    """What a position says, and nothing of the speed."""
-    vector = jnp.concatenate([y, jnp.zeros_like(y)], -1) / 0.01
-    return {"x": ns.GaussianPotential(vector, jnp.array([[[100.0, 0.0]]]))}
+def arguments(observations, actions):
+    return {"y": observations, "actions": actions}
 
 
 class Rails:
-    """The mass, with the interface of gymnasium; it ends far away."""
-
-    def __init__(self):
-        self.rng = np.random.default_rng(0)
+    """The mass, with the interface of gymnasium."""
 
     def reset(self, *, seed=None, options=None):
+        self.rng = np.random.default_rng(seed)
         self.state = np.array([1.0, 0.0])
         return self.see(), {}
 
     def step(self, action):
         reward = -(self.state[0] ** 2)
         self.state = WEIGHT @ np.append(self.state, action)
-        far = abs(self.state[0]) > 3
-        return self.see(), reward, far, False, {}
+        return self.see(), reward, False, False, {}
 
     def see(self):
         return self.state[:1] + 0.1 * self.rng.standard_normal(1)
 
 
-class Always:
-    """An agent of one action."""
-
-    def __init__(self, action):
-        self.action = np.array([action])
-
-    def reset(self):
-        self.last = None
-
-    def act(self, observation):
-        self.last = observation
-        return self.action
-
-
-def arguments(y, actions):
-    rewards = jnp.zeros(len(actions))
-    found = {"y": y, "actions": actions, "rewards": rewards}
-    return {name: jnp.asarray(v, jnp.float32)[None] for name, v in found.items()}
+COST = QuadraticCost(np.eye(2), 0.01 * np.eye(1), np.zeros(2))
 
 
 def problem(key, belief):
-    cost = QuadraticCost(jnp.eye(2), 0.01 * jnp.eye(1), jnp.zeros(2))
     start = belief.marginals["x"].sample(key, (4,))[:, 0]
     weight = jnp.broadcast_to(jnp.asarray(WEIGHT, jnp.float32), (4, 2, 3))
-    return ControlProblem(cost, cost.final, HORIZON, weight, start, -1.0, 1.0)
+    return ControlProblem(COST, COST.final, HORIZON, weight, start, -1.0, 1.0)
 
 
 def planner(key, problem, start):
     return plan_by_sampling(key, problem, 0.5, start, population=64, elites=8)
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    guide = ns.AutoSVAE(pushed, recognition)
-    data = arguments(np.zeros((3, 1)), np.zeros((2, 1)))
-    return guide, ns.filter(pushed, guide, {}, **data)
+PLANS = RecedingHorizon(problem, planner, jnp.zeros((HORIZON, 1)))
+
+
+def regulator():
+    """Feedback for known dynamics."""
+    sharp = ns.MatrixNormalInverseWishart(
+        jnp.asarray(WEIGHT, jnp.float32), 1e4 * jnp.eye(3), 9.0, 1e-3 * jnp.eye(2)
+    )
+    return Feedback(solve_lqr(sharp, COST, HORIZON))
 
 
 @pytest.fixture(scope="module")
-def agent(fitted):
-    start = jnp.full((HORIZON, 1), -0.5)
-    return RecedingHorizon(fitted[1], arguments, problem, planner, start, random.key(0))
+def tracker():
+    guide, params = ns.AutoSVAE(pushed), {"noise": jnp.asarray(1e-3)}
+    with_rewards = np.zeros((1, 3, 1)), np.zeros((1, 2, 1)), np.zeros((1, 3))
+    guide.posterior_local(params, *with_rewards)  # as it is trained
+    return Tracker(pushed, guide, params, arguments, 1)
 
 
-def test_an_agent_that_sees_positions_stops_the_mass(agent):
-    env = Rails()
-    episode = run_episode(env, agent, 30)
-    idle = run_episode(env, Always(0.0), 30)
-    assert episode.observations.shape == (31, 1)
+@pytest.mark.parametrize("policy", [PLANS, regulator], ids=["plans", "regulator"])
+def test_an_agent_that_sees_positions_stops_the_mass(tracker, policy):
+    """Its first action is one of what it has seen already."""
+    policy = policy if policy is PLANS else policy()
+    agent = LatentAgent(tracker, policy, bounds=(-1.0, 1.0))
+    episode = run_episode(Rails(), agent, 30, seed=0)
     assert episode.actions.shape == (30, 1)
-    assert episode.actions[0] == -0.5  # that of the start
+    assert episode.actions[0] < -0.5
     assert np.max(np.abs(episode.actions)) <= 1
-    assert idle.total == -30
-    assert episode.total > -8
+    assert episode.total > -8  # of -30 without a push
     assert np.abs(episode.observations[-8:]).mean() < 0.2
 
 
-def test_its_belief_is_what_smoothing_says_of_the_last_step(fitted, agent):
-    guide, _ = fitted
-    episode = run_episode(Rails(), agent, 6)
-    agent.act(episode.observations[-1])
-    data = arguments(episode.observations, episode.actions)
-    goal = guide.posterior_local({}, **data)["x"]
-    found = agent.belief.marginals["x"]
-    np.testing.assert_allclose(found.mean, goal.mean[:, -1], atol=1e-4)
-    np.testing.assert_allclose(
-        found.covariance_matrix, goal.covariance[:, -1], atol=1e-4
-    )
+def test_its_belief_is_what_smoothing_says_of_the_last_step(tracker):
+    agent = LatentAgent(tracker, regulator(), bounds=(-1, 1), exploration=0.1)
+    rng = np.random.default_rng(0)
+    seen = rng.standard_normal((1, 4, 1)).astype(np.float32)
+    done = np.zeros((1, 0, 1), np.float32)
+    for t in range(4):
+        action = agent.act(seen[0, t])
+        if t in (0, 3):
+            data = arguments(seen[:, : t + 1], done)
+            goal = tracker.guide.posterior_local(tracker.params, **data)["x"]
+            found = agent.belief.marginals["x"]
+            np.testing.assert_allclose(found.mean, goal.mean[:, -1], atol=1e-4)
+            covariance = goal.covariance[:, -1]
+            np.testing.assert_allclose(found.covariance_matrix, covariance, atol=1e-4)
+        done = np.concatenate([done, action[None, None]], 1)
 
 
-def test_a_filter_starts_again_with_other_data(fitted):
-    guide, belief = fitted
-    y = np.random.default_rng(0).standard_normal((7, 1))
-    data = arguments(y, np.ones((6, 1)))
-    goal = guide.posterior_local({}, **data)["x"]
+def test_seeds_reproduce_episodes_to_the_bit(tracker):
+    agent = LatentAgent(tracker, regulator(), exploration=0.3)
+    first, again, other = (run_episode(Rails(), agent, 6, seed=s) for s in (1, 1, 2))
+    for one, two in zip(first[:3], again[:3]):
+        np.testing.assert_array_equal(one, two)
+    assert np.all(first.actions != other.actions)
+    calm = LatentAgent(tracker, regulator())
+    agent.reset(seed=3)
+    noise = agent.act(np.ones(1)) - calm.act(np.ones(1))
+    assert 0.003 < np.abs(noise / 0.3) < 4
+
+
+def test_another_episode_agent_or_fit_compiles_nothing(tracker):
+    run_episode(Rails(), LatentAgent(tracker, PLANS), 3, seed=0)
+    other = Tracker(pushed, tracker.guide, tracker.params, arguments, 1)
+    with compilations() as count:
+        run_episode(Rails(), LatentAgent(other, PLANS), 4, seed=1)
+        other.params = {"noise": jnp.asarray(2e-3)}
+        episode = run_episode(Rails(), LatentAgent(other, PLANS), 3, seed=1)
+    assert count() == 0
+    data = arguments(episode.observations[None], episode.actions[None])
+    ns.filter(pushed, tracker.guide, other.params, **data)
+    with compilations() as count:
+        ns.filter(pushed, tracker.guide, tracker.params, **data)
+    assert count() == 0
+
+
+def test_a_goal_is_the_state_that_an_observation_shows(tracker):
+    goal = tracker.latent_goal(np.array([3.0]), spread=10.0)
+    np.testing.assert_allclose(goal.mean, [3.0, 0.0], atol=1e-3)
+    scale = np.sqrt(np.diagonal(goal.covariance_matrix))
+    np.testing.assert_allclose(scale, [0.1, 10.0], rtol=1e-3)
+
+
+def test_what_is_not_known_yet_says_nothing(tracker):
+    data = arguments(np.full((1, 3, 1), 0.5), np.zeros((1, 2, 1)))
+    fit = pushed, tracker.guide, tracker.params
+    without = ns.filter(*fit, **data, rewards=None)
+    goal = tracker.guide.posterior_local(tracker.params, **data)["x"].mean[:, -1]
+    np.testing.assert_allclose(without.marginals["x"].mean, goal, atol=1e-4)
+    made_up = ns.filter(*fit, **data, rewards=np.zeros((1, 3)))
+    assert made_up.marginals["x"].mean[0, 0] < goal[0, 0] - 0.1
+
+
+def test_a_filter_starts_again_with_other_data(tracker):
+    data = arguments(np.zeros((1, 3, 1)), np.zeros((1, 2, 1)))
+    belief = ns.filter(pushed, tracker.guide, tracker.params, **data)
+    y = np.random.default_rng(0).standard_normal((1, 7, 1))
+    data = arguments(y, np.ones((1, 6, 1)))
+    goal = tracker.guide.posterior_local(tracker.params, **data)["x"]
     found = belief.restart(**data).marginals["x"]
     np.testing.assert_allclose(found.mean, goal.mean[:, -1], atol=1e-5)
-    np.testing.assert_allclose(
-        found.covariance_matrix, goal.covariance[:, -1], atol=1e-5
-    )
-    with pytest.raises(ValueError, match=r"Arguments \['z'\].*'actions', 'rewards'"):
+    with pytest.raises(ValueError, match=r"Arguments \['z'\].*'actions'"):
         belief.restart(z=y)
+    with pytest.raises(ValueError, match=r"'y'.*found shape \(1, 1, 2\)"):
+        belief.begin(y=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"\['actions'\]: found; \['y'\]: not found"):
+        belief.begin(actions=np.zeros((1, 1)))
 
 
-def test_episodes_end_where_the_environment_says():
-    episode = run_episode(Rails(), Always(1.0), 50)
-    count = len(episode.rewards)
-    assert count < 50
-    assert len(episode.actions) == count
-    assert len(episode.observations) == count + 1
+def unpriced(key, belief):
+    return replace(problem(key, belief), cost=lambda x, a: jnp.log(-1 - x[0] ** 2))
 
 
-def test_data_of_each_round_are_there_in_the_next():
-    seen = []
+def test_a_cost_that_is_no_number_is_an_error(tracker):
+    policy = RecedingHorizon(unpriced, planner, jnp.zeros((HORIZON, 1)))
+    with pytest.raises(ValueError, match="cost: found inf for the best plan"):
+        LatentAgent(tracker, policy).act(np.zeros(1))
+    start, weight = jnp.zeros((4, 2)), jnp.broadcast_to(WEIGHT, (4, 2, 3))
+    own = ControlProblem(lambda x, a: x[0] * jnp.nan, COST.final, 3, weight, start)
+    with pytest.raises(ValueError, match="cost: found inf"):
+        plan_by_gradient(own, num_steps=2)
 
-    def fit(episodes):
-        seen.append(len(episodes))
-        return Always(0.1 * len(seen))
 
-    first = [run_episode(Rails(), Always(0.0), 3)]
-    options = {"num_rounds": 3, "episodes_per_round": 2, "num_steps": 3}
-    rounds = list(aggregate(Rails(), fit, first, **options))
-    assert seen == [1, 3, 5]
-    assert len(first) == 1
-    for i, (agent, new) in enumerate(rounds):
-        assert len(new) == 2
-        assert agent.action == new[0].actions[0] == 0.1 * (i + 1)
+def test_bounds_and_actions_of_another_shape_are_errors(tracker):
+    with pytest.raises(ValueError, match=r"lower: found bounds of shape \(2,\)"):
+        LatentAgent(tracker, PLANS, bounds=([0.0, 0.0], [1.0, 1.0]))
+    start, weight = jnp.zeros((4, 2)), jnp.broadcast_to(WEIGHT, (4, 2, 3))
+    with pytest.raises(ValueError, match=r"upper: found bounds of shape \(3,\)"):
+        ControlProblem(COST, COST.final, 3, weight, start, -1.0, np.ones(3))
+    wide = RecedingHorizon(lambda key, belief: None, wide_plan, jnp.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"policy: found the action .* \(2,\)"):
+        LatentAgent(tracker, wide).act(np.zeros(1))
+
+
+def wide_plan(key, problem, start):
+    return Plan(start, jnp.zeros(()))
 
 
 def test_pieces_move_a_state_by_their_mean(x64):
