@@ -3,6 +3,7 @@
 #   make swing-up    swing a pendulum up from camera pictures
 #   make test        the default tests
 #   make ci          everything that continuous integration runs
+#   make release     build a wheel and a source archive, and try them out
 # PYTHON=python3.12 chooses another Python, VENV=path another environment.
 
 PYTHON ?= python3
@@ -32,7 +33,7 @@ test test-slow demo swing-up tutorials docs: export NPROC ?= 1
 
 .DELETE_ON_ERROR:
 .PHONY: demo swing-up test test-slow lint format types tutorials docs bench \
-	bench-compiled ci clean
+	bench-compiled release ci clean
 .SECONDARY:
 
 demo: $(READY)/tutorials
@@ -98,6 +99,14 @@ bench: $(READY)/bench
 
 bench-compiled: $(READY)/bench
 	$(BIN)/python benchmarks/bench_compiled.py
+
+# Builds what a release consists of and uses it as a stranger would, without the
+# repository. It uploads nothing: docs/releasing.md says what else there is to do.
+release: $(READY)/release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) tools/check_release.py dist/*
 
 ci:
 	bash .ci/run

@@ -21,7 +21,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # from the build, not fetched
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
@@ -42,6 +44,7 @@ vars(smooth)["xr"] = xarray
 # The notebooks arrive executed: see "make tutorials".
 nb_execution_mode = "off"
 nb_merge_streams = True
+copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 

@@ -371,4 +371,4 @@ def test_steps_beside_a_network_start_once(monkeypatch):
     }
     assert np.isfinite(loss_of(ns.AutoSVAE(model, encode), model, y, params=params))
     jax.effects_barrier()
-    assert turns == [1]
+    assert len(turns) == 1
