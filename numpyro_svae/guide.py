@@ -36,7 +36,11 @@ from numpyro_svae.program.run.deterministic import shapes_of
 from numpyro_svae.program.run.mutable_state import Given, check_state
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.sites import Program, sample_sites
-from numpyro_svae.program.structure.checks import Potential, check_potentials
+from numpyro_svae.program.structure.checks import (
+    Potential,
+    check_potentials,
+    check_shapes,
+)
 from numpyro_svae.program.structure.groups import mixtures
 from numpyro_svae.program.structure.probing import plain_run
 
@@ -196,6 +200,7 @@ class AutoSVAE(FittedGuide):
         if not is_initialising():
             check_state(recognised, given.values, given.begun)
         sites = sample_sites(messages)
+        check_shapes(sites)
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites, self.cubature)
         check_starts(structure.priors, self.init, bound.priors)

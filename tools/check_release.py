@@ -25,8 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 place = Path(numpyro_svae.__file__).parent
-assert "site-packages" in place.parts, f"found the package at {place}"
-assert version("numpyro-svae") == numpyro_svae.__version__ == {expected!r}
+assert "site-packages" in place.parts, place
+assert version("numpyro-svae") == numpyro_svae.__version__ == EXPECTED
 assert (place / "py.typed").exists(), "the types are not there"
 """
 
@@ -40,7 +40,7 @@ def program() -> str:
     code, count = re.subn(r"svi\.run\((.*?), 1000,", r"svi.run(\1, 3,", block[1])
     if count != 1:
         raise SystemExit("README.md: found no 'svi.run(key, 1000, ...)' to shorten.")
-    return CHECK.format(expected=version_of()) + code
+    return f"EXPECTED = {version_of()!r}\n{CHECK}{code}"
 
 
 def version_of() -> str:

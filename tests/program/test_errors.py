@@ -72,6 +72,24 @@ def test_mean_that_a_covariance_scales_in_another_way():
     assert_says(message, "'mu'", "'cov'", "Accepted", "Gamma site alpha")
 
 
+def test_data_of_another_size_than_their_plate():
+    """When the model is read, and when held-out data come."""
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+        with numpyro.plate("data", 4):
+            numpyro.sample("y", dist.Normal(mu, 1.0).to_event(1), obs=y)
+
+    parts = "'y'", "(3, 2)", "'data' of 4", "(4, 2)", "len(y)"
+    assert_says(error_of(model, jnp.zeros((3, 2))), *parts)
+    guide = ns.AutoSVAE(model)
+    with handlers.seed(rng_seed=0):
+        guide(jnp.zeros((4, 2)))
+        with pytest.raises(ValueError) as raised:
+            guide(jnp.zeros((3, 2)))
+    assert_says(str(raised.value), *parts)
+
+
 # potentials
 
 

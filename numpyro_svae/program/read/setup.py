@@ -37,6 +37,7 @@ from numpyro_svae.program.structure.checks import (
     check_masks,
     check_plates,
     check_potentials,
+    check_shapes,
     stand_ins,
 )
 from numpyro_svae.program.structure.factors import Structure
@@ -100,6 +101,7 @@ def _read_program(
             "AutoSVAE reads its model once, and found no observed site. Accepted: a "
             "first call (or SVI.init) with data; later calls may be without."
         )
+    check_shapes(sites)
     check_data(sites)
     structure = read_structure(program, sites, potentials, refined)
     check_masks(sites, structure.locals)

@@ -28,6 +28,7 @@ __all__ = [
     "check_masks",
     "check_plates",
     "check_potentials",
+    "check_shapes",
     "check_start",
     "stand_ins",
 ]
@@ -52,6 +53,33 @@ def stand_ins(tree: Any) -> Any:
         return jnp.ones(leaf.shape, leaf.dtype)
 
     return jax.tree.map(stand_in, tree)
+
+
+def check_shapes(sites: dict[str, Site]) -> None:
+    """Observed values must have the shapes that their distributions draw.
+
+    :raises ValueError: naming the site, both shapes and the plates.
+    """
+    for site in sites.values():
+        drawn, found = site.outer.shape(), np.shape(site.value)
+        if not site.observed or _broadcast(drawn, found):
+            continue
+        plates = ", ".join(f"'{frame.name}' of {frame.size}" for frame in site.frames)
+        among = f", with the plates {plates}," if plates else ""
+        raise ValueError(
+            f"Site '{site.name}': found data of shape {found}, where its distribution"
+            f"{among} draws {drawn}. Accepted: data of the shape that is drawn. A "
+            "plate that takes its size from the data, as numpyro.plate('data', len(y)) "
+            "does, also takes held-out data of another size."
+        )
+
+
+def _broadcast(*shapes: tuple[int, ...]) -> bool:
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
 
 
 def check_data(sites: dict[str, Site]) -> None:
