@@ -3,7 +3,7 @@
 
 """Draws the picture of the README: its example is run, and looked at.
 
-    python tools/readme_picture.py docs/images/example.png
+python tools/readme_picture.py docs/images/example.png
 """
 
 from pathlib import Path
