@@ -99,7 +99,7 @@ class World:
 
         return step
 
-    def model(self, frames, actions, rewards):
+    def model(self, frames, actions, rewards=None):
         """Episodes, or windows of them: ``(N, T, ...)``, ``(N, T - 1, ...)``."""
         size = self.sizes.state
         kicks = numpyro.param(
@@ -119,7 +119,7 @@ class World:
             gained = dist.Normal(self.worth(x[..., :-1, :]), REWARD_NOISE).to_event(1)
             numpyro.sample("rewards", gained, obs=rewards)
 
-    def recognition(self, frames, actions, rewards):
+    def recognition(self, frames, actions, rewards=None):
         """What one observation says of its state: where it is, not how fast."""
         count = self.sizes.positions
         network = MLP(self.sizes.pixels, 2 * count, 128, seed=4)
@@ -167,7 +167,7 @@ class Learner:
         if self.scale is None:
             self.scale = jnp.mean(rewards), 2 * jnp.std(rewards)
         rewards = (rewards - self.scale[0]) / self.scale[1]
-        return {"frames": frames, "actions": actions, "rewards": rewards}
+        return self.arguments(frames, actions) | {"rewards": rewards}
 
     def windows(self, key, data):
         """A batch of windows of the episodes, at random."""
@@ -214,13 +214,8 @@ class Learner:
     # acting
 
     def arguments(self, frames, actions):
-        """Arguments of the model for one episode so far, whose rewards do not count."""
-        found = {
-            "frames": frames,
-            "actions": actions,
-            "rewards": np.zeros(len(actions)),
-        }
-        return {n: jnp.asarray(v, jnp.float32)[None] for n, v in found.items()}
+        """Arguments of the model for what was seen and done; rewards are not known."""
+        return {"frames": frames, "actions": actions}
 
     def problem(self, key, belief):
         """What to plan: the steps of the model from what the filter knows."""
@@ -238,42 +233,39 @@ class Learner:
 
     def agent(self):
         """The agent with the parameters as they are."""
-        sizes = self.world.sizes
-        frames, actions = jnp.zeros((3, sizes.pixels)), jnp.zeros((2, sizes.actions))
-        known = self.arguments(frames, actions)
-        belief = ns.filter(self.world.model, self.guide, self.params, **known)
-        start = jnp.zeros((25, sizes.actions))
+        count = self.world.sizes.actions
+        fit = self.world.model, self.guide, self.params
+        tracker = control.Tracker(*fit, self.arguments, count)
+        start = jnp.zeros((25, count))
+        policy = control.RecedingHorizon(self.problem, self.search, start)
         self.key, key = random.split(self.key)
-        rest = self.arguments, self.problem, self.search, start, key
-        return control.RecedingHorizon(belief, *rest)
+        seed = int(random.randint(key, (), 0, 2**31 - 1))
+        return control.LatentAgent(tracker, policy, bounds=(-1.0, 1.0), seed=seed)
 
     # what was learnt
 
     def follow(self, belief, episode):
-        """Filtered states (T, D) of an episode, from its second observation on."""
-        data = self.arguments(episode.observations, episode.actions)
-        seen = {n: 2 if n == "frames" else 1 for n in data}
-        first = {n: value[:, : seen[n]] for n, value in data.items()}
-        later = {n: value[0, seen[n] :, None] for n, value in data.items()}
+        """Filtered states (T + 1, D) of an episode, of which the first is known."""
+        seen = episode.observations[1:], episode.actions
+        later = self.arguments(*(jnp.asarray(x, jnp.float32)[:, None] for x in seen))
 
         def step(belief, new):
             belief = belief.update(**new)
             return belief, belief.marginals["x"].mean[0]
 
-        belief = belief.restart(**first)
         _, means = lax.scan(step, belief, later)
         return jnp.concatenate([belief.marginals["x"].mean, means])
 
     def imagine(self, episode, steps=25):
-        """What an episode shows from its third observation on, before it is seen.
+        """What an episode shows from its second observation on, before it is seen.
 
         It is imagined for a number of steps with the actions that were taken, then anew
         from what was seen in the meantime.
         """
-        belief = self.agent().belief
+        belief = self.agent().tracker.begin(episode.observations[0])
         starts = self.follow(belief, episode)[:-1:steps]
-        count = len(episode.actions) - 1
-        actions = np.pad(episode.actions[1:], [(0, -count % steps), (0, 0)])
+        count = len(episode.actions)
+        actions = np.pad(episode.actions, [(0, -count % steps), (0, 0)])
         actions = jnp.asarray(actions, jnp.float32).reshape(len(starts), steps, -1)
         problem = replace(self.problem(self.key, belief), horizon=steps)
 

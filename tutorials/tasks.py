@@ -58,6 +58,8 @@ class Pictures(gymnasium.Wrapper):
         """Begin an episode."""
         if seed is None:
             seed = int(self.rng.integers(2**31))
+        else:
+            self.rng = np.random.default_rng([seed, 2])
         _, info = self.env.reset(seed=seed, options=options)
         if self.start is not None:
             self.unwrapped.state = self.start(self.rng)
@@ -87,8 +89,10 @@ class RandomActions:
         self.rng, self.count, self.change = np.random.default_rng(seed), count, change
         self.reset()
 
-    def reset(self):
+    def reset(self, seed=None):
         """Begin with another action."""
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
         self.action = self.rng.uniform(-1, 1, self.count)
 
     def act(self, observation):
@@ -129,8 +133,10 @@ class SightedAgent:
 
         self._plan, self._start = plan, jnp.zeros((task.horizon, task.actions))
 
-    def reset(self):
+    def reset(self, seed=None):
         """Forget the last plan."""
+        if seed is not None:
+            self.key = random.key(seed)
         self.plan = self._start
 
     def act(self, observation):

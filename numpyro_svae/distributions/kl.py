@@ -4,6 +4,7 @@
 """Divergences, registered with :func:`numpyro.distributions.kl_divergence`, and what
 is expected of a chain under another one."""
 
+from copy import copy
 from typing import NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ __all__ = [
     "expected_log_density",
     "kl_divergence",
     "posterior_entropy",
+    "with_moments",
 ]
 
 
@@ -99,6 +101,17 @@ class Path(NamedTuple):
         chain = chain if chain.time_reversed else chain.reverse()
         backwards = chain._chain(batch_of(chain))[1]
         return cls(flip_steps(chain._moments()), flip_steps(backwards))
+
+
+def with_moments(chain: LinearGaussianChain) -> LinearGaussianChain:
+    """A chain whose moments are found here, and not anew where they are asked for.
+
+    A chain that a compiled function is given, or returns, has lost those that it knew.
+    It must not outlive the transformation that this is called in.
+    """
+    known = copy(chain)
+    known._marginals = chain._moments()
+    return known
 
 
 def expected_log_density(

@@ -117,8 +117,9 @@ class FilterSetup(StepArguments):
         )
         marginals, bound = window.infer()
         found = {
-            name: belief_of(marginals[name], batch, first=seen[0])
-            for name, batch in self.batches.items()
+            name: belief_of(marginal, self.batches[name], first=seen[0])
+            for name, marginal in marginals.items()
+            if name in self.batches
         }
         return found, bound
 

@@ -13,6 +13,8 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
+from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.distributions.kl import with_moments
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.local.ascent import Ascent
@@ -250,6 +252,10 @@ def _expected(
     marginals: dict[str, Any],
     key: Array,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
+    marginals = {
+        name: with_moments(fn) if isinstance(fn, LinearGaussianChain) else fn
+        for name, fn in marginals.items()
+    }
     likelihoods = Likelihoods(statics, arrays, structure)
     factors = _factors(structure, bound, naturals)
     messenger = Messenger(factors, likelihoods, {}, False, FixedPoint(), rule)
