@@ -10,7 +10,7 @@ the exact recursion: what is known at the last step is all that the next one nee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.diagnostics.programs import compiled, kept
+from numpyro_svae.forecasting.ahead import draws_ahead
 from numpyro_svae.forecasting.course import Course
 from numpyro_svae.forecasting.filter_setup import FilterSetup, look_ahead
 from numpyro_svae.forecasting.filter_window import Belief, Beliefs
@@ -89,6 +90,34 @@ class FilterState:
         """
         self.setup.check(new)
         return _update(self, {n: jnp.asarray(v) for n, v in new.items()})
+
+    def forecast(
+        self,
+        rng_key: Array,
+        *,
+        horizon: int,
+        future_inputs: Mapping[str, Any] | None = None,
+        num_samples: int = 100,
+    ) -> dict[str, Array]:
+        """Draw what comes after this step.
+
+        Each path is a run of the model, from global sites and a state that are drawn
+        from what is known at this step. It works within ``jit`` and ``lax.scan``: so
+        all times of a sequence are forecast from, as they are filtered, in the memory
+        of one.
+
+        :param rng_key: random key.
+        :param horizon: number of steps, ``H``.
+        :param future_inputs: by argument that the states depend on, its values at these
+            steps, in its own shape with ``H`` in the place of time.
+        :param num_samples: number of paths.
+        :return: by site in time, as :func:`forecast` has them: ``num_samples`` leading
+            and ``H`` in the place of time.
+        :raises ValueError: naming an argument that is missing or does not fit.
+        """
+        given = dict(future_inputs or {})
+        inputs = self.setup.by_step(given, horizon)
+        return draws_ahead(self, rng_key, inputs, horizon, num_samples)
 
     def begin(self, before: Beliefs | None = None, /, **first: Any) -> FilterState:
         """Begin with other sequences, of which the first step alone is seen.

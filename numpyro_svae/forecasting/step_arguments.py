@@ -131,6 +131,28 @@ class StepArguments:
             value = jnp.expand_dims(jnp.asarray(first[name]), axis)
             check_shape(name, leaf, axis, 1, value)
 
+    def by_step(self, future: dict[str, Any], horizon: int) -> dict[str, Array]:
+        """Values of the arguments that states depend on, with time leading.
+
+        :param future: their values at the next steps, in their own shapes.
+        :param horizon: number of these steps.
+        :raises ValueError: naming an argument that is missing or does not fit.
+        """
+        if horizon < 1:
+            raise ValueError(f"horizon: found {horizon}; accepted is at least 1.")
+        if future.keys() != self.needed:
+            raise ValueError(
+                f"future_inputs: found {sorted(future)}. Accepted: the arguments that "
+                f"the states of the model depend on, {sorted(self.needed)}."
+            )
+        found = {}
+        for _, name, leaf, time in self._over_time():
+            if name in future:
+                value, axis = jnp.asarray(future[name]), int(time.axis or 0)
+                check_shape(name, leaf, axis, horizon, value)
+                found[name] = jnp.moveaxis(value, axis, 0)
+        return found
+
     def check(self, new: dict[str, Any]) -> None:
         """Values for one step must be complete and fit the arguments."""
         arguments, (times, _) = self.arguments, self.times
