@@ -4,6 +4,7 @@
 """Agents that follow the latent state, and act on what they know of it."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,28 @@ def test_seeds_reproduce_episodes_to_the_bit(tracker):
     agent.reset(seed=3)
     noise = agent.act(np.ones(1)) - calm.act(np.ones(1))
     assert 0.003 < np.abs(noise / 0.3) < 4
+
+
+class Rule(NamedTuple):
+    """What feedback needs."""
+
+    gain: jax.Array
+    offset: jax.Array
+    covariance: jax.Array
+
+
+@pytest.mark.parametrize("stationary", [True, False])
+def test_feedback_is_that_of_the_first_step_or_of_each(tracker, stationary):
+    offset, covariance = jnp.array([[1.0], [2.0]]), 1e-6 * jnp.ones((2, 1, 1))
+    rule = Rule(jnp.zeros((2, 1, 2)), offset, covariance)
+    belief, policy = tracker.begin(np.ones(1)), Feedback(rule, stationary)
+    memory, found = policy.begin(), []
+    for key in jax.random.split(jax.random.key(0), 3):
+        action, memory = policy.act(key, belief, memory)
+        found.append(float(action[0]))
+    goal = [1.0, 1.0, 1.0] if stationary else [1.0, 2.0, 2.0]
+    np.testing.assert_allclose(found, goal, atol=1e-2)
+    assert np.all(np.array(found) != goal)  # they are drawn
 
 
 def test_another_episode_agent_or_fit_compiles_nothing(tracker):

@@ -81,6 +81,12 @@ def test_dynamax_filters_alike(x64):
     state = ns.filter(scanned_lds, ns.AutoSVAE(scanned_lds), {}, *past)
     later = {"y": over_time(y, 2), "actions": over_time(actions, 1)}
     known_so_far = state.bound
+    first = state.begin(y=past[0][0])
+    again = first.update(y=past[0][1], actions=past[1][0])
+    same = {"atol": 1e-10, "rtol": 1e-10}
+    for one, two in zip(again.beliefs["x"], state.beliefs["x"]):
+        np.testing.assert_allclose(one, two, **same)
+    np.testing.assert_allclose(first.bound + again.bound, known_so_far, **same)
     state, (found, bounds) = run(state, **later)
     evidence = known_so_far + bounds.sum(0)
     model = dynamax.LinearGaussianSSM(2, 3, input_dim=1)
@@ -117,7 +123,7 @@ def test_a_hidden_markov_model_behind_a_network(x64):
     guide = ns.AutoSVAE(hmm_svae, recognition)
     params = start_of(hmm_svae, guide, y)
     state = ns.filter(hmm_svae, guide, params, y[:, :START])
-    state, _ = run(state, y=over_time(y, START))
+    state, _ = run(state.begin(y=y[:, 0]), y=over_time(y, 1))
     goal = guide.posterior_local(params, y)["z"].probs[:, -1]
     np.testing.assert_allclose(state.marginals["z"].probs, goal, atol=1e-10)
     assert np.isnan(state.bound).all()  # the likelihood is sampled
