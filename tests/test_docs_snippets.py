@@ -24,6 +24,7 @@ PAGES = (
     "docs/start.md",
     "docs/forecasting.md",
     "docs/control.md",
+    "docs/solar.md",
     "docs/training.md",
     "docs/diagnostics.md",
     "docs/priors.md",
