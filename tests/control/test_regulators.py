@@ -3,6 +3,8 @@
 
 """Regulators of dynamics and costs that change in time, and policies around them."""
 
+from types import SimpleNamespace
+
 import jax
 from jax import random
 import jax.numpy as jnp
@@ -127,6 +129,19 @@ def test_actions_are_drawn_around_what_is_linear_in_the_state(rng):
     blind = LinearGaussianPolicy.blind(T, D, 0.5 * np.eye(A), 0.1)
     assert blind.horizon == T
     np.testing.assert_allclose(blind(x, 1).mean, [0.1, 0.1])
+
+
+def test_an_agent_draws_them_at_what_is_known_step_by_step(rng):
+    acting, x = policy(rng), jnp.array([0.3, -1.0])
+    known = dist.MultivariateNormal(x[None], jnp.eye(D)[None])
+    belief = SimpleNamespace(marginals={"x": known}, beliefs={"x": known})
+    memory, size = acting.begin(), 20_000
+    for t in range(2):
+        keys = random.split(random.key(t), size)
+        draw = jax.vmap(lambda key, memory=memory: acting.act(key, belief, memory))
+        draws, later = draw(keys)
+        check(draws, acting(x, t).mean, acting.covariance[t])
+        memory = later[0]
 
 
 def test_parts_of_the_wrong_shape_are_named(rng):
