@@ -24,6 +24,7 @@ PAGES = (
     "docs/start.md",
     "docs/forecasting.md",
     "docs/control.md",
+    "docs/solar.md",
     "docs/training.md",
     "docs/diagnostics.md",
     "docs/priors.md",
@@ -57,8 +58,18 @@ def reach_the_goal(names: dict) -> None:
         assert total(names[agent]) > total(names["at_random"]) / 2
 
 
+def improve(names: dict) -> None:
+    """The last rounds cost half of the first one at most."""
+    first, *_, before, last = names["returns"]
+    assert first < -20
+    assert min(before, last) > first / 2
+
+
 # What a page comes to, if it takes more steps.
-RESULTS = {"docs/control.md": (400, reach_the_goal)}
+RESULTS = {
+    "docs/control.md": (400, reach_the_goal),
+    "docs/solar.md": (400, improve),
+}
 
 
 def few_steps(run: Callable, most: int) -> Callable:

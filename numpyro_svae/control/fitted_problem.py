@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax import Array, lax, random
+from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.control.bounds import check_bounds
@@ -157,24 +157,21 @@ class FittedProblem(Problem):
         inputs = linear.inputs.reshape(-1, linear.inputs.shape[-1])[:1]
         return matrix @ jnp.concatenate([x, *inputs]), covariance[0]
 
-    def rollout(self, actions: Array) -> Array:
-        """Paths ``(S, T + 1, D)`` under actions ``(T, A)``."""
-        given = {self.actions: actions, **self.known}
+    def given(self) -> tuple[dict[str, Array], tuple[dict[str, Array], Array | None]]:
+        """Draws of the global sites, and by step what is known and the noise."""
+        count = len(self.start)
+        known = {
+            name: jnp.broadcast_to(value, (count, *jnp.shape(value)))
+            for name, value in self.known.items()
+        }
+        return self.draws, (known, self.noise)
 
-        def path(draws: dict[str, Array], start: Array, noise: Any) -> Array:
-            def step(x: Array, now: tuple) -> tuple[Array, Array]:
-                new, kick = now
-                x, covariance = self.move(draws, x, new)
-                if kick is not None:
-                    x = x + jnp.linalg.cholesky(covariance) @ kick
-                return x, x
-
-            _, later = lax.scan(step, start, (given, noise), self.horizon)
-            return jnp.concatenate([start[None], later])
-
-        return jax.vmap(path)(self.draws, self.start, self.noise)
-
-
-def _only(x: Array, event_dim: int) -> Array:
-    """The value of the only step of the only sequence."""
-    return x.reshape(x.shape[x.ndim - event_dim :])
+    def step(
+        self, sample: dict[str, Array], now: tuple, x: Array, action: Array
+    ) -> Array:
+        """The next state ``(D,)``, with its noise if there is one."""
+        known, noise = now
+        x, covariance = self.move(sample, x, {self.actions: action, **known})
+        if noise is None:
+            return x
+        return x + jnp.linalg.cholesky(covariance) @ noise

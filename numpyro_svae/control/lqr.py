@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jax import Array, lax
+from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
+from jax.scipy.linalg import cho_solve
 
-from numpyro_svae.control.problem import QuadraticCost
-from numpyro_svae.distributions import MatrixNormalInverseWishart
+from numpyro_svae.control.cost import Quadratic, QuadraticCost
+from numpyro_svae.control.linear_steps import Dynamics, LinearSteps, linear_steps
+from numpyro_svae.control.policy import LinearGaussianPolicy
+from numpyro_svae.control.recursion import backward
+from numpyro_svae.families.matrices import inverse_from_tril
 
-__all__ = ["Regulator", "solve_lqr"]
+__all__ = ["Regulator", "minimise", "quadratic_problem", "solve_lqr"]
 
 
 class Regulator(NamedTuple):
@@ -25,19 +28,36 @@ class Regulator(NamedTuple):
     :param value: V of the cost to go ``x' V x / 2 + slope' x + constant`` before each
         action and at the end, ``(T + 1, D, D)``.
     :param slope: ``(T + 1, D)``.
+    :param constant: ``(T + 1,)``.
+    :param curvature: of the cost to go in the action, ``(T, A, A)``.
     """
 
     gain: Array
     offset: Array
     value: Array
     slope: Array
+    constant: Array
+    curvature: Array
+
+    def policy(self, temperature: Array | float) -> LinearGaussianPolicy:
+        """Actions drawn around these, further where they cost less.
+
+        Of all policies it minimises the expected cost less the temperature times the
+        entropy: the covariance is the temperature times the inverse of the curvature.
+
+        :param temperature: positive, in units of the cost.
+        """
+        spread = inverse_from_tril(jnp.linalg.cholesky(self.curvature))
+        return LinearGaussianPolicy(self.gain, self.offset, temperature * spread)
 
 
 def solve_lqr(
-    dynamics: MatrixNormalInverseWishart,
+    dynamics: Dynamics,
     cost: QuadraticCost,
     horizon: int,
     known: Array | None = None,
+    *,
+    final: QuadraticCost | None = None,
 ) -> Regulator:
     r"""Minimise the expected quadratic cost of T steps and a last state.
 
@@ -53,46 +73,49 @@ def solve_lqr(
     stochastic control*, IEEE TAC 1974).
 
     :param dynamics: the posterior of (F, Q), with F of shape ``(D, D + A + E)`` and
-        more than ``D + 1`` degrees of freedom.
-    :param cost: of each step, and of the last state.
+        more than ``D + 1`` degrees of freedom; or the pair of F and Q, if they are
+        known. Both may be the same for all steps, or have a batch shape of ``(T,)``, as
+        those of :func:`fit_local_dynamics`.
+    :param cost: of each step; its parts may change with time.
     :param horizon: number T of actions.
     :param known: the inputs e after the actions, ``(T, E)`` or ``(E,)``.
+    :param final: its cost of a state is that of the last state; that of the cost at
+        the last step by default.
     :return: a gain and an offset for each step.
     :raises ValueError: if shapes do not fit.
     """
-    (dim, width), count = dynamics.loc.shape[-2:], cost.action.shape[-1]
-    extra = width - dim - count
-    found = 0 if known is None else jnp.shape(known)[-1]
-    if dynamics.batch_shape or extra != found:
-        raise ValueError(
-            f"dynamics: found batch shape {dynamics.batch_shape} and a weight of shape "
-            f"{(dim, width)}, with {count} actions and {found} known inputs; accepted "
-            f"are no batch and ({dim}, {dim} + {count} + {found})."
-        )
-    noise = dynamics.mean[..., width:]
-    columns = cho_factor(dynamics.column_precision, lower=True)
-    spread = cho_solve(columns, jnp.eye(width, dtype=noise.dtype))
-    inputs = jnp.zeros((horizon, 0)) if known is None else jnp.asarray(known)
-    inputs = jnp.broadcast_to(inputs, (horizon, extra))
+    return minimise(*quadratic_problem(dynamics, cost, horizon, known, final))
 
-    def step(later: tuple[Array, Array], given: Array) -> tuple[tuple, Regulator]:
-        value, slope = later
-        pull = dynamics.loc.T @ value @ dynamics.loc
-        pull = pull + jnp.sum(value * noise) * spread  # E F' V F
-        push = dynamics.loc.T @ slope
-        states, actions, rest = slice(0, dim), slice(dim, dim + count), dim + count
-        curvature = cho_factor(pull[actions, actions] + cost.action, lower=True)
-        coupling = pull[actions, states]
-        drift = pull[:, rest:] @ given + push
-        gain = -cho_solve(curvature, coupling)
-        offset = -cho_solve(curvature, drift[actions])
-        value = cost.state + pull[states, states] + coupling.T @ gain
-        slope = drift[states] + coupling.T @ offset - cost.state @ cost.target
-        value = 0.5 * (value + value.T)
-        return (value, slope), Regulator(gain, offset, value, slope)
 
-    last = cost.state, -cost.state @ cost.target
-    _, found_steps = lax.scan(step, last, inputs, reverse=True)
-    value = jnp.concatenate([found_steps.value, last[0][None]])
-    slope = jnp.concatenate([found_steps.slope, last[1][None]])
-    return Regulator(found_steps.gain, found_steps.offset, value, slope)
+def quadratic_problem(
+    dynamics: Dynamics,
+    cost: QuadraticCost,
+    horizon: int,
+    known: Array | None,
+    final: QuadraticCost | None,
+) -> tuple[LinearSteps, Quadratic, Quadratic]:
+    """The steps, the cost of each and that of the last state, checked."""
+    steps = linear_steps(dynamics, jnp.shape(cost.action)[-1], horizon, known)
+    last = cost.joint_final(horizon) if final is None else final.joint_final(1)
+    dim = steps.bias.shape[-1]
+    for name, found in (("cost", cost), ("final", final)):
+        if found is not None and jnp.shape(found.target)[-1] != dim:
+            raise ValueError(
+                f"{name}: found a target of shape {jnp.shape(found.target)}; accepted "
+                f"is one of the states of the dynamics, ({dim},)."
+            )
+    return steps, cost.joint(horizon), last
+
+
+def minimise(steps: LinearSteps, cost: Quadratic, final: Quadratic) -> Regulator:
+    """The regulator of linear steps and quadratic costs."""
+    gain, offset, curvature, to_go = backward(steps, cost, final, _minimum)
+    return Regulator(gain, offset, *to_go, curvature)
+
+
+def _minimum(
+    curvature: Array, coupling: Array, slope: Array, _: Any
+) -> tuple[Array, Array]:
+    """Gain and offset of the action that costs least."""
+    factor = jnp.linalg.cholesky(curvature), True
+    return -cho_solve(factor, coupling), -cho_solve(factor, slope)

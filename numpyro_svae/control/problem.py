@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 from jax import Array, lax
@@ -15,36 +15,13 @@ import jax.numpy as jnp
 
 from numpyro_svae.control.bounds import check_bounds
 
-__all__ = ["ControlProblem", "PiecewiseProblem", "Problem", "QuadraticCost"]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class QuadraticCost:
-    r"""The cost :math:`\frac12 (x - g)^T W (x - g) + \frac12 a^T R a` of one step.
-
-    :param state: positive semi-definite W, ``(D, D)``.
-    :param action: positive definite R, ``(A, A)``.
-    :param target: g, ``(D,)``.
-    """
-
-    state: Array
-    action: Array
-    target: Array
-
-    def __call__(self, x: Array, action: Array) -> Array:
-        """Cost of a state ``(D,)`` and the action ``(A,)`` that is taken in it."""
-        return self.final(x) + 0.5 * action @ self.action @ action
-
-    def final(self, x: Array) -> Array:
-        """Cost of a state ``(D,)`` in which no action is taken."""
-        return 0.5 * (x - self.target) @ self.state @ (x - self.target)
+__all__ = ["ControlProblem", "PiecewiseProblem", "Problem"]
 
 
 class Problem:
     """What planners plan: S samples of paths under actions, and what these cost.
 
-    A kind of problem has the parameters below, and :meth:`rollout`.
+    A kind of problem has the parameters below, :meth:`given` and :meth:`step`.
 
     :param cost: of a state ``(D,)`` and an action ``(A,)``.
     :param final: cost of the last state ``(D,)``.
@@ -62,9 +39,36 @@ class Problem:
     upper: Array | float
     num_actions: int
 
+    def given(self) -> tuple[Any, Any]:
+        """What steps depend on beside states and actions: two pytrees.
+
+        :return: what a sample has, with S leading, and what a sample has at each step,
+            with ``(S, T)`` leading.
+        """
+        raise NotImplementedError
+
+    def step(self, sample: Any, now: Any, x: Array, action: Array) -> Array:
+        """The next state ``(D,)`` of one sample.
+
+        :param sample: what :meth:`given` has for it.
+        :param now: what it has at this step.
+        :param x: the state, ``(D,)``.
+        :param action: the action, ``(A,)``.
+        """
+        raise NotImplementedError
+
     def rollout(self, actions: Array) -> Array:
         """Paths ``(S, T + 1, D)`` under actions ``(T, A)``."""
-        raise NotImplementedError
+
+        def path(sample: Any, given: Any, start: Array) -> Array:
+            def step(x: Array, now: tuple) -> tuple[Array, Array]:
+                x = self.step(sample, now[0], x, now[1])
+                return x, x
+
+            _, later = lax.scan(step, start, (given, actions), self.horizon)
+            return jnp.concatenate([start[None], later])
+
+        return jax.vmap(path)(*self.given(), self.start)
 
     def clip(self, actions: Array) -> Array:
         """The nearest actions within the bounds."""
@@ -72,12 +76,16 @@ class Problem:
 
     def expected_cost(self, actions: Array) -> Array:
         """Mean cost of actions ``(T, A)`` over the samples."""
+        return self.path_cost(actions, self.rollout(actions))
+
+    def path_cost(self, actions: Array, paths: Array) -> Array:
+        """Mean cost of actions ``(T, A)`` that lead to paths ``(S, T + 1, D)``."""
 
         def total(path: Array) -> Array:
             steps = jax.vmap(self.cost)(path[:-1], actions)
             return jnp.sum(steps) + self.final(path[-1])
 
-        return jnp.mean(jax.vmap(total)(self.rollout(actions)))
+        return jnp.mean(jax.vmap(total)(paths))
 
 
 @dataclass(frozen=True)
@@ -166,31 +174,23 @@ class ControlProblem(Problem):
         size = x.shape[-1]
         return weight[:, :size] @ x + weight[:, size:] @ inputs
 
-    def rollout(self, actions: Array) -> Array:
-        """Paths ``(S, T + 1, D)`` under actions ``(T, A)``."""
-        size = self.start.shape[-1]
-        inputs = actions
-        if self.known is not None:
-            known = jnp.broadcast_to(
-                self.known, (self.horizon, jnp.shape(self.known)[-1])
-            )
-            inputs = jnp.concatenate([actions, known], -1)
-        steps = (self.horizon, *self.weight.shape[-self._rank :])
-
-        def path(weight: Array, start: Array, disturbance: Array) -> Array:
-            def step(x: Array, given: tuple) -> tuple[Array, Array]:
-                matrix, u, noise = given
-                x = self.move(matrix, x, u) + noise
-                return x, x
-
-            given = jnp.broadcast_to(weight, steps), inputs, disturbance
-            _, later = lax.scan(step, start, given)
-            return jnp.concatenate([start[None], later])
-
+    def given(self) -> tuple[None, tuple[Array, Array, Array]]:
+        """Nothing, and by step the sample of F, what is known and the disturbance."""
+        lead, size = (len(self.weight), self.horizon), self.start.shape[-1]
+        known = jnp.zeros(0, self.weight.dtype) if self.known is None else self.known
         noise = self.disturbance
         if noise is None:
-            noise = jnp.zeros((len(self.weight), self.horizon, size), self.weight.dtype)
-        return jax.vmap(path)(self.weight, self.start, noise)
+            noise = jnp.zeros((*lead, size), self.weight.dtype)
+        weight = self.weight
+        if weight.ndim == self._rank + 1:
+            weight = weight[:, None]
+        weight = jnp.broadcast_to(weight, (*lead, *weight.shape[2:]))
+        return None, (weight, jnp.broadcast_to(known, (*lead, known.shape[-1])), noise)
+
+    def step(self, sample: None, now: tuple, x: Array, action: Array) -> Array:
+        """The next state ``(D,)``, with its disturbance."""
+        weight, known, noise = now
+        return self.move(weight, x, jnp.concatenate([action, known])) + noise
 
 
 @dataclass(frozen=True)

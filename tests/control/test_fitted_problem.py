@@ -18,6 +18,7 @@ from numpyro_svae.control import (
     ControlProblem,
     FittedProblem,
     QuadraticCost,
+    plan_by_ilqr,
     plan_by_sampling,
 )
 
@@ -76,6 +77,8 @@ def test_plans_are_those_of_sampled_matrices(x64, as_function):
     np.testing.assert_allclose(found.actions, expected.actions, rtol=1e-9)
     np.testing.assert_allclose(found.cost, expected.cost, rtol=1e-9)
     assert found.cost < problem.expected_cost(jnp.zeros((4, 1)))
+    found, expected = (plan_by_ilqr(own) for own in (problem, beside))
+    np.testing.assert_allclose(found.actions, expected.actions, rtol=1e-6)
 
 
 def swinging(y_first, y, actions, sizes):
