@@ -137,7 +137,7 @@ def bind_weights(
     :param structure: its wiring.
     :param rule: how they are averaged; None if they are not to be.
     """
-    factors = [f for f in structure.factors if getattr(f, "weights", ())]
+    factors = [f for f in structure.factors if f.weights]
     if not factors:
         return {}
     program = replace(program, key=random.PRNGKey(0))  # nothing here is drawn

@@ -97,6 +97,8 @@ class Factor:
     :param coupled: whether it joins its sites as a factor of a general graph does.
     :param event_dim: how many event dimensions of an observed site are features that
         one member of the block covers.
+    :param weights: the Gaussian blocks that it is any function of, and sends the
+        gradient of its expectation.
     """
 
     site: str
@@ -107,6 +109,7 @@ class Factor:
     selectors: tuple[str, ...] = ()
     coupled: bool = False
     event_dim: int = 0
+    weights: tuple[str, ...] = ()
 
     @property
     def parent(self) -> str | None:
@@ -190,14 +193,11 @@ class TableFactor(Factor):
     It is coupled if its site is latent and depends on discrete sites, or observed and
     depends on several.
 
-    :param weights: the Gaussian blocks that its probabilities are functions of, or the
-        density of data in each state.
     :param order: in which order the logits of these have the axes of the positions;
         empty for the same order.
     """
 
     form: str = "rows"
-    weights: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
 
 
@@ -245,7 +245,7 @@ class Structure:
 
     def blocks_of(self, factor: Any) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""
-        if getattr(factor, "weights", ()):
+        if factor.weights:
             return factor.weights
         join = self.joins.get(str(factor.source.prior))
         if join is not None:
@@ -276,7 +276,7 @@ class Structure:
             part = "" if factor.role == "value" else f", {factor.role}"
             given = [*self.blocks_of(factor), *factor.parents, *factor.selectors]
             text = f"conjugate factor of {_listed(given)}" if given else "known factor"
-            if factor.form == "logits" or getattr(factor, "weights", ()):
+            if factor.form == "logits" or factor.weights:
                 text = f"sends its gradient to {_listed(given)}"
             rows.append((f"'{factor.site}'{part}", text))
         for name, parents in self.likelihoods.items():
