@@ -1,6 +1,6 @@
 # Every target does its own set-up; all that it needs is Python 3.11 or later.
 #   make demo        cluster handwritten digits, draw new ones
-#   make swing-up    swing a pendulum up from camera pictures
+#   make swing-up    swing a pendulum up from pictures
 #   make test        the default tests
 #   make ci          everything that continuous integration runs
 #   make release     build a wheel and a source archive, and try them out
@@ -40,7 +40,7 @@ demo: $(READY)/tutorials
 	$(BIN)/python tutorials/digits_demo.py
 
 swing-up: $(READY)/tutorials
-	$(BIN)/python tutorials/pendulum_swing_up.py
+	$(BIN)/python tutorials/control_demo.py pendulum
 
 # Once for each precision, as compiled programs are not shared between them.
 test: $(READY)/tests $(READY)/quick

@@ -18,27 +18,36 @@ from jax import random
 import matplotlib.pyplot as plt
 import numpy as np
 from recipe import Learner, Sizes
-from tasks import SIZE, TASKS, RandomActions, SightedAgent
+from tasks import SIZE, TASKS, SightedAgent
 
-from numpyro_svae.control import run_episode
+from numpyro_svae.control import RandomAgent, run_episode
 
 EPISODE = 100  # observations of an episode of random actions
 NUM_STEPS = 200  # of an episode of an agent
 
 
 def collect(env, agent, count, num_steps):
-    """Episodes of an agent, and the true states in them (count, T + 1, S)."""
+    """Episodes of an agent, and the true states in them (count, T + 1, S).
+
+    Its actions are between -1 and 1, whatever the bounds of the environment are.
+    """
     episodes, states = [], []
     for _ in range(count):
-        episodes.append(run_episode(env, agent, num_steps))
+        episodes.append(run_episode(env, agent, num_steps, scaled=True))
         states.append(np.stack(env.states))
     return episodes, np.stack(states)
 
 
 def random_data(task, frames, seed):
     """Episodes of random actions that begin where the environment says."""
-    env, agent = task.make(seed, begin=False), RandomActions(task.actions, seed)
-    return collect(env, agent, frames // EPISODE, EPISODE - 1)
+    env, count = task.make(seed, begin=False), frames // EPISODE
+    return collect(env, random_actions(task, seed), count, EPISODE - 1)
+
+
+def random_actions(task, seed):
+    """An agent that holds actions at random for four steps, in the mean."""
+    bound = np.ones(task.actions, np.float32)
+    return RandomAgent((-bound, bound), hold=4, seed=seed)
 
 
 def report(name, task, episodes, states):
@@ -69,7 +78,7 @@ def compare(task, agent, seed, count=10):
     """Episodes of the agent, of random actions, and of one who sees the state."""
     env, found, record = task.make(seed + 300), {}, {}
     agents = {
-        "random actions": RandomActions(task.actions, seed),
+        "random actions": random_actions(task, seed),
         "planner that sees the true state": SightedAgent(task, env, random.key(seed)),
         "planner in the latent space": agent,
     }
@@ -103,7 +112,7 @@ def main():
     parser.add_argument("task", choices=TASKS, nargs="?", default="pendulum")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=12_000, help="of random actions")
-    parser.add_argument("--steps", type=int, default=24_000, help="of SVI")
+    parser.add_argument("--steps", type=int, default=8_000, help="of SVI")
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args()
     plt.switch_backend("agg")

@@ -39,7 +39,6 @@ class Pictures(gymnasium.Wrapper):
     """An environment that shows nothing but pictures of its state.
 
     The states are kept in ``states`` for those who judge; the agent is not shown them.
-    Actions are between -1 and 1, and scaled to the bounds of the environment.
 
     :param env: an environment that has its state in ``unwrapped.state``.
     :param draw: maps a state to a picture ``(32, 32)``.
@@ -67,10 +66,7 @@ class Pictures(gymnasium.Wrapper):
         return self.picture(), info
 
     def step(self, action):
-        """Act, with an action between -1 and 1."""
-        low, high = self.env.action_space.low, self.env.action_space.high
-        share = 0.5 * (1 + np.clip(action, -1, 1))
-        action = (low + share * (high - low)).astype(np.float32)
+        """Act."""
         _, *outcome = self.env.step(action)
         self.states.append(np.array(self.unwrapped.state))
         return self.picture(), *outcome
@@ -80,26 +76,6 @@ class Pictures(gymnasium.Wrapper):
         picture = self.draw(self.unwrapped.state)
         noisy = picture + self.noise * self.rng.standard_normal(picture.shape)
         return noisy.reshape(-1).astype(np.float32)
-
-
-class RandomActions:
-    """Actions at random, each held for some steps."""
-
-    def __init__(self, count, seed=0, change=0.25):
-        self.rng, self.count, self.change = np.random.default_rng(seed), count, change
-        self.reset()
-
-    def reset(self, seed=None):
-        """Begin with another action."""
-        if seed is not None:
-            self.rng = np.random.default_rng(seed)
-        self.action = self.rng.uniform(-1, 1, self.count)
-
-    def act(self, observation):
-        """The action of the step."""
-        if self.rng.random() < self.change:
-            self.action = self.rng.uniform(-1, 1, self.count)
-        return self.action
 
 
 class SightedAgent:
