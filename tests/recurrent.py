@@ -83,7 +83,7 @@ def switching(y, logits):
     scan(step, (z, x), y[:, 1:].swapaxes(0, 1))
 
 
-def by_position(y, sharp=40.0):
+def by_position(y, sharp=40.0, noise=0.01):
     """States that the scan does not carry: which side of zero the vector was on."""
 
     def step(x, y):
@@ -92,21 +92,28 @@ def by_position(y, sharp=40.0):
             z = numpyro.sample("z", dist.Categorical(logits=logits))
             drift = jnp.array([-1.0, 1.0])[z][..., None]
             x = numpyro.sample("x", dist.MultivariateNormal(x + drift, 0.01 * _ONE))
-            numpyro.sample("y", dist.MultivariateNormal(x, 0.01 * _ONE), obs=y)
+            numpyro.sample("y", dist.MultivariateNormal(x, noise * _ONE), obs=y)
         return x, None
 
     with numpyro.plate("sequences", len(y)):
         x = numpyro.sample("x0", dist.MultivariateNormal(jnp.zeros(1), _ONE))
-        numpyro.sample("y0", dist.MultivariateNormal(x, 0.01 * _ONE), obs=y[:, 0])
+        numpyro.sample("y0", dist.MultivariateNormal(x, noise * _ONE), obs=y[:, 0])
     scan(step, x, y[:, 1:].swapaxes(0, 1))
 
 
 _ONE = np.eye(1)
 
 
-def pushed(y):
+def pushed_with_prior(y):
+    """The same with a prior of the weights of the logits."""
+    prior = dist.Normal(0.0, 10.0).expand([2, 2]).to_event(2)
+    pushed(y, numpyro.sample("weights", prior))
+
+
+def pushed(y, weights=None):
     """A path of which either side of zero has its own steps, all of it to be learnt."""
-    weights = numpyro.param("weights", jnp.zeros((2, 2)))
+    if weights is None:
+        weights = numpyro.param("weights", jnp.zeros((2, 2)))
     own = ns.MatrixNormalInverseWishart(
         jnp.zeros((1, 2)), 0.1 * jnp.eye(2), 4.0, 0.01 * jnp.eye(1)
     )
@@ -117,9 +124,7 @@ def pushed(y):
     def step(carry, y):
         z, x = carry
         with numpyro.plate("sequences", len(y)):
-            z = numpyro.sample(
-                "z", dist.Categorical(logits=times(weights, with_one(x)))
-            )
+            z = numpyro.sample("z", dist.Categorical(logits=with_one(x) @ weights.T))
             mean = times(weight[z], with_one(x))
             x = numpyro.sample("x", dist.MultivariateNormal(mean, noise[z]))
             seen = times(loading, with_one(x))
@@ -161,3 +166,28 @@ def evidence_on_a_grid(y, weight, inputs, size=400):
         )
         alpha = alpha * normal(y[t], grid, NOISE).T
     return np.log(alpha.sum() * width)
+
+
+def own_bound(states, path, log_rows_at):
+    """The bound of ``q(z) q(x)`` given Y, with 40 points of quadrature at each step.
+
+    :param log_rows_at: log probabilities at vectors ``(..., 1)`` and inputs.
+    """
+    y, points = jnp.asarray(Y), np.polynomial.hermite_e.hermegauss(40)
+    probs, pairs = states.probs, states.neighbor_probs
+    mean, var = path.mean[..., 0], path.covariance[..., 0, 0]
+    cross = path.neighbor_covariance[..., 0, 0]
+    nodes = mean[..., :-1, None] + jnp.sqrt(var[..., :-1, None]) * points[0]
+    rows = log_rows_at(nodes[..., None], jnp.asarray(INPUTS)[..., None])
+    rows = jnp.einsum("s,ntsjk->ntjk", points[1] / points[1].sum(), rows)
+    value = jnp.sum(pairs * rows) + jnp.sum(probs[:, 0] * np.log(FIRST))
+    value = value + jnp.sum(-0.5 * (mean[:, 0] ** 2 + var[:, 0] + jnp.log(2 * jnp.pi)))
+    for k in range(2):
+        a, b = MAPS[k, 0]
+        gap = mean[:, 1:] - a * mean[:, :-1] - b
+        spread = var[:, 1:] - 2 * a * cross + a**2 * var[:, :-1]
+        terms = (gap**2 + spread) / STEP_NOISE[k] + jnp.log(2 * jnp.pi * STEP_NOISE[k])
+        value = value - 0.5 * jnp.sum(probs[:, 1:, k] * terms)
+    gap = (y[..., 0] - mean) ** 2 + var
+    value = value - 0.5 * jnp.sum(gap / NOISE + jnp.log(2 * jnp.pi * NOISE))
+    return value + jnp.sum(states.entropy()) + jnp.sum(path.entropy())

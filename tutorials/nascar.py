@@ -22,7 +22,6 @@ warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are neede
 
 from IPython.display import Code
 from jax import random
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from numpyro.infer import SVI
@@ -32,8 +31,7 @@ import track
 import numpyro_svae as ns
 from numpyro_svae.plots import plot_segmentation, plot_vector_field
 
-plt.rcParams.update({"figure.dpi": 110, "axes.titlesize": 11, "legend.frameon": False})
-COLORS = np.array(["#4269d0", "#ff725c", "#3ca951", "#efb118"])
+plt.rcParams.update(track.STYLE)
 
 # %% [markdown]
 # ## Data
@@ -42,13 +40,12 @@ COLORS = np.array(["#4269d0", "#ff725c", "#3ca951", "#efb118"])
 
 # %%
 laps = track.drive(0, sequences=8, steps=300)
-y = laps.sensors - laps.sensors.mean((0, 1))
-y = jnp.asarray(y / y.std())
+y = track.scaled(laps)
 
 figure, (left, right) = plt.subplots(
     1, 2, figsize=(9, 3), layout="constrained", width_ratios=(1, 1.4)
 )
-left.scatter(*laps.position[0].T, s=4, c=COLORS[laps.states[0]])
+left.scatter(*laps.position[0].T, s=4, c=track.COLORS[laps.states[0]])
 left.set(title="position of one car, by part of the track", aspect="equal")
 right.plot(y[0] + 4.0 * np.arange(10), lw=0.7, color="0.3")
 right.set(title="what its sensors say", xlabel="step", yticks=[])
@@ -103,7 +100,7 @@ for ax, colours, title in (
     (left, laps.states[0], "true parts of the track"),
     (right, states[0], "states that were found"),
 ):
-    ax.scatter(*laps.position[0].T, s=4, c=COLORS[colours])
+    ax.scatter(*laps.position[0].T, s=4, c=track.COLORS[colours])
     ax.set(title=title, aspect="equal", xticks=[], yticks=[])
 plt.show()
 
@@ -111,7 +108,7 @@ plt.show()
 cars = range(4)
 bands = {"true": laps.states, "found": states}
 rows = {f"car {n}, {name}": band[n] for n in cars for name, band in bands.items()}
-plot_segmentation(rows, colors=COLORS)
+plot_segmentation(rows, colors=track.COLORS)
 plt.show()
 
 # %% [markdown]
@@ -146,6 +143,8 @@ for k, ax in enumerate(axes):
     here = mean[found == k][::25]
     name = int(np.bincount(states[found == k]).argmax())
     turn, drift = dynamics[k, :, :2], dynamics[k, :, 2]
-    plot_vector_field(turn, ax, bias=drift, paths=mean[0], at=here, color=COLORS[name])
+    plot_vector_field(
+        turn, ax, bias=drift, paths=mean[0], at=here, color=track.COLORS[name]
+    )
     ax.set(title=f"state {k}", aspect="equal", xticks=[], yticks=[])
 plt.show()

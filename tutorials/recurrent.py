@@ -21,7 +21,6 @@ warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are neede
 
 from IPython.display import Code
 from jax import random
-import jax.numpy as jnp
 from matplotlib.colors import ListedColormap
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,8 +30,7 @@ import track
 
 import numpyro_svae as ns
 
-plt.rcParams.update({"figure.dpi": 110, "axes.titlesize": 11, "legend.frameon": False})
-COLORS = np.array(["#4269d0", "#ff725c", "#3ca951", "#efb118"])
+plt.rcParams.update(track.STYLE)
 
 # %% [markdown]
 # ## Data
@@ -42,13 +40,12 @@ COLORS = np.array(["#4269d0", "#ff725c", "#3ca951", "#efb118"])
 
 # %%
 laps = track.drive(0, sequences=8, steps=300, noise=0.3)
-y = laps.sensors - laps.sensors.mean((0, 1))
-y = jnp.asarray(y / y.std())
+y = track.scaled(laps)
 
 figure, (left, right) = plt.subplots(
     1, 2, figsize=(9, 3), layout="constrained", width_ratios=(1, 1.4)
 )
-left.scatter(*laps.position[0].T, s=4, c=COLORS[laps.states[0]])
+left.scatter(*laps.position[0].T, s=4, c=track.COLORS[laps.states[0]])
 left.set(title="position of one car, by part of the track", aspect="equal")
 right.plot(y[0] + 4.0 * np.arange(10), lw=0.7, color="0.3")
 right.set(title="what its sensors say", xlabel="step", yticks=[])
@@ -73,17 +70,14 @@ Code(inspect.getsource(track.recurrent_lds), language="python")
 # ## Fit
 #
 # A softmax of a latent position is not conjugate: in each sweep it sends the path the
-# gradient of its expectation, and the states logits for each step. Where this starts
-# matters. `SVI.init` smooths what the sensors show of the path, divides it into regions
-# with linear dynamics of their own (a mixture of experts), and fits the weights to
-# these. The zeros in the program are only where that regression begins.
+# gradient of its expectation, and the states logits for each step. Each car has steps
+# of its own, none of which makes its bound fall. Where this starts matters. `SVI.init`
+# smooths what the sensors show of the path, divides it into regions with linear
+# dynamics of their own (a mixture of experts), and fits the weights to these. The zeros
+# in the program are only where that regression begins.
 
 # %%
-guide = ns.AutoSVAE(
-    track.recurrent_lds,
-    cubature=ns.Cubature("hermite", 4),
-    fixed_point=ns.FixedPoint(tolerance=0.05),  # of logits, at sharp boundaries
-)
+guide = ns.AutoSVAE(track.recurrent_lds, cubature=ns.Cubature("hermite", 4))
 optimizer = ns.svae_optimizer(optax.adam(0.2), 0.5)
 svi = SVI(track.recurrent_lds, guide, optimizer, ns.SVAE_ELBO())
 result = svi.run(random.key(0), 10, y, progress_bar=False)
@@ -110,11 +104,11 @@ regions = np.argmax(place @ np.asarray(result.params["weights"]).T, -1)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 position = laps.position.reshape(-1, 2)
-left.scatter(*position.T, s=2, c=COLORS[laps.states.ravel()])
+left.scatter(*position.T, s=2, c=track.COLORS[laps.states.ravel()])
 left.set(title="parts of the track", aspect="equal")
-given = {"cmap": ListedColormap(COLORS), "vmin": -0.5, "vmax": 3.5}
+given = {"cmap": ListedColormap(track.COLORS), "vmin": -0.5, "vmax": 3.5}
 right.pcolormesh(across, up, names[regions], alpha=0.25, lw=0, **given)
-right.scatter(*mean.reshape(-1, 2).T, s=2, c=COLORS[names[found.ravel()]])
+right.scatter(*mean.reshape(-1, 2).T, s=2, c=track.COLORS[names[found.ravel()]])
 right.set(title="states and boundaries that were learnt")
 plt.show()
 
@@ -156,4 +150,5 @@ for ax, (name, path) in zip(axes, paths.items()):
 plt.show()
 
 # %% [markdown]
-# `benchmarks/bench_recurrent.py` has these figures for several seeds and two noises.
+# `benchmarks/bench_recurrent.py` has these figures for five seeds and two noises: the
+# accuracy was 0.98 or more with a noise of 0.1, and between 0.90 and 0.96 with 0.3.

@@ -10,6 +10,7 @@ with linear dynamics of its own.
 
 from typing import NamedTuple
 
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -21,6 +22,10 @@ from sklearn.metrics import normalized_mutual_info_score
 import numpyro_svae as ns
 
 NUM_STATES = 4
+COLORS = np.array(["#4269d0", "#ff725c", "#3ca951", "#efb118"])
+"""Of the parts of the track, in figures."""
+STYLE = {"figure.dpi": 110, "axes.titlesize": 11, "legend.frameon": False}
+"""Of the figures, as parameters of matplotlib."""
 
 
 class Laps(NamedTuple):
@@ -95,6 +100,15 @@ def drive(
     seen = position @ loading.T + centre
     seen = seen + noise * rng.standard_normal(seen.shape)
     return Laps(seen.astype(np.float32), states, position, loading, centre)
+
+
+def scaled(laps: Laps) -> Array:
+    """What the sensors say, about their means and in units of how far they spread.
+
+    :return: ``(N, T, P)``.
+    """
+    seen = laps.sensors - laps.sensors.mean((0, 1))
+    return jnp.asarray(seen / seen.std())
 
 
 def matched(states: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -38,6 +38,23 @@ def positions():
     return *fit(by_position, y), y, x
 
 
+@pytest.mark.filterwarnings("ignore:AutoSVAE. coordinate ascent")  # of one sweep
+def test_sweeps_come_to_rest_at_boundaries_that_are_sharp():
+    """A datum whose bound falls has shorter steps, whatever the others do."""
+    y, x = sides()
+    rng = np.random.default_rng(1)
+    y = jnp.asarray(x + 0.3 * rng.standard_normal(x.shape))
+    given = {"sharp": 100.0, "noise": 0.1}
+    guide, params = fit(by_position, y, **given)
+    ended = guide.convergence(params, y, **given)["z"]
+    assert float(ended.residual) <= 1.0
+    assert int(ended.sweeps) < 280  # as many as there may be
+    few = ns.AutoSVAE(by_position, fixed_point=ns.FixedPoint(max_sweeps=1))
+    key, loss = random.PRNGKey(0), ns.SVAE_ELBO().loss
+    more, less = (loss(key, params, by_position, g, y, **given) for g in (guide, few))
+    assert more < less
+
+
 def test_states_that_are_not_carried_are_found(positions):
     guide, params, y, x = positions
     local = guide.posterior_local(params, y)

@@ -13,7 +13,7 @@ import pytest
 import numpyro_svae as ns
 from numpyro_svae.inference.start.regimes import experts
 from numpyro_svae.inference.start.smoothed import local_quadratics
-from tests.recurrent import pushed
+from tests.recurrent import pushed, pushed_with_prior
 
 
 def test_quadratics_stay_as_they_are():
@@ -61,25 +61,30 @@ def begun():
         x[:, t] = x[:, t - 1] + 0.1 * np.sign(x[:, t - 1])
         x[:, t] += 0.01 * rng.standard_normal((6, 1))
     y = jnp.asarray(x + 0.02 * rng.standard_normal(x.shape), jnp.float32)
-    guide = ns.AutoSVAE(pushed)
+    return y
+
+
+def svi_of(model):
     optimizer = ns.svae_optimizer(optax.adam(1e-2), 0.5)
-    return SVI(pushed, guide, optimizer, ns.SVAE_ELBO()), y
+    return SVI(model, ns.AutoSVAE(model), optimizer, ns.SVAE_ELBO())
 
 
 @pytest.mark.filterwarnings("ignore:shape requires ndarray")  # of a scan
-def test_logits_start_where_the_steps_are_those_of_their_states(begun):
-    svi, y = begun
-    params = svi.get_params(svi.init(random.PRNGKey(0), y))
-    drift = svi.guide.get_posterior(params)["dynamics"].mean[..., 0, 1]
-    weights = np.asarray(params["weights"])
-    left, right = (np.argmax(weights @ [side, 1.0]) for side in (-1.0, 1.0))
+@pytest.mark.parametrize("model", [pushed, pushed_with_prior])
+def test_logits_start_where_the_steps_are_those_of_their_states(model, begun):
+    svi = svi_of(model)
+    params = svi.get_params(svi.init(random.PRNGKey(0), begun))
+    found = svi.guide.get_posterior(params)
+    drift = found["dynamics"].mean[..., 0, 1]
+    weights = params["weights"] if model is pushed else found["weights"].mean
+    left, right = (np.argmax(weights @ np.array([side, 1.0])) for side in (-1.0, 1.0))
     assert left != right
     np.testing.assert_allclose(drift[left], -drift[right], rtol=0.3)
 
 
 @pytest.mark.filterwarnings("ignore:shape requires ndarray")  # of a scan
 def test_values_that_are_given_stay(begun):
-    svi, y = begun
+    svi, y = svi_of(pushed), begun
     given = {"weights": jnp.ones((2, 2))}
     params = svi.get_params(svi.init(random.PRNGKey(0), y, init_params=given))
     np.testing.assert_array_equal(params["weights"], given["weights"])

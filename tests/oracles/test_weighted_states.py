@@ -168,21 +168,6 @@ def _picked():
         numpyro.sample("y", dist.Normal(LOCS[z], 1.0), obs=Y)
 
 
-def _recurrent():
-    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([2, 1]).to_event(2))
-    eye = jnp.eye(1)
-
-    def step(x, y):
-        z = numpyro.sample("z", dist.Categorical(logits=w @ x))
-        fn = dist.MultivariateNormal(jnp.array([[0.9], [0.5]])[z] * x, 0.1 * eye)
-        x = numpyro.sample("x", fn)
-        numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=y)
-        return x, None
-
-    x = numpyro.sample("x0", dist.MultivariateNormal(jnp.zeros(1), eye))
-    scan(step, x, PATHS[0][:, None])
-
-
 def _shaped():
     w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
     r = numpyro.sample("r", dist.Gamma(2.0, 1.0))
@@ -195,7 +180,6 @@ def _shaped():
     ("model", "message"),
     [
         (_picked, "'z'.*beside the weights 'w'.*in the place of 'a'"),
-        (_recurrent, "'z'.*weights that are known, or numpyro.param"),
         (_shaped, "'y'.*'r' beside the weights 'w'.*exponential"),
     ],
 )

@@ -13,12 +13,11 @@ import optax
 import pytest
 
 import numpyro_svae as ns
-from tests.recurrent import Y, recurrent
+from tests.recurrent import LOGITS, Y, recurrent
 
 
-def bayesian(y):
-    weight = numpyro.sample("weight", dist.Normal(jnp.zeros((2, 2, 2)), 1).to_event(3))
-    recurrent(y, weight)
+def scaled(y):
+    recurrent(y, numpyro.sample("size", dist.Gamma(2.0, 1.0)) * LOGITS)
 
 
 def whole_path(y, logits=lambda x: jnp.cumsum(x, 1), first=False):
@@ -42,9 +41,9 @@ def whole_path(y, logits=lambda x: jnp.cumsum(x, 1), first=False):
 
 
 CASES = {
-    "weights with a prior": (
-        bayesian,
-        "depend on latent 'weight', 'x'.* numpyro.param",
+    "a scale of the weights": (
+        scaled,
+        "depend on latent 'size', 'x'.* Gaussian sites, .* in the place of 'size'",
     ),
     "several steps": (whole_path, "'z': its probs .* at one step"),
     "a first state": (

@@ -68,8 +68,13 @@ class ExpectedFactors:
         return replace(self, probs=probs)
 
     def with_weighted_rows(self) -> ExpectedFactors:
-        """The same, which need not average logits over their weights any more."""
-        found = {k: w.average(self.moments) for k, w in self.bound.weights.items()}
+        """The same, which need not average logits over their weights any more.
+
+        Those that depend on a latent vector too are averaged with it.
+        """
+        bound = self.bound.weights.items()
+        alone = {k: w for k, w in bound if not getattr(w, "parent", "")}
+        found = {k: w.average(self.moments) for k, w in alone.items()}
         return replace(self, weighted_rows=found)
 
     # what there is

@@ -36,7 +36,7 @@ class FixedPoint:
 
     :param max_sweeps: the most sweeps that are made.
     :param tolerance: relative change of a message at which sweeping ends; by default
-        1e-4 in float32 and 1e-9 in float64. For likelihoods that are not conjugate it
+        1e-4 in float32 and 1e-9 in float64. For factors that are not conjugate it
         is the square of that, in posterior standard deviations, which is about what
         the bound of a datum can still rise; by default 1e-5 and 1e-7.
     :param anneal: number of first sweeps in which messages to discrete sites are

@@ -26,7 +26,8 @@ class Convergence:
 
     :param sweeps: number of sweeps.
     :param residual: relative change of the last sweep in units of the tolerance:
-        converged means one or less.
+        converged means one or less. It is one at most for data that ten sweeps have
+        got no further, by bound or by distance, where it was more.
     :param adjoint: whether implicit gradients are solved for there. Where they are not,
         the gradient of one sweep takes their place. None if that was not looked at.
     :param gain: where a recognition function's potentials were refined, how much the

@@ -79,12 +79,7 @@ class Recurrence:
 
     def given_nothing(self) -> ExpectedFactors:
         """The factors of the program with rows that say nothing."""
-        rows = {}
-        for factor in self.coupled:
-            extent, local = self.factors.extent(factor), self.factors.local(factor.site)
-            event = (local.size,) * (1 + local.chain)
-            rows[factor.site] = jnp.zeros((*extent.positions, *event))
-        return self.given(rows)
+        return self.given({f.site: jnp.zeros(self._shape(f)) for f in self.coupled})
 
     def expected(self, states: dict[str, StateBelief]) -> ExpectedFactors:
         """The factors of the program with the rows that are expected.
@@ -98,7 +93,21 @@ class Recurrence:
         return self.given(rows)
 
     def _rows(self, factor: Any, moments: VectorMoments) -> Array:
-        return self.factors.bound.logits[factor.site].expected(*moments)
+        """What is expected under the vectors, and under weights that are latent."""
+        bound, key = self.factors.bound, (factor.site, factor.role)
+        if not factor.weights:
+            return bound.logits[factor.site].expected(*moments)
+        weights: Any = bound.weights[key]
+
+        def at(value: Array) -> Array:
+            rows = weights.beside(value).average(self.factors.moments)
+            return jnp.broadcast_to(rows, self._shape(factor))
+
+        return bound.logits[factor.site].expected(*moments, at)
+
+    def _shape(self, factor: Any) -> tuple[int, ...]:
+        extent, local = self.factors.extent(factor), self.factors.local(factor.site)
+        return (*extent.positions, *(local.size,) * (1 + local.chain))
 
     def say(self, states: dict[str, StateBelief], weight: Array) -> Said:
         """What the factors say to the discrete sites, given posteriors of the vectors.

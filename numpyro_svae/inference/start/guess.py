@@ -159,6 +159,8 @@ class Guess:
         every: list[Any] = [*bound.predictors.values(), *bound.weights.values()]
         for predictors in every:
             if name in (block.name for block in predictors.blocks):
+                if getattr(predictors, "parent", "") in self.paths:
+                    predictors = predictors.beside(self.paths[predictors.parent])
                 found = self._priors[name] if found is None else found
                 latent = predictors.site in self.factors.structure.locals
                 scale = 1.0 if latent else self.factors.site(predictors.site).scale

@@ -14,7 +14,7 @@ import numpyro
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.start.given import natural_of
-from numpyro_svae.inference.start.logits import begin_logits
+from numpyro_svae.inference.start.logits import begin_logits, begin_weights
 from numpyro_svae.inference.start.search import Search, find_start
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.structure.checks import check_start
@@ -51,6 +51,8 @@ def natural_parameters(
             blocks = structure.priors.items()
             given = {n: natural_of(b, init[n]) for n, b in blocks if n in init}
             found.update(find_start(key, structure, search, bound, potentials, given))
+            if not potentials:
+                found.update(begin_weights(structure, bound, found, given))
         return found[name]
 
     naturals = {}

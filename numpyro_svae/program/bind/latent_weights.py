@@ -24,6 +24,7 @@ from jax.scipy.linalg import solve_triangular
 from numpyro_svae.families import GaussianNatural
 from numpyro_svae.program.bind.predictors import Average, BoundPredictors
 from numpyro_svae.program.bind.tables import bind_table
+from numpyro_svae.program.priors.gaussian_prior import ExpectedWeight
 from numpyro_svae.program.run.sites import Program, read_site, sample_sites
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.likelihoods import Likelihoods
@@ -35,10 +36,10 @@ __all__ = ["BoundWeights", "bind_weights"]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["arrays"],
+    data_fields=["arrays", "vector"],
     meta_fields=[
         *("site", "batch_rank", "blocks", "statics", "structure", "rule"),
-        *("role", "order"),
+        *("role", "order", "alike", "parent"),
     ],
 )
 @dataclass(frozen=True)
@@ -48,12 +49,27 @@ class BoundWeights(BoundPredictors):
     :param role: the part of its density that they are in.
     :param order: in which order predictors have the axes of the positions; empty for
         the same order.
+    :param alike: whether they are the same after all states of a chain, which are no
+        positions then.
+    :param parent: the latent vector that they depend on too; empty for none.
+    :param vector: its value.
     """
 
     role: str = "value"
     order: tuple[int, ...] = ()  # type: ignore[misc]
+    alike: bool = False
+    parent: str = ""
+    vector: Array | None = None
 
     event_dim = 1
+
+    def beside(self, vector: Array) -> BoundWeights:
+        """The same at a value ``(*positions, D)`` of the latent vector."""
+        return replace(self, vector=vector)
+
+    def values(self, weights: tuple[Array, ...]) -> dict[str, Array]:
+        found = super().values(weights)
+        return found if self.vector is None else found | {self.parent: self.vector}
 
     def split(self) -> Split:
         """The logs of the probabilities, as a function of the weights, in parts."""
@@ -66,9 +82,17 @@ class BoundWeights(BoundPredictors):
             fn: Any = read_site(messages[self.site]).fn
             if self.role == "initial":
                 return jnp.log(fn.initial_probs)
-            return kind.log_probs(fn)
+            found = kind.log_probs(fn)
+            return found[..., 0, :] if self.alike else found
 
         return self.parts(logs)
+
+    def average(self, moments: dict[str, ExpectedWeight]) -> Array:
+        found = super().average(moments)
+        if not self.alike:
+            return found
+        shape = (*found.shape[:-1], *2 * found.shape[-1:])
+        return jnp.broadcast_to(found[..., None, :], shape)
 
 
 @partial(
@@ -147,8 +171,10 @@ def bind_weights(
         blocks: Any = tuple(structure.priors[name] for name in factor.weights)
         known = factor.site, 0, blocks, arrays, statics, structure, rule
         key, order = (factor.site, factor.role), factor.order
-        if factor.form == "weights":
-            found[key] = BoundWeights(*known, role=factor.role, order=order)
+        if factor.form in ("weights", "logits"):
+            own: Any = {"role": factor.role, "parent": factor.parent or ""}
+            own |= {"order": order, "alike": factor.alike}
+            found[key] = BoundWeights(*known, **own)
         else:
             found[key] = BoundDensities(*known, factor=factor, order=order)
     return found

@@ -140,16 +140,16 @@ class Candidates:
 
     def _is_regressed(self, name: str, site: Site) -> bool:
         """Whether a site has the weights of a regression that is not conjugate: it has
-        positions that they have not, and depends on nothing local."""
+        positions that they have not, and depends on nothing local; or it is a discrete
+        site, and depends on a vector beside them."""
         own = self._site(name).batch_shape
+        others = [n for n in self.needs[site.name] if n not in self.blocks]
+        local = [self._site(n).fn for n in others if not self._is_open(n)]
         if site.observed:
             apart, positions = not is_gaussian(site.fn), site.batch_shape != own
-        else:
-            apart, positions = is_state(site.fn), np.shape(site.value) != own
-        others = [n for n in self.needs[site.name] if n not in self.blocks]
-        states = site.observed and {n for n in others if is_state(self._site(n).fn)}
-        others = [n for n in others if not (states and n in states)]
-        return apart and positions and all(map(self._is_open, others))
+            return apart and positions and all(map(is_state, local))
+        apart, positions = is_state(site.fn), np.shape(site.value) != own
+        return apart and positions and (not local or any(map(is_gaussian, local)))
 
     def _maps_to_start(self, name: str, path: Site) -> bool:
         """Whether a path depends on a vector by the mean of its first state alone, and

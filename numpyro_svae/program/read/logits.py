@@ -21,8 +21,9 @@ __all__ = ["read_logits"]
 
 _NUM_PROBES = 6
 _WEIGHTS = (
-    "weights that are known, or numpyro.param (point estimates, by the gradient of the "
-    "bound)"
+    "weights that are known, numpyro.param (point estimates, by the gradient of the "
+    "bound), or Gaussian sites, as numpyro.sample('w', dist.Normal(0, 1).expand([K, D])"
+    ".to_event(2))"
 )
 
 
@@ -45,13 +46,15 @@ def read_logits(
         f"Site '{site.name}': its {parameter} depend on latent {listed(used)}, which "
         "is not conjugate. "
     )
-    blocks = {wiring.block_of[n].name for n in used if n in wiring.block_of}
-    if blocks:
+    names = {wiring.block_of[n].name for n in used if n in wiring.block_of}
+    blocks = {n: p for n, p in wiring.prober.priors.items() if n in names}
+    unlike = {n for n, block in blocks.items() if block.part != "weight"}
+    if unlike:
         raise ValueError(
             f"{start}Accepted beside {listed(vectors)}: {_WEIGHTS}, in the place of "
-            f"{listed(blocks)}."
+            f"{listed(unlike)}."
         )
-    others = set(used) - {vectors[0]}
+    others = {n for n in used if n not in wiring.block_of} - {vectors[0]}
     if others:
         raise ValueError(
             f"{start}Accepted: a function of one latent vector or path, of the state "
@@ -70,7 +73,8 @@ def read_logits(
             f"vector '{vectors[0]}' at one step (as the one before in a scan), not of "
             "several steps or sequences of it."
         )
-    return TableFactor(site.name, Source(), role, "logits", vectors)
+    known = site.name, Source(), role, "logits", vectors
+    return TableFactor(*known, weights=(*blocks,))
 
 
 def _of_weights(

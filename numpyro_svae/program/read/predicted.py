@@ -9,13 +9,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
+from typing import Any
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.program.bind.latent_weights import bind_weights
+from numpyro_svae.program.bind.latent_weights import BoundWeights, bind_weights
 from numpyro_svae.program.bind.predictor_layout import Layout
 from numpyro_svae.program.bind.predictors import bind_predictors
 from numpyro_svae.program.read.wiring import Wiring, listed
@@ -103,22 +104,39 @@ def with_orders(
 ) -> Structure:
     """The wiring, with the order of axes that logits of latent weights have.
 
-    In a ``scan`` they have time in front, and the state before in front of that.
+    In a ``scan`` they have time in front, and the state before in front of that, if
+    they depend on it.
     """
-    orders = {}
+    found = {}
     for key, bound in bind_weights(program, structure).items():
-        split = bound.split()
-        axes = range(len(split.output_shape) - bound.event_dim)
-        layouts = {o: replace(bound, order=o).layout(split) for o in permutations(axes)}
-        for order, layout in sorted(layouts.items(), key=_num_predictors):
-            if sum(layout.sizes) <= _LARGEST and _are_apart(split, layout, order):
-                orders[key] = order
-                break
-    factors = (
-        replace(f, order=orders[f.site, f.role]) if (f.site, f.role) in orders else f
-        for f in structure.factors
-    )
-    return replace(structure, factors=tuple(factors)) if orders else structure
+        read = _order_of(bound)
+        if read is None and isinstance(bound, BoundWeights):
+            if bound.role == "transition" and _is_alike(bound.split()):
+                read = _order_of(replace(bound, alike=True))
+        if read is not None:
+            found[key] = read
+    factors = (replace(f, **found.get((f.site, f.role), {})) for f in structure.factors)
+    return replace(structure, factors=tuple(factors)) if found else structure
+
+
+def _order_of(bound: Any) -> dict[str, Any] | None:
+    """The order of axes in which few predictors are at each position."""
+    split = bound.split()
+    axes = range(len(split.output_shape) - bound.event_dim)
+    layouts = {o: replace(bound, order=o).layout(split) for o in permutations(axes)}
+    for order, layout in sorted(layouts.items(), key=_num_predictors):
+        if sum(layout.sizes) <= _LARGEST and _are_apart(split, layout, order):
+            alike = getattr(bound, "alike", None)
+            return {"order": order} | ({} if alike is None else {"alike": alike})
+    return None
+
+
+def _is_alike(split: Split) -> bool:
+    """Whether logits of a chain are the same after all of its states."""
+    rng = np.random.default_rng(0)
+    drawn = [jnp.asarray(rng.standard_normal(s)) for s in split.predictor_shapes]
+    logs = np.asarray(split.finish(drawn))
+    return np.array_equal(logs, np.broadcast_to(logs[..., :1, :], logs.shape))
 
 
 def _num_predictors(ordered: tuple[tuple[int, ...], Layout]) -> int:

@@ -187,18 +187,21 @@ class TableFactor(Factor):
       that are any function of some Gaussian blocks. They send these the gradient of
       their expectation.
     - ``"logits"``: probabilities of a latent discrete site, or of the steps of a chain,
-      that are any function of its one parent, a latent vector at one position each.
-      They send that vector the gradient of their expectation.
+      that are any function of its one parent, a latent vector at one position each,
+      and perhaps of some Gaussian blocks. They send these the gradient of their
+      expectation.
 
     It is coupled if its site is latent and depends on discrete sites, or observed and
     depends on several.
 
     :param order: in which order the logits of these have the axes of the positions;
         empty for the same order.
+    :param alike: whether these are the same after all states of a chain.
     """
 
     form: str = "rows"
     order: tuple[int, ...] = ()
+    alike: bool = False
 
 
 @dataclass(frozen=True, eq=False)

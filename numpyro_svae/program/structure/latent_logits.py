@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -61,28 +62,35 @@ class LatentLogits:
         statics, arrays = Likelihoods.split(program)
         return cls(arrays, *points, statics, structure, factor)
 
-    def expected(self, mean: Array, tril: Array) -> Array:
+    def expected(
+        self, mean: Array, tril: Array, at: Callable[[Array], Array] | None = None
+    ) -> Array:
         """Expected log probabilities; all positions are at the same point at once.
 
         :param mean: of the vector, ``(*positions, D)``.
         :param tril: Cholesky factors of its covariances, ``(*positions, D, D)``.
+        :param at: what is expected of them given a value of the vector, where they
+            depend on latent weights too.
         """
+        given = self.at if at is None else at
 
-        def at(point: Array) -> Array:
-            return self.at(mean + tril @ point)
+        def moved(point: Array) -> Array:
+            return given(mean + tril @ point)
 
-        logs = jax.vmap(at)(jnp.asarray(self.points, mean.dtype))
+        logs = jax.vmap(moved)(jnp.asarray(self.points, mean.dtype))
         return jnp.tensordot(jnp.asarray(self.weights, mean.dtype), logs, 1)
 
-    def at(self, value: Array) -> Array:
+    def at(self, value: Array, weights: dict[str, Array] | None = None) -> Array:
         """Log probabilities ``(*positions, K)``, of the steps of a chain
         ``(*batch, T - 1, K, K)``.
 
         :param value: of the vector, ``(*positions, D)``.
+        :param weights: values of the sites of latent weights.
         """
         known = Likelihoods(self.statics, self.arrays, self.structure)
         name, parent = self.factor.site, str(self.factor.parent)
-        messages = plain_run(known.program, self.structure, {parent: value})
+        values = {**(weights or {}), parent: value}
+        messages = plain_run(known.program, self.structure, values)
         site, local = read_site(messages[name]), self.structure.locals[name]
         if not local.chain:
             logs = local.kind.log_probs(site.fn)
