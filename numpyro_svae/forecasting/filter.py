@@ -84,12 +84,13 @@ class FilterState:
 
         :param new: by argument of the model, its value at the next step: its shape
             without the axis of time. Inputs of a chain are those that lead to this
-            step. Leave all data out if nothing is seen.
+            step. Leave all data out, or None, if nothing is seen.
         :return: the next state.
         :raises ValueError: if arguments are missing or do not fit.
         """
-        self.setup.check(new)
-        return _update(self, {n: jnp.asarray(v) for n, v in new.items()})
+        known = _known(new)
+        self.setup.check(known)
+        return _update(self, known)
 
     def forecast(
         self,
@@ -132,9 +133,9 @@ class FilterState:
         :return: the state at the first step, by the same parameters.
         :raises ValueError: if arguments are missing or do not fit.
         """
-        self.setup.check_first(first)
-        values = {n: jnp.asarray(v) for n, v in first.items()}
-        return _begin(self, before or {}, values)
+        known = _known(first)
+        self.setup.check_first(known)
+        return _begin(self, before or {}, known)
 
     def restart(self, **data: Any) -> FilterState:
         """Begin with other sequences, without reading the model again.
@@ -148,7 +149,7 @@ class FilterState:
         :raises ValueError: if the model has no such argument, if one that has time is
             missing, or if sequences are padded.
         """
-        names, timed = self.setup.arguments.names, self.setup.timed
+        names, timed, data = self.setup.arguments.names, self.setup.timed, _known(data)
         unknown, missing = sorted(set(data) - set(names)), sorted(timed - set(data))
         if unknown or missing or self.lengths is not None:
             raise ValueError(
@@ -156,9 +157,14 @@ class FilterState:
                 f"found. Accepted: some of {sorted(set(names))}, with all that have "
                 f"time, {sorted(timed)}, and no padded sequences."
             )
-        given = {i: jnp.asarray(data[n]) for i, n in enumerate(names) if n in data}
+        given = {i: data[n] for i, n in enumerate(names) if n in data}
         fixed = {i: given.get(i, leaf) for i, leaf in self.fixed.items()}
         return _start(replace(self, fixed=fixed), {**fixed, **given})
+
+
+def _known(values: dict[str, Any]) -> dict[str, Array]:
+    """The values of arguments that have one."""
+    return {name: jnp.asarray(v) for name, v in values.items() if v is not None}
 
 
 def _started(state: FilterState, arrays: dict[int, Any]) -> FilterState:
@@ -264,9 +270,7 @@ def read_filter(
     needed = frozenset(argument.name for argument in matter if matter[argument])
 
     def make() -> FilterSetup:
-        course = Course(fit, draws, 1)
-        _check_locals(course)
-        return FilterSetup.of(course, names, needed)
+        return FilterSetup.of(Course(fit, draws, 1), names, needed)
 
     setup = kept(fit, (FilterSetup, needed), make, shapes=True)
     leaves = Arguments.of(model, args, kwargs).leaves
@@ -274,16 +278,3 @@ def read_filter(
     nothing = jnp.zeros(())
     state = FilterState({}, nothing, {}, dict(params), fixed, lengths, setup)
     return state, leaves
-
-
-def _check_locals(course: Course) -> None:
-    """All latent local sites must be in time."""
-    wiring, (_, times) = course.fit.guide.structure, course.times
-    firsts = {n for n in wiring.locals if wiring.scans}
-    static = sorted(set(wiring.locals) - set(times) - firsts)
-    if static:
-        raise ValueError(
-            f"Sites {static}: they are latent, and there is one for a whole sequence. "
-            "Accepted by the filter: latent sites at the steps; smooth all of the data "
-            "for others."
-        )

@@ -54,7 +54,9 @@ class FilterSetup(StepArguments):
         :param course: the model with its data.
         :param names: of the arguments with time.
         :param needed: those that the states depend on.
+        :raises ValueError: if the model has latent sites of sequences.
         """
+        _check_locals(course)
         data = names - needed
         if set(course.observed) & set(course.chains):  # data are states
             needed, data = needed | data, set()
@@ -140,6 +142,19 @@ def look_ahead(
         return [m["value"] for m in messages.values()]
 
     return course.draws, window.depends(run), course.lengths
+
+
+def _check_locals(course: Course) -> None:
+    """All latent local sites must be in time."""
+    wiring, (_, times) = course.fit.guide.structure, course.times
+    firsts = {n for n in wiring.locals if wiring.scans}
+    static = sorted(set(wiring.locals) - set(times) - firsts)
+    if static:
+        raise ValueError(
+            f"Sites {static}: they are latent, and there is one for a whole sequence. "
+            "Accepted by the filter: latent sites at the steps; smooth all of the data "
+            "for others."
+        )
 
 
 def _shape_of(leaf: Any) -> Any:
