@@ -119,7 +119,7 @@ def test_dynamax_filters_alike(x64):
 
 def test_a_hidden_markov_model_behind_a_network(x64):
     """With hidden vectors between states and data, and all of it to be learnt."""
-    y, _ = sequences(count=2, steps=6, outputs=2)
+    y, _ = sequences(count=2, steps=6)
     guide = ns.AutoSVAE(hmm_svae, recognition)
     params = start_of(hmm_svae, guide, y)
     state = ns.filter(hmm_svae, guide, params, y[:, :START])
