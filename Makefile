@@ -70,15 +70,17 @@ format: $(READY)/dev
 types: $(READY)/dev
 	$(BIN)/mypy
 
-# A notebook is a file in tutorials/ with "# %%" cells. Each is executed once, here,
-# and the documentation renders the result.
+# A notebook is a file in tutorials/ with "# %%" cells, which begins with its title: the
+# licence above it is left out. Each is executed once, here, and the documentation
+# renders the result. Figures are the notebook's own, whatever backend the caller has.
 tutorials: $(NOTEBOOKS)
 	@echo "Tutorials executed: $(words $^)"
 
 docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials
 	@mkdir -p $(@D)
-	$(BIN)/jupytext --to ipynb --set-kernel python3 --execute --run-path tutorials \
-		--output $@ $<
+	sed '1,/^$$/d' $< | env -u MPLBACKEND $(BIN)/jupytext \
+		--from py:percent --to ipynb --set-kernel python3 --execute \
+		--run-path tutorials --output $@ -
 
 docs: $(READY)/docs $(NOTEBOOKS)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

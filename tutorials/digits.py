@@ -13,7 +13,7 @@
 # The functions that the demo consists of are imported from `digits_demo.py`, and shown
 # where they matter.
 
-# %%
+# %% tags=["hide-input"]
 import inspect
 import warnings
 

@@ -10,7 +10,7 @@
 # guide nor the loss changes: known labels enter the same message passing as potentials
 # that rule out the other clusters.
 
-# %%
+# %% tags=["hide-input"]
 import warnings
 
 warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed

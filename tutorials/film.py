@@ -17,7 +17,8 @@ def film_strip(episode, imagined, every=5, columns=13):
     """
     real = episode.observations[1:]
     some = np.arange(every - 1, len(imagined), every)
-    rows = [some[i : i + columns] for i in range(0, len(some), columns)]
+    whole = len(some) - len(some) % columns or len(some)  # rows without blanks
+    rows = [some[i : i + columns] for i in range(0, whole, columns)]
     figure, axes = plt.subplots(
         2 * len(rows), 1, figsize=(9, 1.5 * len(rows)), layout="constrained"
     )

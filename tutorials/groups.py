@@ -13,7 +13,7 @@
 # Here each member is a noisy curve, a mixture of a few known bumps. Some groups have
 # many members and some have few.
 
-# %%
+# %% tags=["hide-input"]
 import warnings
 
 warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed

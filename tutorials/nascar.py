@@ -14,7 +14,7 @@
 # states and paths are inferred by coordinate ascent, and every parameter has a
 # posterior that natural gradients update.
 
-# %%
+# %% tags=["hide-input"]
 import inspect
 import warnings
 

@@ -15,7 +15,7 @@
 # steps are linear where the path is, and that is all the inference that there is: no
 # recognition network, and natural steps for the sensors and for the noise.
 
-# %%
+# %% tags=["hide-input"]
 import jax
 from jax import random
 import jax.numpy as jnp

@@ -29,7 +29,7 @@
 # such as the velocity, comes from exact smoothing in the linear dynamical system. With
 # the model learnt, we predict the pictures to come under given actions.
 
-# %%
+# %% tags=["hide-input"]
 import os
 from pathlib import Path
 import warnings

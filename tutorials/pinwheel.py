@@ -13,7 +13,7 @@
 # This tutorial reproduces the best known figure of that paper, and then asks what the
 # exact joint posterior of cluster and position is worth.
 
-# %%
+# %% tags=["hide-input"]
 import warnings
 
 warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed

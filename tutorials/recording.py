@@ -16,7 +16,7 @@
 # 39, 2018), which come with the package seglearn under the 3-clause BSD licence. The
 # file is read from the installed package; nothing is downloaded.
 
-# %%
+# %% tags=["hide-input"]
 from importlib.metadata import files
 import warnings
 

@@ -13,7 +13,7 @@
 # systems*, AISTATS 2017). Here its boundaries are learnt with everything else, from ten
 # noisy sensors.
 
-# %%
+# %% tags=["hide-input"]
 import inspect
 import warnings
 

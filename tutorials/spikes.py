@@ -14,7 +14,7 @@
 # neurons that it has not seen, in *bits per spike* (co-smoothing, as in the Neural
 # Latents Benchmark; Pei et al., 2021).
 
-# %%
+# %% tags=["hide-input"]
 from flax import nnx
 import jax
 from jax import random

@@ -27,7 +27,7 @@
 # `control_demo.py` is the script that does everything at full length (`make swing-up`).
 # This page goes through it with a small budget and then shows what the script found.
 
-# %%
+# %% tags=["hide-input"]
 import inspect
 import json
 from pathlib import Path
