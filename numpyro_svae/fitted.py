@@ -38,6 +38,7 @@ class FittedGuide(AutoGuide):
         super().__init__(model, prefix=prefix)
         self._structure: Structure | None = None
         self._shapes: tuple[tuple, dict[str, Any]] | None = None
+        self._has_deterministic = False
         self.programs: dict[Any, Callable] = {}  # of functions of its fits
 
     @property
@@ -170,8 +171,7 @@ class FittedGuide(AutoGuide):
 
     def _of_globals(self, data: dict[str, Any]) -> dict[str, Array]:
         """Deterministic sites that depend on global sites alone."""
-        types = {message["type"] for message in self.prototype_trace.values()}
-        if "deterministic" not in types:
+        if not self._has_deterministic:
             return {}
         if of_values not in self.programs:
             self.programs[of_values] = of_values(self.model, self.shapes)

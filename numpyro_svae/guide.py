@@ -162,8 +162,10 @@ class AutoSVAE(FittedGuide):
         self.prototype_trace = {
             name: {k: v for k, v in message.items() if k in ("type", "name")}
             for name, message in messages.items()
-            if message["type"] in ("sample", "plate", "deterministic")
+            if message["type"] in ("sample", "plate")
         }
+        kinds = {message["type"] for message in messages.values()}
+        self._has_deterministic = "deterministic" in kinds
         self._shapes = shapes_of((args, kwargs))
 
     # inference
