@@ -117,7 +117,8 @@ def compare(task, towards, seed):
 def learn(task, frames, num_steps, seed):
     """Everything up to the agent: what learnt, and the time that it took."""
     episodes, _ = random_data(task, frames, seed + 100)
-    sizes = Sizes(SIZE**2, task.actions, task.positions)
+    pixels = episodes[0].observations.shape[-1]
+    sizes = Sizes(pixels, task.actions, task.positions, task.noise)
     learner = Learner(sizes, num_steps, seed)
     began, cpu = time.perf_counter(), time.process_time()
 
@@ -131,6 +132,14 @@ def learn(task, frames, num_steps, seed):
     learner.fit(episodes, watch=watch)
     took = time.perf_counter() - began, time.process_time() - cpu
     return learner, dict(zip(("seconds", "cpu_seconds"), map(round, took)))
+
+
+def pictures(task, episode, states):
+    """What an episode showed from its second step on, with a pale goal."""
+    real = np.reshape(task.film(episode.observations[1:]), (-1, SIZE, SIZE))
+    if task.goal is None:
+        return real
+    return np.maximum(real, 0.3 * task.draw(task.goal(states[0])))
 
 
 def main():
@@ -153,11 +162,13 @@ def main():
     record["r2"] = r2(learner, task, *random_data(task, 4000, seed + 200)).tolist()
     print("R² of what is read off smoothed states:", np.round(record["r2"], 3))
     options.output.mkdir(parents=True, exist_ok=True)
-    episode = found["planner in the latent space"][0][0]
-    imagined = learner.imagine(episode)
+    episodes, states = found["planner in the latent space"]
+    real = pictures(task, episodes[0], states[0])
+    imagined = task.film(learner.imagine(episodes[0]))
     name = options.output / options.task
-    film_strip(episode, imagined).savefig(name.with_suffix(".png"), dpi=130)
-    save_gif(name.with_suffix(".gif"), episode, imagined)
+    strip = film_strip(real, imagined, seconds=task.seconds)
+    strip.savefig(name.with_suffix(".png"), dpi=130)
+    save_gif(name.with_suffix(".gif"), real, imagined, seconds=task.seconds)
     name.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"{record['seconds']} s of learning; results in {options.output}")
 

@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of states, and environments that show nothing else."""
+"""What is seen of states, mostly pictures, and environments that show nothing else."""
 
 import gymnasium
 import numpy as np
@@ -28,6 +28,18 @@ def draw_pendulum(state):
     return draw_rod((0, 0), (0.86 * np.sin(angle), 0.86 * np.cos(angle)))
 
 
+def scale_pendulum(state):
+    """What gymnasium shows of a pendulum, as numbers between 0 and 1."""
+    angle, velocity = state[:2]
+    return 0.5 + 0.5 * np.array([np.cos(angle), np.sin(angle), velocity / 8])
+
+
+def redraw_pendulum(seen):
+    """Pictures ``(N, 32, 32)`` of the pendulums that numbers ``(N, 3)`` stand for."""
+    cosine, sine = np.moveaxis(np.asarray(seen)[:, :2] - 0.5, -1, 0)
+    return np.stack([draw_pendulum([each]) for each in np.arctan2(sine, cosine)])
+
+
 def draw_disc(state):
     """A disc where it is; its goal is not drawn."""
     return draw_rod(state[:2], state[:2], half_width=0.18)
@@ -49,17 +61,18 @@ def draw_arm(state):
 
 
 class Pictures(gymnasium.Wrapper):
-    """An environment that shows nothing but pictures of its state.
+    """An environment that shows nothing but pictures, or whatever is made of its state.
 
     The states are kept in ``states`` for those who judge; the agent is not shown them.
 
     :param env: an environment that has its state in ``unwrapped.state``.
-    :param draw: maps a state to a picture ``(32, 32)``.
+    :param draw: maps a state to a picture ``(32, 32)``, or to other numbers between 0
+        and 1.
     :param start: maps a random generator to a state to begin with; by default the
         environment chooses.
     :param goal: maps a state to one that is at the goal of its episode; None if there
         is no goal but the reward.
-    :param noise: standard deviation of the noise of pixels.
+    :param noise: standard deviation of the noise of the camera.
     :param seed: of the beginnings and of the noise.
     """
 
@@ -92,7 +105,7 @@ class Pictures(gymnasium.Wrapper):
         return None if self._goal is None else self.picture(self._goal(self.states[0]))
 
     def picture(self, state):
-        """A grey picture (1024,): 0 for the background and 1 for what is drawn."""
+        """A grey picture, flat: 0 for the background and 1 for what is drawn."""
         picture = self.draw(state)
         noisy = picture + self.noise * self.rng.standard_normal(picture.shape)
         return noisy.reshape(-1).astype(np.float32)

@@ -126,7 +126,7 @@ show(Learner.problem, Learner.search, Learner.agent)
 # %%
 first, first_states = demo.collect(task.make(300), agent, 1, 200)
 record = demo.report("first attempt", task, first, first_states)
-figure = film_strip(first[0], learner.imagine(first[0]))
+figure = film_strip(first[0].observations[1:], learner.imagine(first[0]))
 plt.show()
 
 # %% [markdown]

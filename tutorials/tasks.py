@@ -4,7 +4,7 @@
 """The table of tasks: what each environment is, and how what agents do is judged."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import gymnasium
@@ -20,7 +20,7 @@ class Task:
     """What an environment is, and how it is judged.
 
     :param make_env: makes the environment, which has its state in ``unwrapped.state``.
-    :param draw: maps a state to a picture.
+    :param draw: maps a state to a picture, or to other numbers between 0 and 1.
     :param miss: maps the states of an episode to how far it was from what it should be.
     :param within: the largest miss of an episode that was good.
     :param read: maps states ``(..., S)`` to numbers that smoothed states should show.
@@ -36,6 +36,10 @@ class Task:
     :param attempt: number of steps of an episode of an agent.
     :param attempts: number of episodes of an agent.
     :param horizon: of the planner that sees the state.
+    :param camera: standard deviation of the noise of what is seen.
+    :param noise: the same, as the model has it.
+    :param film: maps what was seen, or imagined, ``(N, ...)`` to pictures.
+    :param seconds: from one step to the next.
     """
 
     make_env: Callable
@@ -53,6 +57,10 @@ class Task:
     attempt: int = 200
     attempts: int = 10
     horizon: int = 25
+    camera: float = 0.02
+    noise: float = 0.1
+    film: Callable = np.asarray
+    seconds: float = 0.05
 
     def make(self, seed, begin=True):
         """The environment.
@@ -60,7 +68,8 @@ class Task:
         :param begin: whether episodes begin as those of agents do.
         """
         start = self.start if begin else None
-        return Pictures(self.make_env(), self.draw, start, self.goal, seed=seed)
+        shown = self.draw, start, self.goal, self.camera, seed
+        return Pictures(self.make_env(), *shown)
 
     def reached(self, states):
         """Whether an episode was good."""
@@ -124,16 +133,24 @@ def read_arm(states):
     return np.concatenate([np.sin(angles), np.cos(angles), states[..., 2:]], -1)
 
 
+PENDULUM = Task(
+    partial(gymnasium.make, "Pendulum-v1"),
+    pictures.draw_pendulum,
+    fallen,
+    0.1,
+    read_pendulum,
+    physics.move_pendulum,
+    physics.pendulum_reward,
+    start=hang,
+)
 TASKS = {
-    "pendulum": Task(
-        partial(gymnasium.make, "Pendulum-v1"),
-        pictures.draw_pendulum,
-        fallen,
-        0.1,
-        read_pendulum,
-        physics.move_pendulum,
-        physics.pendulum_reward,
-        start=hang,
+    "pendulum": PENDULUM,
+    "pendulum-states": replace(
+        PENDULUM,
+        draw=pictures.scale_pendulum,
+        film=pictures.redraw_pendulum,
+        camera=0.0,
+        noise=0.02,
     ),
     "point-mass": Task(
         partial(Body, physics.begin_disc, physics.move_disc, actions=2),
@@ -163,6 +180,7 @@ TASKS = {
         physics.cart_pole_reward,
         start=stand,
         episode=30,
+        seconds=0.04,
     ),
     "reacher": Task(
         partial(Body, physics.begin_arm, physics.move_arm, physics.arm_reward, 2),

@@ -19,7 +19,7 @@ from numpyro.distributions import constraints
 
 import numpyro_svae as ns
 
-PIXEL_NOISE, REWARD_NOISE = 0.1, 0.2  # held: pictures would drown the dynamics
+REWARD_NOISE = 0.2
 STRIDE = 0.3  # how far a velocity of one moves a position in a step
 
 
@@ -30,11 +30,14 @@ class Sizes:
     :param pixels: number of entries of an observation, which are between 0 and 1.
     :param actions: number of entries of an action, which are between -1 and 1.
     :param positions: number of positions of a state, and of velocities.
+    :param noise: standard deviation of the noise of observations, which is held: if it
+        were learnt, pictures would drown the dynamics.
     """
 
     pixels: int
     actions: int
     positions: int = 3
+    noise: float = 0.1
 
     @property
     def state(self):
@@ -106,7 +109,7 @@ class World:
                 inputs=actions,
             )
             x = numpyro.sample("x", chain)
-            seen = dist.Normal(self.decode(x), PIXEL_NOISE).to_event(2)
+            seen = dist.Normal(self.decode(x), self.sizes.noise).to_event(2)
             numpyro.sample("frames", seen, obs=frames)
             if rewards is not None:
                 worth = self.worth(x[..., :-1, :])
