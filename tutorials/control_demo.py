@@ -3,8 +3,9 @@
 
 """Learn a task from pictures of random actions, then act, with one recipe for all.
 
-``recipe.py`` has the model, its training and its plans, and knows no task;
-``tasks.py`` has the tasks. Episodes of random actions are all that it learns from.
+``world.py`` has the model, ``recipe.py`` its training and its plans, and neither knows
+a task; ``tasks.py`` has the tasks. Episodes of random actions are all that it learns
+from.
 """
 
 import argparse
@@ -17,13 +18,33 @@ from film import film_strip, save_gif
 from jax import random
 import matplotlib.pyplot as plt
 import numpy as np
-from recipe import Learner, Sizes
-from tasks import SIZE, TASKS, SightedAgent
+from pictures import SIZE
+from recipe import Learner
+from sighted import SightedAgent
+from tasks import TASKS
+from world import Sizes
 
 from numpyro_svae.control import RandomAgent, run_episode
 
-EPISODE = 100  # observations of an episode of random actions
-NUM_STEPS = 200  # of an episode of an agent
+
+class Shown:
+    """An agent that is shown the goal of each episode before it acts.
+
+    :param env: has the picture of it, or None, in ``env.goal()``.
+    :param towards: maps that to an agent.
+    """
+
+    def __init__(self, env, towards):
+        self.env, self.towards = env, towards
+
+    def reset(self, seed=None):
+        """Look at the goal."""
+        self.agent = self.towards(self.env.goal())
+        self.agent.reset(seed)
+
+    def act(self, observation):
+        """Act."""
+        return self.agent.act(observation)
 
 
 def collect(env, agent, count, num_steps):
@@ -40,8 +61,8 @@ def collect(env, agent, count, num_steps):
 
 def random_data(task, frames, seed):
     """Episodes of random actions that begin where the environment says."""
-    env, count = task.make(seed, begin=False), frames // EPISODE
-    return collect(env, random_actions(task, seed), count, EPISODE - 1)
+    env, count = task.make(seed, begin=False), frames // task.episode
+    return collect(env, random_actions(task, seed), count, task.episode - 1)
 
 
 def random_actions(task, seed):
@@ -51,15 +72,17 @@ def random_actions(task, seed):
 
 
 def report(name, task, episodes, states):
-    """Print the mean return and how many ended well; return them."""
+    """Print the mean return, what was missed and how many were good; return them."""
     totals = np.array([episode.total for episode in episodes])
+    misses = np.array([task.miss(each) for each in states])
     good = sum(map(task.reached, states))
     print(
         f"{name:34} {totals.mean():8.0f} ± {totals.std():4.0f}"
-        f"   at the goal in the end: {good} of {len(totals)}",
+        f"   missed by {np.median(misses):.2f}, good: {good} of {len(totals)}",
         flush=True,
     )
-    return {"returns": totals.round(1).tolist(), "reached": good}
+    record = {"returns": totals.round(1).tolist(), "misses": misses.round(3).tolist()}
+    return record | {"reached": good}
 
 
 def r2(learner, task, episodes, states):
@@ -74,24 +97,29 @@ def r2(learner, task, episodes, states):
     return 1 - np.mean(error**2, (0, 1)) / np.var(numbers[1::2], (0, 1))
 
 
-def compare(task, agent, seed, count=10):
-    """Episodes of the agent, of random actions, and of one who sees the state."""
+def compare(task, towards, seed):
+    """Episodes of an agent, of random actions, and of one who sees the state.
+
+    :param towards: maps a picture of the goal, or None, to the agent.
+    """
     env, found, record = task.make(seed + 300), {}, {}
     agents = {
         "random actions": random_actions(task, seed),
         "planner that sees the true state": SightedAgent(task, env, random.key(seed)),
-        "planner in the latent space": agent,
+        "planner in the latent space": Shown(env, towards),
     }
     for name, each in agents.items():
-        found[name] = collect(env, each, count, NUM_STEPS)
+        found[name] = collect(env, each, task.attempts, task.attempt)
         record[name] = report(name, task, *found[name])
     return found, record
 
 
 def learn(task, frames, num_steps, seed):
-    """Everything up to the agent: the learner, the agent, and the time it took."""
+    """Everything up to the agent: what learnt, and the time that it took."""
     episodes, _ = random_data(task, frames, seed + 100)
-    learner = Learner(Sizes(SIZE**2, task.actions), num_steps, seed)
+    pixels = episodes[0].observations.shape[-1]
+    sizes = Sizes(pixels, task.actions, task.positions, task.noise)
+    learner = Learner(sizes, num_steps, seed)
     began, cpu = time.perf_counter(), time.process_time()
 
     def watch(learner):
@@ -101,9 +129,17 @@ def learn(task, frames, num_steps, seed):
             f"{done:3},000 steps: loss {loss:8.1f} a picture; {took:.0f} s", flush=True
         )
 
-    agent = learner.fit(episodes, watch=watch)
+    learner.fit(episodes, watch=watch)
     took = time.perf_counter() - began, time.process_time() - cpu
-    return learner, agent, dict(zip(("seconds", "cpu_seconds"), map(round, took)))
+    return learner, dict(zip(("seconds", "cpu_seconds"), map(round, took)))
+
+
+def pictures(task, episode, states):
+    """What an episode showed from its second step on, with a pale goal."""
+    real = np.reshape(task.film(episode.observations[1:]), (-1, SIZE, SIZE))
+    if task.goal is None:
+        return real
+    return np.maximum(real, 0.3 * task.draw(task.goal(states[0])))
 
 
 def main():
@@ -120,17 +156,19 @@ def main():
         "ignore", "AutoSVAE: coordinate ascent"
     )  # one sweep is meant
     task, seed = TASKS[options.task], options.seed
-    learner, agent, record = learn(task, options.frames, options.steps, seed)
+    learner, record = learn(task, options.frames, options.steps, seed)
     record |= {"frames": options.frames, "steps": options.steps}
-    found, record["agents"] = compare(task, agent, seed)
+    found, record["agents"] = compare(task, learner.agent, seed)
     record["r2"] = r2(learner, task, *random_data(task, 4000, seed + 200)).tolist()
     print("R² of what is read off smoothed states:", np.round(record["r2"], 3))
     options.output.mkdir(parents=True, exist_ok=True)
-    episode = found["planner in the latent space"][0][0]
-    imagined = learner.imagine(episode)
+    episodes, states = found["planner in the latent space"]
+    real = pictures(task, episodes[0], states[0])
+    imagined = task.film(learner.imagine(episodes[0]))
     name = options.output / options.task
-    film_strip(episode, imagined).savefig(name.with_suffix(".png"), dpi=130)
-    save_gif(name.with_suffix(".gif"), episode, imagined)
+    strip = film_strip(real, imagined, seconds=task.seconds)
+    strip.savefig(name.with_suffix(".png"), dpi=130)
+    save_gif(name.with_suffix(".gif"), real, imagined, seconds=task.seconds)
     name.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"{record['seconds']} s of learning; results in {options.output}")
 

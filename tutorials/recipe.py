@@ -1,134 +1,51 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""One recipe for acting on what is seen: a model, its training, and plans in it.
+"""One recipe for acting on what is seen: the training of a world, and plans in it.
 
-Nothing in this file knows the task. A state has positions, which the networks that
-encode and decode what is seen look at, and velocities, which they do not. A network
-says how states move under actions, and another one what they are worth. The data are
-episodes of random actions; plans are sampled.
+Nothing in this file knows the task, and nothing in ``world.py``, which has the model.
+The data are episodes of random actions; plans are sampled. They go where it is worth
+most, or to a goal of which there is a picture.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
-from flax import nnx
 import jax
-from jax import lax, random
+from jax import Array, lax, random
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from numpyro import handlers
-from numpyro.contrib.module import nnx_module
-import numpyro.distributions as dist
-from numpyro.distributions import constraints
 from numpyro.infer import SVI
 import optax
+from world import World
 
 import numpyro_svae as ns
 from numpyro_svae import control
 
-PIXEL_NOISE, REWARD_NOISE = 0.1, 0.2  # held: pictures would drown the dynamics
-STRIDE = 0.3  # how far a velocity of one moves a position in a step
+HASTE = 0.05  # what a velocity costs on the way to a goal, beside a distance
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["start", "goal"],
+    meta_fields=["problem", "planner"],
+)
 @dataclass(frozen=True)
-class Sizes:
-    """What differs between tasks.
+class Plans(control.RecedingHorizon):
+    """Plans for the goal of an episode.
 
-    :param pixels: number of entries of an observation, which are between 0 and 1.
-    :param actions: number of entries of an action, which are between -1 and 1.
-    :param positions: number of positions of a state, and of velocities.
+    :param goal: a latent state ``(D,)``, which ``problem`` takes as its third argument;
+        None where the reward says all.
     """
 
-    pixels: int
-    actions: int
-    positions: int = 3
+    goal: Array | None = None
 
-    @property
-    def state(self):
-        """Number of entries of a state."""
-        return 2 * self.positions
-
-
-class MLP(nnx.Module):
-    """Two hidden layers."""
-
-    def __init__(self, inputs, outputs, width, seed, last=1.0):
-        rngs = nnx.Rngs(seed)
-
-        def layer(inputs, outputs, scale=1.0):
-            init = nnx.initializers.variance_scaling(scale**2, "fan_in", "normal")
-            return nnx.Linear(inputs, outputs, kernel_init=init, rngs=rngs)
-
-        self.first, self.second = layer(inputs, width), layer(width, width)
-        self.last = layer(width, outputs, last)
-
-    def __call__(self, x):
-        return self.last(nnx.gelu(self.second(nnx.gelu(self.first(x)))))
-
-
-class World:
-    """The model of what is seen, done and gained, and its recognition function.
-
-    :param sizes: those of the task.
-    """
-
-    def __init__(self, sizes):
-        self.sizes = sizes
-
-    def decode(self, x):
-        """What is seen of states: it shows positions, not velocities."""
-        sizes = self.sizes
-        network = MLP(sizes.positions, sizes.pixels, 128, seed=1)
-        network = nnx_module("decoder", network)
-        return nnx.sigmoid(network(x[..., : sizes.positions]) - 2.0)
-
-    def worth(self, x):
-        """The reward that is expected in a state, in the units of training."""
-        return nnx_module("worth", MLP(self.sizes.state, 1, 32, seed=2))(x)[..., 0]
-
-    def transition(self):
-        """The mean of the next state: velocities move positions, and a network both."""
-        count, size = self.sizes.positions, self.sizes.state
-        network = MLP(size + self.sizes.actions, size, 64, seed=3, last=0.1)
-        network = nnx_module("transition", network)
-
-        def step(x, action):
-            moved = jnp.concatenate([x[count:], jnp.zeros_like(x[count:])])
-            return x + STRIDE * (moved + network(jnp.concatenate([x, action])))
-
-        return step
-
-    def model(self, frames, actions, rewards=None):
-        """Episodes, or windows of them: ``(N, T, ...)``, ``(N, T - 1, ...)``."""
-        size = self.sizes.state
-        kicks = numpyro.param(
-            "kicks", jnp.full(size, 0.1), constraint=constraints.positive
-        )
-        with numpyro.plate("windows", len(frames)):
-            chain = ns.NonlinearGaussianChain(
-                jnp.zeros(size),
-                jnp.eye(size),
-                self.transition(),
-                jnp.diag(kicks**2 + 1e-6),
-                inputs=actions,
-            )
-            x = numpyro.sample("x", chain)
-            seen = dist.Normal(self.decode(x), PIXEL_NOISE).to_event(2)
-            numpyro.sample("frames", seen, obs=frames)
-            gained = dist.Normal(self.worth(x[..., :-1, :]), REWARD_NOISE).to_event(1)
-            numpyro.sample("rewards", gained, obs=rewards)
-
-    def recognition(self, frames, actions, rewards=None):
-        """What one observation says of its state: where it is, not how fast."""
-        count = self.sizes.positions
-        network = MLP(self.sizes.pixels, 2 * count, 128, seed=4)
-        loc, scale = jnp.split(nnx_module("encoder", network)(frames), 2, -1)
-        precision = 1 / (nnx.softplus(scale - 1) + 0.01) ** 2
-        silent = jnp.zeros_like(loc)
-        vector = jnp.concatenate([precision * loc, silent], -1)
-        precision = jnp.concatenate([precision, silent], -1)
-        return {"x": ns.GaussianPotential(vector, precision)}
+    def act(self, key, belief, memory):
+        """The first action of a new plan, and what is left of that plan."""
+        problem = partial(self.problem, goal=self.goal)
+        same = control.RecedingHorizon(problem, self.planner, self.start)
+        return same.act(key, belief, memory)
 
 
 class Learner:
@@ -156,18 +73,25 @@ class Learner:
         )
         optimizer = ns.svae_optimizer(rule, 0.1)
         self.svi = SVI(self.world.model, self.guide, optimizer, ns.SVAE_ELBO())
-        self.scale, self.params, self.losses = None, None, []
+        self.scale, self.params, self.losses = None, {}, []
+        fit = self.world.model, self.guide, self.params
+        self.tracker = control.Tracker(*fit, self.arguments, sizes.actions)
 
     def data(self, episodes):
-        """Arguments of the model for whole episodes of one length."""
+        """Arguments of the model for whole episodes of one length.
+
+        Rewards that are all the same say nothing, and are left out.
+        """
         frames, actions, rewards = (
             jnp.asarray(np.stack([episode[i] for episode in episodes]), jnp.float32)
             for i in range(3)
         )
         if self.scale is None:
             self.scale = jnp.mean(rewards), 2 * jnp.std(rewards)
-        rewards = (rewards - self.scale[0]) / self.scale[1]
-        return self.arguments(frames, actions) | {"rewards": rewards}
+        found = self.arguments(frames, actions)
+        if self.scale[1] > 0:
+            found["rewards"] = (rewards - self.scale[0]) / self.scale[1]
+        return found
 
     def windows(self, key, data):
         """A batch of windows of the episodes, at random."""
@@ -206,7 +130,7 @@ class Learner:
         for keys in random.split(key, self.num_steps).reshape(-1, every):
             state, losses = run(state, keys, data)
             self.losses.append(np.mean(losses) / (self.window * self.batch))
-            self.params = self.svi.get_params(state)
+            self.params = self.tracker.params = self.svi.get_params(state)
             if watch:
                 watch(self)
         return self.agent()
@@ -214,14 +138,22 @@ class Learner:
     # acting
 
     def arguments(self, frames, actions):
-        """Arguments of the model for what was seen and done; rewards are not known."""
+        """Arguments of the model for what was seen and done, without rewards."""
         return {"frames": frames, "actions": actions}
 
-    def problem(self, key, belief):
-        """What to plan: the steps of the model from what the filter knows."""
+    def problem(self, key, belief, goal=None):
+        """What to plan: the steps of the model from what the filter knows.
+
+        :param goal: the latent state to go to, and to stay at; None for the states that
+            are worth most.
+        """
 
         def cost(x, action=None):
-            return -handlers.substitute(self.world.worth, data=belief.params)(x)
+            if goal is None:
+                return -handlers.substitute(self.world.worth, data=belief.params)(x)
+            place, velocity = jnp.split(x, 2)
+            away = place - goal[: len(place)]
+            return jnp.sum(away**2) + HASTE * jnp.sum(velocity**2)
 
         options = {"num_samples": 2, "lower": -1.0, "upper": 1.0}
         return control.FittedProblem.of(key, belief, cost, cost, 25, **options)
@@ -231,16 +163,18 @@ class Learner:
         options = {"population": 100, "elites": 16, "num_steps": 4}
         return control.plan_by_sampling(key, problem, 1.0, start, **options)
 
-    def agent(self):
-        """The agent with the parameters as they are."""
-        count = self.world.sizes.actions
-        fit = self.world.model, self.guide, self.params
-        tracker = control.Tracker(*fit, self.arguments, count)
-        start = jnp.zeros((25, count))
-        policy = control.RecedingHorizon(self.problem, self.search, start)
+    def agent(self, picture=None):
+        """The agent with the parameters as they are.
+
+        :param picture: what is seen at its goal; None for the states that are worth
+            most.
+        """
+        goal = None if picture is None else self.tracker.latent_goal(picture).mean
+        start = jnp.zeros((25, self.world.sizes.actions))
+        policy = Plans(self.problem, self.search, start, goal)
         self.key, key = random.split(self.key)
         seed = int(random.randint(key, (), 0, 2**31 - 1))
-        return control.LatentAgent(tracker, policy, bounds=(-1.0, 1.0), seed=seed)
+        return control.LatentAgent(self.tracker, policy, bounds=(-1.0, 1.0), seed=seed)
 
     # what was learnt
 
@@ -262,7 +196,7 @@ class Learner:
         It is imagined for a number of steps with the actions that were taken, then anew
         from what was seen in the meantime.
         """
-        belief = self.agent().tracker.begin(episode.observations[0])
+        belief = self.tracker.begin(episode.observations[0])
         starts = self.follow(belief, episode)[:-1:steps]
         count = len(episode.actions)
         actions = np.pad(episode.actions, [(0, -count % steps), (0, 0)])

@@ -21,9 +21,10 @@
 # is too weak to lift it: it has to swing to and fro until it gets there. All that we
 # have are pictures of 32 x 32 pixels, the torques, and a reward for each step.
 #
-# Nothing in the model is made for a pendulum. `recipe.py`, beside this page, has the
-# networks, the model, its training and its plans, and takes two numbers from the task:
-# how many pixels and how many actions there are. `tasks.py` draws the pictures, and
+# Nothing in the model is made for a pendulum. `world.py`, beside this page, has the
+# networks and the model, `recipe.py` its training and its plans. They take two numbers
+# from the task: how many pixels and how many actions there are. `tasks.py` is the table
+# of tasks, with the physics in `physics.py`; `pictures.py` draws them, and
 # `control_demo.py` is the script that does everything at full length (`make swing-up`).
 # This page goes through it with a small budget and then shows what the script found.
 
@@ -40,8 +41,10 @@ import control_demo as demo
 from film import film_strip
 import matplotlib.pyplot as plt
 import numpy as np
-from recipe import Learner, Sizes, World
-from tasks import SIZE, TASKS
+from pictures import SIZE
+from recipe import Learner
+from tasks import TASKS
+from world import Sizes, World
 
 plt.rcParams.update({"figure.dpi": 100, "axes.spines.top": False})
 plt.rcParams.update({"axes.spines.right": False, "legend.frameon": False})
@@ -123,7 +126,7 @@ show(Learner.problem, Learner.search, Learner.agent)
 # %%
 first, first_states = demo.collect(task.make(300), agent, 1, 200)
 record = demo.report("first attempt", task, first, first_states)
-figure = film_strip(first[0], learner.imagine(first[0]))
+figure = film_strip(first[0].observations[1:], learner.imagine(first[0]))
 plt.show()
 
 # %% [markdown]

@@ -1,0 +1,128 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A model of what is seen, done and gained, which knows no task.
+
+A state has positions, which the networks that encode and decode what is seen look at,
+and velocities, which they do not. A network says how states move under actions, and
+another one what they are worth.
+"""
+
+from dataclasses import dataclass
+
+from flax import nnx
+import jax.numpy as jnp
+import numpyro
+from numpyro.contrib.module import nnx_module
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+import numpyro_svae as ns
+
+REWARD_NOISE = 0.2
+STRIDE = 0.3  # how far a velocity of one moves a position in a step
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What differs between tasks.
+
+    :param pixels: number of entries of an observation, which are between 0 and 1.
+    :param actions: number of entries of an action, which are between -1 and 1.
+    :param positions: number of positions of a state, and of velocities.
+    :param noise: standard deviation of the noise of observations, which is held: if it
+        were learnt, pictures would drown the dynamics.
+    """
+
+    pixels: int
+    actions: int
+    positions: int = 3
+    noise: float = 0.1
+
+    @property
+    def state(self):
+        """Number of entries of a state."""
+        return 2 * self.positions
+
+
+class MLP(nnx.Module):
+    """Two hidden layers."""
+
+    def __init__(self, inputs, outputs, width, seed, last=1.0):
+        rngs = nnx.Rngs(seed)
+
+        def layer(inputs, outputs, scale=1.0):
+            init = nnx.initializers.variance_scaling(scale**2, "fan_in", "normal")
+            return nnx.Linear(inputs, outputs, kernel_init=init, rngs=rngs)
+
+        self.first, self.second = layer(inputs, width), layer(width, width)
+        self.last = layer(width, outputs, last)
+
+    def __call__(self, x):
+        return self.last(nnx.gelu(self.second(nnx.gelu(self.first(x)))))
+
+
+class World:
+    """The model of what is seen, done and gained, and its recognition function.
+
+    :param sizes: those of the task.
+    """
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def decode(self, x):
+        """What is seen of states: it shows positions, not velocities."""
+        sizes = self.sizes
+        network = MLP(sizes.positions, sizes.pixels, 128, seed=1)
+        network = nnx_module("decoder", network)
+        return nnx.sigmoid(network(x[..., : sizes.positions]) - 2.0)
+
+    def worth(self, x):
+        """The reward that is expected in a state, in the units of training."""
+        return nnx_module("worth", MLP(self.sizes.state, 1, 32, seed=2))(x)[..., 0]
+
+    def transition(self):
+        """The mean of the next state: velocities move positions, and a network both."""
+        count, size = self.sizes.positions, self.sizes.state
+        network = MLP(size + self.sizes.actions, size, 64, seed=3, last=0.1)
+        network = nnx_module("transition", network)
+
+        def step(x, action):
+            moved = jnp.concatenate([x[count:], jnp.zeros_like(x[count:])])
+            return x + STRIDE * (moved + network(jnp.concatenate([x, action])))
+
+        return step
+
+    def model(self, frames, actions, rewards=None):
+        """Episodes, or windows of them: ``(N, T, ...)``, ``(N, T - 1, ...)``."""
+        size = self.sizes.state
+        kicks = numpyro.param(
+            "kicks", jnp.full(size, 0.1), constraint=constraints.positive
+        )
+        with numpyro.plate("windows", len(frames)):
+            chain = ns.NonlinearGaussianChain(
+                jnp.zeros(size),
+                jnp.eye(size),
+                self.transition(),
+                jnp.diag(kicks**2 + 1e-6),
+                inputs=actions,
+            )
+            x = numpyro.sample("x", chain)
+            seen = dist.Normal(self.decode(x), self.sizes.noise).to_event(2)
+            numpyro.sample("frames", seen, obs=frames)
+            if rewards is not None:
+                worth = self.worth(x[..., :-1, :])
+                gained = dist.Normal(worth, REWARD_NOISE).to_event(1)
+                numpyro.sample("rewards", gained, obs=rewards)
+
+    def recognition(self, frames, actions, rewards=None):
+        """What one observation says of its state: where it is, not how fast."""
+        count = self.sizes.positions
+        network = MLP(self.sizes.pixels, 2 * count, 128, seed=4)
+        loc, scale = jnp.split(nnx_module("encoder", network)(frames), 2, -1)
+        precision = 1 / (nnx.softplus(scale - 1) + 0.01) ** 2
+        silent = jnp.zeros_like(loc)
+        vector = jnp.concatenate([precision * loc, silent], -1)
+        precision = jnp.concatenate([precision, silent], -1)
+        return {"x": ns.GaussianPotential(vector, precision)}
