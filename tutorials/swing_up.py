@@ -110,7 +110,8 @@ print("loss per picture, by 500 steps:", np.round(learner.losses, 1))
 # ## Planning
 #
 # A `Tracker` filters each new picture; from what it knows, the policy `RecedingHorizon`
-# plans 25 steps ahead, takes the first action and starts the next plan from the rest.
+# (here as `Plans`, which may have a goal) plans 25 steps ahead, takes the first action
+# and starts the next plan from the rest.
 # `FittedProblem` takes the steps of the model itself, from samples of what the filter
 # knows, and `plan_by_sampling` (the cross-entropy method) looks for the plan that is
 # worth most.
@@ -136,18 +137,21 @@ plt.show()
 # attempt of its own joins the data. What it found, from
 # `benchmarks/results/swing_up.json`:
 
+
 # %%
+def show_record(name, record):
+    """Print what was learnt from, and how agents did."""
+    sizes = f"{record['frames']} observations, {record['steps']} steps of SVI"
+    print(f"{name}: {sizes}, {record['cpu_seconds']} s of a processor for learning")
+    for agent, each in record["agents"].items():
+        returns = each["returns"]
+        good = f"good: {each['reached']} of {len(returns)}"
+        print(f"  {agent:34} return {np.mean(returns):6.0f}   {good}")
+
+
 found = json.loads(Path("../benchmarks/results/swing_up.json").read_text())
 for seed, record in found.items():
-    print(
-        f"{seed}: {record['frames']} pictures, {record['steps']} steps of SVI, ", end=""
-    )
-    print(f"{record['cpu_seconds']} s of a processor for learning")
-    for name, each in record["agents"].items():
-        line = (
-            f"{np.mean(each['returns']):8.0f}   upright at the end: {each['reached']}"
-        )
-        print(f"  {name:34} {line} of {len(each['returns'])}")
+    show_record(seed, record)
     names = zip(("sine", "cosine", "velocity"), record["r2"])
     text = ", ".join(f"{name} {value:.3f}" for name, value in names)
     print(f"  R² of what is read off smoothed states, linearly: {text}")
