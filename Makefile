@@ -1,6 +1,7 @@
 # Every target does its own set-up; all that it needs is Python 3.11 or later.
 #   make demo        cluster handwritten digits, draw new ones
-#   make swing-up    swing a pendulum up from pictures
+#   make swing-up    swing a pendulum up from camera pictures
+#   make recipe      the same and other tasks by one recipe: TASK=point-mass
 #   make test        the default tests
 #   make ci          everything that continuous integration runs
 #   make release     build a wheel and a source archive, and try them out
@@ -29,10 +30,10 @@ export SDL_VIDEODRIVER ?= dummy
 
 # JAX's batched triangular solves wait for threads of the pool that they run in: with
 # few threads, two at once can wait for each other for ever. One thread never waits.
-test test-slow demo swing-up tutorials docs: export NPROC ?= 1
+test test-slow demo swing-up recipe tutorials docs: export NPROC ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo swing-up test test-slow lint format types tutorials docs bench \
+.PHONY: demo swing-up recipe test test-slow lint format types tutorials docs bench \
 	bench-compiled release ci clean
 .SECONDARY:
 
@@ -40,7 +41,11 @@ demo: $(READY)/tutorials
 	$(BIN)/python tutorials/digits_demo.py
 
 swing-up: $(READY)/tutorials
-	$(BIN)/python tutorials/control_demo.py pendulum
+	$(BIN)/python tutorials/pendulum_swing_up.py
+
+TASK ?= pendulum
+recipe: $(READY)/tutorials
+	$(BIN)/python tutorials/control_demo.py $(TASK)
 
 # Once for each precision, as compiled programs are not shared between them.
 test: $(READY)/tests $(READY)/quick
