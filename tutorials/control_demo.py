@@ -158,6 +158,7 @@ def main():
     task, seed = TASKS[options.task], options.seed
     learner, record = learn(task, options.frames, options.steps, seed)
     record |= {"frames": options.frames, "steps": options.steps}
+    record["positions"] = task.positions
     found, record["agents"] = compare(task, learner.agent, seed)
     record["r2"] = r2(learner, task, *random_data(task, 4000, seed + 200)).tolist()
     print("R² of what is read off smoothed states:", np.round(record["r2"], 3))
