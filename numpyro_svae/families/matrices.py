@@ -16,6 +16,7 @@ __all__ = [
     "has_cholesky",
     "inverse_from_tril",
     "log_diagonal",
+    "matvec",
     "step_to_singular",
     "step_to_zero",
     "symmetric",
@@ -31,6 +32,11 @@ _KEPT = 0.99
 def transpose(x: Array) -> Array:
     """The last two axes swapped."""
     return jnp.swapaxes(x, -1, -2)
+
+
+def matvec(matrix: Array, x: Array) -> Array:
+    """Matrices ``(..., N, M)`` times vectors ``(..., M)``."""
+    return jnp.squeeze(matrix @ x[..., None], -1)
 
 
 def symmetric(x: Array) -> Array:

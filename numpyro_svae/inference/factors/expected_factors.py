@@ -73,8 +73,7 @@ class ExpectedFactors:
         Those that depend on a latent vector too are averaged with it.
         """
         bound = self.bound.weights.items()
-        alone = {k: w for k, w in bound if not getattr(w, "parent", "")}
-        found = {k: w.average(self.moments) for k, w in alone.items()}
+        found = {k: w.average(self.moments) for k, w in bound if not w.parent}
         return replace(self, weighted_rows=found)
 
     # what there is

@@ -24,6 +24,7 @@ from jax.nn import log_softmax
 import jax.numpy as jnp
 
 from numpyro_svae.families import ExpectedRegression
+from numpyro_svae.families.matrices import matvec
 from numpyro_svae.inference.factors import messages
 from numpyro_svae.inference.factors.chains import log_probs
 from numpyro_svae.inference.factors.densities import whitener_of
@@ -170,10 +171,10 @@ def _joint(
     corner = jnp.swapaxes(half, -1, -2) @ half + pull @ excess @ parent_map
     transposed = jnp.swapaxes(whitener, -1, -2)
     precision, cross = transposed @ whitener, -transposed @ half
-    residual = _apply(whitener, v - _apply(weight, u))
-    beyond = _apply(excess, u)
-    info = _apply(jnp.swapaxes(half, -1, -2), residual) - _apply(pull, beyond)
-    info = _beside(-_apply(transposed, residual), info)
+    residual = matvec(whitener, v - matvec(weight, u))
+    beyond = matvec(excess, u)
+    info = matvec(jnp.swapaxes(half, -1, -2), residual) - matvec(pull, beyond)
+    info = _beside(-matvec(transposed, residual), info)
     quadratic = jnp.sum(residual**2, -1) + jnp.sum(u * beyond, -1)
     constant = -0.5 * (quadratic + log_det + v.shape[-1] * log(2 * pi))
     batch = jnp.broadcast_shapes(
@@ -191,10 +192,6 @@ def _joint(
         -2,
     )
     return info, matrix, constant
-
-
-def _apply(matrix: Array, x: Array) -> Array:
-    return jnp.squeeze(matrix @ x[..., None], -1)
 
 
 def _beside(x: Array, y: Array) -> Array:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.distributions import NonlinearGaussianChain
 from numpyro_svae.families import ExpectedRegression
+from numpyro_svae.families.matrices import matvec
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.structure.features import Features
@@ -79,9 +80,9 @@ class Transition:
     def means_and_costs(self, states: Array) -> tuple[Array, Array]:
         r"""These, and :math:`\phi^T E \phi / 2`, of shape ``(..., T - 1)``."""
         known, features = self.features.parts(lambda chain: chain.means(states))
-        spread = _apply(self.learnt.excess, features)
+        spread = matvec(self.learnt.excess, features)
         costs = 0.5 * jnp.sum(features * spread, -1)
-        return known + _apply(self.learnt.weight, features), costs
+        return known + matvec(self.learnt.weight, features), costs
 
     def features_at(self, states: Array) -> Array:
         """The features of states ``(..., T - 1, D)``."""
@@ -106,7 +107,7 @@ class Transition:
         """
         u, weight = given
         known, features = self.features.parts(lambda chain: chain.step(x, u))
-        return known + _apply(weight, features)
+        return known + matvec(weight, features)
 
 
 def spread_of_weights(
@@ -133,7 +134,3 @@ def in_the_place_of_steps(
     key = name, "transition"
     moved = bound.regressions[key]._replace(known=known, placement=placement)
     return replace(bound, regressions=bound.regressions | {key: moved})
-
-
-def _apply(matrix: Array, x: Array) -> Array:
-    return jnp.squeeze(matrix @ x[..., None], -1)

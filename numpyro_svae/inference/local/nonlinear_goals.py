@@ -16,6 +16,7 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
+from numpyro_svae.families.matrices import matvec, symmetric
 from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.gradient_messages import VectorMoments
 from numpyro_svae.inference.local.lane_solves import cholesky_of, unwhiten, whiten
@@ -50,7 +51,7 @@ class _Seen(NamedTuple):
         mean, tril = moments
 
         def at(point: Array) -> tuple[Array, Array]:
-            return transition.means_and_costs(mean + _apply(tril, point))
+            return transition.means_and_costs(mean + matvec(tril, point))
 
         return cls(*jax.vmap(at)(points[0]))
 
@@ -83,14 +84,14 @@ def _gap(
 ) -> Array:
     mean, tril = pairs.before
     matrix, bias = matrices[..., :-1], matrices[..., -1]
-    rest = pairs.after - _apply(matrix, mean) - bias
-    along = _transpose(whiten(tril, _transpose(pairs.cross)))
+    rest = pairs.after - matvec(matrix, mean) - bias
+    along = whiten(tril, pairs.cross.mT).mT
     slope = along - matrix @ tril
 
     def at(point: Array, value: Array, cost: Array) -> Array:
-        x = mean + _apply(tril, point)
-        curved = whiten(root, (value - _apply(matrix, x) - bias)[..., None])
-        residual = whiten(root, (rest + _apply(slope, point))[..., None])
+        x = mean + matvec(tril, point)
+        curved = whiten(root, (value - matvec(matrix, x) - bias)[..., None])
+        residual = whiten(root, (rest + matvec(slope, point))[..., None])
         return jnp.sum(curved * (residual - 0.5 * curved), (-2, -1)) - cost
 
     values = jax.vmap(at)(points[0], *seen)
@@ -138,25 +139,16 @@ def _signed(
 ) -> tuple[Array, Array]:
     """A message whose precision is not negative together with another one."""
     mean, tril = moments
-    lower = jnp.tril(_transpose(tril) @ gradient.tril)
-    curvature = -(lower + _transpose(lower))
+    lower = jnp.tril(tril.mT @ gradient.tril)
+    curvature = -(lower + lower.mT)
     curvature = curvature * (1 - 0.5 * jnp.eye(mean.shape[-1], dtype=mean.dtype))
-    whole = curvature + _transpose(tril) @ beside @ tril
+    whole = curvature + tril.mT @ beside @ tril
     usable = jnp.isfinite(whole).all((-2, -1), keepdims=True)
     values, vectors = jnp.linalg.eigh(jnp.where(usable, whole, 0.0))
     lacking = vectors * jnp.sqrt(jnp.maximum(-values, 0.0))[..., None, :]
-    curvature = curvature + lacking @ _transpose(lacking)
+    curvature = curvature + lacking @ lacking.mT
     half = unwhiten(tril, curvature)
-    precision = unwhiten(tril, _transpose(half))
-    precision = 0.5 * (precision + _transpose(precision))
-    info = gradient.mean + _apply(precision, mean)
+    precision = symmetric(unwhiten(tril, half.mT))
+    info = gradient.mean + matvec(precision, mean)
     nothing = jnp.where(usable[..., 0], info, jnp.nan)
     return nothing, jnp.where(usable, precision, jnp.nan)
-
-
-def _transpose(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
-
-
-def _apply(matrix: Array, x: Array) -> Array:
-    return jnp.squeeze(matrix @ x[..., None], -1)

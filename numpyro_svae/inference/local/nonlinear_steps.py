@@ -23,6 +23,7 @@ from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.distributions import LinearGaussianChain
+from numpyro_svae.families.matrices import matvec
 from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.gradient_messages import (
     VectorMoments,
@@ -113,7 +114,7 @@ class LinearSteps(NamedTuple):
         own, further = self.leftover, goal.leftover
         # The square of a mean is less than the mean of the squares.
         whitened = whiten(cholesky_of(cov), change)
-        spread = share * (1 - share) * (_transpose(whitened) @ whitened)
+        spread = share * (1 - share) * (whitened.mT @ whitened)
         info = own.info_vector + share[..., 0] * (further.info_vector - own.info_vector)
         precision = own.precision + share * (further.precision - own.precision)
         leftover = GaussianPotential(
@@ -132,7 +133,7 @@ def linear_steps(
     :param points: for standard normal vectors, and their weights.
     """
     mean, tril = moments
-    found = jax.vmap(lambda e: means(mean + _apply(tril, e)))(points[0])
+    found = jax.vmap(lambda e: means(mean + matvec(tril, e)))(points[0])
     return steps_through(found, moments, points)
 
 
@@ -144,8 +145,8 @@ def steps_through(
     value = jnp.tensordot(weights, found, 1)
     far = found - value
     slope = jnp.einsum("s,s...i,sj->...ij", weights, far, spots)
-    matrix = _transpose(unwhiten(tril, _transpose(slope)))
-    bias = value - _apply(matrix, mean)
+    matrix = unwhiten(tril, slope.mT).mT
+    bias = value - matvec(matrix, mean)
     spread = jnp.einsum("s,s...i,s...j->...ij", weights, far, far)
     return jnp.concatenate([matrix, bias[..., None]], -1), spread
 
@@ -180,11 +181,3 @@ def steps_of(
 
     potential = GaussianPotential(*map(padded, leftover))
     return LinearSteps(padded(matrices), potential, VectorMoments(*map(padded, before)))
-
-
-def _transpose(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
-
-
-def _apply(matrix: Array, x: Array) -> Array:
-    return jnp.squeeze(matrix @ x[..., None], -1)

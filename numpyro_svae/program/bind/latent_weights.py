@@ -58,7 +58,7 @@ class BoundWeights(BoundPredictors):
     role: str = "value"
     order: tuple[int, ...] = ()  # type: ignore[misc]
     alike: bool = False
-    parent: str = ""
+    parent: str = ""  # type: ignore[misc]
     vector: Array | None = None
 
     event_dim = 1

@@ -88,6 +88,9 @@ class BoundPredictors:
     order: ClassVar[tuple[int, ...]] = ()
     """In which order predictors have the axes of the positions; empty for the same."""
 
+    parent: ClassVar[str] = ""
+    """The latent vector that it depends on beside its weights; empty for none."""
+
     def split(self) -> Split:
         """The log likelihood by position, as a function of the weights, in parts."""
         known = Likelihoods(self.statics, self.arrays, self.structure)
