@@ -37,10 +37,16 @@ def deterministic_sites(
     :param args: the arguments of the model.
     :param kwargs: its keyword arguments.
     """
-    with block():
-        run = replay(substitute(seed(model, key), data=data), drawn)
-        messages = trace(run).get_trace(*args, **kwargs)
-    return {n: m["value"] for n, m in messages.items() if m["type"] == "deterministic"}
+
+    @jax.jit  # so that nothing else of the model is computed
+    def values() -> dict[str, Array]:
+        with block():
+            run = replay(substitute(seed(model, key), data=data), drawn)
+            messages = trace(run).get_trace(*args, **kwargs)
+        kind = "deterministic"
+        return {n: m["value"] for n, m in messages.items() if m["type"] == kind}
+
+    return values()
 
 
 def shapes_of(arguments: Any) -> Any:
