@@ -12,7 +12,13 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-__all__ = ["Quadratic", "QuadraticCost"]
+__all__ = ["Quadratic", "QuadraticCost", "convex"]
+
+
+def convex(matrix: Array) -> Array:
+    """The nearest positive semi-definite matrix to one ``(N, N)``."""
+    values, basis = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
+    return (basis * jnp.maximum(values, 0.0)) @ basis.T
 
 
 class Quadratic(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 import numpy as np
 
-from numpyro_svae.control.cost import QuadraticCost
+from numpyro_svae.control.cost import QuadraticCost, convex
 from numpyro_svae.control.path_moments import Paths, path_moments
 
 __all__ = ["fit_quadratic_cost"]
@@ -87,7 +87,11 @@ def fit_quadratic_cost(
 
 
 def _standardise(z: Array, unsure: Array) -> tuple[Array, Array]:
-    """The mean of vectors, and the Cholesky factor of their covariance."""
+    """The mean of vectors, and the Cholesky factor of their covariance.
+
+    Where they do not vary, such as an action that is always the same, it has the
+    rounding of the others: what is regressed on it there is shrunk to nothing.
+    """
     centre = jnp.mean(z, 0)
     spread = (z - centre).T @ (z - centre) / len(z) + jnp.mean(unsure, 0)
     least = 10 * jnp.finfo(z.dtype).eps * jnp.trace(spread)
@@ -128,8 +132,7 @@ def _regress(
         return lower + jnp.tril(lower, -1).T
 
     def project(vector: Array) -> Array:
-        values, basis = jnp.linalg.eigh(full(vector))
-        return times * ((basis * jnp.maximum(values, 0.0)) @ basis.T)[rows, columns]
+        return times * convex(full(vector))[rows, columns]
 
     rate = 1.0 / jnp.linalg.eigvalsh(gram)[-1]
 

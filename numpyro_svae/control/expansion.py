@@ -9,7 +9,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.control.cost import Quadratic
+from numpyro_svae.control.cost import Quadratic, convex
 from numpyro_svae.control.linear_steps import LinearSteps
 from numpyro_svae.control.problem import Problem
 
@@ -44,7 +44,7 @@ def expand(
 
     beside = jnp.broadcast_to(actions, (count, *actions.shape))
     z = jnp.concatenate([paths[:, :-1], beside], -1)
-    matrix = jax.vmap(jax.vmap(lambda z: _convex(jax.hessian(cost)(z))))(z) / count
+    matrix = jax.vmap(jax.vmap(lambda z: convex(jax.hessian(cost)(z))))(z) / count
     slope = jnp.swapaxes(jax.vmap(jax.vmap(jax.grad(cost)))(z), 0, 1) / count
     cross = jnp.swapaxes(matrix[..., dim:, :dim], 0, 1)  # (T, S, A, D)
     cross = jnp.swapaxes(cross, 1, 2).reshape(len(actions), -1, count * dim)
@@ -62,7 +62,7 @@ def expand(
         none[:, 0, 0],
     )
     ends = paths[:, -1]
-    last = jax.vmap(lambda x: _convex(jax.hessian(problem.final)(x)))(ends) / count
+    last = jax.vmap(lambda x: convex(jax.hessian(problem.final)(x)))(ends) / count
     push = jax.vmap(jax.grad(problem.final))(ends).reshape(-1) / count
     final = Quadratic(_side_by_side(last[:, None])[0], push, none[0, 0, 0])
     return steps, joint, final
@@ -75,9 +75,3 @@ def _side_by_side(blocks: Array) -> Array:
     return jnp.einsum("stij,sr->tsirj", blocks, own).reshape(
         num_steps, count * dim, count * dim
     )
-
-
-def _convex(matrix: Array) -> Array:
-    """The nearest positive semi-definite matrix."""
-    values, basis = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
-    return (basis * jnp.maximum(values, 0.0)) @ basis.T

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax import Array, random
+from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.control.latent_agent import Policy
@@ -30,8 +30,7 @@ class Feedback(Policy):
     """The action ``gain_t x + offset_t`` at the mean of what is known of the state.
 
     :param rule: a pytree that has the ``gain`` ``(T, A, D)`` and ``offset`` ``(T, A)``
-        of each step, such as :class:`Regulator`; if it has a ``covariance``
-        ``(T, A, A)`` as well, actions are drawn.
+        of each step, such as :class:`Regulator`.
     :param stationary: whether each step is taken as the first of T, for systems and
         costs that do not change with time. If not, from the last one on, steps are
         taken as the last.
@@ -60,7 +59,4 @@ class Feedback(Policy):
         last = self.rule.offset.shape[0] - 1
         step = 0 if self.stationary else jnp.minimum(memory, last)
         action = self.rule.gain[step] @ marginal.mean[0] + self.rule.offset[step]
-        covariance = getattr(self.rule, "covariance", None)
-        if covariance is not None:
-            action = random.multivariate_normal(key, action, covariance[step])
         return action, memory + 1

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.control.cost import Quadratic, QuadraticCost
 from numpyro_svae.control.linear_steps import Dynamics, LinearSteps, linear_steps
@@ -82,9 +83,16 @@ def solve_lqr(
     :param final: its cost of a state is that of the last state; that of the cost at
         the last step by default.
     :return: a gain and an offset for each step.
-    :raises ValueError: if shapes do not fit.
+    :raises ValueError: if shapes do not fit, or no action costs least.
     """
-    return minimise(*quadratic_problem(dynamics, cost, horizon, known, final))
+    found = minimise(*quadratic_problem(dynamics, cost, horizon, known, final))
+    if not_jax_tracer(found.offset) and not bool(jnp.isfinite(found.offset).all()):
+        raise ValueError(
+            "cost: found no action that costs least. Accepted are finite dynamics, and "
+            "costs with a positive definite matrix of the actions and a positive "
+            "semi-definite one of the states; add some of an identity to `action`."
+        )
+    return found
 
 
 def quadratic_problem(

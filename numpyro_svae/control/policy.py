@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 import numpyro.distributions as dist
 
-from numpyro_svae.control.feedback import Feedback
 from numpyro_svae.control.latent_agent import Policy
 from numpyro_svae.control.linear_steps import LinearSteps
+from numpyro_svae.control.tracker import gaussian_path
 from numpyro_svae.forecasting.filter import FilterState
 
 __all__ = ["LinearGaussianPolicy", "Occupancy", "occupancy", "policy_kl"]
@@ -74,13 +74,14 @@ class LinearGaussianPolicy(Policy):
 
     def begin(self) -> Array:
         """The number of steps so far."""
-        return Feedback(self, stationary=False).begin()
+        return jnp.zeros((), int)
 
     def act(
         self, key: Array, belief: FilterState, memory: Array
     ) -> tuple[Array, Array]:
         """An action of the step, drawn."""
-        return Feedback(self, stationary=False).act(key, belief, memory)
+        _, marginal = gaussian_path(belief)
+        return self(marginal.mean[0], memory).sample(key), memory + 1
 
 
 class Occupancy(NamedTuple):

@@ -4,7 +4,6 @@
 """Agents that follow the latent state, and act on what they know of it."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from numpyro_svae.control import (
     ControlProblem,
     Feedback,
     LatentAgent,
+    LinearGaussianPolicy,
     PiecewiseProblem,
     Plan,
     QuadraticCost,
@@ -148,26 +148,19 @@ def test_seeds_reproduce_episodes_to_the_bit(tracker):
     assert 0.003 < np.abs(noise / 0.3) < 4
 
 
-class Rule(NamedTuple):
-    """What feedback needs."""
-
-    gain: jax.Array
-    offset: jax.Array
-    covariance: jax.Array
-
-
-@pytest.mark.parametrize("stationary", [True, False])
-def test_feedback_is_that_of_the_first_step_or_of_each(tracker, stationary):
+@pytest.mark.parametrize("kind", ["stationary", "by step", "drawn"])
+def test_feedback_is_that_of_the_first_step_or_of_each(tracker, kind):
     offset, covariance = jnp.array([[1.0], [2.0]]), 1e-6 * jnp.ones((2, 1, 1))
-    rule = Rule(jnp.zeros((2, 1, 2)), offset, covariance)
-    belief, policy = tracker.begin(np.ones(1)), Feedback(rule, stationary)
-    memory, found = policy.begin(), []
+    policy = rule = LinearGaussianPolicy(jnp.zeros((2, 1, 2)), offset, covariance)
+    if kind != "drawn":
+        policy = Feedback(rule, stationary=kind == "stationary")
+    belief, memory, found = tracker.begin(np.ones(1)), policy.begin(), []
     for key in jax.random.split(jax.random.key(0), 3):
         action, memory = policy.act(key, belief, memory)
         found.append(float(action[0]))
-    goal = [1.0, 1.0, 1.0] if stationary else [1.0, 2.0, 2.0]
+    goal = [1.0, 1.0, 1.0] if kind == "stationary" else [1.0, 2.0, 2.0]
     np.testing.assert_allclose(found, goal, atol=1e-2)
-    assert np.all(np.array(found) != goal)  # they are drawn
+    assert np.all((np.array(found) != goal) == (kind == "drawn"))
 
 
 def test_another_episode_agent_or_fit_compiles_nothing(tracker):

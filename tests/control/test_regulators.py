@@ -155,3 +155,10 @@ def test_parts_of_the_wrong_shape_are_named(rng):
     wide = QuadraticCost(np.eye(3), np.eye(A), np.zeros(3))
     with pytest.raises(ValueError, match=r"final: found a target of shape \(3,\)"):
         solve_lqr((weight, np.eye(D)), cost, T, known, final=wide)
+
+
+def test_a_cost_without_a_minimum_is_refused():
+    known = jnp.array([[0.9, 0.0]]), 0.1 * jnp.eye(1)  # the action does nothing
+    cost = QuadraticCost(jnp.eye(1), jnp.zeros((1, 1)), jnp.zeros(1))
+    with pytest.raises(ValueError, match="no action that costs least.*positive definite"):
+        solve_lqr(known, cost, 2)
