@@ -35,6 +35,11 @@ def test_installed_metadata() -> None:
     assert installed["Requires-Python"] == ">=3.11"
 
 
+def test_what_is_cited_has_this_version() -> None:
+    cited = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {numpyro_svae.__version__}\n" in cited
+
+
 def test_package_is_marked_as_typed() -> None:
     assert resources.files("numpyro_svae").joinpath("py.typed").is_file()
 

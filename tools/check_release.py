@@ -18,7 +18,8 @@ import sys
 import tempfile
 import venv
 
-ROOT = Path(__file__).parents[1]
+from readme import ROOT, example
+
 CHECK = """
 import numpyro_svae
 from importlib.metadata import version
@@ -33,11 +34,7 @@ assert (place / "py.typed").exists(), "the types are not there"
 
 def program() -> str:
     """The example of the README, with few steps, after checks of what is installed."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    block = re.search(r"^```python\n(.*?)^```$", text, re.M | re.S)
-    if block is None:
-        raise SystemExit("README.md: found no program; accepted is one that runs.")
-    code, count = re.subn(r"svi\.run\((.*?), 1000,", r"svi.run(\1, 3,", block[1])
+    code, count = re.subn(r"svi\.run\((.*?), 1000,", r"svi.run(\1, 3,", example())
     if count != 1:
         raise SystemExit("README.md: found no 'svi.run(key, 1000, ...)' to shorten.")
     return f"EXPECTED = {version_of()!r}\n{CHECK}{code}"

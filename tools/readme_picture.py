@@ -6,8 +6,6 @@
 python tools/readme_picture.py docs/images/example.png
 """
 
-from pathlib import Path
-import re
 import sys
 
 from jax import random
@@ -17,27 +15,18 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from readme import example
 
 import numpyro_svae as ns
 from numpyro_svae.plots import plot_forecast, plot_states
 
-ROOT = Path(__file__).parents[1]
 SEEN = 20  # steps of the sequence that is gone on from
-
-
-def example() -> dict:
-    """The names that the example of the README ends with."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    block = re.search(r"^```python\n(.*?)^```$", text, re.M | re.S)
-    assert block is not None, "the README shows no program"
-    names: dict = {}
-    exec(compile(block[1], "README.md", "exec"), names)
-    return names
 
 
 def picture(path: str) -> None:
     """What is seen, the states that were inferred, and a forecast with its actions."""
-    found = example()
+    found: dict = {}
+    exec(compile(example(), "README.md", "exec"), found)
     y, actions = np.asarray(found["y"]), found["actions"]
     states = found["states"]
     paths = ns.forecast(

@@ -160,5 +160,7 @@ def test_parts_of_the_wrong_shape_are_named(rng):
 def test_a_cost_without_a_minimum_is_refused():
     known = jnp.array([[0.9, 0.0]]), 0.1 * jnp.eye(1)  # the action does nothing
     cost = QuadraticCost(jnp.eye(1), jnp.zeros((1, 1)), jnp.zeros(1))
-    with pytest.raises(ValueError, match="no action that costs least.*positive definite"):
+    with pytest.raises(
+        ValueError, match=r"no action that costs least.*positive definite"
+    ):
         solve_lqr(known, cost, 2)
