@@ -15,6 +15,7 @@ import time
 
 from film import film_strip, save_gif
 from flax import nnx
+from following import follow
 import jax
 from jax import lax, random
 import jax.numpy as jnp
@@ -306,20 +307,6 @@ class Learner:
             pieces=pieces,
         )
 
-    def follow(self, episode):
-        """Filtered states (T + 1, D) of an episode."""
-        belief = self.agent.tracker.begin(episode.observations[0])
-        seen = (episode.observations, episode.actions)
-        data = self.arguments(*(jnp.asarray(x, jnp.float32)[None] for x in seen))
-        later = {n: value[0, int(n == "frames") :, None] for n, value in data.items()}
-
-        def step(belief, new):
-            belief = belief.update(**new)
-            return belief, belief.marginals["x"].mean[0]
-
-        _, means = lax.scan(step, belief, later)
-        return jnp.concatenate([belief.marginals["x"].mean, means])
-
     def imagine(self, episode, steps=25):
         """Pictures of an episode from its second one on, before they are seen.
 
@@ -330,7 +317,7 @@ class Learner:
         dynamics = self.guide.get_posterior(self.params)["dynamics"]
         weight, _ = dynamics.unpack(dynamics.mean)
         count = len(episode.actions)
-        starts = self.follow(episode)[:-1:steps]
+        starts = follow(self.agent.tracker, episode)[:-1:steps]
         actions = np.pad(episode.actions, [(0, -count % steps), (0, 0)])
         actions = jnp.asarray(actions, jnp.float32).reshape(len(starts), steps, -1)
 

@@ -11,8 +11,9 @@ most, or to a goal of which there is a picture.
 from dataclasses import dataclass, replace
 from functools import partial
 
+from following import follow
 import jax
-from jax import Array, lax, random
+from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
@@ -21,7 +22,7 @@ import optax
 from world import World
 
 import numpyro_svae as ns
-from numpyro_svae import control
+from numpyro_svae import control, training
 
 HASTE = 0.05  # what a velocity costs on the way to a goal, beside a distance
 
@@ -93,46 +94,28 @@ class Learner:
             found["rewards"] = (rewards - self.scale[0]) / self.scale[1]
         return found
 
-    def windows(self, key, data):
-        """A batch of windows of the episodes, at random."""
-        which, when = random.split(key)
-        count, length = data["frames"].shape[:2]
-        episode = random.randint(which, (self.batch,), 0, count)
-        start = random.randint(when, (self.batch,), 0, length - self.window + 1)
-
-        def cut(x):
-            width = self.window - (length - x.shape[1])
-
-            def take(episode, start):
-                return lax.dynamic_slice_in_dim(x[episode], start, width)
-
-            return jax.vmap(take)(episode, start)
-
-        return jax.tree.map(cut, data)
-
     def fit(self, episodes, every=1000, watch=None):
-        """Learn from episodes; return the agent that plans with what was learnt.
+        """Learn from windows of episodes; return the agent that plans with what was
+        learnt.
 
-        :param every: number of steps that are compiled together.
-        :param watch: what is called between these.
+        :param every: number of steps between looks at the loss.
+        :param watch: what is called then.
         """
-        data = self.data(episodes)
-        self.key, first, key = random.split(self.key, 3)
-        state = self.svi.init(first, **self.windows(first, data))
+        data = {name: list(np.asarray(x)) for name, x in self.data(episodes).items()}
+        self.key, key, draw = random.split(self.key, 3)
+        seed = int(random.randint(draw, (), 0, 2**31 - 1))
+        batches = training.windows(data, self.window, self.batch, seed)
 
-        @jax.jit
-        def run(state, keys, data):
-            def step(state, key):
-                return self.svi.stable_update(state, **self.windows(key, data))
-
-            return lax.scan(step, state, keys)
-
-        for keys in random.split(key, self.num_steps).reshape(-1, every):
-            state, losses = run(state, keys, data)
-            self.losses.append(np.mean(losses) / (self.window * self.batch))
-            self.params = self.tracker.params = self.svi.get_params(state)
+        def look(losses):
+            last = np.mean(losses[-every:]) / (self.window * self.batch)
+            self.losses.append(last)
             if watch:
                 watch(self)
+            return False  # go on
+
+        options = {"every": every, "stop": look, "progress_bar": False}
+        run = training.run_batches(self.svi, key, batches, self.num_steps, **options)
+        self.params = self.tracker.params = run.params
         return self.agent()
 
     # acting
@@ -178,18 +161,6 @@ class Learner:
 
     # what was learnt
 
-    def follow(self, belief, episode):
-        """Filtered states (T + 1, D) of an episode, of which the first is known."""
-        seen = episode.observations[1:], episode.actions
-        later = self.arguments(*(jnp.asarray(x, jnp.float32)[:, None] for x in seen))
-
-        def step(belief, new):
-            belief = belief.update(**new)
-            return belief, belief.marginals["x"].mean[0]
-
-        _, means = lax.scan(step, belief, later)
-        return jnp.concatenate([belief.marginals["x"].mean, means])
-
     def imagine(self, episode, steps=25):
         """What an episode shows from its second observation on, before it is seen.
 
@@ -197,7 +168,7 @@ class Learner:
         from what was seen in the meantime.
         """
         belief = self.tracker.begin(episode.observations[0])
-        starts = self.follow(belief, episode)[:-1:steps]
+        starts = follow(self.tracker, episode)[:-1:steps]
         count = len(episode.actions)
         actions = np.pad(episode.actions, [(0, -count % steps), (0, 0)])
         actions = jnp.asarray(actions, jnp.float32).reshape(len(starts), steps, -1)
