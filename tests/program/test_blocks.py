@@ -52,7 +52,8 @@ def weighted(*shape, transposed=False):
     """Weights whose rows have dependent posteriors, as the noise is dependent."""
 
     def prior():
-        W = numpyro.sample("m", dist.Normal(0.0, 1.0).expand(shape).to_event(2))
+        loc = jnp.arange(6.0).reshape(shape)
+        W = numpyro.sample("m", dist.Normal(loc, 1.0).to_event(2))
         x = jnp.array([1.0, 2.0, 3.0])
         return (x @ W if transposed else W @ x), EYE + 0.5
 
