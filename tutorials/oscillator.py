@@ -16,6 +16,10 @@
 # recognition network, and natural steps for the sensors and for the noise.
 
 # %% tags=["hide-input"]
+import warnings
+
+warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed
+
 import jax
 from jax import random
 import jax.numpy as jnp

@@ -15,6 +15,10 @@
 # Latents Benchmark; Pei et al., 2021).
 
 # %% tags=["hide-input"]
+import warnings
+
+warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed
+
 from flax import nnx
 import jax
 from jax import random
