@@ -12,13 +12,14 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from numpyro.handlers import block, seed, substitute, trace
+from numpyro.handlers import block, seed, trace
 from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.deterministic import deterministic_sites, of_values
+from numpyro_svae.program.run.fixed import Fixed, Subsample, find_subsample
 from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["FittedGuide"]
@@ -104,7 +105,10 @@ class FittedGuide(AutoGuide):
         :param kwargs: the keyword arguments of the model.
         :return: marginal distributions by site, batched by the plates of the site:
             smoothed chains with their ``mean`` (..., T, D) and ``covariance``
-            (..., T, D, D), responsibilities, Gaussians or mixtures of them.
+            (..., T, D, D), responsibilities, Gaussians or mixtures of them. A plate
+            that the model subsamples has all of its members, in their order; those
+            alone that ``params`` have under its name, such as
+            ``{**params, "data": jnp.arange(100)}``.
         """
         return self._infer_all(params, args, kwargs, examine=False)[2].marginals
 
@@ -124,8 +128,13 @@ class FittedGuide(AutoGuide):
     def _infer_all(
         self, params: dict, args: tuple, kwargs: dict, examine: bool = True
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior]:
-        with block(), seed(rng_seed=0), substitute(data=params):
+        params = {**params, **self._subsample(params, args, kwargs).members}
+        with block(), seed(rng_seed=0), Fixed(data=params):
             return self._infer(args, kwargs, examine)[:3]
+
+    def _subsample(self, params: dict, args: tuple, kwargs: dict) -> Subsample:
+        """What the model subsamples of these arguments."""
+        return find_subsample(self.model, params, args, kwargs)
 
     def sample_posterior(
         self,
@@ -140,11 +149,16 @@ class FittedGuide(AutoGuide):
         :param rng_key: random key.
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
         :param args: the arguments of the model; without any arguments only the global
-            sites are drawn, and deterministic sites that depend on nothing else.
+            sites are drawn, and deterministic sites that depend on nothing else. Of
+            what the model subsamples, all is drawn, as in :meth:`posterior_local`.
         :param sample_shape: shape of the sample.
         :param kwargs: the keyword arguments of the model.
         :return: values by site, with ``sample_shape`` leading.
         """
+
+        data = dict(params)
+        if args or kwargs:
+            data |= self._subsample(params, args, kwargs).members
 
         def draw(key: Array) -> dict[str, Array]:
             if args or kwargs:
@@ -152,10 +166,10 @@ class FittedGuide(AutoGuide):
                     block(),
                     trace() as drawn,
                     seed(rng_seed=key),
-                    substitute(data=params),
+                    Fixed(data=data),
                 ):
                     values = self(*args, **kwargs)
-                given = params, drawn, key, args, kwargs
+                given = data, drawn, key, args, kwargs
                 return values | deterministic_sites(self.model, *given)
             return self._draw_globals(key, params)
 

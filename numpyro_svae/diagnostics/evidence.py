@@ -13,11 +13,12 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from numpyro.handlers import block, replay, seed, substitute
+from numpyro.handlers import block, replay, seed
 
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.programs import kept
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.run.fixed import Fixed
 
 __all__ = [
     "Integrated",
@@ -73,7 +74,7 @@ def _integrated(fit: Fit) -> Integrated:
         """A function of the values of the global sites, which nobody else sees."""
 
         def run(values: dict[str, Array], /, *args: Any, **kwargs: Any) -> Any:
-            fixed = substitute(fn, data=values)
+            fixed = Fixed(fn, data=values)
             hidden = block(fixed, hide_fn=lambda m: m.get("name") in names)
             return hidden(*args, **kwargs)
 
@@ -91,7 +92,7 @@ def _integrated(fit: Fit) -> Integrated:
     )
     values = guide._sample_globals(random.PRNGKey(0), fit.params)
     if guide.structure.locals:
-        with block(), seed(rng_seed=0), substitute(data=fit.params):
+        with block(), seed(rng_seed=0), Fixed(data=fit.params):
             local_guide._setup_prototype(values, *fit.args, **fit.kwargs)
     plates: dict[int, str] = {}
 

@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from jax import Array
-from numpyro.handlers import block, seed, substitute, trace
+from jax import Array, random
+from numpyro.handlers import block, seed, trace
+from numpyro.primitives import Messenger
 
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.run.fixed import Fixed, Subsample
 from numpyro_svae.program.run.mutable_state import Given, check_state
 
-__all__ = ["Fit", "check_subsample", "read_fit", "sample_messages"]
+__all__ = ["Batch", "Fit", "check_subsample", "read_fit", "sample_messages"]
 
 
 class Fit(NamedTuple):
@@ -22,9 +25,10 @@ class Fit(NamedTuple):
 
     :param model: the model.
     :param guide: its guide.
-    :param params: parameters.
+    :param params: parameters, and members of the plates that the model subsamples.
     :param args: arguments of both.
     :param kwargs: keyword arguments of both.
+    :param batch: of how many data at a time it may be looked at, if not of all.
     """
 
     model: Callable
@@ -32,6 +36,7 @@ class Fit(NamedTuple):
     params: dict[str, Any]
     args: tuple
     kwargs: dict[str, Any]
+    batch: Batch | None = None
 
     @property
     def global_names(self) -> set[str]:
@@ -49,15 +54,67 @@ class Fit(NamedTuple):
         :param values: values of sites.
         :param first: arguments in front of those of the model.
         """
-        with block():
-            run = substitute(seed(fn, key), data={**self.params, **values})
+        with block(), self.apart():
+            run = Fixed(seed(fn, key), data={**self.params, **values})
             return trace(run).get_trace(*first, *self.args, **self.kwargs)
+
+    def of_members(self, members: Array) -> Fit:
+        """The fit with some of the data, by their places in the plate of its batch."""
+        if self.batch is None:
+            return self
+        params = {**self.params, self.batch.plate: members}
+        return self._replace(params=params, batch=self.batch._replace(open=True))
+
+    def apart(self) -> AbstractContextManager:
+        """A context in which batches draw what is local by keys of their own."""
+        if self.batch is None or not self.batch.open:
+            return nullcontext()
+        guide = self.guide
+        joints = {f"{name}_{guide.prefix}_joint" for name in guide.structure.priors}
+        first = self.params[self.batch.plate][0]
+        return _Apart(self.global_names | joints, first)
+
+
+class Batch(NamedTuple):
+    """How the data of a fit may be taken in batches.
+
+    :param plate: the plate that they are in, whose members are independent of each
+        other given the global sites.
+    :param size: of a batch.
+    :param total: number of all members.
+    :param open: whether the fit is of one of them.
+    """
+
+    plate: str
+    size: int
+    total: int
+    open: bool = False
+
+
+class _Apart(Messenger):
+    """Draws with other keys, but of some sites.
+
+    :param shared: the sites whose keys stay.
+    :param number: tells the keys of two such runs apart.
+    """
+
+    def __init__(self, shared: set[str], number: Array) -> None:
+        super().__init__(None)
+        self.shared, self.number = shared, number
+
+    def process_message(self, msg: dict) -> None:
+        """Change the key of a site, of a scan, or of ``numpyro.prng_key``."""
+        if msg["type"] not in ("sample", "control_flow", "prng_key"):
+            return
+        key = msg["kwargs"].get("rng_key")
+        if key is not None and msg.get("name") not in self.shared:
+            msg["kwargs"]["rng_key"] = random.fold_in(key, self.number)
 
 
 def read_fit(
     model: Callable, guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict
 ) -> Fit:
-    """A fit whose guide has read its model.
+    """A fit whose guide has read its model, with all data that the model subsamples.
 
     :raises TypeError: if the guide is not an :class:`AutoSVAE`.
     :raises ValueError: if parameters lack the mutable state of networks.
@@ -66,11 +123,24 @@ def read_fit(
         raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
     fit = Fit(model, guide, params, args, kwargs)
     if not guide.is_read:
-        with block(), seed(rng_seed=0), substitute(data=params):
+        with block(), seed(rng_seed=0), Fixed(data=params):
             guide._setup_prototype(*args, **kwargs)
+    found = guide._subsample(params, args, kwargs)
+    fit = fit._replace(params={**params, **found.members}, batch=_batch(guide, found))
     if guide.state_names - set(params):
         _check_state(fit)
     return fit
+
+
+def _batch(guide: AutoSVAE, found: Subsample) -> Batch | None:
+    """How data are taken in batches: those of one plate that all but globals are in."""
+    priors = guide.structure.priors.values()
+    shared = {site for prior in priors for site in prior.sites}
+    if len(found.sizes) != 1:
+        return None
+    ((plate, size),) = found.batches.items()
+    apart = found.outside[plate] <= shared
+    return Batch(plate, size, found.sizes[plate]) if apart else None
 
 
 def _check_state(fit: Fit) -> None:
@@ -84,7 +154,7 @@ def _check_state(fit: Fit) -> None:
             found.append([(site["fn"], site["value"]) for site in sites])
         return found
 
-    with block(), Given() as given, substitute(data=fit.params):
+    with block(), Given() as given, Fixed(data=fit.params):
         run()
     check_state(run, fit.params, given.begun)
 
@@ -102,6 +172,8 @@ def check_subsample(messages: dict[str, dict]) -> None:
     for name, message in messages.items():
         if message["type"] == "plate" and len(message["value"]) < message["args"][0]:
             raise ValueError(
-                f"Plate '{name}': found a subsample of {len(message['value'])} of "
-                f"{message['args'][0]}. Accepted: a model that runs on all of its data."
+                f"Plate '{name}': found {len(message['value'])} of its "
+                f"{message['args'][0]} members. Accepted: all of the data, from which "
+                "the model may subsample, or a plate as large as the data that there "
+                "are."
             )

@@ -15,14 +15,16 @@ from typing import Any, Literal, NamedTuple
 from jax import Array, lax, random
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from numpyro.handlers import block, seed, substitute
+from numpyro.handlers import block, seed
 
 from numpyro_svae.diagnostics.evidence import integrated, log_weights
-from numpyro_svae.diagnostics.fit import Fit, check_subsample, read_fit
+from numpyro_svae.diagnostics.fit import Fit, read_fit
+from numpyro_svae.diagnostics.in_batches import first_batch, in_batches
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.diagnostics.reliability import has_densities
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.local.engine import global_posteriors
+from numpyro_svae.program.run.fixed import Fixed
 
 __all__ = ["LogLikelihood", "log_likelihood"]
 
@@ -91,8 +93,7 @@ def log_likelihood(
     :return: by datum; see :class:`LogLikelihood`.
     :raises TypeError: if the guide is not an :class:`AutoSVAE`.
     :raises ValueError: if an option is not one of these, the posterior of a global site
-        has no mean, a plate is subsampled, or NumPyro has no density of a path whose
-        noise is singular.
+        has no mean, or NumPyro has no density of a path whose noise is singular.
 
     **Example**
 
@@ -119,11 +120,15 @@ def log_likelihood(
     at_mean = global_sites == "mean" or not fit.global_names
     if at_mean:
         _check_mean(_at_mean(fit))
-    check_subsample(fit.trace(model, random.PRNGKey(0), _at_draw(fit, rng_key)))
-    integrated(fit)  # is read with known values
+    integrated(first_batch(fit))  # is read with known values
     static = at_mean, 1 if at_mean else num_samples, num_particles
-    found: LogLikelihood = compiled(_likelihood, fit, *static)(rng_key)
-    return found
+
+    def run(own: Fit) -> LogLikelihood:
+        found: LogLikelihood = compiled(_likelihood, own, *static)(rng_key)
+        return found
+
+    joined: LogLikelihood = in_batches(fit, run)
+    return joined
 
 
 def _likelihood(
@@ -182,7 +187,7 @@ def _check_mean(values: dict[str, Array]) -> None:
 def _divergence(fit: Fit) -> Array:
     """Divergence of the global posteriors from their priors, all together."""
     guide = fit.guide
-    with block(), seed(rng_seed=0), substitute(data=fit.params):
+    with block(), seed(rng_seed=0), Fixed(data=fit.params):
         read = guide._read(fit.args, fit.kwargs)
     found = global_posteriors(guide.structure, read.naturals, read.bound)[1]
     return sum((jnp.sum(kl) for kl in found.values()), jnp.zeros(()))

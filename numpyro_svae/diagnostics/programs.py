@@ -38,12 +38,13 @@ def compiled(
     known = [not isinstance(leaf, Array | np.ndarray) for leaf in leaves]
     plain = [leaf if fixed else None for leaf, fixed in zip(leaves, known)]
     arrays = [leaf for leaf, fixed in zip(leaves, known) if not fixed]
-    model, guide = fit.model, fit.guide
+    model, guide, batch = fit.model, fit.guide, fit.batch
 
     def run(arrays: list[Array], *given: Any) -> Any:
         rest = iter(arrays)
         found = [x if fixed else next(rest) for x, fixed in zip(plain, known)]
-        own = Fit(model, guide, *jax.tree.unflatten(tree, found))
+        params, args, kwargs = jax.tree.unflatten(tree, found)
+        own = Fit(model, guide, params, args, kwargs, batch)
         return function(own, *given, *static)
 
     program = kept(fit, (function, *static), lambda: jax.jit(run))
@@ -68,7 +69,7 @@ def kept(
     :param shapes: whether it is made for arrays of these shapes alone.
     """
     leaves, tree = _leaves(fit)
-    key = what, fit.model, tree, tuple(_Key(leaf, shapes) for leaf in leaves)
+    key = what, fit.model, fit.batch, tree, tuple(_Key(leaf, shapes) for leaf in leaves)
     programs = fit.guide.programs
     found = programs.pop(key) if key in programs else make()
     programs[key] = found  # in the order of their last use

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from jax import Array, random
@@ -19,9 +20,10 @@ from numpyro_svae.diagnostics.evidence import (
     guide_draw,
     integrated,
     log_joint,
-    total_log_prob,
+    log_prob,
 )
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
+from numpyro_svae.diagnostics.in_batches import first_batch, in_batches
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.program.structure.factors import GaussianFactor
 
@@ -43,16 +45,39 @@ def pareto_k_global(
     """
     if not fit.global_names or not has_densities(fit):
         return np.nan
-    integrated(fit)  # is read with known values
-    return _k_hat(compiled(_global_weight, fit, num_particles), key, num_samples)
+    integrated(first_batch(fit))  # is read with known values
+
+    def log_weight(key: Array) -> Array:
+        def weight(own: Fit) -> _Weight:
+            found: _Weight = compiled(_global_weight, own, num_particles)(key)
+            return found
+
+        return _total(in_batches(fit, weight))
+
+    return _k_hat(log_weight, key, num_samples)
 
 
-def _global_weight(fit: Fit, key: Array, num_particles: int) -> Array:
+class _Weight(NamedTuple):
+    """A log weight in parts.
+
+    :param shared: of the global sites.
+    :param each: of the data.
+    """
+
+    shared: Array
+    each: Array
+
+
+def _total(weight: _Weight) -> Array:
+    return weight.shared + jnp.sum(weight.each)
+
+
+def _global_weight(fit: Fit, key: Array, num_particles: int) -> _Weight:
     ours, theirs = random.split(key)
     sites, log_q = guide_draw(fit, ours)
     values = {name: sites[name]["value"] for name in sorted(fit.global_names)}
-    likelihood, log_prior = log_joint(fit, theirs, values, num_particles)
-    return sum(map(jnp.sum, log_prior.values()), jnp.sum(likelihood)) - log_q
+    each, log_prior = log_joint(fit, theirs, values, num_particles)
+    return _Weight(sum(map(jnp.sum, log_prior.values()), -log_q), each)
 
 
 def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
@@ -65,7 +90,11 @@ def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
     """
     if not has_densities(fit):
         return np.nan
-    return _k_hat(compiled(_joint_weight, fit), key, num_samples)
+
+    def log_weight(key: Array) -> Array:
+        return _total(in_batches(fit, lambda own: compiled(_joint_weight, own)(key)))
+
+    return _k_hat(log_weight, key, num_samples)
 
 
 def has_densities(fit: Fit) -> bool:
@@ -80,11 +109,22 @@ def has_densities(fit: Fit) -> bool:
     return all(singular.values()) and not scanned
 
 
-def _joint_weight(fit: Fit, key: Array) -> Array:
+def _joint_weight(fit: Fit, key: Array) -> _Weight:
     ours, theirs = random.split(key)
     drawn, _ = guide_draw(fit, ours)
     sites = sample_messages(fit.trace(replay(fit.model, drawn), theirs, {}))
-    return total_log_prob(sites.values()) - total_log_prob(drawn.values())
+    plate = None if fit.batch is None else fit.batch.plate
+    shared, each = jnp.zeros(()), jnp.zeros(())
+    for sign, messages in (1, sites), (-1, drawn):
+        for message in messages.values():
+            frames = message["cond_indep_stack"]
+            own = [frame.dim for frame in frames if frame.name == plate]
+            term = sign * log_prob(message, own)
+            if own:
+                each = each + term.reshape(-1)
+            else:
+                shared = shared + term
+    return _Weight(shared, each)
 
 
 def _k_hat(log_weight: Callable[[Array], Array], key: Array, count: int) -> float:

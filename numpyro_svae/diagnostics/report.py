@@ -148,7 +148,8 @@ def report(
     :param show: whether to print the report.
     :param kwargs: the keyword arguments of the model.
     :raises TypeError: if the guide is not an :class:`AutoSVAE`.
-    :raises ValueError: if a plate is subsampled, or draws are too few for a tail.
+    :raises ValueError: if there are data for a part of a plate alone, or draws are too
+        few for a tail.
 
     **Example**
 
@@ -166,7 +167,7 @@ def report(
     key = random.PRNGKey(0) if rng_key is None else rng_key
     global_key, joint_key, draw_key, run_key = random.split(key, 4)
     check_subsample(fit.trace(model, run_key, guide._sample_globals(run_key, params)))
-    naturals, bound, local = guide._infer_all(params, args, kwargs)
+    naturals, bound, local = guide._infer_all(fit.params, args, kwargs)
     found = Report(
         *_elbo(losses),
         pareto_k_global(fit, global_key, num_samples, num_particles),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from jax import Array, lax, random
@@ -26,9 +26,11 @@ from numpyro_svae.diagnostics.fit import (
     read_fit,
     sample_messages,
 )
+from numpyro_svae.diagnostics.in_batches import first_batch, in_batches
 from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.version import __version__
 
@@ -85,8 +87,8 @@ def to_arviz(
     :param kwargs: the keyword arguments of the model.
     :return: an ``InferenceData`` with ArviZ before 1.0, a ``DataTree`` from then on.
     :raises TypeError: if the guide is not an :class:`AutoSVAE`.
-    :raises ValueError: if a site is not one of the local sites, or a plate is
-        subsampled.
+    :raises ValueError: if a site is not one of the local sites, or there are data for
+        a part of a plate alone.
 
     **Example**
 
@@ -98,22 +100,21 @@ def to_arviz(
     """
     fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
-    draw_key, predict_key, prior_key, weigh_key, run_key = random.split(key, 5)
-    draws, log_q = compiled(_draw, fit)(random.split(draw_key, num_samples))
+    *keys, run_key = random.split(key, 5)
+    check_subsample(fit.trace(model, run_key, guide._sample_globals(run_key, params)))
+    plates = tuple(n for _, n in sorted(integrated(first_batch(fit)).plates.items()))
+
+    def run(own: Fit) -> _Drawn:
+        return _drawn(own, keys, num_samples, num_particles)
+
+    drawn: _Drawn = in_batches(fit, run)
+    draws, predicted, simulated = drawn.draws, drawn.predicted, drawn.simulated
     messages = fit.trace(model, run_key, {n: value[0] for n, value in draws.items()})
-    check_subsample(messages)
     shown = _shown(fit.global_names, messages, set(local_sites), set(draws))
-    predicted = compiled(_predict, fit)(predict_key, draws)
-    simulated = compiled(_simulate, fit, num_samples)(prior_key)
 
     sites = sample_messages(messages)
     dims = Dims(messages, plates_of_states(guide.structure, messages))
     observed = {n: m["value"] for n, m in sites.items() if m["is_observed"]}
-    plates = tuple(name for _, name in sorted(integrated(fit).plates.items()))
-    weigh = compiled(_weigh, fit, num_particles)
-    likelihood, log_prior = weigh(weigh_key, draws)
-    each = [jnp.asarray(likelihood), *log_prior.values()]
-    lp = sum(jnp.sum(x.reshape(num_samples, -1), -1) for x in each)
     constants = _constants(model, args, kwargs, observed)
     if losses is not None:
         constants["elbo"] = -np.asarray(losses)
@@ -130,18 +131,16 @@ def to_arviz(
         "prior": dims.dataset(some(simulated, shown), True),
         "posterior_predictive": dims.dataset(some(predicted, observed), True),
         "prior_predictive": dims.dataset(some(simulated, observed), True),
-        "sample_stats": dims.dataset(
-            {"lp": lp, "log_q": log_q, "log_weight": lp - log_q}, True
-        ),
+        "sample_stats": dims.dataset(drawn.densities, True),
         "observed_data": dims.dataset(some(observed, observed), False),
         "constant_data": dims.dataset(constants, False),
     }
-    dims.name_batches({name: sites[name] for name in log_prior})
-    groups["log_prior"] = dims.dataset(log_prior, True)
+    dims.name_batches({name: sites[name] for name in drawn.log_prior})
+    groups["log_prior"] = dims.dataset(drawn.log_prior, True)
     joint = "+".join(sorted(observed))
     dims.name(joint, plates)
     seen = in_plates([sites[name] for name in observed], plates)
-    of_data = dims.dataset({joint: blanked(likelihood, seen)}, True)
+    of_data = dims.dataset({joint: blanked(drawn.likelihood, seen)}, True)
     groups["log_likelihood"] = _without_blanks(of_data, seen)
     return _container({n: group for n, group in groups.items() if group.data_vars})
 
@@ -183,6 +182,37 @@ def _shown(
     return ((names | chosen) - packed) | other
 
 
+class _Drawn(NamedTuple):
+    """Draws of a fit, by site, and their densities; draws lead."""
+
+    draws: dict[str, Array]
+    log_q: Array
+    predicted: dict[str, Array]
+    simulated: dict[str, Array]
+    likelihood: Array
+    log_prior: dict[str, Array]
+
+    @property
+    def densities(self) -> dict[str, Array]:
+        """Of the draws of the global sites with all data, by name."""
+        each = [self.likelihood, *self.log_prior.values()]
+        parts = (jnp.sum(x.reshape(len(x), -1), -1) for x in each)
+        lp = sum(parts, jnp.zeros(()))
+        return {"lp": lp, "log_q": self.log_q, "log_weight": lp - self.log_q}
+
+
+def _drawn(fit: Fit, keys: list[Array], num_samples: int, num_particles: int) -> _Drawn:
+    draw_key, predict_key, prior_key, weigh_key = keys
+    draws, log_q = compiled(_draw, fit)(random.split(draw_key, num_samples))
+    return _Drawn(
+        draws,
+        log_q,
+        compiled(_predict, fit)(predict_key, draws),
+        compiled(_simulate, fit, num_samples)(prior_key),
+        *compiled(_weigh, fit, num_particles)(weigh_key, draws),
+    )
+
+
 def _weigh(
     fit: Fit, key: Array, draws: dict[str, Array], num_particles: int
 ) -> tuple[Array, dict[str, Array]]:
@@ -210,16 +240,18 @@ def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:
 
 def _predict(fit: Fit, key: Array, draws: dict[str, Array]) -> dict[str, Array]:
     """Data and deterministic sites at draws of the latent ones."""
-    free = uncondition(fit.model)
-    run = Predictive(free, posterior_samples=draws, params=fit.params)
-    return run(key, *fit.args, **fit.kwargs)
+    return _run(fit, key, posterior_samples=draws)
 
 
 def _simulate(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
     """Draws of all sites from the model."""
-    free = uncondition(fit.model)
-    run = Predictive(free, num_samples=num_samples, params=fit.params)
-    return run(key, *fit.args, **fit.kwargs)
+    return _run(fit, key, num_samples=num_samples)
+
+
+def _run(fit: Fit, key: Array, **options: Any) -> dict[str, Array]:
+    free = Fixed(uncondition(fit.model), data=fit.params)
+    with fit.apart():
+        return Predictive(free, **options)(key, *fit.args, **fit.kwargs)
 
 
 def _without_blanks(data: xr.Dataset, seen: np.ndarray | None) -> xr.Dataset:

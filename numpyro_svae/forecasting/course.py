@@ -14,9 +14,8 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
-from numpyro.handlers import block, seed, substitute
 
-from numpyro_svae.diagnostics.fit import Fit, check_subsample, sample_messages
+from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.forecasting.continuation import Continue, chain_of
 from numpyro_svae.forecasting.timeline import (
     Arguments,
@@ -27,6 +26,7 @@ from numpyro_svae.forecasting.timeline import (
     find_times,
 )
 from numpyro_svae.forecasting.window import Window, check_names, check_shape
+from numpyro_svae.program.run.fixed import plate_axis
 from numpyro_svae.program.run.kinds import lengths_of
 
 __all__ = ["Begin", "Chain", "Course", "Messages", "draw_sites"]
@@ -62,8 +62,9 @@ def draw_sites(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
     """Draws of the latent sites from the guide, leading."""
 
     def draw(key: Array) -> dict[str, Array]:
-        with block(), seed(rng_seed=key), substitute(data=fit.params):
-            return fit.guide(*fit.args, **fit.kwargs)
+        sites = sample_messages(fit.trace(fit.guide, key, {}))
+        shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
+        return {name: message["value"] for name, message in shown.items()}
 
     return jax.vmap(draw)(random.split(key, num_samples))
 
@@ -96,15 +97,29 @@ class Course:
     @cached_property
     def messages(self) -> Messages:
         """The trace of the model at that draw."""
-        messages = self.fit.trace(self.fit.model, random.PRNGKey(0), self.start)
-        check_subsample(messages)
-        return messages
+        return self.fit.trace(self.fit.model, random.PRNGKey(0), self.start)
 
     @cached_property
     def observed(self) -> dict[str, dict]:
         """The messages of the observed sites."""
         found = sample_messages(self.messages)
         return {name: m for name, m in found.items() if m["is_observed"]}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the data of an observed site, of all of them."""
+        shape, batch = list(np.shape(self.observed[name]["value"])), self.fit.batch
+        if batch is not None:
+            axis, _ = plate_axis(self.observed[name], batch.plate)
+            shape[axis] = batch.total
+        return tuple(shape)
+
+    def members(self, name: str, values: Array) -> Array:
+        """Of values of an observed site, those of the members of the batch."""
+        batch = self.fit.batch
+        if batch is None:
+            return values
+        axis, _ = plate_axis(self.observed[name], batch.plate)
+        return jnp.take(values, self.fit.params[batch.plate], axis)
 
     @cached_property
     def chains(self) -> dict[str, Chain]:

@@ -276,5 +276,5 @@ def read_filter(
     leaves = Arguments.of(model, args, kwargs).leaves
     fixed = setup.fixed(leaves, lengths)
     nothing = jnp.zeros(())
-    state = FilterState({}, nothing, {}, dict(params), fixed, lengths, setup)
+    state = FilterState({}, nothing, {}, dict(fit.params), fixed, lengths, setup)
     return state, leaves

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from jax import Array, random
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from numpyro.handlers import block, substitute
+from numpyro.handlers import block
 
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.timeline import InTime, at_last
@@ -25,6 +25,7 @@ from numpyro_svae.inference.local.datum_bounds import bound_of
 from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.program.bind.binding import bind
 from numpyro_svae.program.read.setup import recognise
+from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Source, Structure
@@ -114,7 +115,7 @@ class Window:
             self.seen,
         )
         messages = plain_run(program, structure)
-        with block(), substitute(data=self.params):
+        with block(), Fixed(data=self.params):
             recognised, _ = recognise(
                 guide.recognition, messages, self.args, self.kwargs, key
             )

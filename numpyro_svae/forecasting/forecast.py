@@ -15,6 +15,7 @@ from jax.scipy.special import logsumexp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit, read_fit
+from numpyro_svae.diagnostics.in_batches import in_batches
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.course import Begin, Course, Messages
@@ -78,8 +79,12 @@ def forecast(
         low, high = jnp.quantile(paths["y"], jnp.array([0.05, 0.95]), axis=0)
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    run = compiled(_paths, fit, horizon, num_samples)
-    return _checked(run(rng_key, _arrays(future_inputs or {})))
+    inputs = _arrays(future_inputs or {})
+
+    def run(own: Fit) -> Any:
+        return compiled(_paths, own, horizon, num_samples)(rng_key, inputs)
+
+    return _checked(in_batches(fit, run))
 
 
 def log_score(
@@ -109,8 +114,12 @@ def log_score(
     The other parameters are those of :func:`forecast`.
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    run = compiled(_densities, fit, num_samples)
-    return _checked(run(rng_key, _arrays(future_inputs or {}), _arrays(future)))
+    given = _arrays(future_inputs or {}), _arrays(future)
+
+    def run(own: Fit) -> Any:
+        return compiled(_densities, own, num_samples)(rng_key, *given)
+
+    return _checked(in_batches(fit, run))
 
 
 def _arrays(given: Mapping[str, Any]) -> dict[str, Array]:
@@ -147,10 +156,11 @@ def _densities(
     draw_key, run_key = random.split(key)
     course = Course.of(fit, draw_key, num_samples)
     horizon = _check_future(course, future)
+    future = {n: course.members(n, jnp.asarray(value)) for n, value in future.items()}
 
     def show(messages: Messages, times: dict[str, InTime]) -> dict[str, Array]:
         return {
-            name: _log_density(messages[name], times[name], jnp.asarray(value))
+            name: _log_density(messages[name], times[name], value)
             for name, value in future.items()
         }
 
@@ -226,13 +236,13 @@ def _check_future(course: Course, future: Mapping[str, Any]) -> int:
                 f"future: found '{name}'; accepted are the observed sites in time, "
                 f"here {accepted}."
             )
-        message, axis = course.observed[name], int(times[name].axis or 0)
-        shape, found = list(np.shape(message["value"])), np.shape(value)
+        axis, data = int(times[name].axis or 0), course.shape(name)
+        shape, found = list(data), np.shape(value)
         shape[axis] = found[axis] if len(found) > axis else 0
         if found != tuple(shape):
             raise ValueError(
                 f"future: found shape {found} for site '{name}', whose data have shape "
-                f"{np.shape(message['value'])}. Accepted: the same but in axis {axis}."
+                f"{data}. Accepted: the same but in axis {axis}."
             )
         horizons.add(found[axis])
     if len(horizons) != 1:

@@ -12,12 +12,8 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 
-from numpyro_svae.diagnostics.fit import (
-    Fit,
-    check_subsample,
-    read_fit,
-    sample_messages,
-)
+from numpyro_svae.diagnostics.fit import Fit, read_fit, sample_messages
+from numpyro_svae.diagnostics.in_batches import in_batches
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.forecasting.continuation import Continue
 from numpyro_svae.forecasting.course import draw_sites
@@ -61,7 +57,13 @@ def impute(
         filled["y"].mean(0), filled["y"].std(0)
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    return compiled(_completions, fit, num_samples)(rng_key)
+
+    def run(own: Fit) -> dict[str, Array]:
+        found: dict[str, Array] = compiled(_completions, own, num_samples)(rng_key)
+        return found
+
+    completed: dict[str, Array] = in_batches(fit, run)
+    return completed
 
 
 def _completions(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
@@ -69,7 +71,6 @@ def _completions(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
     draws = draw_sites(fit, draw_key, num_samples)
     given = {name: value[0] for name, value in draws.items()}
     messages = fit.trace(fit.model, run_key, given)
-    check_subsample(messages)
     observed = {n: m for n, m in sample_messages(messages).items() if m["is_observed"]}
 
     @jax.vmap

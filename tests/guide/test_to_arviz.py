@@ -228,8 +228,6 @@ def test_what_is_wrong_is_said(gmm):
         ns.to_arviz(model, guide, params, *args, num_samples=2, local_sites=["x"])
     with pytest.raises(TypeError, match="AutoNormal; accepted is AutoSVAE"):
         ns.to_arviz(model, numpyro.infer.autoguide.AutoNormal(model), params, *args)
-    with pytest.raises(ValueError, match="Plate 'data': found a subsample of 5 of 30"):
-        ns.to_arviz(model, guide, params, *args, num_samples=2, subsample=5)
 
 
 def test_a_site_may_have_the_name_of_a_dimension():

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax import Array, random
 from numpyro import validation_enabled
-from numpyro.handlers import block, seed, substitute, trace
+from numpyro.handlers import block, seed, trace
 
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.program.read.draws import check_draws
@@ -26,6 +26,7 @@ from numpyro_svae.program.read.latents import (
 from numpyro_svae.program.read.padding import check_padding
 from numpyro_svae.program.read.reader import read_structure
 from numpyro_svae.program.read.time_plates import find_time_plates
+from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.scans import find_scans, is_scanned
@@ -161,7 +162,7 @@ def recognise(
     if recognition is None or not seen:
         return {}, {}
     indices = Plates(messages).indices
-    with trace() as own, seed(rng_seed=key), substitute(data=indices):
+    with trace() as own, seed(rng_seed=key), Fixed(data=indices):
         potentials = recognition(*args, **kwargs)
     if not isinstance(potentials, Mapping):
         raise TypeError(

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 from jax import Array, random
 import jax.numpy as jnp
-from numpyro.handlers import block, replay, seed, substitute, trace
+from numpyro.handlers import block, replay, seed, trace
 from numpyro.ops.provenance import eval_provenance
 
 from numpyro_svae.program.run.arrays import is_array
+from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.origins import NOT_TRACEABLE, union_of
 
 __all__ = ["deterministic_sites", "of_values", "shapes_of"]
@@ -41,7 +42,7 @@ def deterministic_sites(
     @jax.jit  # so that nothing else of the model is computed
     def values() -> dict[str, Array]:
         with block():
-            run = replay(substitute(seed(model, key), data=data), drawn)
+            run = replay(Fixed(seed(model, key), data=data), drawn)
             messages = trace(run).get_trace(*args, **kwargs)
         kind = "deterministic"
         return {n: m["value"] for n, m in messages.items() if m["type"] == kind}

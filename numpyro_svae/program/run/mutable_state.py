@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from numpyro.handlers import block, substitute
+from numpyro.handlers import block
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
+from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.origins import union_of
 
 __all__ = ["Given", "check_state"]
@@ -74,7 +75,7 @@ def check_state(
     """
 
     def results(**state: Any) -> Any:
-        with block(), substitute(data={**values, **state}):
+        with block(), Fixed(data={**values, **state}):
             return run()
 
     if not (values and begun):

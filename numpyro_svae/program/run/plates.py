@@ -11,7 +11,9 @@ from numbers import Real
 from typing import Any
 
 from numpyro import plate
-from numpyro.handlers import scale, substitute
+from numpyro.handlers import scale
+
+from numpyro_svae.program.run.fixed import Fixed
 
 __all__ = ["Plates", "own_scale", "shared_values"]
 
@@ -37,7 +39,7 @@ class Plates:
         for frame in frames:
             if frame.name not in self.open:
                 message = self.messages[frame.name]
-                with substitute(data={frame.name: message["value"]}):
+                with Fixed(data={frame.name: message["value"]}):
                     self.open[frame.name] = plate(
                         frame.name, *message["args"], dim=frame.dim
                     )

@@ -14,6 +14,8 @@ from jax import Array
 import jax.numpy as jnp
 from numpyro.handlers import block, seed, substitute, trace
 
+from numpyro_svae.program.run.fixed import Fixed
+
 __all__ = ["ScanCall", "run_body"]
 
 
@@ -83,7 +85,7 @@ def run_body(
         trace() as messages,
         seed(rng_seed=call.key),
         substitute(substitute_fn=fill),
-        substitute(data={**call.fixed, **given}),
+        Fixed(data={**call.fixed, **given}),
     ):
         carry, y = call.body(jax.tree.unflatten(call.tree, carry), x)
     return jax.tree.leaves(carry), y, messages

@@ -20,6 +20,7 @@ from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.classes import spelling_of
+from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
 from numpyro_svae.program.run.one_site import OneSite
@@ -225,13 +226,12 @@ class Program:
     :param model: the NumPyro program.
     :param args: its positional arguments.
     :param kwargs: its keyword arguments.
-    :param fixed: values of parameters and plates that every run shares.
     :param key: random key for whatever a run draws.
+    :param fixed: values of parameters and plates that every run shares.
     :param scans: its scans; their sites are shown as those of whole chains.
     :param numbers: its observed sites of numbers that have event dimensions; they are
         shown as vectors of dimension one.
-    :param time_plates: its observed sites that have a plate over the steps of a chain,
-        with that plate; they are shown with time in their event.
+    :param time_plates: the plate over steps of a chain, by observed site that has one.
     """
 
     model: Callable
@@ -269,7 +269,7 @@ class Program:
             trace() as messages,
             seed(rng_seed=self.key),
             substitute(substitute_fn=fill),
-            substitute(data=data),
+            Fixed(data=data),
         ):
             model(*self.args, **self.kwargs)
         return {name: self._as_read(message) for name, message in messages.items()}
