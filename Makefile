@@ -77,7 +77,8 @@ types: $(READY)/dev
 
 # A notebook is a file in tutorials/ with "# %%" cells, which begins with its title: the
 # licence above it is left out. Each is executed once, here, and the documentation
-# renders the result. Figures are the notebook's own, whatever backend the caller has.
+# renders the result, warnings too. Figures are the notebook's own, whatever backend the
+# caller has.
 tutorials: $(NOTEBOOKS)
 	@echo "Tutorials executed: $(words $^)"
 
@@ -85,6 +86,7 @@ docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials
 	@mkdir -p $(@D)
 	sed '1,/^$$/d' $< | env -u MPLBACKEND $(BIN)/jupytext \
 		--from py:percent --to ipynb --set-kernel python3 --execute \
+		--update-metadata '{"mystnb": {"output_stderr": "show"}}' \
 		--run-path tutorials --output $@ -
 
 # Pages are executed where they are rendered (docs/conf.py), and their programs are
