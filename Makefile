@@ -77,7 +77,8 @@ types: $(READY)/dev
 
 # A notebook is a file in tutorials/ with "# %%" cells, which begins with its title: the
 # licence above it is left out. Each is executed once, here, and the documentation
-# renders the result. Figures are the notebook's own, whatever backend the caller has.
+# renders the result, warnings too. Figures are the notebook's own, whatever backend the
+# caller has.
 tutorials: $(NOTEBOOKS)
 	@echo "Tutorials executed: $(words $^)"
 
@@ -85,10 +86,14 @@ docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials
 	@mkdir -p $(@D)
 	sed '1,/^$$/d' $< | env -u MPLBACKEND $(BIN)/jupytext \
 		--from py:percent --to ipynb --set-kernel python3 --execute \
+		--update-metadata '{"mystnb": {"output_stderr": "show"}}' \
 		--run-path tutorials --output $@ -
 
-docs: $(READY)/docs $(NOTEBOOKS)
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+# Pages are executed where they are rendered (docs/conf.py), and their programs are
+# compiled as those of the tests are.
+docs: $(READY)/docs $(READY)/quick $(NOTEBOOKS)
+	@set -- $$(cat $(READY)/quick); $(QUICKLY); set -x; \
+	$(BIN)/sphinx-build -j $(WORKERS) -q -W --keep-going -b html docs docs/_build/html
 
 # Memory that glibc hands back to the system after every step is paid for in the next.
 # Only the first arena keeps blocks of more than 64 MiB.
@@ -122,8 +127,8 @@ clean:
 	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache build dist
 	rm -rf docs/_build docs/generated docs/tutorials/*.ipynb
 
-# XLA stops at a flag that it does not know, and releases differ.
-$(READY)/quick: $(READY)/tests
+# XLA stops at a flag that it does not know, and releases differ. Any extra brings XLA.
+$(READY)/quick: $(READY)/dev
 	@for flag in $(QUICK); do XLA_FLAGS="$$flag" $(BIN)/python -c \
 		"import jax; jax.devices()" >/dev/null 2>&1 && echo "$$flag"; done >$@ || true
 

@@ -1,13 +1,24 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sphinx configuration. The build needs no network."""
+"""Sphinx configuration. The build needs no network.
 
+It executes the programs of the pages, each page in a process of its own, and shows what
+they print and draw. A program that fails, or that warns, fails the build.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import jax
 from jax.typing import ArrayLike
+from jupyter_cache import get_cache
 import optax
 from sphinx.util.typing import stringify_annotation
 import xarray
 
+import numpyro_svae
 from numpyro_svae import __version__, optim
 from numpyro_svae.forecasting import smooth
 
@@ -41,9 +52,35 @@ python_use_unqualified_type_names = True
 vars(optim)["optax"] = optax
 vars(smooth)["xr"] = xarray
 
-# The notebooks arrive executed: see "make tutorials".
-nb_execution_mode = "off"
+
+def digest_of(package):
+    """What the results of a page depend on, beside its programs."""
+    digest = hashlib.sha256(jax.__version__.encode())
+    for path in sorted(Path(package).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+# Pages are executed, but for those that have not changed since, nor has the package.
+HERE = Path(__file__).parent
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(
+    HERE / "_build" / "cells" / digest_of(numpyro_svae.__path__[0])
+)
+get_cache(nb_execution_cache_path).get_cache_limit()  # makes it, before workers do
+nb_execution_excludepatterns = ["tutorials/*"]  # executed: see "make tutorials"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_execution_timeout = 600
 nb_merge_streams = True
+nb_output_stderr = "error"  # warnings
+os.environ.pop("MPLBACKEND", None)  # figures are the page's, whatever the caller has
+os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars,
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # nor widgets for them
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+COMPILED = os.environ.get("JAX_COMPILATION_CACHE_DIR", HERE.parent / ".cache" / "docs")
 copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -60,6 +97,14 @@ def write_array_like(app, domain, objtype, content):
             annotations[name] = text
 
 
+def keep_compiled(app, docname, source):
+    """Keep what is compiled for each page by itself: workers must not share it."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(COMPILED, docname))
+
+
 def setup(app):
-    """Register the above, to run before autodoc writes the types down."""
+    """Register the above; types are named before autodoc writes them down."""
     app.connect("object-description-transform", write_array_like, priority=100)
+    app.connect("source-read", keep_compiled)
+    offline = app.extensions["sphinx-mathjax-offline"]
+    offline.parallel_read_safe = True  # it copies files when all is written
