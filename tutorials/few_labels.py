@@ -11,6 +11,7 @@
 # that rule out the other clusters.
 
 # %% tags=["hide-input"]
+from functools import partial
 import warnings
 
 warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed
@@ -86,22 +87,20 @@ networks = demo.fit_vae(y, progress_bar=False).params
 labels = jnp.asarray(digit)
 
 
+guide = ns.AutoSVAE(model, recognition)
+optimiser = ns.svae_optimizer(neural=optax.adam(1e-3), natural=0.1)
+svi = SVI(model, guide, optimiser, ns.SVAE_ELBO())
+update = jax.jit(partial(svi.update, batch_size=demo.BATCH))  # compiled once
+
+
 def fit(per_digit, num_steps=400):
-    """Probabilities of the digits for all images."""
+    """Parameters, and probabilities of the digits for all images."""
     data = y, labels, jnp.asarray(known_labels(per_digit))
-    guide = ns.AutoSVAE(model, recognition)
-    optimiser = ns.svae_optimizer(neural=optax.adam(1e-3), natural=0.1)
-    svi = SVI(model, guide, optimiser, ns.SVAE_ELBO())
     state = svi.init(random.key(0), *data, init_params=networks)
-    params = svi.run(
-        None,
-        num_steps,
-        *data,
-        batch_size=demo.BATCH,
-        init_state=state,
-        progress_bar=False,
-    ).params
-    return guide, params, guide.posterior_local(params, *data)["z_unobserved"].probs
+    for _ in range(num_steps):
+        state, _ = update(state, *data)
+    params = svi.get_params(state)
+    return params, guide.posterior_local(params, *data)["z_unobserved"].probs
 
 
 COUNTS = (1, 3, 10)
@@ -117,7 +116,7 @@ fits = {count: fit(count) for count in COUNTS}
 accuracy = {"SVAE": [], "logistic regression": []}
 for count in COUNTS:
     known = known_labels(count)
-    found = np.argmax(fits[count][2], -1)
+    found = np.argmax(fits[count][1], -1)
     accuracy["SVAE"].append(np.mean(found[~known] == digit[~known]))
     regression = LogisticRegression(max_iter=1000).fit(y[known], digit[known])
     accuracy["logistic regression"].append(regression.score(y[~known], digit[~known]))
@@ -138,7 +137,7 @@ plt.show()
 
 # %%
 count = COUNTS[-1]
-guide, params, probs = fits[count]
+params, probs = fits[count]
 probs = np.asarray(probs)
 unsure = np.argsort(probs.max(-1))[:12]
 figure, axes = plt.subplots(2, 12, figsize=(11, 2.4), layout="constrained")

@@ -244,17 +244,18 @@ plt.show()
 
 
 # %%
-def elbo(guide, params, count=100):
-    """ELBO, nats a point: the mean of some one-sample estimates."""
+def elbo(guide, count=100):
+    """ELBO of parameters, nats a point: the mean of some one-sample estimates."""
     loss = ns.SVAE_ELBO(num_particles=count, vectorize_particles=False)
-    evaluate = jax.jit(lambda key, params: loss.loss(key, params, model, guide, y))
-    return -float(evaluate(random.key(4), params)) / len(y)
+    evaluate = jax.jit(lambda params: loss.loss(random.key(4), params, model, guide, y))
+    return lambda params: -float(evaluate(params)) / len(y)
 
 
 field = ns.AutoSVAE(model, recognition, mean_field=True)
+bounds = {"exact joint": elbo(guide), "mean field": elbo(field)}
 for when, params in (("start", start), ("trained", result.params)):
-    for name, one in (("exact joint", guide), ("mean field", field)):
-        print(f"{when:7}, {name:11}: {elbo(one, params):.3f} nats a point")
+    for name, bound in bounds.items():
+        print(f"{when:7}, {name:11}: {bound(params):.3f} nats a point")
 
 # %%
 # how sure each guide is of the cluster of each point

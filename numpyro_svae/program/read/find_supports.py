@@ -48,7 +48,9 @@ def find_support(prober: Prober, site: Site, role: str) -> Support | None:
             f"a {name} whose directions without noise are not the same at all steps, "
             "sequences, states and arguments",
             "a covariance that is singular in the same directions everywhere, such as "
-            "one that is made of zeros and numbers which are not zero",
+            "one that is made of zeros and numbers which are not zero. If it is zero "
+            "by rounding only, as P - A @ P @ A.T is after a short time, write it "
+            "without that difference, or call numpyro.enable_x64() first",
         )
     if basis is not None and site.observed:
         raise _refused(
