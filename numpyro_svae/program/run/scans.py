@@ -23,7 +23,7 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from numpyro_svae.program.run.classes import spelling_of, tril_of
-from numpyro_svae.program.run.scan_calls import ScanCall, run_body
+from numpyro_svae.program.run.scan_calls import ScanCall, num_steps, run_body
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
@@ -92,6 +92,7 @@ class _Recorder(Messenger):
 
     def process_message(self, msg: dict) -> None:
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+            num_steps(msg["args"])  # before the scan runs
             self.calls.append(msg["args"])
 
     def postprocess_message(self, msg: dict) -> None:
