@@ -193,7 +193,9 @@ TASKS = {
     "cart-pole": CART_POLE,
     "cart-pole-states": replace(
         CART_POLE,
-        make_env=lambda: Pushed(gymnasium.make("CartPole-v1", disable_env_checker=True)),
+        make_env=lambda: Pushed(
+            gymnasium.make("CartPole-v1", disable_env_checker=True)
+        ),
         draw=pictures.scale_cart_pole,
         move=physics.push_twice,
         start=lean,

@@ -26,7 +26,7 @@ from numpyro_svae.program.run.classes import spelling_of, tril_of
 from numpyro_svae.program.run.scan_calls import ScanCall, num_steps, run_body
 from numpyro_svae.program.run.wrappers import peel
 
-__all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
+__all__ = ["ChecksSteps", "Scan", "ScannedChain", "find_scans", "is_scanned"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,14 @@ def is_scanned(message: dict) -> bool:
     return "_scan_current_index" in message["infer"]
 
 
+class ChecksSteps(Messenger):
+    """Refuses scans without steps, before they run."""
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+            num_steps(msg["args"])
+
+
 class _Recorder(Messenger):
     """Collects the scans of a run, and what was sampled before them."""
 
@@ -92,7 +100,6 @@ class _Recorder(Messenger):
 
     def process_message(self, msg: dict) -> None:
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            num_steps(msg["args"])  # before the scan runs
             self.calls.append(msg["args"])
 
     def postprocess_message(self, msg: dict) -> None:
