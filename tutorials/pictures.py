@@ -63,10 +63,8 @@ def scale_cart_pole(state):
 def redraw_cart_pole(seen):
     """Pictures ``(N, 32, 32)`` of the cart-poles that numbers ``(N, 5)`` stand for."""
     place, sine, cosine = np.moveaxis(2 * np.asarray(seen)[:, :3] - 1, -1, 0)
-    angle = np.arctan2(sine, cosine)
-    return np.stack(
-        [draw_cart_pole(x) for x in np.stack([4.8 * place, 0 * angle, angle], -1)]
-    )
+    states = np.stack([4.8 * place, 0 * place, np.arctan2(sine, cosine)], -1)
+    return np.stack(list(map(draw_cart_pole, states)))
 
 
 def draw_arm(state):

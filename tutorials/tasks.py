@@ -105,6 +105,11 @@ def read_disc(states):
     return states[..., :4]
 
 
+def any_push():
+    """gymnasium's CartPole-v1 under any force."""
+    return Pushed(gymnasium.make("CartPole-v1", disable_env_checker=True))
+
+
 def stand(rng):
     """A cart at rest in the middle, with a pole that is nearly upright."""
     return rng.uniform(-0.05, 0.05, 4)
@@ -193,9 +198,7 @@ TASKS = {
     "cart-pole": CART_POLE,
     "cart-pole-states": replace(
         CART_POLE,
-        make_env=lambda: Pushed(
-            gymnasium.make("CartPole-v1", disable_env_checker=True)
-        ),
+        make_env=any_push,
         draw=pictures.scale_cart_pole,
         move=physics.push_twice,
         start=lean,
