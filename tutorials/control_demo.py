@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from pictures import SIZE
 from recipe import Learner
-from sighted import SightedAgent
+from sighted import RegulatedAgent, SightedAgent
 from tasks import TASKS
 from world import Sizes
 
@@ -108,6 +108,8 @@ def compare(task, towards, seed):
         "planner that sees the true state": SightedAgent(task, env, random.key(seed)),
         "planner in the latent space": Shown(env, towards),
     }
+    if task.effort is not None:
+        agents["regulator of the true linearisation"] = RegulatedAgent(task, env)
     for name, each in agents.items():
         found[name] = collect(env, each, task.attempts, task.attempt)
         record[name] = report(name, task, *found[name])

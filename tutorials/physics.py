@@ -48,6 +48,36 @@ class Body(gymnasium.Env):
         return self.state, float(self.reward(state)), False, False, {}
 
 
+class Pushed(gymnasium.Wrapper):
+    """gymnasium's CartPole-v1 under any force of up to 5 N, not -10 or 10 N alone.
+
+    ``control`` plans actions that are vectors of numbers. The environment has a choice
+    of two, the sign of a force whose size is an attribute: this sets both. A force acts
+    for two steps, the reward is that of ``cart_pole_reward`` for the state before, and
+    an episode does not end when the pole falls. It begins with a pole that leans, by up
+    to 0.2 radians, unless ``options`` say otherwise.
+    """
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+        env.unwrapped.theta_threshold_radians = env.unwrapped.x_threshold = np.inf
+        self.reward = jax.jit(cart_pole_reward)
+
+    def reset(self, *, seed=None, options=None):
+        """Begin an episode."""
+        bounds = {"low": -0.2, "high": 0.2}
+        return self.env.reset(seed=seed, options=bounds | (options or {}))
+
+    def step(self, action):
+        """Push."""
+        self.unwrapped.force_mag = 5 * abs(float(action[0]))
+        reward = float(self.reward(np.float32(self.unwrapped.state)))
+        for _ in range(2):
+            seen, _, *rest = self.env.step(int(action[0] > 0))
+        return seen, reward, *rest
+
+
 # a pendulum: angle, which is zero when it stands upright, and angular velocity
 
 
@@ -109,6 +139,11 @@ def push_cart(x, force, step=0.02):
     turning = (9.8 * sine - cosine * pull) / (0.5 * (4 / 3 - 0.1 * cosine**2 / 1.1))
     speeding = pull - 0.05 * turning * cosine / 1.1
     return x + step * jnp.stack([speed, speeding, turn, turning])
+
+
+def push_twice(x, action):
+    """Two steps under a force of up to 5 N, on a track without ends."""
+    return push_cart(push_cart(x, 5 * action[0]), 5 * action[0])
 
 
 def move_cart_pole(x, action):

@@ -53,6 +53,20 @@ def draw_cart_pole(state):
     return np.maximum(cart, draw_rod((place, 0), tip))
 
 
+def scale_cart_pole(state):
+    """A cart and its pole as numbers between 0 and 1, with no jump of the angle."""
+    place, speed, angle, turn = state
+    seen = [place / 4.8, np.sin(angle), np.cos(angle), speed / 6, turn / 12]
+    return 0.5 + 0.5 * np.array(seen)
+
+
+def redraw_cart_pole(seen):
+    """Pictures ``(N, 32, 32)`` of the cart-poles that numbers ``(N, 5)`` stand for."""
+    place, sine, cosine = np.moveaxis(2 * np.asarray(seen)[:, :3] - 1, -1, 0)
+    states = np.stack([4.8 * place, 0 * place, np.arctan2(sine, cosine)], -1)
+    return np.stack(list(map(draw_cart_pole, states)))
+
+
 def draw_arm(state):
     """An arm of two links, of which the first is thicker."""
     elbow, tip = (np.asarray(x) for x in joints(np.asarray(state)))

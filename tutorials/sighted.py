@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A planner that knows the physics and sees the state, to compare agents with."""
+"""Agents that know the physics and see the state, to compare others with."""
 
 import jax
 from jax import random
@@ -54,3 +54,31 @@ class SightedAgent:
         state = jnp.asarray(self.env.unwrapped.state, jnp.float32)
         self.plan = self._plan(key, state, self.plan).actions
         return np.asarray(self.plan[0])
+
+
+class RegulatedAgent:
+    """The regulator of the physics and the reward, as they are near a state of zero.
+
+    :param task: the task.
+    :param env: its environment.
+    """
+
+    def __init__(self, task, env):
+        self.env = env
+        size = env.observation_space.shape
+        rest = jnp.zeros(size), jnp.zeros(task.actions)
+        steps = jnp.concatenate([jax.jacfwd(task.move, i)(*rest) for i in (0, 1)], 1)
+        worth = control.QuadraticCost(
+            -jax.hessian(task.reward)(rest[0]),
+            task.effort * jnp.eye(task.actions),
+            target=rest[0],
+        )
+        noise = 1e-6 * jnp.eye(*size)  # it does not matter
+        self.gain = np.asarray(control.solve_lqr((steps, noise), worth, 500).gain[0])
+
+    def reset(self, seed=None):
+        """There is nothing to forget."""
+
+    def act(self, observation):
+        """The action of the regulator."""
+        return np.clip(self.gain @ self.env.unwrapped.state, -1, 1)

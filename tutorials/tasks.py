@@ -10,7 +10,7 @@ from functools import partial
 import gymnasium
 import numpy as np
 import physics
-from physics import Body
+from physics import Body, Pushed
 import pictures
 from pictures import Pictures
 
@@ -40,6 +40,8 @@ class Task:
     :param noise: the same, as the model has it.
     :param film: maps what was seen, or imagined, ``(N, ...)`` to pictures.
     :param seconds: from one step to the next.
+    :param effort: what a regulator of the true linearisation pays for a squared action;
+        None where there is none to compare with.
     """
 
     make_env: Callable
@@ -61,6 +63,7 @@ class Task:
     noise: float = 0.1
     film: Callable = np.asarray
     seconds: float = 0.05
+    effort: float | None = None
 
     def make(self, seed, begin=True):
         """The environment.
@@ -102,9 +105,19 @@ def read_disc(states):
     return states[..., :4]
 
 
+def any_push():
+    """gymnasium's CartPole-v1 under any force."""
+    return Pushed(gymnasium.make("CartPole-v1", disable_env_checker=True))
+
+
 def stand(rng):
     """A cart at rest in the middle, with a pole that is nearly upright."""
     return rng.uniform(-0.05, 0.05, 4)
+
+
+def lean(rng):
+    """A cart that is away from the middle, with a pole that leans up to 9 degrees."""
+    return rng.uniform(-1, 1, 4) * np.array([0.8, 0.3, 0.15, 0.3])
 
 
 def unbalanced(states):
@@ -143,6 +156,23 @@ PENDULUM = Task(
     physics.pendulum_reward,
     start=hang,
 )
+CART_POLE = Task(
+    partial(
+        Body,
+        physics.begin_cart_pole,
+        physics.move_cart_pole,
+        physics.cart_pole_reward,
+    ),
+    pictures.draw_cart_pole,
+    unbalanced,
+    1.0,
+    read_cart_pole,
+    physics.move_cart_pole,
+    physics.cart_pole_reward,
+    start=stand,
+    episode=30,
+    seconds=0.04,
+)
 TASKS = {
     "pendulum": PENDULUM,
     "pendulum-states": replace(
@@ -165,22 +195,18 @@ TASKS = {
         attempt=60,
         attempts=20,
     ),
-    "cart-pole": Task(
-        partial(
-            Body,
-            physics.begin_cart_pole,
-            physics.move_cart_pole,
-            physics.cart_pole_reward,
-        ),
-        pictures.draw_cart_pole,
-        unbalanced,
-        1.0,
-        read_cart_pole,
-        physics.move_cart_pole,
-        physics.cart_pole_reward,
-        start=stand,
-        episode=30,
-        seconds=0.04,
+    "cart-pole": CART_POLE,
+    "cart-pole-states": replace(
+        CART_POLE,
+        make_env=any_push,
+        draw=pictures.scale_cart_pole,
+        move=physics.push_twice,
+        start=lean,
+        positions=5,
+        film=pictures.redraw_cart_pole,
+        camera=0.0,
+        noise=0.02,
+        effort=0.01,
     ),
     "reacher": Task(
         partial(Body, physics.begin_arm, physics.move_arm, physics.arm_reward, 2),

@@ -241,3 +241,20 @@ def test_what_a_step_needs_is_found_with_the_parameters_that_are_given():
     state = ns.filter(pushed, guide, {"push": jnp.ones((1, 1))}, y, actions)
     with pytest.raises(ValueError, match=r"Arguments \['actions'\]: found no values"):
         state.update()
+
+
+def test_data_that_a_new_guide_does_not_see_are_asked_for():
+    """Rewards that are not known while acting are no latent site."""
+
+    def model(y, rewards=None):
+        chain = ns.LinearGaussianChain(
+            jnp.zeros(2), jnp.eye(2), jnp.asarray(MATRIX), jnp.eye(2), num_steps=3
+        )
+        x = numpyro.sample("x", chain)
+        numpyro.sample("y", dist.Normal(x, 1.0).to_event(2), obs=y)
+        worth = dist.Normal(jnp.tanh(x[:, 0]), 1.0).to_event(1)
+        numpyro.sample("rewards", worth, obs=rewards)
+
+    accepted = "'rewards'.*If it has data.*read the model with them.*load_fit"
+    with pytest.raises(ValueError, match=accepted):
+        ns.filter(model, ns.AutoSVAE(model), {}, jnp.zeros((3, 2)))

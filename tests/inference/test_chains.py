@@ -11,7 +11,9 @@ import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.distributions.kl import Path
+from numpyro_svae.families.expected_regression import ExpectedRegression
 from numpyro_svae.inference.factors.chains import ChainPrior
+from numpyro_svae.inference.factors.messages import expected_transitions
 
 BATCH, STEPS, DIM = 3, 5, 2
 
@@ -86,3 +88,13 @@ def test_dynamics_far_from_normal_in_single_precision(shear):
     assert found.dtype == np.float32
     assert np.max(np.abs(found - mean) / np.sqrt(variance)) < 1e-2
     np.testing.assert_allclose(spread, variance, rtol=1e-2)
+
+
+def test_a_path_of_one_state_has_no_transitions():
+    """Switching systems are filtered from their first step on."""
+    eyes = jnp.stack([jnp.eye(2), 2 * jnp.eye(2)])
+    regression = ExpectedRegression(eyes, eyes, jnp.zeros_like(eyes), jnp.zeros(2))
+    eye = jnp.eye(2)
+    chain = ns.LinearGaussianChain(jnp.zeros((3, 2)), eye, eye, eye, num_steps=1)
+    inputs = jnp.zeros((3, 0, 0))
+    assert expected_transitions(regression, chain, inputs).shape == (3, 0, 2)

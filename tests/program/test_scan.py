@@ -424,6 +424,12 @@ def _from_first(step: Callable) -> Callable:
     return model
 
 
+def test_a_scan_without_steps_is_refused() -> None:
+    model = _from_first(lambda x, y: (x, None))
+    accepted = r"found no steps.*write ns\.filter\(\.\.\.\)\.begin"
+    _errs(lambda y=None: model(y[:, :1]), accepted)
+
+
 def test_a_scan_that_carries_a_function_of_a_site_is_refused() -> None:
     def step(x: Any, y: Any) -> tuple:
         with _sequences():

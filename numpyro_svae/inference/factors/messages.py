@@ -262,7 +262,7 @@ def expected_transitions(
         to_lanes(inputs, 1),
         basis,
     )
-    score = jnp.moveaxis(score, -1, 0).reshape(*positions, -1)
+    score = jnp.moveaxis(score, -1, 0).reshape(*positions, len(score))
     dim = regression.covariance.shape[-1]
     return score - 0.5 * (regression.log_det + dim * log(2 * pi))
 

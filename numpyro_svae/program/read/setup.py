@@ -29,7 +29,7 @@ from numpyro_svae.program.read.time_plates import find_time_plates
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.plates import Plates, shared_values
-from numpyro_svae.program.run.scans import find_scans, is_scanned
+from numpyro_svae.program.run.scans import ChecksSteps, find_scans, is_scanned
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import (
     Potential,
@@ -91,7 +91,8 @@ def _read_program(
     program: Program, recognition: Callable | None, refined: bool
 ) -> tuple[Program, Structure, dict[str, dict], list[str]]:
     args, kwargs = program.args, program.kwargs
-    messages = program.trace({}, easy_value)
+    checked = replace(program, model=ChecksSteps(program.model))
+    messages = checked.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
     program, messages = _show_scans(program, messages)
     program, messages = _show_steps(program, messages)

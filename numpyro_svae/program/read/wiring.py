@@ -78,9 +78,16 @@ def not_conjugate(
     site: Site, what: str, used: Collection[str], accepted: str
 ) -> ValueError:
     """The error for parameters that depend on latent sites in another way."""
+    hint = (
+        ""
+        if site.observed
+        else " If it has data, and they are only not given here (such as rewards while "
+        "acting), let the guide read the model with them first: by training, SVI.init "
+        "or training.load_fit."
+    )
     return ValueError(
         f"Site '{site.name}' ({type(site.fn).__name__}): {what} depend on latent "
         f"{listed(used)} in a way that is not conjugate. Accepted: {accepted}. No "
         "neural network or other nonlinear function may stand between a global and a "
-        "local site."
+        f"local site.{hint}"
     )

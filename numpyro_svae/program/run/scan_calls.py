@@ -16,7 +16,7 @@ from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_svae.program.run.fixed import Fixed
 
-__all__ = ["ScanCall", "run_body"]
+__all__ = ["ScanCall", "num_steps", "run_body"]
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,35 @@ class ScanCall:
     @classmethod
     def of(cls, args: tuple, fixed: dict[str, Any], key: Array) -> ScanCall:
         """Read the arguments of the message of a scan."""
-        body, init, xs, length, reverse = args
+        body, init, xs, _, reverse = args
         if reverse:
             raise ValueError(
                 "A scan that runs in reverse cannot be read as a chain. Accepted: "
                 "numpyro.contrib.control_flow.scan with reverse=False."
             )
-        if length is None:
-            length = jnp.shape(jax.tree.leaves(xs)[0])[0]
         leaves, tree = jax.tree.flatten(init)
-        return cls(body, leaves, tree, xs, int(length), fixed, key)
+        return cls(body, leaves, tree, xs, num_steps(args), fixed, key)
 
     def first_inputs(self) -> Any:
         """What the first step scans over."""
         return jax.tree.map(lambda x: jnp.asarray(x)[0], self.xs)
+
+
+def num_steps(args: tuple) -> int:
+    """The number of steps of a scan, by the arguments of its message.
+
+    :raises ValueError: if there is none, so that its body cannot be read.
+    """
+    _, _, xs, length, _ = args
+    if length is None:
+        length = jnp.shape(jax.tree.leaves(xs)[0])[0]
+    if length == 0:
+        raise ValueError(
+            "A scan: found no steps, as of sequences with nothing but a first state. "
+            "Accepted: one step or more. Where one step is seen, write "
+            "ns.filter(...).begin(...), with two steps of any data in the filter."
+        )
+    return int(length)
 
 
 def run_body(

@@ -23,10 +23,10 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from numpyro_svae.program.run.classes import spelling_of, tril_of
-from numpyro_svae.program.run.scan_calls import ScanCall, run_body
+from numpyro_svae.program.run.scan_calls import ScanCall, num_steps, run_body
 from numpyro_svae.program.run.wrappers import peel
 
-__all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
+__all__ = ["ChecksSteps", "Scan", "ScannedChain", "find_scans", "is_scanned"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,14 @@ class Scan:
 def is_scanned(message: dict) -> bool:
     """Whether the message of a site is from the body of a scan."""
     return "_scan_current_index" in message["infer"]
+
+
+class ChecksSteps(Messenger):
+    """Refuses scans without steps, before they run."""
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+            num_steps(msg["args"])
 
 
 class _Recorder(Messenger):
