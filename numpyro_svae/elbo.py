@@ -22,7 +22,7 @@ from numpyro.util import _validate_model, check_model_guide_match
 
 from numpyro_svae.inference.declare.declared import sums_of_terms
 from numpyro_svae.inference.local.weights import Weight, weighted
-from numpyro_svae.notices import notice
+from numpyro_svae.notices import Said, notice
 from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.tracing import without_scanned
 from numpyro_svae.whole_steps import spoilt
@@ -65,7 +65,7 @@ class SVAE_ELBO(ELBO):
         sum_sites: bool = True,
     ) -> None:
         self.sum_sites = sum_sites
-        self._reported = set[tuple[str, ...]]()
+        self._said = Said()
         super().__init__(num_particles, vectorize_particles)
 
     def loss_with_mutable_state(
@@ -105,23 +105,8 @@ class SVAE_ELBO(ELBO):
         mutable = _unless_spoilt(good, mutable, param_map)
         if not self.sum_sites:
             return {"loss": losses, "mutable_state": mutable or None}
-        loss = loss + notice(~good, terms, self._report)
+        loss = loss + notice(~good, terms, _report, self._said)
         return {"loss": loss, "mutable_state": mutable or None}
-
-    def _report(self, terms: dict[str, np.ndarray]) -> None:
-        """Say once which terms are not finite."""
-        bad = tuple(sorted(n for n, term in terms.items() if not np.isfinite(term)))
-        if bad in self._reported:
-            return
-        self._reported.add(bad)
-        found = ", ".join(f"{terms[name]:.3g} at '{name}'" for name in bad)
-        warnings.warn(
-            f"SVAE_ELBO: found terms that are not finite: {found or 'none by itself'}. "
-            "A site stands for all that is inferred together with it, and for what is "
-            "observed of these; `sum_sites=False` shows each term.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
 
 def _particle(
@@ -188,6 +173,22 @@ def _particle(
     shares = [jnp.mean(table, tuple(range(table.ndim - 1))) for table in tables]
     share = jnp.prod(jnp.stack([s[state] for s, state in zip(shares, states)]), 0)
     return total, _mean_state(mutable, share)
+
+
+def _report(said: Said, terms: dict[str, np.ndarray]) -> None:
+    """Say once which terms are not finite."""
+    bad = tuple(sorted(n for n, term in terms.items() if not np.isfinite(term)))
+    if bad in said:
+        return
+    said.add(bad)
+    found = ", ".join(f"{terms[name]:.3g} at '{name}'" for name in bad)
+    warnings.warn(
+        f"SVAE_ELBO: found terms that are not finite: {found or 'none by itself'}. "
+        "A site stands for all that is inferred together with it, and for what is "
+        "observed of these; `sum_sites=False` shows each term.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _mean_state(states: dict[str, Any], share: Array) -> dict[str, Any]:

@@ -15,12 +15,15 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.notices import notice
+from numpyro_svae.notices import Said, notice
 
 if TYPE_CHECKING:
     import optax
 
 __all__ = ["WholeStepState", "skipped_steps", "spoilt", "whole_steps"]
+
+
+_COUNTED = Said()  # the number of skipped steps tells what is the first one
 
 
 class WholeStepState(NamedTuple):
@@ -66,7 +69,8 @@ def whole_steps(
         good = jnp.isfinite(loss) & jnp.all(finite) & _finite(moves)
         good = good & ~spoilt(state.inner, after)
         first = ~good & (state.skipped == 0)
-        noticed = notice(first, (loss, finite), partial(_say, tuple(parts)))
+        say = partial(_say, tuple(parts))
+        noticed = notice(first, (loss, finite), say, _COUNTED)
         skipped = state.skipped + jnp.where(good, 0, 1) + noticed.astype(jnp.int32)
         keep = partial(jnp.where, good)
         moves = jax.tree.map(lambda move: keep(move, jnp.zeros_like(move)), moves)
@@ -126,7 +130,7 @@ def _all(holds: Callable[..., Array], *trees: Any) -> Array:
     return sum((~jnp.all(holds(*c)) for c in floats), jnp.zeros((), int)) == 0
 
 
-def _say(names: tuple[str, ...], found: tuple[np.ndarray, np.ndarray]) -> None:
+def _say(names: tuple[str, ...], _: Said, found: tuple[np.ndarray, np.ndarray]) -> None:
     loss, finite = found
     bad = [name for name, good in zip(names, finite) if not good]
     what = f"gradients that are not finite for {bad}" if bad else "finite gradients"

@@ -16,7 +16,8 @@ import numpy as np
 from numpyro.util import not_jax_tracer
 
 from numpyro_svae.inference.local.posterior import LocalPosterior
-from numpyro_svae.notices import notice
+from numpyro_svae.notices import Said, notice
+from numpyro_svae.program.run.ordered import as_given, in_order
 
 __all__ = ["Watch"]
 
@@ -29,7 +30,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self.noticed: set[str] = set()
+        self.noticed = Said()
 
     def watch(self, local: LocalPosterior) -> LocalPosterior:
         """The same posterior, from which nothing can be read unwatched."""
@@ -43,8 +44,8 @@ class Watch:
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
             return leaf + zero.astype(leaf.dtype) if floating else leaf
 
-        watched = jax.tree.map(add, (local.totals, local.marginals, local.components))
-        return local.replaced(*watched)
+        all_of_it = in_order((local.totals, local.marginals, local.components))
+        return local.replaced(*as_given(jax.tree.map(add, all_of_it)))
 
     def _ascent(self, local: LocalPosterior) -> Array | None:
         ends = local.convergence.items()  # refinement has as many sweeps as it is given
@@ -52,20 +53,7 @@ class Watch:
         if not found or "ascent" in self.noticed:
             return None
         ended = jnp.stack([~(residual <= 1) for _, residual in found.values()])
-        return notice(jnp.any(ended), found, self._say_ascent)
-
-    def _say_ascent(self, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        ended = {n: pair for n, pair in found.items() if not pair[1] <= 1}
-        sweeps = max(int(pair[0]) for pair in ended.values())
-        residuals = ", ".join(f"{pair[1]:.3g} at '{n}'" for n, pair in ended.items())
-        self._say(
-            "ascent",
-            f"AutoSVAE: coordinate ascent has ended after {sweeps} sweeps and has not "
-            f"converged: found residuals of {residuals}, in units of the tolerance; "
-            "one or less is converged. It is not said again: `guide.convergence` and "
-            "`report` show how it ended. Accepted: more sweeps, or another tolerance, "
-            "by `AutoSVAE(..., fixed_point=FixedPoint(max_sweeps=...))`.",
-        )
+        return notice(jnp.any(ended), found, _say_ascent, self.noticed)
 
     def _evidence(self, local: LocalPosterior) -> Array | None:
         entries = local.impossible
@@ -73,30 +61,48 @@ class Watch:
             return None
         lost = jnp.stack([jnp.any(bad) for bad in entries.values()])
         shapes = {name: bad.shape for name, bad in entries.items()}
-        say = partial(self._say_impossible, shapes)
-        return notice(jnp.any(lost), entries, say, _first)
+        say = partial(_say_impossible, shapes)
+        return notice(jnp.any(lost), entries, say, self.noticed, _first)
 
-    def _say_impossible(
-        self, shapes: dict[str, tuple[int, ...]], found: dict[str, Any]
-    ) -> None:
-        texts = []
-        for name, (count, first) in found.items():
-            if count:
-                place = tuple(map(int, np.unravel_index(first, shapes[name])))
-                size = int(np.prod(shapes[name]))
-                texts.append(f"'{name}' at {int(count)} of {size} entries from {place}")
-        self._say(
-            "impossible",
-            f"AutoSVAE: found data of probability zero under the model: "
-            f"{'; '.join(texts)}. The bound is minus infinity there, and the posterior "
-            "means nothing. It is not said again. Accepted: data that are possible; "
-            "look for zeros among the probabilities and rates of the model.",
-        )
 
-    def _say(self, kind: str, text: str) -> None:
-        if kind not in self.noticed:
-            self.noticed.add(kind)
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+def _say_ascent(noticed: Said, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    ended = {n: pair for n, pair in found.items() if not pair[1] <= 1}
+    sweeps = max(int(pair[0]) for pair in ended.values())
+    residuals = ", ".join(f"{pair[1]:.3g} at '{n}'" for n, pair in ended.items())
+    _say(
+        noticed,
+        "ascent",
+        f"AutoSVAE: coordinate ascent has ended after {sweeps} sweeps and has not "
+        f"converged: found residuals of {residuals}, in units of the tolerance; "
+        "one or less is converged. It is not said again: `guide.convergence` and "
+        "`report` show how it ended. Accepted: more sweeps, or another tolerance, "
+        "by `AutoSVAE(..., fixed_point=FixedPoint(max_sweeps=...))`.",
+    )
+
+
+def _say_impossible(
+    shapes: dict[str, tuple[int, ...]], noticed: Said, found: dict[str, Any]
+) -> None:
+    texts = []
+    for name, (count, first) in found.items():
+        if count:
+            place = tuple(map(int, np.unravel_index(first, shapes[name])))
+            size = int(np.prod(shapes[name]))
+            texts.append(f"'{name}' at {int(count)} of {size} entries from {place}")
+    _say(
+        noticed,
+        "impossible",
+        f"AutoSVAE: found data of probability zero under the model: "
+        f"{'; '.join(texts)}. The bound is minus infinity there, and the posterior "
+        "means nothing. It is not said again. Accepted: data that are possible; "
+        "look for zeros among the probabilities and rates of the model.",
+    )
+
+
+def _say(noticed: Said, kind: str, text: str) -> None:
+    if kind not in noticed:
+        noticed.add(kind)
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _first(entries: dict[str, Array]) -> dict[str, tuple[Array, Array]]:

@@ -22,6 +22,7 @@ from numpyro_svae.inference.local.all_sites import infer_locals
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.run.ordered import as_given, in_order
 from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["global_posteriors", "local_posterior"]
@@ -45,14 +46,18 @@ def local_posterior(
     return infer_locals(factors, potentials, mean_field, fixed_point, examine)
 
 
-@partial(jax.jit, static_argnames="structure")
 def global_posteriors(
     structure: Structure, naturals: Naturals, bound: Bound
 ) -> tuple[dict[str, dist.Distribution], dict[str, Array]]:
     """Posteriors of the global blocks, and their divergences from the priors."""
+    return as_given(_global_posteriors(structure, naturals, bound))
+
+
+@partial(jax.jit, static_argnames="structure")
+def _global_posteriors(structure: Structure, naturals: Naturals, bound: Bound) -> Any:
     posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}
     divergences = {
         name: divergence(structure, bound, name, naturals, moments) for name in naturals
     }
-    return posteriors, divergences
+    return in_order((posteriors, divergences))

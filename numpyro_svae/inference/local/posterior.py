@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.inference.local.fixed_point import Solution
 from numpyro_svae.inference.local.joint_draw import JointDraw
+from numpyro_svae.program.run.ordered import register_in_order
 
 __all__ = ["Convergence", "LocalPosterior"]
 
@@ -40,7 +41,7 @@ class Convergence:
     gain: Array | None = None
 
 
-@jax.tree_util.register_dataclass
+@register_in_order
 @dataclass
 class LocalPosterior:
     """The posterior of the local sites of a program.

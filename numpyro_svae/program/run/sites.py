@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +23,7 @@ from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
 from numpyro_svae.program.run.one_site import OneSite
+from numpyro_svae.program.run.ordered import register_in_order
 from numpyro_svae.program.run.scans import Scan
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
 from numpyro_svae.program.run.wrappers import as_vectors, peel
@@ -43,11 +43,7 @@ __all__ = [
 ]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["outer", "value", "scale"],
-    meta_fields=["name", "observed", "frames"],
-)
+@partial(register_in_order, meta_fields=["name", "observed", "frames"])
 @dataclass(frozen=True)
 class Site:
     """A sample site of one run, as a pytree.
