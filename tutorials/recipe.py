@@ -102,6 +102,7 @@ class Learner:
         :param watch: what is called then.
         """
         data = {name: list(np.asarray(x)) for name, x in self.data(episodes).items()}
+        self.world.look(data["frames"])
         self.key, key, draw = random.split(self.key, 3)
         seed = int(random.randint(draw, (), 0, 2**31 - 1))
         batches = training.windows(data, self.window, self.batch, seed)

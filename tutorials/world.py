@@ -11,11 +11,15 @@ another one what they are worth.
 from dataclasses import dataclass
 
 from flax import nnx
+import jax
+from jax import random
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro.contrib.module import nnx_module
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
+import optax
 
 import numpyro_svae as ns
 
@@ -62,6 +66,73 @@ class MLP(nnx.Module):
         return self.last(nnx.gelu(self.second(nnx.gelu(self.first(x)))))
 
 
+class Encoder(nnx.Module):
+    """Positions, and how sure they are: a linear map, and a network that amends it.
+
+    :param linear: the map at first: weights ``(pixels, positions)``, and a last row
+        that is added.
+    """
+
+    def __init__(self, linear, width, seed):
+        self.linear = nnx.Param(jnp.asarray(linear))
+        pixels, count = linear.shape[0] - 1, linear.shape[1]
+        self.network = MLP(pixels, 2 * count, width, seed, last=0.1)
+
+    def __call__(self, frames):
+        shift, scale = jnp.split(self.network(frames), 2, -1)
+        return frames @ self.linear[:-1] + self.linear[-1] + shift, scale
+
+
+def components(frames, count, noise):
+    """The map of frames ``(N, pixels)`` to their first principal components.
+
+    They have a mean of zero and a variance of one, but those that are weaker than the
+    noise. Neighbouring pictures have neighbouring components, while a network that
+    begins at random may tear apart what belongs together, and never mends it.
+
+    :return: weights ``(pixels, count)`` above a row that is added.
+    """
+    values, vectors = np.linalg.eigh(np.cov(frames.T))
+    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    weights = np.zeros((frames.shape[1] + 1, count), np.float32)
+    weights[:-1, : len(values)] = vectors / np.sqrt(np.maximum(values, 0) + noise**2)
+    weights[-1] = -frames.mean(0) @ weights[:-1]
+    return weights
+
+
+def draw(network, positions):
+    """What is seen at positions."""
+    return nnx.sigmoid(network(positions) - 2.0)
+
+
+def regress(network, function, x, y, num_steps=2000, batch=256, blur=0.1):
+    """A network that was fitted to predict ``y (N, Q)`` from ``x (N, P)``.
+
+    :param function: of the network and some ``x``: the prediction.
+    :param blur: standard deviation of what is added to ``x``.
+    """
+    graph, params = nnx.split(network, nnx.Param)
+    x, y, rule = jnp.asarray(x), jnp.asarray(y), optax.adam(2e-3)
+
+    def loss(params, key):
+        pick, shift = random.split(key)
+        index = random.randint(pick, (batch,), 0, len(x))
+        noisy = x[index] + blur * random.normal(shift, (batch, x.shape[1]))
+        return jnp.mean((function(nnx.merge(graph, params), noisy) - y[index]) ** 2)
+
+    def step(carry, key):
+        params, state = carry
+        change, state = rule.update(jax.grad(loss)(params, key), state)
+        return (optax.apply_updates(params, change), state), None
+
+    @jax.jit
+    def run(params):
+        keys = random.split(random.key(0), num_steps)
+        return jax.lax.scan(step, (params, rule.init(params)), keys)[0][0]
+
+    return nnx.merge(graph, run(params))
+
+
 class World:
     """The model of what is seen, done and gained, and its recognition function.
 
@@ -70,13 +141,23 @@ class World:
 
     def __init__(self, sizes):
         self.sizes = sizes
+        self.components = np.zeros((sizes.pixels + 1, sizes.positions), np.float32)
+        self.drawing = MLP(sizes.positions, sizes.pixels, 128, seed=1)
+
+    def look(self, frames):
+        """Let the networks begin at the principal components of what is seen.
+
+        :param frames: what was seen, ``(..., pixels)``.
+        """
+        frames = np.reshape(frames, (-1, self.sizes.pixels))
+        self.components = components(frames, self.sizes.positions, self.sizes.noise)
+        found = frames @ self.components[:-1] + self.components[-1]
+        self.drawing = regress(self.drawing, draw, found, frames)
 
     def decode(self, x):
         """What is seen of states: it shows positions, not velocities."""
-        sizes = self.sizes
-        network = MLP(sizes.positions, sizes.pixels, 128, seed=1)
-        network = nnx_module("decoder", network)
-        return nnx.sigmoid(network(x[..., : sizes.positions]) - 2.0)
+        network = nnx_module("decoder", self.drawing)
+        return draw(network, x[..., : self.sizes.positions])
 
     def worth(self, x):
         """The reward that is expected in a state, in the units of training."""
@@ -118,9 +199,8 @@ class World:
 
     def recognition(self, frames, actions, rewards=None):
         """What one observation says of its state: where it is, not how fast."""
-        count = self.sizes.positions
-        network = MLP(self.sizes.pixels, 2 * count, 128, seed=4)
-        loc, scale = jnp.split(nnx_module("encoder", network)(frames), 2, -1)
+        network = Encoder(self.components, 128, seed=4)
+        loc, scale = nnx_module("encoder", network)(frames)
         precision = 1 / (nnx.softplus(scale - 1) + 0.01) ** 2
         silent = jnp.zeros_like(loc)
         vector = jnp.concatenate([precision * loc, silent], -1)
