@@ -16,11 +16,13 @@ from numpyro.handlers import block, seed, trace
 from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
+from numpyro_svae.inference.declare.shown import shown_marginals
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.deterministic import deterministic_sites, of_values
 from numpyro_svae.program.run.fixed import Fixed, Subsample, find_subsample
 from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.labels import whole_name
 
 __all__ = ["FittedGuide"]
 
@@ -108,9 +110,11 @@ class FittedGuide(AutoGuide):
             (..., T, D, D), responsibilities, Gaussians or mixtures of them. A plate
             that the model subsamples has all of its members, in their order; those
             alone that ``params`` have under its name, such as
-            ``{**params, "data": jnp.arange(100)}``.
+            ``{**params, "data": jnp.arange(100)}``. A label or vector that ``obs_mask``
+            makes known in part is under its own name, and certain where it is known.
         """
-        return self._infer_all(params, args, kwargs, examine=False)[2].marginals
+        _, bound, local = self._infer_all(params, args, kwargs, examine=False)
+        return shown_marginals(local.marginals, bound.sites)
 
     def convergence(
         self, params: dict[str, Any], *args: Any, **kwargs: Any
@@ -123,7 +127,9 @@ class FittedGuide(AutoGuide):
         :return: by site, ``sweeps``, ``residual`` (one or less: it has converged) and
             whether the ``adjoint`` is found. Empty if no sites are inferred by ascent.
         """
-        return self._infer_all(params, args, kwargs)[2].convergence
+        _, bound, local = self._infer_all(params, args, kwargs)
+        ends = local.convergence.items()
+        return {whole_name(bound.sites, name): ended for name, ended in ends}
 
     def _infer_all(
         self, params: dict, args: tuple, kwargs: dict, examine: bool = True

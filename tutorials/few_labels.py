@@ -100,7 +100,7 @@ def fit(per_digit, num_steps=400):
     for _ in range(num_steps):
         state, _ = update(state, *data)
     params = svi.get_params(state)
-    return params, guide.posterior_local(params, *data)["z_unobserved"].probs
+    return params, guide.posterior_local(params, *data)["z"].probs
 
 
 COUNTS = (1, 3, 10)

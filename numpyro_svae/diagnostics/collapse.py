@@ -17,6 +17,7 @@ from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import Group, coupled_groups
+from numpyro_svae.program.structure.labels import whole_name
 
 __all__ = ["collapsed_sites"]
 
@@ -48,7 +49,7 @@ def collapsed_sites(
             counts = counted_positions(structure, bound, name)
             reason = _reason(group, name, counts, local) if counts.any() else None
             if reason is not None:
-                found[name] = reason
+                found[whole_name(bound.sites, name)] = reason
     return found
 
 

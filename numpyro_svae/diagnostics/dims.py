@@ -87,6 +87,8 @@ class Dims:
         for name, message in messages.items():
             if message["type"] == "sample":
                 self._read(name, message)
+            elif message["type"] == "deterministic":
+                self._read_deterministic(name, message)
 
     def _read(self, name: str, message: dict) -> None:
         fn, _, extra = peel(message["fn"])
@@ -102,6 +104,15 @@ class Dims:
         if len(event) == rank or (event and not extra):
             shown |= {i - len(event): label for i, label in enumerate(event)}
         self._wanted[name] = shown
+
+    def _read_deterministic(self, name: str, message: dict) -> None:
+        """One whose value has no more dimensions than its plates, or is a label's."""
+        frames, shape = message["cond_indep_stack"], np.shape(message["value"])
+        if f"{name}_observed" in self._wanted:
+            self._wanted[name] = self._wanted[f"{name}_observed"]
+        elif frames and len(shape) == max(-frame.dim for frame in frames):
+            named = {f.dim: f.name for f in frames if shape[f.dim] == f.size}
+            self._wanted[name] = named
 
     def category(self, name: str) -> str:
         """The name of the dimension of the states of a site."""

@@ -16,6 +16,7 @@ from numpyro.primitives import Messenger
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.fixed import Fixed, Subsample
 from numpyro_svae.program.run.mutable_state import Given, check_state
+from numpyro_svae.program.structure.labels import label_of
 
 __all__ = ["Batch", "Fit", "check_subsample", "read_fit", "sample_messages"]
 
@@ -43,6 +44,12 @@ class Fit(NamedTuple):
         """The global sites, once the guide has read its model."""
         priors = self.guide.structure.priors.values()
         return {site for prior in priors for site in prior.sites}
+
+    @property
+    def known_parts(self) -> frozenset[str]:
+        """What is observed of sites that ``obs_mask`` makes latent in part."""
+        found = map(label_of, self.guide.structure.locals)
+        return frozenset(name for name in found if name is not None)
 
     def trace(
         self, fn: Callable, key: Array, values: dict[str, Any], *first: Any

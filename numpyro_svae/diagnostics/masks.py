@@ -19,6 +19,7 @@ from numpyro_svae.program.run.positions import extent_of, pull_to
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups, scope
+from numpyro_svae.program.structure.labels import counted_labels, label_of
 
 __all__ = ["blanked", "counted_entries", "counted_positions", "in_plates"]
 
@@ -66,7 +67,10 @@ def in_plates(messages: Collection[dict], plates: tuple[str, ...]) -> np.ndarray
 
 
 def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:
-    """Which positions of a local site have data, directly or by what depends on it."""
+    """Which positions of a local site have data, directly or by what depends on it.
+
+    Those of a label that is known count too.
+    """
     factors, sites = ExpectedFactors(structure, bound, {}), bound.sites
     group = next(g for g in coupled_groups(structure) if name in g.discrete + g.states)
     members, local = {*group.discrete, *group.states}, extent_of(sites[name])
@@ -76,7 +80,10 @@ def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:
     for site in joined:
         extent = extent_of(sites[site])
         counts = counts + pull_to(jnp.ones(extent.positions), local, extent, 0)
-    return (counts > 0) & (True if local.mask is None else local.mask)
+    mask = local.mask
+    if label_of(name) in sites:
+        mask = counted_labels(sites, name)
+    return (counts > 0) & (True if mask is None else mask)
 
 
 def _of(structure: Structure, factor: Any) -> set[str]:

@@ -25,6 +25,7 @@ from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.labels import whole_name
 from numpyro_svae.training.plateau import finite_mean
 from numpyro_svae.whole_steps import skipped_steps
 
@@ -174,7 +175,7 @@ def report(
         pareto_k_joint(fit, joint_key, num_samples),
         _counts(guide.structure, bound, local),
         eigenvalues(guide, params, bound, draw_key, num_samples),
-        local.convergence,
+        {whole_name(bound.sites, n): c for n, c in local.convergence.items()},
         _priors(guide, naturals, bound),
         collapsed_sites(guide.structure, bound, local),
         _skipped(losses, state),
@@ -209,7 +210,7 @@ def _counts(
         if base.is_discrete:
             counts = counted_positions(structure, bound, name)[..., None]
             counts = jnp.sum(counts * base.probs, tuple(range(base.probs.ndim - 1)))
-            found[name] = np.asarray(counts)
+            found[whole_name(bound.sites, name)] = np.asarray(counts)
     return found
 
 

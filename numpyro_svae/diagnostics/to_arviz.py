@@ -15,7 +15,6 @@ from jax import Array, lax, random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from numpyro.handlers import uncondition
 from numpyro.infer import Predictive
 
 from numpyro_svae.diagnostics.dims import PACKED, Dims, plates_of_states
@@ -31,6 +30,7 @@ from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.free import Free
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.version import __version__
 
@@ -172,13 +172,13 @@ def _shown(
     names: set[str], messages: dict[str, dict], chosen: set[str], drawn: set[str]
 ) -> set[str]:
     """The variables of the posterior: the parts stand for a packed site."""
-    unknown = sorted(chosen - (drawn - names))
+    other = {n for n, m in messages.items() if m["type"] == "deterministic"}
+    unknown = sorted(chosen - other - (drawn - names))
     if unknown:
         accepted = sorted(drawn - names)
         raise ValueError(f"local_sites: found {unknown}. Accepted: some of {accepted}.")
     sites = sample_messages(messages)
     packed = {n for n, m in sites.items() if type(peel(m["fn"])[0]) in PACKED}
-    other = {n for n, m in messages.items() if m["type"] == "deterministic"}
     return ((names | chosen) - packed) | other
 
 
@@ -240,16 +240,22 @@ def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:
 
 def _predict(fit: Fit, key: Array, draws: dict[str, Array]) -> dict[str, Array]:
     """Data and deterministic sites at draws of the latent ones."""
-    return _run(fit, key, posterior_samples=draws)
+    fresh = _run(fit, key, frozenset(), posterior_samples=draws)
+    if not fit.known_parts & set(fresh):
+        return fresh
+    found = _run(fit, key, fit.known_parts, posterior_samples=draws)
+    return {n: (fresh if n in fit.known_parts else found)[n] for n in fresh}
 
 
 def _simulate(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
     """Draws of all sites from the model."""
-    return _run(fit, key, num_samples=num_samples)
+    return _run(fit, key, frozenset(), num_samples=num_samples)
 
 
-def _run(fit: Fit, key: Array, **options: Any) -> dict[str, Array]:
-    free = Fixed(uncondition(fit.model), data=fit.params)
+def _run(
+    fit: Fit, key: Array, kept: frozenset[str], **options: Any
+) -> dict[str, Array]:
+    free = Fixed(Free(fit.model, kept), data=fit.params)
     with fit.apart():
         return Predictive(free, **options)(key, *fit.args, **fit.kwargs)
 

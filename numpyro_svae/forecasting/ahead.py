@@ -54,7 +54,8 @@ def draws_ahead(
             key, new = now
             (args, kwargs), last = setup.window(last, state.fixed, new)
             fit = Fit(setup.guide.model, setup.guide, state.params, args, kwargs)
-            messages = fit.trace(Continue(fit.model, states), key, values)
+            run = Continue(fit.model, states, fit.known_parts)
+            messages = fit.trace(run, key, values)
             moved = {
                 chain.first: at_last(messages[name]["value"], chain.axis, None)
                 for name, chain in setup.chains.items()

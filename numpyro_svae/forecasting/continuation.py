@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from jax import Array
 import numpyro
 from numpyro.contrib.control_flow.scan import scan_wrapper
 import numpyro.distributions as dist
-from numpyro.handlers import uncondition
 from numpyro.primitives import Messenger
 
+from numpyro_svae.program.run.free import Free
 from numpyro_svae.program.run.kinds import LocalKind, kind_of
 from numpyro_svae.program.run.wrappers import peel
 
@@ -27,17 +27,20 @@ class Continue(Messenger):
     :param fn: the program.
     :param states: by the site of a chain, or of the first state of one that a scan
         spells: the state that it begins with.
+    :param kept: the observed sites that stay so: labels that are known in part.
     """
 
-    def __init__(self, fn: Callable, states: dict[str, Array]) -> None:
-        super().__init__(uncondition(fn))
-        self.states = states
+    def __init__(
+        self, fn: Callable, states: dict[str, Array], kept: Set[str] = frozenset()
+    ) -> None:
+        super().__init__(Free(fn, kept))
+        self.states, self.kept = states, kept
 
     def process_message(self, msg: dict) -> None:
         """Give chains their paths; observations in scans are hidden from handlers."""
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
             body, *rest = msg["args"]
-            msg["args"] = (uncondition(body), *rest)
+            msg["args"] = (Free(body, self.kept), *rest)
         elif msg["type"] == "sample" and msg["name"] in self.states:
             state, chain = self.states[msg["name"]], chain_of(msg["fn"])
             if chain is not None:

@@ -214,7 +214,7 @@ class Course:
         states, values = begin
         args, kwargs = self.arguments.join(leaves)
         fit = self.fit._replace(args=args, kwargs=kwargs)
-        messages = fit.trace(Continue(fit.model, states), key, values)
+        messages = fit.trace(Continue(fit.model, states, fit.known_parts), key, values)
         shown = ("sample", "deterministic")
         return {n: m for n, m in messages.items() if m["type"] in shown}
 

@@ -75,7 +75,7 @@ def _completions(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
 
     @jax.vmap
     def complete(key: Array, draw: dict[str, Array]) -> dict[str, Array]:
-        drawn = fit.trace(Continue(fit.model, {}), key, draw)
+        drawn = fit.trace(Continue(fit.model, {}, fit.known_parts), key, draw)
         return {n: _filled(m, drawn[n]["value"]) for n, m in observed.items()}
 
     return complete(random.split(run_key, num_samples), draws)

@@ -59,10 +59,13 @@ def smooth(
     states = plates_of_states(guide.structure, messages)
     dims, values = Dims(messages, states), dict[str, Array]()
     for name, marginal in marginals.items():
-        exists = _exists(messages.get(name))
+        message = messages.get(f"{name}_unobserved", messages.get(name))
+        exists = _exists(message)
         for part, value in _moments(marginal):
-            plates = _plates(messages.get(name), len(marginal.batch_shape))
-            event = _EVENTS.get(part, (dims.category(name),))
+            plates = _plates(message, len(marginal.batch_shape))
+            event = _EVENTS.get(
+                part, (dims.category(message["name"] if message else name),)
+            )
             times = ("time",) * (value.ndim - len(plates) - len(event))
             if exists is not None:
                 shape = exists.shape + (1,) * len(event)

@@ -154,7 +154,7 @@ def test_labels_by_mask_and_by_potential_are_the_same(x64):
         results.append((losses[-1], guide.posterior_local(params, y, labels, known)))
     (first, unseen), (second, given) = results
     np.testing.assert_allclose(first, second, rtol=1e-6)
-    probs = unseen["z_unobserved"].probs
+    probs = unseen["z"].probs
     np.testing.assert_allclose(probs, given["z"].probs, atol=1e-5)
     np.testing.assert_array_equal(np.argmax(probs[:5], -1), labels[:5])
     assert probs[5:].min() > 0.0

@@ -118,16 +118,20 @@ def test_missing_regressors_and_paths_are_inferred(x64, steps):
     guide = ns.AutoSVAE(model)
     loss = loss_of(guide, model, x, y, SEEN)
     np.testing.assert_allclose(loss, -evidence, rtol=1e-8)
-    local = guide.posterior_local({}, x, y, SEEN)["x_unobserved"]
+    locals = guide.posterior_local({}, x, y, SEEN)
+    local = locals["x_unobserved" if steps else "x"]
     expected = mean + (flat_y - loading @ mean) @ gain.T
-    found = np.reshape(local.mean, (5, -1))[~SEEN]
-    np.testing.assert_allclose(found, expected[~SEEN], atol=1e-8)
+    found = np.reshape(local.mean, (5, -1))
+    np.testing.assert_allclose(found[~SEEN], expected[~SEEN], atol=1e-8)
+    if not steps:  # what is known is certain
+        np.testing.assert_array_equal(found[SEEN], flat_x[SEEN])
+        assert not np.any(local.covariance_matrix[SEEN])
 
 
 def test_missing_vectors_behind_a_network(x64):
     def recognition(x, y, seen):
         potential = ns.GaussianPotential.from_loc_scale(y[:, :2], 0.7 * jnp.ones(2))
-        return {"x_unobserved": potential}
+        return {"x": potential}
 
     x, y = numbers(5, 2), numbers(5, 3, seed=1)
     guide = ns.AutoSVAE(decoded, recognition)
@@ -183,3 +187,24 @@ def test_masks_around_labels_that_are_known_in_part(x64, around):
         expected -= multivariate_normal(CENTRES[label]).logpdf(own)
     np.testing.assert_allclose(loss, expected, rtol=1e-9)
     np.testing.assert_allclose(weights, others, rtol=1e-9)
+
+
+def test_a_label_has_its_own_name_and_counts_where_it_is_known():
+    def model(y, labels, known):
+        with numpyro.plate("data", len(y)):
+            fn = dist.Categorical(jnp.array([0.4, 0.6]))
+            z = numpyro.sample("z", fn, obs=labels, obs_mask=known)
+            gaussian = dist.MultivariateNormal(jnp.asarray(CENTRES)[z], jnp.eye(2))
+            numpyro.sample("y", gaussian, obs=y)
+
+    guide, args = ns.AutoSVAE(model), (numbers(6, 2), LABELS, KNOWN)
+    probs = guide.posterior_local({}, *args)["z"].probs
+    np.testing.assert_allclose(probs[KNOWN], np.eye(2)[LABELS[KNOWN]], atol=1e-6)
+    counts = ns.report(model, guide, {}, *args, num_samples=100, show=False).counts
+    np.testing.assert_allclose(counts["z"], probs.sum(0), rtol=1e-5)
+    smoothed = ns.smooth(model, guide, {}, *args)["z_probs"]
+    assert smoothed.dims == ("data", "category")
+    idata = ns.to_arviz(model, guide, {}, *args, num_samples=3, local_sites=["z"])
+    draws = idata["posterior"]["z"]
+    assert draws.dims == ("chain", "draw", "data")
+    assert np.array_equal(draws.values[0][:, KNOWN], np.tile(LABELS[KNOWN], (3, 1)))

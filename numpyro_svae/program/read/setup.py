@@ -171,7 +171,9 @@ def recognise(
             "a dictionary from latent sites to their GaussianPotential or "
             "CategoricalPotential."
         )
-    return dict(potentials), Plates(own).messages
+    rest = {n: f"{n}_unobserved" for n in potentials if f"{n}_observed" in messages}
+    potentials = {rest.get(name, name): x for name, x in potentials.items()}
+    return potentials, Plates(own).messages
 
 
 def _read_priors(

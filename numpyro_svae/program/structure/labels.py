@@ -1,13 +1,15 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Labels of which a part is known, by ``obs_mask``.
+"""Sites of which a part is known, by ``obs_mask``.
 
-NumPyro makes two sites of such a label, whose masks are those of the known and of the
-unknown part, and whatever masks are around both.
+NumPyro makes two sites of such a label, or vector, whose masks are those of the known
+and of the unknown part, and whatever masks are around both.
 """
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 from jax import Array
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.run.wrappers import Layer
 
-__all__ = ["counted_labels", "label_of", "seen_labels"]
+__all__ = ["counted_labels", "label_of", "seen_labels", "whole_name"]
 
 _REST = "_unobserved"
 
@@ -24,6 +26,15 @@ def label_of(name: str) -> str | None:
     """Name of the observed part of a site, of which ``obs_mask`` made this the rest."""
     whole = name.removesuffix(_REST)
     return None if whole == name else whole + "_observed"
+
+
+def whole_name(names: Container[str], name: str) -> str:
+    """Name that the program gave a site, of which ``obs_mask`` made this the rest.
+
+    :param names: of all sites.
+    :param name: of a latent site.
+    """
+    return name.removesuffix(_REST) if label_of(name) in names else name
 
 
 def seen_labels(program: Program, sites: dict[str, Site], name: str) -> Array | None:
