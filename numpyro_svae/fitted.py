@@ -16,11 +16,11 @@ from numpyro.handlers import block, seed, trace
 from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
-from numpyro_svae.inference.declare.shown import shown_marginals
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.deterministic import deterministic_sites, of_values
-from numpyro_svae.program.run.fixed import Fixed, Subsample, find_subsample
+from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.subsample import Subsample, find_subsample
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.labels import whole_name
 
@@ -114,7 +114,7 @@ class FittedGuide(AutoGuide):
             makes known in part is under its own name, and certain where it is known.
         """
         _, bound, local = self._infer_all(params, args, kwargs, examine=False)
-        return shown_marginals(local.marginals, bound.sites)
+        return local.shown(bound.sites)
 
     def convergence(
         self, params: dict[str, Any], *args: Any, **kwargs: Any

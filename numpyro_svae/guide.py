@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jax import Array, random
+from jax.errors import TracerArrayConversionError
 import numpyro
 import numpyro.distributions as dist
 
@@ -133,7 +134,8 @@ class AutoSVAE(FittedGuide):
         self.init = dict(init or {})
         self.num_starts = check_num_starts(num_starts)
         self.state_names = frozenset[str]()
-        self.watch = Watch()
+        self.watch = Watch(self._has_few_sweeps)
+        self._strict: AutoSVAE | None = None
 
     def refined(self, sweeps: int) -> AutoSVAE:
         """The same guide with other sweeps after its recognition function.
@@ -144,19 +146,44 @@ class AutoSVAE(FittedGuide):
         :param sweeps: the number of sweeps, as ``refine``.
         """
         other = copy(self)
-        other.refine, other.watch, other.programs = check_refine(sweeps), Watch(), {}
+        other.refine, other.programs = check_refine(sweeps), {}
+        other.watch, other._strict = Watch(self._has_few_sweeps), None
         other._structure = None
         return other
 
+    @property
+    def strict(self) -> AutoSVAE:
+        """The same guide, which says that sweeps have not converged though few are
+        meant, as forecasts do: their paths are not drawn from what sweeps lead to."""
+        if not self._has_few_sweeps:
+            return self
+        if self._strict is None:
+            self._strict = copy(self)
+            self._strict.watch = Watch()
+        return self._strict
+
+    @property
+    def _has_few_sweeps(self) -> bool:
+        """Whether fewer sweeps than the default are chosen beside a network, which
+        learns what they lead to."""
+        few = self.fixed_point.max_sweeps < FixedPoint.max_sweeps
+        return few and self.recognition is not None
+
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"programs": {}}
+        return super().__getstate__() | {"programs": {}, "_strict": None}
 
     # set-up
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        self._structure, messages, self.state_names = read_program(
-            self.model, self.recognition, args, kwargs, bool(self.refine)
-        )
+        given = self.model, self.recognition, args, kwargs, bool(self.refine)
+        try:
+            self._structure, messages, self.state_names = read_program(*given)
+        except TracerArrayConversionError as error:
+            raise TypeError(
+                "The model: found NumPy where a latent site is in the place of numbers,"
+                " as in array[z] with a NumPy array. Accepted: jnp.asarray(array)[z], "
+                "and functions of jax.numpy."
+            ) from error
         check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
         self.prototype_trace = {

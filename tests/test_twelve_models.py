@@ -191,7 +191,7 @@ def test_a_few_labels():
 
     labels = np.where(known, kind, 0)
     guide, params = fit(model, y, labels, known)
-    probs = guide.posterior_local(params, y, labels, known)["z_unobserved"].probs
+    probs = guide.posterior_local(params, y, labels, known)["z"].probs
     accuracy = np.mean(probs.argmax(-1)[~known] == kind[~known])
     nearest = np.linalg.norm(y[:, None] - centres, axis=-1).argmin(-1)
     assert accuracy > np.mean(nearest[~known] == kind[~known]) - 0.03

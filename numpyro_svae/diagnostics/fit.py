@@ -14,8 +14,9 @@ from numpyro.handlers import block, seed, trace
 from numpyro.primitives import Messenger
 
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.run.fixed import Fixed, Subsample
+from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given, check_state
+from numpyro_svae.program.run.subsample import Subsample
 from numpyro_svae.program.structure.labels import label_of
 
 __all__ = ["Batch", "Fit", "check_subsample", "read_fit", "sample_messages"]

@@ -19,8 +19,7 @@ from numpyro.handlers import block, seed
 
 from numpyro_svae.diagnostics.evidence import integrated, log_weights
 from numpyro_svae.diagnostics.fit import Fit, read_fit
-from numpyro_svae.diagnostics.in_batches import first_batch, in_batches
-from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.diagnostics.programs import compiled, first_batch, in_batches
 from numpyro_svae.diagnostics.reliability import has_densities
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.local.engine import global_posteriors

@@ -23,8 +23,7 @@ from numpyro_svae.diagnostics.evidence import (
     log_prob,
 )
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
-from numpyro_svae.diagnostics.in_batches import first_batch, in_batches
-from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.diagnostics.programs import compiled, first_batch, in_batches
 from numpyro_svae.program.structure.factors import GaussianFactor
 
 __all__ = ["has_densities", "pareto_k_global", "pareto_k_joint"]

@@ -25,12 +25,10 @@ from numpyro_svae.diagnostics.fit import (
     read_fit,
     sample_messages,
 )
-from numpyro_svae.diagnostics.in_batches import first_batch, in_batches
 from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
-from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.diagnostics.programs import compiled, first_batch, in_batches
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.run.fixed import Fixed
-from numpyro_svae.program.run.free import Free
+from numpyro_svae.program.run.fixed import Fixed, Free
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.version import __version__
 

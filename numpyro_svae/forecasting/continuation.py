@@ -14,7 +14,7 @@ from numpyro.contrib.control_flow.scan import scan_wrapper
 import numpyro.distributions as dist
 from numpyro.primitives import Messenger
 
-from numpyro_svae.program.run.free import Free
+from numpyro_svae.program.run.fixed import Free
 from numpyro_svae.program.run.kinds import LocalKind, kind_of
 from numpyro_svae.program.run.wrappers import peel
 

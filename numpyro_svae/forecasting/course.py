@@ -26,8 +26,8 @@ from numpyro_svae.forecasting.timeline import (
     find_times,
 )
 from numpyro_svae.forecasting.window import Window, check_names, check_shape
-from numpyro_svae.program.run.fixed import plate_axis
 from numpyro_svae.program.run.kinds import lengths_of
+from numpyro_svae.program.run.subsample import plate_axis
 
 __all__ = ["Begin", "Chain", "Course", "Messages", "draw_sites"]
 
@@ -59,10 +59,13 @@ class Begin(NamedTuple):
 
 
 def draw_sites(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
-    """Draws of the latent sites from the guide, leading."""
+    """Draws of the latent sites from the guide, leading.
+
+    It is said if they are not those of sweeps that have converged.
+    """
 
     def draw(key: Array) -> dict[str, Array]:
-        sites = sample_messages(fit.trace(fit.guide, key, {}))
+        sites = sample_messages(fit.trace(fit.guide.strict, key, {}))
         shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
         return {name: message["value"] for name, message in shown.items()}
 

@@ -15,8 +15,7 @@ from jax.scipy.special import logsumexp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit, read_fit
-from numpyro_svae.diagnostics.in_batches import in_batches
-from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.diagnostics.programs import compiled, in_batches
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.course import Begin, Course, Messages
 from numpyro_svae.forecasting.timeline import InTime

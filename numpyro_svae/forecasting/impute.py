@@ -13,8 +13,7 @@ from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.diagnostics.fit import Fit, read_fit, sample_messages
-from numpyro_svae.diagnostics.in_batches import in_batches
-from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.diagnostics.programs import compiled, in_batches
 from numpyro_svae.forecasting.continuation import Continue
 from numpyro_svae.forecasting.course import draw_sites
 from numpyro_svae.guide import AutoSVAE

@@ -7,13 +7,15 @@ import warnings
 
 import jax
 from jax import random
+import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import SVI
 import pytest
 
 import numpyro_svae as ns
-from tests.data import clusters
+from tests.data import clusters, sequences
 from tests.models import known_mixture
+from tests.switching import known_slds
 
 Y = clusters(9)[0]
 MESSAGE = "ended after 2 sweeps.*residuals of .* at 'x', .* at 'z'.*max_sweeps"
@@ -57,3 +59,16 @@ def test_it_is_said_of_posteriors():
 def test_what_has_converged_is_not_said():
     _, svi = make(100)
     assert np.all(np.isfinite(losses(svi, random.PRNGKey(0))))
+
+
+def test_few_sweeps_beside_a_network_are_said_of_forecasts_alone():
+    def recognition(y):
+        return {"x": ns.GaussianPotential.from_loc_scale(y, jnp.ones(2))}
+
+    y = sequences(count=2, steps=4, outputs=2)[0]
+    fixed_point = ns.FixedPoint(max_sweeps=1, anneal=0)
+    guide = ns.AutoSVAE(known_slds, recognition, fixed_point=fixed_point)
+    guide.posterior_local({}, y)  # a warning would be an error
+    given = known_slds, guide, {}, random.PRNGKey(0), y
+    with pytest.warns(RuntimeWarning, match="after 1 sweeps and has not converged"):
+        ns.forecast(*given, horizon=1, num_samples=2)

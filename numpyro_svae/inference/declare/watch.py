@@ -27,9 +27,12 @@ class Watch:
 
     There is a ``RuntimeWarning`` the first time that coordinate ascent has ended before
     it has converged, and the first time that data have probability zero.
+
+    :param few: whether few sweeps are meant, so that ends of ascent are not looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, few: bool = False) -> None:
+        self.few = few
         self.noticed = Said()
 
     def watch(self, local: LocalPosterior) -> LocalPosterior:
@@ -50,7 +53,7 @@ class Watch:
     def _ascent(self, local: LocalPosterior) -> Array | None:
         ends = local.convergence.items()  # refinement has as many sweeps as it is given
         found = {n: (c.sweeps, c.residual) for n, c in ends if c.gain is None}
-        if not found or "ascent" in self.noticed:
+        if not found or self.few or "ascent" in self.noticed:
             return None
         ended = jnp.stack([~(residual <= 1) for _, residual in found.values()])
         return notice(jnp.any(ended), found, _say_ascent, self.noticed)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,9 @@ import numpyro.distributions as dist
 from numpyro_svae.inference.local.fixed_point import Solution
 from numpyro_svae.inference.local.joint_draw import JointDraw
 from numpyro_svae.program.run.ordered import register_in_order
+from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.labels import label_of, whole_name
 
 __all__ = ["Convergence", "LocalPosterior"]
 
@@ -130,3 +134,36 @@ class LocalPosterior:
             loc, scale_tril=tril[..., 0, :, :], validate_args=False
         )
         return gaussian.to_event(self.marginals[name].event_dim - 1)
+
+    def shown(self, sites: Mapping[str, Site]) -> dict[str, dist.Distribution]:
+        """Marginals by site, what ``obs_mask`` leaves out with what it does not.
+
+        A label or vector that is known in part has the name of the program, and is
+        certain where it is known. Paths have ``_unobserved`` in their names.
+
+        :param sites: all sites.
+        """
+        found = {}
+        for name, marginal in self.marginals.items():
+            base, known = peel(marginal)[0], sites.get(str(label_of(name)))
+            whole = whole_name(sites, name)
+            if known is not None and isinstance(base, dist.MultivariateNormal):
+                found[whole] = _certain(marginal, base, known)
+            elif known is not None and isinstance(base, dist.CategoricalLogits):
+                found[whole] = marginal
+            else:
+                found[name] = marginal
+        return found
+
+
+def _certain(
+    marginal: dist.Distribution, base: dist.MultivariateNormal, known: Site
+) -> dist.Distribution:
+    """A Gaussian that is a point where its vector is known."""
+    if known.mask is None:
+        return marginal
+    seen = jnp.broadcast_to(known.mask, known.positions)[..., None]
+    loc = jnp.where(seen, known.value, base.loc)
+    tril = jnp.where(seen[..., None], 0.0, base.scale_tril)
+    fn = dist.MultivariateNormal(loc, scale_tril=tril, validate_args=False)
+    return fn.to_event(marginal.event_dim - 1)

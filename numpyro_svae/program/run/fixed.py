@@ -1,123 +1,60 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Values of the sites and plates of a run, and the data that a program subsamples."""
+"""Sites and plates of a run that have their values, and data that have none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Set
+from typing import Any
 
-import jax
-from jax import random
-from jax.errors import JAXTypeError
-import jax.numpy as jnp
-import numpy as np
-from numpyro.distributions.distribution import Unit
-from numpyro.handlers import block, seed, substitute, trace
+from numpyro.handlers import substitute, uncondition
 
-__all__ = ["Fixed", "Subsample", "find_subsample", "plate_axis"]
+__all__ = ["Fixed", "Free"]
 
 
 class Fixed(substitute):
-    """NumPyro's ``substitute``, where plates are of as many members as are given."""
+    """NumPyro's ``substitute``, where plates are of as many members as are given.
+
+    Of how many they are in the program is ``written`` among the ``kwargs`` of messages.
+    """
+
+    def __init__(self, fn: Callable | None = None, *, data: dict[str, Any]) -> None:
+        super().__init__(fn, data=data)
+        self._sizes: dict[str, int] = {}
 
     def process_message(self, msg: dict) -> None:
-        """Give a site its value, and a plate its members."""
+        """Give a site its value, and a plate its members.
+
+        :raises ValueError: if a plate has two sizes.
+        """
         super().process_message(msg)
-        if msg["type"] == "plate" and msg["name"] in (self.data or ()):
-            msg["args"] = msg["args"][0], len(msg["value"])
+        if msg["type"] != "plate":
+            return
+        name, (size, _) = msg["name"], msg["args"]
+        if self._sizes.setdefault(name, size) != size:
+            raise ValueError(
+                f"Plate '{name}': found sizes {self._sizes[name]} and {size} in one "
+                "run. Accepted: one size for all plates of a name; other data have a "
+                "plate with a name of their own."
+            )
+        if name in self.data:
+            msg["kwargs"]["written"] = msg["args"]
+            msg["args"] = size, len(msg["value"])
 
 
-class Subsample(NamedTuple):
-    """What a program subsamples of data that it is given in full.
+class Free(uncondition):
+    """NumPyro's ``uncondition``, where some of the sites stay observed.
 
-    :param sizes: of the plates, by name.
-    :param batches: how many members of each it draws.
-    :param inside: by plate, the sample sites in it.
-    :param outside: by plate, the other sample sites.
+    :param fn: the program.
+    :param kept: the sites that do, such as labels that are known.
     """
 
-    sizes: dict[str, int]
-    batches: dict[str, int]
-    inside: dict[str, set[str]]
-    outside: dict[str, set[str]]
+    def __init__(self, fn: Callable, kept: Set[str] = frozenset()) -> None:
+        super().__init__(fn)
+        self.kept = kept
 
-    @property
-    def members(self) -> dict[str, Any]:
-        """All members of the plates."""
-        return {name: jnp.arange(size) for name, size in self.sizes.items()}
-
-
-def find_subsample(
-    model: Callable, given: dict[str, Any], args: tuple, kwargs: dict[str, Any]
-) -> Subsample:
-    """Find the plates that a model subsamples, whose data it is given in full.
-
-    Where it is given a batch, whose plate is larger, there is no more to look at. Which
-    is the case is tried: the model is traced with all members of the plates.
-
-    :param model: the model.
-    :param given: parameters, and members of plates that are chosen.
-    :param args: the arguments of the model.
-    :param kwargs: its keyword arguments.
-    """
-
-    def run(members: dict[str, Any]) -> dict[str, dict]:
-        known, messages = {**given, **members}, dict[str, dict]()
-
-        def traced() -> None:
-            with block():
-                fixed = Fixed(seed(model, random.PRNGKey(0)), data=known)
-                messages.update(trace(fixed).get_trace(*args, **kwargs))
-
-        try:
-            jax.eval_shape(traced)
-        except JAXTypeError:  # the model has to know values of its arguments
-            messages.clear()
-            traced()
-        return messages
-
-    drawn = {
-        name: message
-        for name, message in run({}).items()
-        if message["type"] == "plate"
-        and name not in given
-        and len(message["value"]) < message["args"][0]
-    }
-    found = Subsample(
-        {name: message["args"][0] for name, message in drawn.items()},
-        {name: len(message["value"]) for name, message in drawn.items()},
-        {},
-        {},
-    )
-    if not drawn:
-        return found
-    try:
-        messages = run(found.members)
-    except (TypeError, ValueError, IndexError):
-        return Subsample({}, {}, {}, {})
-    sites = {n: m for n, m in messages.items() if m["type"] == "sample"}
-    for plate in drawn:
-        inside = {n for n, m in sites.items() if _is_in(m, plate)}
-        found.inside[plate], found.outside[plate] = inside, set(sites) - inside
-    whole = all(_has_all(sites[n], p) for p in drawn for n in found.inside[p])
-    return found if whole else Subsample({}, {}, {}, {})
-
-
-def _is_in(message: dict, plate: str) -> bool:
-    return any(frame.name == plate for frame in message["cond_indep_stack"])
-
-
-def _has_all(message: dict, plate: str) -> bool:
-    """Whether the value of a site has an entry for each member of a plate."""
-    axis, size = plate_axis(message, plate)
-    shape = np.shape(message["value"])
-    return isinstance(message["fn"], Unit) or shape[axis:][:1] == (size,)
-
-
-def plate_axis(message: dict, plate: str) -> tuple[int, int]:
-    """The axis, from the right, of a plate in the value of a site, and its size."""
-    frames = {frame.name: frame for frame in message["cond_indep_stack"]}
-    frame = frames[plate]
-    return frame.dim - message["fn"].event_dim, frame.size
+    def process_message(self, msg: dict) -> None:
+        """Draw an observed site."""
+        if msg.get("name") not in self.kept:
+            super().process_message(msg)

@@ -10,12 +10,13 @@ from math import isclose
 from numbers import Real
 from typing import Any
 
+import numpy as np
 from numpyro import plate
 from numpyro.handlers import scale
 
 from numpyro_svae.program.run.fixed import Fixed
 
-__all__ = ["Plates", "own_scale", "shared_values"]
+__all__ = ["Plates", "check_shape", "own_scale", "shared_values"]
 
 
 class Plates:
@@ -56,6 +57,29 @@ class Plates:
         if not (isinstance(own, Real) and isclose(own, 1.0)):
             stack.enter_context(scale(scale=own))
         return stack
+
+
+def check_shape(name: str, fn: Any, value: Any, frames: tuple) -> None:
+    """An observed value must have the shape that its distribution draws.
+
+    :param name: of the site.
+    :param fn: its distribution.
+    :param value: its value.
+    :param frames: the plates around it.
+    :raises ValueError: naming the site, both shapes and the plates.
+    """
+    drawn, found = fn.shape(), np.shape(value)
+    try:
+        np.broadcast_shapes(drawn, found)
+    except ValueError:
+        plates = ", ".join(f"'{frame.name}' of {frame.size}" for frame in frames)
+        among = f", with the plates {plates}," if plates else ""
+        raise ValueError(
+            f"Site '{name}': found data of shape {found}, where its distribution"
+            f"{among} draws {drawn}. Accepted: data of the shape that is drawn. A "
+            "plate that takes its size from the data, as numpyro.plate('data', len(y)) "
+            "does, also takes held-out data of another size."
+        ) from None
 
 
 def own_scale(total: Any, frames: tuple, plates: dict[str, dict]) -> Any:

@@ -18,6 +18,7 @@ from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.priors.digits import check_digits
 from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.run.plates import check_shape
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Structure
 
@@ -61,25 +62,8 @@ def check_shapes(sites: dict[str, Site]) -> None:
     :raises ValueError: naming the site, both shapes and the plates.
     """
     for site in sites.values():
-        drawn, found = site.outer.shape(), np.shape(site.value)
-        if not site.observed or _broadcast(drawn, found):
-            continue
-        plates = ", ".join(f"'{frame.name}' of {frame.size}" for frame in site.frames)
-        among = f", with the plates {plates}," if plates else ""
-        raise ValueError(
-            f"Site '{site.name}': found data of shape {found}, where its distribution"
-            f"{among} draws {drawn}. Accepted: data of the shape that is drawn. A "
-            "plate that takes its size from the data, as numpyro.plate('data', len(y)) "
-            "does, also takes held-out data of another size."
-        )
-
-
-def _broadcast(*shapes: tuple[int, ...]) -> bool:
-    try:
-        np.broadcast_shapes(*shapes)
-    except ValueError:
-        return False
-    return True
+        if site.observed:
+            check_shape(site.name, site.outer, site.value, site.frames)
 
 
 def check_data(sites: dict[str, Site]) -> None:
@@ -240,5 +224,5 @@ def check_plates(model: dict[str, dict], recognition: dict[str, dict]) -> None:
 
 
 def _size(message: dict) -> tuple[int, int]:
-    size, subsample = message["args"]
+    size, subsample = message["kwargs"].get("written", message["args"])
     return size, size if subsample is None else subsample

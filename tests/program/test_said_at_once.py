@@ -1,0 +1,51 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What NumPyro or JAX would say in words of their own, or much later."""
+
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_svae as ns
+
+Y = np.linspace(-1.0, 1.0, 6)
+
+
+def test_a_plate_of_two_sizes_is_named():
+    def model(y):
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+        with numpyro.plate("data", 2):
+            numpyro.sample("x", dist.Normal(0.0, 1.0), obs=y[:2])
+
+    with pytest.raises(ValueError, match="Plate 'data': found sizes 6 and 2"):
+        ns.AutoSVAE(model).posterior_local({}, Y)
+
+
+def test_a_numpy_array_that_a_latent_site_indexes_is_an_error_that_says_so():
+    def model(y):
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
+            numpyro.sample("y", dist.Normal(np.array([-1.0, 1.0])[z], 1.0), obs=y)
+
+    with pytest.raises(
+        TypeError, match=r"found NumPy where.*jnp.asarray\(array\)\[z\]"
+    ):
+        ns.AutoSVAE(model).posterior_local({}, Y)
+
+
+def test_held_out_data_of_another_size_are_an_error_that_names_the_plate():
+    def model(y, size=6):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 2.0))
+        with numpyro.plate("data", size):
+            numpyro.sample("y", dist.Exponential(rate), obs=y)
+
+    guide = ns.AutoSVAE(model)
+    params = {"rate_auto_natural": ns.families.GammaNatural(3.0, 3.0)}
+    guide._setup_prototype(np.abs(Y))
+    with pytest.raises(ValueError, match=r"shape \(5,\).*'data' of 6, draws \(6,\)"):
+        ns.log_likelihood(model, guide, params, random.PRNGKey(0), np.abs(Y)[:5])
