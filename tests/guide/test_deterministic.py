@@ -52,7 +52,7 @@ def test_draws_given_data_have_all_of_them(fitted):
     guide, params = fitted
     args = params, Y, random.key(1)
     draws = guide.sample_posterior(random.key(2), *args, size=4, sample_shape=(3,))
-    assert draws["square"].shape == (3, 4, 1)
+    assert draws["square"].shape == (3, 6, 1)  # of what the plate subsamples, all
     np.testing.assert_allclose(draws["square"], draws["x"] ** 2)
     np.testing.assert_allclose(draws["of_data"], draws["tau"] + Y.sum(), rtol=1e-5)
     far = np.abs(draws["x"][..., 0] - draws["seen"])  # of the data that the guide saw
