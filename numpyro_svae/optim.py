@@ -143,19 +143,15 @@ def _safe_move(
     largest = block.largest_step(direction, enough)
     length = jnp.where(largest >= enough, 1.0, fraction * largest)
     move = _keep(jnp.isfinite(length), direction.scale(length))
-    landed = _finite((block + move).expected_statistics(), block.batch_shape)
+    landed = _finite((block + move).witness(), block.batch_shape)
     shortened = jnp.sum(~(landed & (length >= 1.0)), dtype=jnp.int32)
     return _keep(landed, move), shortened
 
 
 def _finite(tree: Any, batch_shape: tuple[int, ...]) -> Array:
     """Which members of the batch are finite in every entry."""
-    rank = len(batch_shape)
-
-    def leaf_is_finite(leaf: Array) -> Array:
-        return jnp.all(jnp.isfinite(leaf), axis=tuple(range(rank - leaf.ndim, 0)))
-
-    return jax.tree.reduce(jnp.logical_and, jax.tree.map(leaf_is_finite, tree))
+    leaves = [leaf.reshape(*batch_shape, -1) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.isfinite(jnp.concatenate(leaves, -1)), -1)
 
 
 def _keep(keep: Array, move: NaturalParameters) -> NaturalParameters:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["WholeStepState", "skipped_steps", "spoilt", "whole_steps"]
 
 
+_SMALL = 4096  # entries of an array that are looked at together with others
 _COUNTED = Said()  # the number of skipped steps tells what is the first one
 
 
@@ -64,13 +65,12 @@ def whole_steps(
         gradients: Any, state: WholeStepState, params: Any = None, **extra: Any
     ) -> tuple[Any, WholeStepState]:
         moves, after = optimizer.update(gradients, state.inner, params, **extra)
-        loss, parts = jnp.asarray(extra.get("value", 0.0)), _parts(gradients)
-        finite = jnp.stack([_finite(part) for part in parts.values()])
-        good = jnp.isfinite(loss) & jnp.all(finite) & _finite(moves)
-        good = good & ~spoilt(state.inner, after)
+        loss = jnp.asarray(extra.get("value", 0.0))
+        own, parts = _fine(jnp.isfinite, gradients)
+        rest = _fine(jnp.isfinite, moves)[0], _fine(_as_before, after, state.inner)[0]
+        good = jnp.isfinite(loss) & jnp.all(own) & jnp.all(rest[0]) & jnp.all(rest[1])
         first = ~good & (state.skipped == 0)
-        say = partial(_say, tuple(parts))
-        noticed = notice(first, (loss, finite), say, _COUNTED)
+        noticed = notice(first, (loss, own), partial(_say, parts), _COUNTED)
         skipped = state.skipped + jnp.where(good, 0, 1) + noticed.astype(jnp.int32)
         keep = partial(jnp.where, good)
         moves = jax.tree.map(lambda move: keep(move, jnp.zeros_like(move)), moves)
@@ -102,37 +102,51 @@ def skipped_steps(state: Any) -> Array | None:
     return found[0] if found else None
 
 
-def _parts(tree: Any) -> dict[str, list[Array]]:
-    """Leaves by the parameter that they are of."""
-    parts: dict[str, list[Array]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path[:1], simple=True)
-        parts.setdefault(name, []).append(leaf)
-    return parts or {"": []}
-
-
-def _finite(tree: Any) -> Array:
-    return _all(jnp.isfinite, tree)
-
-
 def spoilt(before: Any, after: Any) -> Array:
     """Whether a number is not finite any more; some are meant to begin as infinite."""
-
-    def fine(new: Array, old: Array) -> Array:
-        return jnp.isfinite(new) | ~jnp.isfinite(old)
-
-    return ~_all(fine, after, before)
+    return ~jnp.all(_fine(_as_before, after, before)[0])
 
 
-def _all(holds: Callable[..., Array], *trees: Any) -> Array:
-    columns = zip(*map(jax.tree.leaves, trees))
-    floats = (c for c in columns if jnp.issubdtype(jnp.result_type(c[0]), jnp.inexact))
-    return sum((~jnp.all(holds(*c)) for c in floats), jnp.zeros((), int)) == 0
+def _as_before(new: Array, old: Array) -> Array:
+    return jnp.isfinite(new) | ~jnp.isfinite(old)
 
 
-def _say(names: tuple[str, ...], _: Said, found: tuple[np.ndarray, np.ndarray]) -> None:
-    loss, finite = found
-    bad = [name for name, good in zip(names, finite) if not good]
+def _fine(
+    holds: Callable[..., Array], *trees: Any
+) -> tuple[Array, tuple[tuple[str, int], ...]]:
+    """Whether something holds of the numbers of trees.
+
+    Small arrays are looked at as one vector, since a kernel for each would take a while
+    to compile; of a large one it is whether it holds of all.
+
+    :return: a vector; and how much of it is of what, by the first key in the tree.
+    """
+    small, large, sizes, last = [], [], [], []
+    for (path, leaf), *others in zip(
+        jax.tree_util.tree_leaves_with_path(trees[0]), *map(jax.tree.leaves, trees[1:])
+    ):
+        column = [jnp.asarray(x) for x in (leaf, *others)]
+        if not jnp.issubdtype(column[0].dtype, jnp.inexact):
+            continue
+        name = jax.tree_util.keystr(path[:1], simple=True)
+        if column[0].size <= _SMALL:
+            small.append([jnp.ravel(x) for x in column])
+            sizes.append((name, column[0].size))
+        else:
+            large.append(jnp.all(holds(*column))[None])
+            last.append((name, 1))
+    flags = [holds(*map(jnp.concatenate, zip(*small)))] if small else []
+    found = jnp.concatenate([*flags, *large, jnp.ones(1, bool)])
+    return found, (*sizes, *last)
+
+
+def _say(
+    parts: tuple[tuple[str, int], ...], _: Said, found: tuple[np.ndarray, np.ndarray]
+) -> None:
+    loss, fine = found
+    ends = np.cumsum([size for _, size in parts])
+    each = zip(parts, np.split(fine, ends))
+    bad = list(dict.fromkeys(name for (name, _), flags in each if not flags.all()))
     what = f"gradients that are not finite for {bad}" if bad else "finite gradients"
     if np.isfinite(loss) and not bad:
         what += ", of which the optimiser makes a step that is not"

@@ -172,16 +172,16 @@ def expected_log_density(
     first = jax.tree.map(lambda x: x[..., 0, :], first_steps(moments, 1))
     past, later = (take(moments, num_steps - 1) for take in (first_steps, last_steps))
     tril = cholesky(_seen_cov(noisy.initial, initial.cov))
-    shift = _seen(noisy.initial, first.mean - initial.mean)
     whitener = _whitener(noisy.initial, tril)
-    first_term = _expected_normal(tril, shift, _quadratic(whitener, first.cov))
+    white = matvec(whitener, first.mean - initial.mean)
+    first_term = _expected_normal(tril, white, _quadratic(whitener, first.cov))
     tril = factors(_seen_cov(noisy.steps, steps.cov))
     shift = later.mean - matvec(steps.matrix, past.mean) - steps.bias
     whitener = _whitener(noisy.steps, tril)
     through = matmul(whitener, steps.matrix)
     rest = whitener - matmul(through, backwards.matrix)
     spread = _quadratic(rest, later.cov) + _quadratic(through, backwards.cov)
-    terms = _expected_normal(tril, _seen(noisy.steps, shift), spread)
+    terms = _expected_normal(tril, matvec(whitener, shift), spread)
     return first_term + pairwise_sum(terms)
 
 
@@ -195,10 +195,9 @@ def _whitener(basis: Basis, tril: Array) -> Array:
     return solve_lower(tril, jnp.broadcast_to(right, shape))
 
 
-def _expected_normal(tril: Array, shift: Array, spread: Array) -> Array:
-    """``E log N(x; m, L L')`` where ``x - m`` has a mean, and whitened a variance."""
+def _expected_normal(tril: Array, white: Array, spread: Array) -> Array:
+    """``E log N(x; m, L L')`` where ``L^-1 (x - m)`` has a mean, and a variance."""
     if not len(tril):
         return spread
-    white = solve_lower(tril, shift[:, None])[:, 0]
     constant = 0.5 * tril.shape[0] * math.log(2 * math.pi)
     return -0.5 * (dot(white, white) + spread) - log_diagonal(tril) - constant

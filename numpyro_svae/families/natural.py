@@ -65,6 +65,10 @@ class NaturalParameters(ABC):
             ``batch_shape``.
         """
 
+    def witness(self) -> Any:
+        """What is finite in the domain, and NaN or infinite where digits have ended."""
+        return self.expected_statistics()
+
     @abstractmethod
     def in_domain(self) -> bool:
         """Whether known parameters are all in the domain; nothing is compiled."""

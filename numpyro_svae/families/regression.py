@@ -197,6 +197,9 @@ class RegressionNatural(NaturalParameters):
             -0.5 * precision, cross, -0.5 * quadratic, -0.5 * log_det
         )
 
+    def witness(self) -> ExpectedRegression:
+        return self.moments()  # one inverse less
+
     def pull_back(self, cotangent: ExpectedRegression) -> RegressionNatural:
         """Chain rule from centred moments to the plain ones.
 
