@@ -106,7 +106,10 @@ class Diagonal(NamedTuple):
 
 
 class Full(NamedTuple):
-    """A potential with ``J = U U'`` and ``h = U w + rest``."""
+    """A potential with ``J = U U'`` and ``h = U w + rest``.
+
+    ``U`` is ``(D, D, *lanes)``, or ``(D, *lanes)`` where it is diagonal.
+    """
 
     h: Array
     root: Array
@@ -122,7 +125,7 @@ class Full(NamedTuple):
         cov = symmetrize(squares)
         shift = matvec(transpose(gain), residual) + matvec(cov, self.rest)
         posterior = Gaussian(mean + shift, cov)
-        pull = matvec(self.root, residual) + self.rest
+        pull = self._left(residual[:, None])[:, 0] + self.rest
         terms = dot(self.h, mean) + dot(pull, posterior.mean)
         return posterior, 0.5 * (terms - log_det)
 
@@ -131,24 +134,36 @@ class Full(NamedTuple):
         spread, cross = self._spread(cov)
         identity = jnp.broadcast_to(linalg.eye(spread), spread.shape)
         inverse, _ = elimination.solve_posdef(spread, identity)
-        half = matmul(self.root, inverse)  # U S^-1
+        half = self._left(inverse)  # U S^-1
         weight = self._weight(matmul(inverse, cross))
         score = matvec(half, self._residual(mean)) + matvec(weight, self.rest)
-        information = matmul(self.root, transpose(half))
-        return Pull(transpose(weight), score, information)
+        return Pull(transpose(weight), score, self._left(transpose(half)))
+
+    @property
+    def _is_diagonal(self) -> bool:
+        return self.root.ndim == self.h.ndim
+
+    def _left(self, x: Array) -> Array:
+        """``U x``."""
+        return self.root[:, None] * x if self._is_diagonal else matmul(self.root, x)
+
+    def _left_transposed(self, x: Array) -> Array:
+        """``U' x``."""
+        return self._left(x) if self._is_diagonal else matmul_transposed(self.root, x)
 
     def _residual(self, mean: Array) -> Array:
         """``w - U' m``."""
-        return self.white - matvec(transpose(self.root), mean)
+        return self.white - self._left_transposed(mean[:, None])[:, 0]
 
     def _spread(self, cov: Array) -> tuple[Array, Array]:
         """``S`` and ``U' P``."""
-        cross = matmul_transposed(self.root, cov)
-        return linalg.eye(cov) + matmul(cross, self.root), cross
+        cross = self._left_transposed(cov)
+        spread = cross * self.root if self._is_diagonal else matmul(cross, self.root)
+        return linalg.eye(cov) + spread, cross
 
     def _weight(self, gain: Array) -> Array:
         """``W'`` from ``G'``."""
-        return linalg.eye(gain) - matmul(self.root, gain)
+        return linalg.eye(gain) - self._left(gain)
 
 
 Potential = Diagonal | Full
@@ -167,5 +182,4 @@ def factor(h: Array, J: Array) -> Potential:
         return Diagonal(h, J)
     roots = jnp.sqrt(J)
     white = jnp.where(roots > 0, h / jnp.where(roots > 0, roots, 1.0), 0.0)
-    root = roots[:, None] * linalg.eye(roots[:, None])
-    return Full(h, root, white, jnp.where(roots > 0, 0.0, h))
+    return Full(h, roots, white, jnp.where(roots > 0, 0.0, h))

@@ -19,7 +19,6 @@ from numpyro_svae.blocks.linalg import (
     eye,
     log_diagonal,
     matmul,
-    matvec,
     outer,
     sum_to,
     symmetrize,
@@ -78,18 +77,25 @@ def _floor(pivot: Array, diagonal: Array) -> Array:
 
 
 def _factor(a: Array, usable: Callable[[Array, Array], Array]) -> Array:
-    """Cholesky factor by columns.
+    """Cholesky factor by columns, with one product for each ``MAX_UNROLLED`` of them.
 
     ``usable(pivot, diagonal)`` is the pivot to divide by; infinity drops its column.
     """
-    rest = a
-    for k in range(a.shape[0]):
-        column = jnp.where(_from(k, a), rest[:, k], 0.0)
-        pivot = usable(column[k], a[k, k])
-        others = rest - outer(column, column / pivot)
-        root = column * lax.rsqrt(pivot)
-        rest = lax.dynamic_update_index_in_dim(others, root, k, 1)
-    return rest
+    size = a.shape[0]
+    panels, rest = [], a
+    for first in range(0, size, MAX_UNROLLED):
+        last = min(first + MAX_UNROLLED, size)
+        panel = rest[:, : last - first]
+        for k in range(first, last):
+            column = jnp.where(_from(k, a), panel[:, k - first], 0.0)
+            pivot = usable(column[k], a[k, k])
+            others = panel - outer(column, column[first:last] / pivot)
+            root = column * lax.rsqrt(pivot)
+            panel = lax.dynamic_update_index_in_dim(others, root, k - first, 1)
+        panels.append(panel)
+        if last < size:
+            rest = rest[:, last - first :] - matmul(panel, transpose(panel[last:]))
+    return jnp.concatenate(panels, 1)
 
 
 def _dropped(tolerance: float, pivot: Array, diagonal: Array) -> Array:
@@ -156,17 +162,8 @@ def semidefinite_factor(a: Array, b: Array) -> tuple[Array, Array]:
     rounding error have zero columns in ``u`` and zeros in ``w``. It carries
     no derivative rule: rules that need the factor differentiate ``a``.
     """
-    size = a.shape[0]
-    if size <= MAX_UNROLLED:
-        u = _factor(a, partial(_dropped, 4.0 * size))
-        return u, solve_lower(u, b[:, None])[:, 0]
-    values, vectors = jnp.linalg.eigh(jnp.moveaxis(a, (0, 1), (-2, -1)))
-    floor = size * jnp.finfo(a.dtype).eps * jnp.max(values, -1, keepdims=True)
-    roots = jnp.sqrt(jnp.where(values > floor, values, 0.0))
-    u = jnp.moveaxis(vectors * roots[..., None, :], (-2, -1), (0, 1))
-    vectors = jnp.moveaxis(vectors, (-2, -1), (0, 1))
-    scale = _reciprocal(jnp.moveaxis(roots, -1, 0))
-    return u, scale * matvec(transpose(vectors), b)
+    u = _factor(a, partial(_dropped, 4.0 * a.shape[0]))
+    return u, solve_lower(u, b[:, None])[:, 0]
 
 
 # Triangular solves
@@ -191,6 +188,13 @@ def _substitute(factor: Array, b: Array, transposed: bool) -> Array:
     return rows
 
 
+def _library_solve(factor: Array, b: Array, transposed: bool) -> Array:
+    solve = partial(solve_triangular, lower=True, trans=int(transposed))
+    singular = (_diagonal(factor) == 0)[:, None]
+    rows = batched(solve, jnp.where(singular, eye(factor), factor), b)
+    return jnp.where(singular, 0.0, rows)
+
+
 @custom_vjp
 def solve_lower(factor: Array, b: Array) -> Array:
     """Solve ``factor x = b`` for lower triangular ``factor (D, D, *lanes)``.
@@ -198,7 +202,7 @@ def solve_lower(factor: Array, b: Array) -> Array:
     ``b (D, J, *lanes)``. A zero on the diagonal gives a zero in the solution.
     """
     if factor.shape[0] > MAX_UNROLLED:
-        return batched(partial(solve_triangular, lower=True), factor, b)
+        return _library_solve(factor, b, transposed=False)
     return _substitute(factor, b, transposed=False)
 
 
@@ -206,7 +210,7 @@ def solve_lower(factor: Array, b: Array) -> Array:
 def solve_lower_transposed(factor: Array, b: Array) -> Array:
     """Solve ``factor' x = b`` for lower triangular ``factor (D, D, *lanes)``."""
     if factor.shape[0] > MAX_UNROLLED:
-        return batched(partial(solve_triangular, lower=True, trans=1), factor, b)
+        return _library_solve(factor, b, transposed=True)
     return _substitute(factor, b, transposed=True)
 
 

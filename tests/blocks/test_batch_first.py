@@ -22,7 +22,7 @@ def all_large(monkeypatch):
             loops, "steps_at_once", lambda length, lanes: min(own, length)
         )
         for module in (conditioning, elimination, linalg):
-            monkeypatch.setattr(module, "MAX_UNROLLED", 0)
+            monkeypatch.setattr(module, "MAX_UNROLLED", 1)
         jax.clear_caches()
 
     yield switch

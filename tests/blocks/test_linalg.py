@@ -81,7 +81,7 @@ def test_gradients(size):
     check_grads(lambda a, b: through(a, b)[1:], (a[..., :1], b), 1, modes="rev")
 
 
-@pytest.mark.parametrize("size", [3, 22])
+@pytest.mark.parametrize("size", [3, 22, 45])
 def test_semidefinite_factor(size):
     half = random(0, size, 2, LANES)
     a = jnp.einsum("ikn,jkn->ijn", half, half)
