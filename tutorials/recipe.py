@@ -58,11 +58,15 @@ class Learner:
     :param window: number of observations of a window of the episodes.
     :param batch: number of windows in a step.
     :param rate: the largest learning rate.
+    :param horizon: number of steps of a plan.
     """
 
-    def __init__(self, sizes, num_steps, seed=0, window=25, batch=16, rate=2e-3):
+    def __init__(
+        self, sizes, num_steps, seed=0, window=25, batch=16, rate=2e-3, horizon=25
+    ):
         self.world, self.key = World(sizes), random.key(seed)
         self.num_steps, self.window, self.batch = num_steps, window, batch
+        self.horizon = horizon
         self.guide = ns.AutoSVAE(
             self.world.model,
             self.world.recognition,
@@ -139,8 +143,9 @@ class Learner:
             away = place - goal[: len(place)]
             return jnp.sum(away**2) + HASTE * jnp.sum(velocity**2)
 
+        given = key, belief, cost, cost, self.horizon
         options = {"num_samples": 2, "lower": -1.0, "upper": 1.0}
-        return control.FittedProblem.of(key, belief, cost, cost, 25, **options)
+        return control.FittedProblem.of(*given, **options)
 
     def search(self, key, problem, start):
         """The cross-entropy method, with a budget for real time."""
@@ -154,7 +159,7 @@ class Learner:
             most.
         """
         goal = None if picture is None else self.tracker.latent_goal(picture).mean
-        start = jnp.zeros((25, self.world.sizes.actions))
+        start = jnp.zeros((self.horizon, self.world.sizes.actions))
         policy = Plans(self.problem, self.search, start, goal)
         self.key, key = random.split(self.key)
         seed = int(random.randint(key, (), 0, 2**31 - 1))

@@ -35,7 +35,7 @@ class Task:
     :param episode: number of observations of an episode of random actions.
     :param attempt: number of steps of an episode of an agent.
     :param attempts: number of episodes of an agent.
-    :param horizon: of the planner that sees the state.
+    :param horizon: number of steps of a plan.
     :param camera: standard deviation of the noise of what is seen.
     :param noise: the same, as the model has it.
     :param film: maps what was seen, or imagined, ``(N, ...)`` to pictures.
@@ -206,6 +206,7 @@ TASKS = {
         film=pictures.redraw_cart_pole,
         camera=0.0,
         noise=0.02,
+        horizon=50,
         effort=0.01,
     ),
     "reacher": Task(
