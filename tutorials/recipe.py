@@ -59,14 +59,23 @@ class Learner:
     :param batch: number of windows in a step.
     :param rate: the largest learning rate.
     :param horizon: number of steps of a plan.
+    :param first_noise: of observations, at the first step; None for the same as later.
     """
 
     def __init__(
-        self, sizes, num_steps, seed=0, window=25, batch=16, rate=2e-3, horizon=25
+        self,
+        sizes,
+        num_steps,
+        seed=0,
+        window=25,
+        batch=16,
+        rate=2e-3,
+        horizon=25,
+        first_noise=None,
     ):
         self.world, self.key = World(sizes), random.key(seed)
         self.num_steps, self.window, self.batch = num_steps, window, batch
-        self.horizon = horizon
+        self.horizon, self.first_noise = horizon, first_noise
         self.guide = ns.AutoSVAE(
             self.world.model,
             self.world.recognition,
@@ -110,6 +119,8 @@ class Learner:
         self.key, key, draw = random.split(self.key, 3)
         seed = int(random.randint(draw, (), 0, 2**31 - 1))
         batches = training.windows(data, self.window, self.batch, seed)
+        if self.first_noise is not None:
+            batches = self.sharper(batches)
 
         def look(losses):
             last = np.mean(losses[-every:]) / (self.window * self.batch)
@@ -122,6 +133,18 @@ class Learner:
         run = training.run_batches(self.svi, key, batches, self.num_steps, **options)
         self.params = self.tracker.params = run.params
         return self.agent()
+
+    def sharper(self, batches):
+        """Batches with the noise of observations, which falls in the first half.
+
+        While it is large, pictures say little, and states are what moves smoothly from
+        one to the next. Where pictures say much at once, states jump, and the map from
+        places to states is torn for good.
+        """
+        fall = self.world.sizes.noise / self.first_noise
+        for step, batch in enumerate(batches):
+            share = min(2 * step / self.num_steps, 1.0)
+            yield batch | {"noise": np.float32(self.first_noise * fall**share)}
 
     # acting
 
