@@ -107,6 +107,18 @@ class Learner:
             found["rewards"] = (rewards - self.scale[0]) / self.scale[1]
         return found
 
+    def sharper(self, batches):
+        """Batches with the noise of observations, which falls in the first half.
+
+        While it is large, pictures say little, and states are what moves smoothly from
+        one to the next. Where pictures say much at once, states jump, and the map from
+        places to states is torn for good.
+        """
+        fall = self.world.sizes.noise / self.first_noise
+        for step, batch in enumerate(batches):
+            share = min(2 * step / self.num_steps, 1.0)
+            yield batch | {"noise": np.float32(self.first_noise * fall**share)}
+
     def fit(self, episodes, every=1000, watch=None):
         """Learn from windows of episodes; return the agent that plans with what was
         learnt.
@@ -133,18 +145,6 @@ class Learner:
         run = training.run_batches(self.svi, key, batches, self.num_steps, **options)
         self.params = self.tracker.params = run.params
         return self.agent()
-
-    def sharper(self, batches):
-        """Batches with the noise of observations, which falls in the first half.
-
-        While it is large, pictures say little, and states are what moves smoothly from
-        one to the next. Where pictures say much at once, states jump, and the map from
-        places to states is torn for good.
-        """
-        fall = self.world.sizes.noise / self.first_noise
-        for step, batch in enumerate(batches):
-            share = min(2 * step / self.num_steps, 1.0)
-            yield batch | {"noise": np.float32(self.first_noise * fall**share)}
 
     # acting
 
