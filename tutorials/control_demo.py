@@ -121,7 +121,8 @@ def learn(task, frames, num_steps, seed):
     episodes, _ = random_data(task, frames, seed + 100)
     pixels = episodes[0].observations.shape[-1]
     sizes = Sizes(pixels, task.actions, task.positions, task.noise)
-    learner = Learner(sizes, num_steps, seed)
+    options = {"horizon": task.horizon, "first_noise": task.first_noise}
+    learner = Learner(sizes, num_steps, seed, **options)
     began, cpu = time.perf_counter(), time.process_time()
 
     def watch(learner):

@@ -58,11 +58,24 @@ class Learner:
     :param window: number of observations of a window of the episodes.
     :param batch: number of windows in a step.
     :param rate: the largest learning rate.
+    :param horizon: number of steps of a plan.
+    :param first_noise: of observations, at the first step; None for the same as later.
     """
 
-    def __init__(self, sizes, num_steps, seed=0, window=25, batch=16, rate=2e-3):
+    def __init__(
+        self,
+        sizes,
+        num_steps,
+        seed=0,
+        window=25,
+        batch=16,
+        rate=2e-3,
+        horizon=25,
+        first_noise=None,
+    ):
         self.world, self.key = World(sizes), random.key(seed)
         self.num_steps, self.window, self.batch = num_steps, window, batch
+        self.horizon, self.first_noise = horizon, first_noise
         self.guide = ns.AutoSVAE(
             self.world.model,
             self.world.recognition,
@@ -94,6 +107,18 @@ class Learner:
             found["rewards"] = (rewards - self.scale[0]) / self.scale[1]
         return found
 
+    def sharper(self, batches):
+        """Batches with the noise of observations, which falls in the first half.
+
+        While it is large, pictures say little, and states are what moves smoothly from
+        one to the next. Where pictures say much at once, states jump, and the map from
+        places to states is torn for good.
+        """
+        fall = self.world.sizes.noise / self.first_noise
+        for step, batch in enumerate(batches):
+            share = min(2 * step / self.num_steps, 1.0)
+            yield batch | {"noise": np.float32(self.first_noise * fall**share)}
+
     def fit(self, episodes, every=1000, watch=None):
         """Learn from windows of episodes; return the agent that plans with what was
         learnt.
@@ -106,6 +131,8 @@ class Learner:
         self.key, key, draw = random.split(self.key, 3)
         seed = int(random.randint(draw, (), 0, 2**31 - 1))
         batches = training.windows(data, self.window, self.batch, seed)
+        if self.first_noise is not None:
+            batches = self.sharper(batches)
 
         def look(losses):
             last = np.mean(losses[-every:]) / (self.window * self.batch)
@@ -139,8 +166,9 @@ class Learner:
             away = place - goal[: len(place)]
             return jnp.sum(away**2) + HASTE * jnp.sum(velocity**2)
 
+        given = key, belief, cost, cost, self.horizon
         options = {"num_samples": 2, "lower": -1.0, "upper": 1.0}
-        return control.FittedProblem.of(key, belief, cost, cost, 25, **options)
+        return control.FittedProblem.of(*given, **options)
 
     def search(self, key, problem, start):
         """The cross-entropy method, with a budget for real time."""
@@ -154,7 +182,7 @@ class Learner:
             most.
         """
         goal = None if picture is None else self.tracker.latent_goal(picture).mean
-        start = jnp.zeros((25, self.world.sizes.actions))
+        start = jnp.zeros((self.horizon, self.world.sizes.actions))
         policy = Plans(self.problem, self.search, start, goal)
         self.key, key = random.split(self.key)
         seed = int(random.randint(key, (), 0, 2**31 - 1))

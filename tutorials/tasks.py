@@ -35,9 +35,10 @@ class Task:
     :param episode: number of observations of an episode of random actions.
     :param attempt: number of steps of an episode of an agent.
     :param attempts: number of episodes of an agent.
-    :param horizon: of the planner that sees the state.
+    :param horizon: number of steps of a plan.
     :param camera: standard deviation of the noise of what is seen.
     :param noise: the same, as the model has it.
+    :param first_noise: the same at the first step of learning, if it is to fall.
     :param film: maps what was seen, or imagined, ``(N, ...)`` to pictures.
     :param seconds: from one step to the next.
     :param effort: what a regulator of the true linearisation pays for a squared action;
@@ -61,6 +62,7 @@ class Task:
     horizon: int = 25
     camera: float = 0.02
     noise: float = 0.1
+    first_noise: float | None = None
     film: Callable = np.asarray
     seconds: float = 0.05
     effort: float | None = None
@@ -192,6 +194,7 @@ TASKS = {
         physics.disc_reward,
         goal=lambda state: np.concatenate([state[4:], np.zeros(2), state[4:]]),
         actions=2,
+        first_noise=1.0,
         attempt=60,
         attempts=20,
     ),
@@ -206,6 +209,7 @@ TASKS = {
         film=pictures.redraw_cart_pole,
         camera=0.0,
         noise=0.02,
+        horizon=50,
         effort=0.01,
     ),
     "reacher": Task(

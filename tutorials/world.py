@@ -175,8 +175,11 @@ class World:
 
         return step
 
-    def model(self, frames, actions, rewards=None):
-        """Episodes, or windows of them: ``(N, T, ...)``, ``(N, T - 1, ...)``."""
+    def model(self, frames, actions, rewards=None, noise=None):
+        """Episodes, or windows of them: ``(N, T, ...)``, ``(N, T - 1, ...)``.
+
+        :param noise: of observations, while it is not yet that of the sizes.
+        """
         size = self.sizes.state
         kicks = numpyro.param(
             "kicks", jnp.full(size, 0.1), constraint=constraints.positive
@@ -190,14 +193,15 @@ class World:
                 inputs=actions,
             )
             x = numpyro.sample("x", chain)
-            seen = dist.Normal(self.decode(x), self.sizes.noise).to_event(2)
+            noise = self.sizes.noise if noise is None else noise
+            seen = dist.Normal(self.decode(x), noise).to_event(2)
             numpyro.sample("frames", seen, obs=frames)
             if rewards is not None:
                 worth = self.worth(x[..., :-1, :])
                 gained = dist.Normal(worth, REWARD_NOISE).to_event(1)
                 numpyro.sample("rewards", gained, obs=rewards)
 
-    def recognition(self, frames, actions, rewards=None):
+    def recognition(self, frames, actions, rewards=None, noise=None):
         """What one observation says of its state: where it is, not how fast."""
         network = Encoder(self.components, 128, seed=4)
         loc, scale = nnx_module("encoder", network)(frames)
