@@ -82,7 +82,7 @@ def _factor(a: Array, usable: Callable[[Array, Array], Array]) -> Array:
     ``usable(pivot, diagonal)`` is the pivot to divide by; infinity drops its column.
     """
     size = a.shape[0]
-    panels, rest = [], a
+    panels, rest = [a[:, :0]], a  # a matrix may have no rows
     for first in range(0, size, MAX_UNROLLED):
         last = min(first + MAX_UNROLLED, size)
         panel = rest[:, : last - first]
