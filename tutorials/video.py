@@ -266,3 +266,6 @@ plt.show()
 learnt = guide.get_posterior(params)["dynamics"].mean[:, :WHERE]
 turns = np.sort(np.abs(np.angle(np.linalg.eigvals(learnt))))[::2]
 print("frames of a period:", np.round(2 * np.pi / turns, 1), "true: 24 and 15")
+
+# %% [markdown]
+# This is one set of films and one fit.
