@@ -117,6 +117,8 @@ def matmul(a: Array, b: Array) -> Array:
     if a.shape[1] > MAX_UNROLLED:
         return batched(_library_matmul, a, b)
     lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
+    if 0 in a.shape[:2]:  # as of noise in no direction
+        return jnp.zeros((a.shape[0], b.shape[1]) + lanes, jnp.result_type(a, b))
     few = math.prod(lanes) < MIN_SPLIT_LANES
     return _sum_of_products(a, b) if few else _product_by_rows(a, b, lanes)
 

@@ -42,6 +42,14 @@ def test_products(size, lanes):
     np.testing.assert_allclose(first(linalg.matvec(a, x)), expected[..., 0])
 
 
+@pytest.mark.parametrize("lanes", [LANES, MANY_LANES])
+def test_a_product_may_have_no_rows(lanes):
+    """As of noise in no direction."""
+    a, b = random(0, 0, 3, lanes), random(1, 3, 5, lanes)
+    assert linalg.matmul(a, b).shape == (0, 5, lanes)
+    assert not jnp.any(jax.grad(lambda b: jnp.sum(linalg.matmul(a, b)))(b))
+
+
 def test_sums_have_the_gradient_of_what_they_are_sums_of():
     """Also where one of the two is shared by the lanes."""
     x, y = random(0, 3, LANES), random(1, 3, 1)
