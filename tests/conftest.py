@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import jax
+import numpyro
 import pytest
 
 
@@ -48,11 +49,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     A NumPy array that one of them holds as a constant keeps its precision for JAX as
     long as the program is there.
+
+    What is exact is compared without NumPyro's validation, whose checks are a third of
+    the programs that some of these tests compile. In float32 it is on, as users have it.
     """
     global _in_float64
     if in_float64(item) != _in_float64:
         jax.clear_caches()
     _in_float64 = in_float64(item)
+    numpyro.enable_validation(not _in_float64)
 
 
 @pytest.fixture(autouse=True)
