@@ -51,7 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     long as the program is there.
 
     What is exact is compared without NumPyro's validation, whose checks are a third of
-    the programs that some of these tests compile. In float32 it is on, as users have it.
+    the programs that some of these tests compile. In float32 it is on, as for users.
     """
     global _in_float64
     if in_float64(item) != _in_float64:
