@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.inference.start.given import natural_of
 from numpyro_svae.training import run_restarts
 from tests.data import clusters, make_svi
 from tests.models import mixture
@@ -17,8 +18,8 @@ from tests.models import mixture
 Y = clusters(12)[0]
 
 
-def niw(count=3, dim=2):
-    loc = random.normal(random.PRNGKey(0), (count, dim))
+def niw(count=3, dim=2, offset=0.0):
+    loc = offset + random.normal(random.PRNGKey(0), (count, dim))
     return ns.NormalInverseWishart(loc, 2.0, dim + 3.0, jnp.eye(dim))
 
 
@@ -50,3 +51,16 @@ def test_restarts_that_are_copies_are_said():
     svi = make_svi(mixture, ns.AutoSVAE(mixture, init=init), natural=0.5)
     with pytest.warns(RuntimeWarning, match="all 2 restarts took the same steps"):
         run_restarts(svi, random.PRNGKey(1), 2, 3, Y)
+
+
+def test_a_start_without_digits_is_refused_and_a_fit_without_them_is_read():
+    """A fit may end there, and nothing that was fitted is lost."""
+    far = niw(offset=1.2e3)
+    with pytest.raises(ValueError, match="float32 leaves no digit"):
+        call({"components": far})
+    guide = ns.AutoSVAE(mixture)
+    svi = make_svi(mixture, guide)
+    params = svi.get_params(svi.init(random.PRNGKey(0), Y))
+    found = natural_of(guide.structure.priors["components"], far)
+    params |= {guide._natural_name("components"): found}
+    assert jnp.isfinite(guide.posterior_local(params, Y)["z"].logits).all()

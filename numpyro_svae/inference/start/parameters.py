@@ -17,7 +17,8 @@ from numpyro_svae.inference.start.given import natural_of
 from numpyro_svae.inference.start.logits import begin_logits, begin_weights
 from numpyro_svae.inference.start.search import Search, find_start
 from numpyro_svae.program.bind.binding import Bound
-from numpyro_svae.program.structure.checks import check_start
+from numpyro_svae.program.priors.digits import check_digits
+from numpyro_svae.program.structure.checks import check_natural
 from numpyro_svae.program.structure.factors import Structure
 
 __all__ = ["natural_parameters"]
@@ -58,7 +59,9 @@ def natural_parameters(
     naturals = {}
     for name in structure.priors:
         naturals[name] = numpyro.param(name_of(name), partial(start, name))
-        check_start(name, naturals[name])
+        if name in found:  # a fit may use up its digits
+            check_digits(name, naturals[name])
+        check_natural(name, naturals[name])
     if found and not potentials:
         begin_logits(structure, bound, naturals, init, trace)
     return naturals

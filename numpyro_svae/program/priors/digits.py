@@ -6,23 +6,28 @@
 from __future__ import annotations
 
 import numpy as np
+from numpyro.util import not_jax_tracer
 
-from numpyro_svae.families import RegressionNatural
+from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.families.matrices import has_cholesky
 
 __all__ = ["check_digits"]
 
 
-def check_digits(name: str, natural: RegressionNatural) -> None:
-    """Second moments must have digits left for what is not explained.
+def check_digits(name: str, natural: NaturalParameters) -> None:
+    """Second moments must have digits left for what is not explained, at a start.
 
     :param name: the block.
-    :param natural: natural parameters that are known.
-
+    :param natural: natural parameters; other families, and those that are not known
+        yet, pass.
     :raises ValueError: naming the site and member, and whether all of its data are far
         from zero, or one datum from all others.
     """
+    if not isinstance(natural, RegressionNatural):
+        return
     leaves = natural.vv, natural.vu, natural.uu
+    if not all(map(not_jax_tracer, leaves)):
+        return
     vv, vu, uu = (np.asarray(x, np.float64) for x in leaves)
     if not all(np.all(np.isfinite(x)) for x in (vv, vu)) or not has_cholesky(uu):
         return

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.util import not_jax_tracer
 
-from numpyro_svae.families import NaturalParameters, RegressionNatural
+from numpyro_svae.families import NaturalParameters
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
-from numpyro_svae.program.priors.digits import check_digits
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.plates import check_shape
 from numpyro_svae.program.run.sites import Site
@@ -27,10 +26,10 @@ __all__ = [
     "check_data",
     "check_hyperparameters",
     "check_masks",
+    "check_natural",
     "check_plates",
     "check_potentials",
     "check_shapes",
-    "check_start",
     "stand_ins",
 ]
 
@@ -161,7 +160,7 @@ def check_potentials(
             _check_possible(name, potential.logits)
 
 
-def check_start(name: str, natural: NaturalParameters) -> None:
+def check_natural(name: str, natural: NaturalParameters) -> None:
     """Natural parameters must be in the domain of their family, as far as can be seen.
 
     :raises ValueError: naming the site.
@@ -169,8 +168,6 @@ def check_start(name: str, natural: NaturalParameters) -> None:
     leaves = jax.tree.leaves(natural)
     if not _concrete(*leaves):
         return
-    if isinstance(natural, RegressionNatural):
-        check_digits(name, natural)
     if not natural.in_domain():
         raise ValueError(
             f"Site '{name}': its natural parameters are outside of their domain in "
