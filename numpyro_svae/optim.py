@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Real
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
+import warnings
 
 import jax
 from jax import Array
@@ -16,6 +18,7 @@ import numpy as np
 from numpyro.infer import SVI
 
 from numpyro_svae.families import DirichletNatural, NaturalParameters
+from numpyro_svae.notices import Said, notice
 from numpyro_svae.tracing import computed_now
 from numpyro_svae.whole_steps import whole_steps
 
@@ -29,6 +32,10 @@ __all__ = [
     "svae_optimizer",
 ]
 
+_HARDLY = 0.01  # of a step: a block that goes less far has hardly moved
+_LONG = 10  # steps in a row, after which a block that hardly moved is said to be stuck
+_COUNTED = Said()  # the number of steps in a row tells when it is said
+
 
 class NaturalStepState(NamedTuple):
     """State of the natural-gradient step.
@@ -36,10 +43,13 @@ class NaturalStepState(NamedTuple):
     :param steps: number of steps taken.
     :param shortened: number of times that the step of a block was shortened, or left
         out, because it would have left the domain of its family.
+    :param stuck: number of steps in a row in which some block hardly moved because of
+        that; once it is ten, which is said, it stays.
     """
 
     steps: Array
     shortened: Array
+    stuck: Array
 
 
 def svae_optimizer(
@@ -54,7 +64,9 @@ def svae_optimizer(
     :math:`\\eta \\leftarrow \\eta - \\rho \\nabla`: with :math:`\\rho = 1`, on a
     conjugate model and the full data, the exact update of coordinate ascent. A step
     that would leave the domain of its family (a scale matrix that is no longer positive
-    definite, say) is shortened to a fraction of the way to the boundary.
+    definite, say) is shortened to a fraction of the way to the boundary. A posterior
+    that hardly moves for ten steps, because it is at the end of its domain, gives a
+    warning.
 
     A step with a loss or a gradient that is NaN or infinite is left out: all parameters
     and the state of the optimiser stay as they were. The first one gives a warning, and
@@ -118,8 +130,8 @@ def _natural_step(rate: Any, fraction: float) -> optax.GradientTransformation:
     import optax
 
     def init(params: Any) -> NaturalStepState:
-        # Two arrays, as a step that donates its state cannot give one away twice.
-        return NaturalStepState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        # Arrays of their own, as a step that donates its state gives none away twice.
+        return NaturalStepState(*(jnp.zeros((), jnp.int32) for _ in range(3)))
 
     def update(gradients: Any, state: NaturalStepState, params: Any = None) -> Any:
         rho = rate(state.steps) if callable(rate) else rate
@@ -127,25 +139,62 @@ def _natural_step(rate: Any, fraction: float) -> optax.GradientTransformation:
         blocks, structure = jax.tree.flatten(params, is_leaf=_is_natural)
         steps = structure.flatten_up_to(gradients)
         moves = [_safe_move(b, g, rho, fraction) for b, g in zip(blocks, steps)]
-        shortened = sum((short for _, short in moves), state.shortened)
         updates = structure.unflatten([move for move, _ in moves])
-        return updates, NaturalStepState(state.steps + 1, shortened)
+        lengths = [length for _, length in moves]
+        shortened = sum((jnp.sum(x < 1, dtype=jnp.int32) for x in lengths), 0)
+        stuck = _count_stuck(_names(params), lengths, state.stuck)
+        after = state.steps + 1, state.shortened + shortened, stuck
+        return updates, NaturalStepState(*after)
 
     return optax.GradientTransformation(init, update)
+
+
+def _names(params: Any) -> tuple[str, ...]:
+    """The names of the blocks, in the order of the tree."""
+    found = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_natural)
+    return tuple(jax.tree_util.keystr(path, simple=True) for path, _ in found)
 
 
 def _safe_move(
     block: NaturalParameters, gradient: NaturalParameters, rho: Any, fraction: float
 ) -> tuple[NaturalParameters, Array]:
-    """Each member of the batch goes as far as its domain allows."""
+    """Each member of the batch goes as far as its domain allows.
+
+    :return: the move, and which part of the step it is; zero where it is left out.
+    """
     direction = gradient.scale(-rho)
     enough = 1 / fraction  # for the whole of the step
     largest = block.largest_step(direction, enough)
     length = jnp.where(largest >= enough, 1.0, fraction * largest)
     move = _keep(jnp.isfinite(length), direction.scale(length))
     landed = _finite((block + move).witness(), block.batch_shape)
-    shortened = jnp.sum(~(landed & (length >= 1.0)), dtype=jnp.int32)
-    return _keep(landed, move), shortened
+    return _keep(landed, move), jnp.where(landed, length, 0.0)
+
+
+def _count_stuck(names: tuple[str, ...], lengths: list[Array], before: Array) -> Array:
+    """Count steps in a row in which a block hardly moved; say so when it is stuck."""
+    if not lengths:
+        return before
+    hardly = jnp.stack([jnp.any(length < _HARDLY) for length in lengths])
+    count = jnp.where(before >= _LONG, before, (before + 1) * jnp.any(hardly))
+    is_stuck = (count == _LONG) & (before < _LONG)
+    noticed = notice(is_stuck, hardly, partial(_say_stuck, names), _COUNTED)
+    return count + noticed.astype(count.dtype)
+
+
+def _say_stuck(names: tuple[str, ...], _: Said, hardly: np.ndarray) -> None:
+    stuck = [name for name, short in zip(names, hardly) if short]
+    warnings.warn(
+        f"svae_optimizer: {stuck} hardly moved in {_LONG} steps of SVI, as longer ones "
+        "would leave the domain of their family, or what the floating-point type has "
+        "digits for: data or states are very large beside the noise about them. If "
+        "this is at the beginning, when networks are random, let natural steps begin "
+        "small, as by natural=optax.linear_schedule(0.0, 0.1, 500), or give a start by "
+        "`init`. If it is at the end, some noise has been learnt to be zero: hold it, "
+        "or give its prior a larger scale. Else centre the data, or use float64.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _finite(tree: Any, batch_shape: tuple[int, ...]) -> Array:

@@ -130,6 +130,29 @@ def test_each_member_of_a_batch_is_shortened_by_itself():
     assert shortened(state) == 1
 
 
+def test_a_posterior_that_is_stuck_is_named_once_and_gets_away():
+    params = {"F": regression(), "pi": dirichlet(1.0, 1.0)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    rise = RegressionNatural(10 * jnp.eye(2), *jax.tree.leaves(zero["F"])[1:])
+    optimizer = ns.svae_optimizer(natural=1.0)
+
+    @jax.jit
+    def steps(params, gradient):
+        def step(carry, _):
+            updates, state = optimizer.update(gradient, *carry[::-1])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), None, 40)[0]
+
+    with pytest.warns(RuntimeWarning, match=r"\['F'\] hardly moved") as said:
+        stuck, state = steps(params, zero | {"F": rise})
+        jax.block_until_ready(state)
+    assert len(said) == 1
+    back = {"F": stuck["F"] - params["F"], "pi": zero["pi"]}
+    moved, _ = one_step(optimizer, stuck, back)
+    np.testing.assert_allclose(moved["F"].vv, params["F"].vv, rtol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_gradient_that_is_not_finite_leaves_all_blocks_as_they_are(bad):
     params = {"pi": DirichletNatural(jnp.ones((2, 2))), "F": regression()}

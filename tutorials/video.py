@@ -37,16 +37,18 @@ plt.rcParams.update({"figure.dpi": 110, "axes.titlesize": 11, "legend.frameon": 
 # ## Films
 #
 # 20 by 20 pixels, 50 frames. Both coordinates swing, at speeds of their own, from
-# anywhere and as far as they like.
+# anywhere and as far as they like, and are pushed a little at random.
 
 # %%
 SIZE, FILMS, FRAMES, SHOWN, TEST = 20, 288, 50, 30, 32
-SPEEDS = 2 * np.pi / np.array([24.0, 15.0])  # radians a frame
+PERIODS = np.array([24.0, 15.0])  # frames
 
 rng = np.random.default_rng(0)
-phase = rng.uniform(0, 2 * np.pi, (FILMS, 1, 2))
-reach = rng.uniform(2.0, 6.0, (FILMS, 1, 2))
-place = reach * np.cos(phase + SPEEDS * np.arange(FRAMES)[:, None])
+phase = rng.uniform(0, 2 * np.pi, (FILMS, 2))
+swing = [rng.uniform(2.0, 6.0, (FILMS, 2)) * np.exp(1j * phase)]
+for push in 0.1 * rng.standard_normal((FRAMES - 1, 2, FILMS, 2)):
+    swing.append(swing[-1] * np.exp(2j * np.pi / PERIODS) + push[0] + 1j * push[1])
+place = np.stack(swing, 1).real
 kind = rng.integers(3, size=FILMS)
 
 
@@ -71,43 +73,63 @@ fitted, others = films[TEST:, :SHOWN], films[:TEST]
 # %% [markdown]
 # ## The model
 #
-# A network draws a small picture of *what*, 13 by 13 pixels, whose centre is a linear
-# map of the state. A state has four coordinates, so that it can hold a speed as well.
-# What is said of the shape is the sum over all frames. `seen` says which there are.
+# A network draws a small picture of *what*, 13 by 13 pixels, and the state says where
+# its centre is. A state has the place and a velocity, which one picture does not show:
+# the prior of the dynamics says that velocities move places, and data say what moves
+# velocities. What is said of the shape is the sum over all frames. `seen` says which
+# frames there are.
+#
+# A place is easier to read off a picture as the centre of something than as a function
+# of 400 pixels: the encoder is given the mean of the pixels' places, weighed by a
+# softmax of what they show (Finn et al., 2016, *Deep spatial autoencoders*).
 
 # %%
-WHERE, WHAT, SMALL, NOISE, UNIT = 4, 2, 13, 0.1, 3.0
+PLACE, WHAT, SMALL, NOISE, UNIT = 2, 2, 13, 0.1, 3.0
+WHERE = 2 * PLACE
 
 
-def network(inputs, hidden, outputs, seed):
-    rngs = nnx.Rngs(seed)
-    first = nnx.Linear(inputs, hidden, rngs=rngs)
-    last = nnx.Linear(hidden, outputs, rngs=rngs)
-    return nnx.Sequential(first, nnx.silu, last)
+def rows(size):
+    """Coordinates of pixels from the middle of a picture."""
+    return jnp.arange(size) - (size - 1) / 2
 
 
-decoder = network(WHAT, 64, SMALL**2, 1)
-encoder = network(SIZE**2, 128, 2 * (WHERE + WHAT), 2)
+class Encoder(nnx.Module):
+    def __init__(self, outputs, hidden=128):
+        rngs = nnx.Rngs(2)
+        self.first = nnx.Linear(SIZE**2, hidden, rngs=rngs)
+        self.last = nnx.Linear(hidden + 2, 2 * outputs, rngs=rngs)
+
+    def __call__(self, y):
+        weight = jax.nn.softmax(8 * y).reshape(*y.shape[:-1], SIZE, SIZE)
+        centre = [weight.sum(axis) @ rows(SIZE) / UNIT for axis in (-2, -1)]
+        hidden = nnx.silu(self.first(y))
+        return self.last(jnp.concatenate([hidden, jnp.stack(centre, -1)], -1))
+
+
+class Decoder(nnx.Module):
+    def __init__(self, hidden=64):
+        rngs = nnx.Rngs(1)
+        self.first = nnx.Linear(WHAT, hidden, rngs=rngs)
+        self.last = nnx.Linear(hidden, SMALL**2, rngs=rngs)
+
+    def __call__(self, what):
+        return nnx.sigmoid(self.last(nnx.silu(self.first(what))))
+
+
+encoder, decoder = Encoder(PLACE + WHAT), Decoder()
 
 
 def spread(place):
     """Where each row of the small picture goes: a bump of two pixels."""
-    large, small = (
-        jnp.arange(SIZE) - (SIZE - 1) / 2,
-        jnp.arange(SMALL) - (SMALL - 1) / 2,
-    )
-    distance = large[:, None] - small - place[..., None, None]
+    distance = rows(SIZE)[:, None] - rows(SMALL) - place[..., None, None]
     return jnp.exp(-0.5 * (distance / 0.6) ** 2) / (0.6 * np.sqrt(2 * np.pi))
 
 
 def draw(where, what):
     """Pictures (..., T, SIZE**2) of ``what`` (..., WHAT), put where it is."""
-    small = jax.nn.sigmoid(nnx_module("decoder", decoder)(what))
+    small = nnx_module("decoder", decoder)(what)
     small = small.reshape(*what.shape[:-1], SMALL, SMALL)
-    place = where @ numpyro.param(
-        "place", UNIT * np.eye(WHERE, 2) + UNIT * np.eye(WHERE, 2, -2)
-    )
-    across, down = spread(place[..., 0]), spread(place[..., 1])
+    across, down = (spread(UNIT * where[..., axis]) for axis in range(PLACE))
     pictures = jnp.einsum("...tpi,...ij,...tqj->...tpq", down, small, across)
     return pictures.reshape(*where.shape[:-1], SIZE**2)
 
@@ -115,7 +137,10 @@ def draw(where, what):
 def model(y, seen, batch=None):
     start = ns.NormalInverseWishart(jnp.zeros(WHERE), 1.0, WHERE + 2.0, jnp.eye(WHERE))
     steps = ns.MatrixNormalInverseWishart(
-        0.95 * jnp.eye(WHERE), jnp.eye(WHERE), WHERE + 2.0, 0.01 * jnp.eye(WHERE)
+        0.98 * jnp.eye(WHERE) + 0.3 * jnp.eye(WHERE, k=PLACE),
+        jnp.eye(WHERE),
+        WHERE + 2.0,
+        0.01 * jnp.eye(WHERE),
     )
     start, steps = ns.sample("start", start), ns.sample("dynamics", steps)
     with numpyro.plate("films", len(y), subsample_size=batch) as index:
@@ -132,18 +157,25 @@ def recognition(y, seen, batch=None):
         there = seen[index]
         vector, precision = jnp.split(encode(y[index]), 2, -1)
         precision = jax.nn.softplus(precision)
-        where = ns.GaussianPotential(vector[..., :WHERE], precision[..., :WHERE])
-        kind, known = (
-            jnp.sum(there[..., None] * v[..., WHERE:], -2) for v in (vector, precision)
-        )
-        return {"where": where.mask(there), "what": ns.GaussianPotential(kind, known)}
+        place, kind = zip(*(jnp.split(v, [PLACE], -1) for v in (vector, precision)))
+        still = jnp.zeros_like(place[0])  # one picture shows no velocity
+        where = ns.GaussianPotential(*(jnp.concatenate([v, still], -1) for v in place))
+        what = (jnp.sum(there[..., None] * v, -2) for v in kind)
+        return {"where": where.mask(there), "what": ns.GaussianPotential(*what)}
 
+
+# %% [markdown]
+# ## The fit
+#
+# At first the networks are random and what they read of films is nonsense. Dynamics
+# that learn from it may run away, so natural steps begin at zero.
 
 # %%
 STEPS, BATCH = 2000, 16
 guide = ns.AutoSVAE(model, recognition)
 rate = optax.cosine_decay_schedule(3e-3, STEPS)
-svi = SVI(model, guide, ns.svae_optimizer(optax.adam(rate), 0.1), ns.SVAE_ELBO())
+natural = optax.linear_schedule(0.0, 0.1, 500)
+svi = SVI(model, guide, ns.svae_optimizer(optax.adam(rate), natural), ns.SVAE_ELBO())
 all_seen = jnp.ones(fitted.shape[:2], bool)
 result = svi.run(
     random.key(0), STEPS, fitted, all_seen, batch=BATCH, progress_bar=False
@@ -172,12 +204,12 @@ found = pictures(where, what)
 
 # %%
 columns = np.r_[4:8, 10:20:2, 22, 26, 30:50:3]
-rows = [np.flatnonzero(kind[:TEST] == k)[1] for k in range(3)]
+chosen = [np.flatnonzero(kind[:TEST] == k)[1] for k in range(3)]
 figure, axes = plt.subplots(
     9, len(columns), figsize=(10, 5.6), gridspec_kw={"wspace": 0.06, "hspace": 0.06}
 )
 figure.subplots_adjust(left=0.07, right=0.99, bottom=0.01, top=0.95)
-for i, n in enumerate(rows):
+for i, n in enumerate(chosen):
     strips = {"film": noisy[n], "inferred": found[n], "truth": clean[n]}
     for ax_row, (name, strip) in zip(axes[3 * i : 3 * i + 3], strips.items()):
         ax_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
@@ -249,7 +281,7 @@ for name, distance in off.items():
 # The *where* of each film in a row with the *what* of each film in a column.
 
 # %%
-first = np.repeat(rows, 3), np.tile(rows, 3)
+first = np.repeat(chosen, 3), np.tile(chosen, 3)
 swapped = pictures(where[first[0], 5:6], what[first[1]])
 figure, axes = plt.subplots(3, 3, figsize=(3.4, 3.4), layout="constrained")
 for ax, (picture,) in zip(axes.flat, swapped):

@@ -14,6 +14,8 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import LowerCholeskyTransform, Transform
 from numpyro.util import not_jax_tracer
 
+from numpyro_svae.tracing import computed_now
+
 __all__ = ["WeightCovarianceTransform", "pack", "symmetrize", "unpack", "weight_cov"]
 
 
@@ -45,6 +47,20 @@ def symmetrize(matrix: Array) -> Array:
     return 0.5 * (matrix + matrix.mT)
 
 
+_RELTOL = 1e-5  # of what symmetric entries may differ by
+
+
+@jax.jit
+def _is_weight_cov(x: Array) -> Array:
+    """Which of the matrices ``[weight | cov]`` are finite, with a covariance matrix."""
+    weight, cov = unpack(x)
+    std = jnp.sqrt(jnp.abs(jnp.diagonal(cov, axis1=-2, axis2=-1)))
+    tolerance = _RELTOL * std[..., :, None] * std[..., None, :]
+    symmetric = (jnp.abs(cov - cov.mT) <= tolerance).all((-2, -1))
+    positive = jnp.isfinite(jnp.linalg.cholesky(cov)).all((-2, -1))
+    return symmetric & positive & jnp.isfinite(weight).all((-2, -1))
+
+
 class _WeightCov(constraints.ParameterFreeConstraint):
     """Matrices ``[weight | cov]`` of shape (..., D, M + D), ``cov`` positive definite.
 
@@ -52,7 +68,6 @@ class _WeightCov(constraints.ParameterFreeConstraint):
     """
 
     event_dim = 2
-    reltol = 1e-5
 
     def __init__(self, num_columns: int) -> None:
         self.num_columns = num_columns
@@ -63,14 +78,8 @@ class _WeightCov(constraints.ParameterFreeConstraint):
                 f"A value of shape (..., D, {self.num_columns} + D) is expected, "
                 f"[weight | covariance]; got shape {jnp.shape(x)}."
             )
-        with jax.ensure_compile_time_eval():
-            weight, cov = unpack(jnp.asarray(x))
-            std = jnp.sqrt(jnp.abs(jnp.diagonal(cov, axis1=-2, axis2=-1)))
-            tolerance = self.reltol * std[..., :, None] * std[..., None, :]
-            symmetric = (jnp.abs(cov - cov.mT) <= tolerance).all((-2, -1))
-            tril = jnp.linalg.cholesky(cov)
-            positive = jnp.isfinite(tril).all((-2, -1))
-            valid = symmetric & positive & jnp.isfinite(weight).all((-2, -1))
+        with computed_now():
+            valid = _is_weight_cov(jnp.asarray(x))
         # NumPy, where it can be, also under jit: NumPyro then warns there too.
         return np.asarray(valid) if not_jax_tracer(valid) else valid
 

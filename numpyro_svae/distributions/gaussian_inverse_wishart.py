@@ -12,8 +12,10 @@ and a covariance matrix Sigma (D x D) with
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Self
 
+import jax
 from jax import Array, random
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -99,15 +101,7 @@ class GaussianInverseWishart(CheckedArguments):
         """
         if key is None or not is_prng_key(key):
             raise ValueError(f"key must be a jax.random key; got {key!r}.")
-        key_cov, key_weight = random.split(key)
-        loc, column_tril, scale_tril, df = self._standard()
-        dim, num_columns = loc.shape[-2:]
-        shape = sample_shape + self.batch_shape
-        wishart_tril = bartlett_tril(key_cov, df, dim, shape)
-        cov_factor = solve_tril(wishart_tril, scale_tril.mT).mT
-        noise = random.normal(key_weight, shape + (num_columns, dim), loc.dtype)
-        scaled = solve_tril(column_tril, noise, transpose=True).mT
-        return pack(loc + cov_factor @ scaled, symmetrize(cov_factor @ cov_factor.mT))
+        return _draw(key, sample_shape + self.batch_shape, self._standard())
 
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
@@ -249,3 +243,16 @@ def _divide_if(
 def _infinite_if(exists: Array) -> Array:
     """Infinity where a moment exists, NaN elsewhere."""
     return jnp.where(exists, jnp.inf, jnp.nan)
+
+
+@partial(jax.jit, static_argnums=1)
+def _draw(key: Array, shape: tuple[int, ...], standard: RegressionStandard) -> Array:
+    """Samples of a batch shape, in one program even where nothing else is compiled."""
+    key_cov, key_weight = random.split(key)
+    loc, column_tril, scale_tril, df = standard
+    dim, num_columns = loc.shape[-2:]
+    wishart_tril = bartlett_tril(key_cov, df, dim, shape)
+    cov_factor = solve_tril(wishart_tril, scale_tril.mT).mT
+    noise = random.normal(key_weight, shape + (num_columns, dim), loc.dtype)
+    scaled = solve_tril(column_tril, noise, transpose=True).mT
+    return pack(loc + cov_factor @ scaled, symmetrize(cov_factor @ cov_factor.mT))
