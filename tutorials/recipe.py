@@ -79,7 +79,8 @@ class Learner:
         self.guide = ns.AutoSVAE(
             self.world.model,
             self.world.recognition,
-            fixed_point=ns.FixedPoint(max_sweeps=1),
+            fixed_point=ns.FixedPoint(max_sweeps=2, guarded=False),
+            cubature=ns.Cubature("simplex"),
         )
         schedule = optax.cosine_decay_schedule(rate, num_steps, 0.05)
         rule = optax.chain(
