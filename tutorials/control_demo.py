@@ -12,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 import time
+import warnings
 
 from film import film_strip, save_gif
 from jax import random
@@ -153,6 +154,8 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args()
     plt.switch_backend("agg")
+    ended = "AutoSVAE: coordinate ascent"  # two sweeps are meant
+    warnings.filterwarnings("ignore", ended)
     task, seed = TASKS[options.task], options.seed
     learner, record = learn(task, options.frames, options.steps, seed)
     record |= {"frames": options.frames, "steps": options.steps}
