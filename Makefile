@@ -41,7 +41,7 @@ demo: $(READY)/tutorials
 	$(BIN)/python tutorials/digits_demo.py
 
 swing-up: $(READY)/tutorials
-	$(BIN)/python tutorials/pendulum_swing_up.py
+	$(BIN)/python tutorials/control_demo.py pendulum
 
 TASK ?= pendulum
 recipe: $(READY)/tutorials

@@ -121,8 +121,7 @@ def learn(task, frames, num_steps, seed):
     episodes, _ = random_data(task, frames, seed + 100)
     pixels = episodes[0].observations.shape[-1]
     sizes = Sizes(pixels, task.actions, task.positions, task.noise)
-    options = {"horizon": task.horizon, "first_noise": task.first_noise}
-    learner = Learner(sizes, num_steps, seed, **options)
+    learner = Learner(sizes, num_steps, seed, horizon=task.horizon)
     began, cpu = time.perf_counter(), time.process_time()
 
     def watch(learner):
@@ -151,13 +150,12 @@ def main():
     parser.add_argument("task", choices=TASKS, nargs="?", default="pendulum")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=12_000, help="of random actions")
-    parser.add_argument("--steps", type=int, default=8_000, help="of SVI")
+    parser.add_argument("--steps", type=int, default=10_000, help="of SVI")
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args()
     plt.switch_backend("agg")
-    warnings.filterwarnings(
-        "ignore", "AutoSVAE: coordinate ascent"
-    )  # one sweep is meant
+    ended = "AutoSVAE: coordinate ascent"  # two sweeps are meant
+    warnings.filterwarnings("ignore", ended)
     task, seed = TASKS[options.task], options.seed
     learner, record = learn(task, options.frames, options.steps, seed)
     record |= {"frames": options.frames, "steps": options.steps}

@@ -59,7 +59,7 @@ class Learner:
     :param batch: number of windows in a step.
     :param rate: the largest learning rate.
     :param horizon: number of steps of a plan.
-    :param first_noise: of observations, at the first step; None for the same as later.
+    :param first_noise: of observations, at the first step.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Learner:
         batch=16,
         rate=2e-3,
         horizon=25,
-        first_noise=None,
+        first_noise=1.0,
     ):
         self.world, self.key = World(sizes), random.key(seed)
         self.num_steps, self.window, self.batch = num_steps, window, batch
@@ -79,7 +79,8 @@ class Learner:
         self.guide = ns.AutoSVAE(
             self.world.model,
             self.world.recognition,
-            fixed_point=ns.FixedPoint(max_sweeps=1),
+            fixed_point=ns.FixedPoint(max_sweeps=2, guarded=False),
+            cubature=ns.Cubature("simplex"),
         )
         schedule = optax.cosine_decay_schedule(rate, num_steps, 0.05)
         rule = optax.chain(
@@ -130,9 +131,7 @@ class Learner:
         self.world.look(data["frames"])
         self.key, key, draw = random.split(self.key, 3)
         seed = int(random.randint(draw, (), 0, 2**31 - 1))
-        batches = training.windows(data, self.window, self.batch, seed)
-        if self.first_noise is not None:
-            batches = self.sharper(batches)
+        batches = self.sharper(training.windows(data, self.window, self.batch, seed))
 
         def look(losses):
             last = np.mean(losses[-every:]) / (self.window * self.batch)

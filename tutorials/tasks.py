@@ -38,7 +38,6 @@ class Task:
     :param horizon: number of steps of a plan.
     :param camera: standard deviation of the noise of what is seen.
     :param noise: the same, as the model has it.
-    :param first_noise: the same at the first step of learning, if it is to fall.
     :param film: maps what was seen, or imagined, ``(N, ...)`` to pictures.
     :param seconds: from one step to the next.
     :param effort: what a regulator of the true linearisation pays for a squared action;
@@ -62,7 +61,6 @@ class Task:
     horizon: int = 25
     camera: float = 0.02
     noise: float = 0.1
-    first_noise: float | None = None
     film: Callable = np.asarray
     seconds: float = 0.05
     effort: float | None = None
@@ -194,7 +192,6 @@ TASKS = {
         physics.disc_reward,
         goal=lambda state: np.concatenate([state[4:], np.zeros(2), state[4:]]),
         actions=2,
-        first_noise=1.0,
         attempt=60,
         attempts=20,
     ),

@@ -57,6 +57,7 @@ def moments(dim):
         (1, ns.Cubature()),
         (3, ns.Cubature()),
         (2, ns.Cubature("spherical")),
+        (5, ns.Cubature("simplex")),
         (5, ns.Cubature()),
         (6, ns.Samples(20)),
         (6, ns.Samples(4)),
@@ -142,7 +143,10 @@ def test_narrowing_halves_a_covariance(x64):
 
 @pytest.mark.parametrize(
     "options, match",
-    [({"rule": "monte"}, "'hermite', 'spherical'"), ({"num_points": 1}, "two or more")],
+    [
+        ({"rule": "monte"}, "'hermite', 'spherical', 'simplex'"),
+        ({"num_points": 1}, "two or more"),
+    ],
 )
 def test_rules_that_are_none(options, match):
     with pytest.raises(ValueError, match=match):

@@ -103,16 +103,23 @@ def test_a_recognition_network_learns_as_it_does_of_a_linear_chain(x64):
         "turn": jnp.asarray(TURN),
         "encoder": random.normal(KEY, (5, 2)),
     }
-    for transition in (lambda turn: lambda x, u: turn @ x), (lambda turn: turn):
+    few = ns.FixedPoint(max_sweeps=2, guarded=False)
+    for transition, fixed_point in (
+        (lambda turn: turn, None),
+        (lambda turn: lambda x, u: turn @ x, None),
+        (lambda turn: lambda x, u: turn @ x, few),
+    ):
         model = behind_a_network(transition)
-        guide = ns.AutoSVAE(model, encode)
+        guide = ns.AutoSVAE(model, encode, fixed_point=fixed_point)
         loss = jax.jit(
             jax.value_and_grad(lambda p, g=guide, m=model: loss_of(g, m, y, params=p))
         )
         found.append(loss(params))
-    jax.tree.map(
-        lambda own, linear: np.testing.assert_allclose(own, linear, rtol=1e-7), *found
-    )
+    for own in found[1:]:
+        jax.tree.map(
+            lambda x, linear: np.testing.assert_allclose(x, linear, rtol=1e-7),
+            *(own, found[0]),
+        )
 
 
 STEPS, NOISE, SENSOR = 4, 0.2, 0.3
@@ -187,6 +194,9 @@ def test_best_gaussian_beside_a_black_box_and_quadrature(x64):
     np.testing.assert_allclose(loss, best.fun, rtol=1e-8)
     np.testing.assert_allclose(found.mean[0, :, 0], best.x[:STEPS], atol=1e-5)
     assert 0 < loss + evidence() < 0.2
+    guide = ns.AutoSVAE(bent, fixed_point=ns.FixedPoint(100, guarded=False))
+    assert best.fun < loss_of(guide, bent, SEEN) < best.fun + 0.1
+    assert guide.convergence({}, SEEN)["x"].residual < 1
 
 
 def fitted(y, actions):

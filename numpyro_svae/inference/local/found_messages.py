@@ -22,6 +22,7 @@ from numpyro_svae.inference.local.cubature import Rule
 from numpyro_svae.inference.local.datum_bounds import Datum
 from numpyro_svae.inference.local.fixed_point import FixedPoint
 from numpyro_svae.inference.local.gradient_messages import as_message
+from numpyro_svae.inference.local.linearise import linearise
 from numpyro_svae.inference.local.messenger import Messenger, Potentials
 from numpyro_svae.inference.local.nonlinear_chains import (
     AllSteps,
@@ -97,6 +98,9 @@ def _find(
     messenger = Messenger(factors, likelihoods, *options)
     if not messenger.data:
         return Messages({}, {}), {}
+    if not (ascent.fixed_point.guarded or messenger.senders):
+        start = None if kept is None else (kept.known, kept.messages.steps)
+        return linearise(messenger, ascent.fixed_point.max_sweeps, start)
     given = {}
     for name in messenger.senders:
         if name in potentials:

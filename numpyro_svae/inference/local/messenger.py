@@ -129,7 +129,7 @@ class Messenger:
             before = current.potentials[name]
             far = kind.remains(moments[name], before, message)
             goal[name] = where_known(far, message, before)
-            left[name] = self._far(name, far)
+            left[name] = self.far(name, far)
         steps = self._steps(current, goal, local, left)
         bound = tuple(d.bound(factors.bound.sites, local, terms) for d in self.data)
         bound = tuple(jnp.where(jnp.isnan(b), -jnp.inf, b) for b in bound)
@@ -157,13 +157,13 @@ class Messenger:
         for name, own in steps.items():
             far = chains.remains(name, current.steps[name], own)
             steps[name] = where_known(far, own, current.steps[name])
-            far = self._far(name, far)
+            far = self.far(name, far)
             left[name] = jnp.maximum(left[name], far) if name in left else far
         gains = chains.gains(gaps, local.marginals, self.potentials)
         local.kl |= {name: local.kl[name] - gain for name, gain in gains.items()}
         return steps
 
-    def _far(self, name: str, far: Array) -> Array:
+    def far(self, name: str, far: Array) -> Array:
         """What the bound may still rise, by entry of the batch of a site."""
         extent = self.factors.extent(name)
         if extent.mask is not None:
