@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from jax import Array
 import numpy as np
+import numpyro.distributions as dist
 
 from numpyro_svae.program.priors.priors import Prior, Reading, priors_of
 from numpyro_svae.program.read.global_gaussians import Candidates
@@ -29,7 +30,10 @@ __all__ = [
 
 
 def easy_value(message: dict) -> Array | None:
-    """A value in the support of a latent site, found without sampling."""
+    """A value in the support of a latent site, found without sampling.
+
+    :raises ValueError: naming the site, if nothing can be drawn from its prior.
+    """
     fn = message["fn"]
     base, kind = unwrap(fn)[0], kind_of(unwrap(fn)[0])
     block = next(priors_of(base), None)
@@ -37,9 +41,21 @@ def easy_value(message: dict) -> Array | None:
         value = block.easy_value(base.event_shape)
     elif kind is not None:
         value = np.zeros(base.event_shape, int if kind.discrete else float)
+    elif type(base).sample is dist.Distribution.sample:
+        raise _improper(message["name"], type(base).__name__)
     else:
         return None
     return jax_array(np.broadcast_to(value, fn.batch_shape + fn.event_shape))
+
+
+def _improper(name: str, found: str) -> ValueError:
+    return ValueError(
+        f"Site '{name}': found {found} as a prior, from which nothing can be drawn. "
+        "Accepted: a proper prior. Where it should say little, write Normal(0, s) of a "
+        "location or of weights, with s ten times what you expect of them, "
+        "HalfNormal(s) or HalfCauchy(s) of a scale, Dirichlet(jnp.ones(K)) of "
+        "probabilities. For the most likely value alone, write numpyro.param."
+    )
 
 
 def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
