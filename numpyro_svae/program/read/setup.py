@@ -30,7 +30,7 @@ from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.plates import Plates, shared_values
-from numpyro_svae.program.run.scans import ChecksSteps, find_scans, is_scanned
+from numpyro_svae.program.run.scans import ChecksRun, find_scans, is_scanned
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import (
     Potential,
@@ -93,7 +93,7 @@ def _read_program(
     program: Program, recognition: Callable | None, refined: bool, concrete: bool
 ) -> tuple[Program, Structure, dict[str, dict], list[str]]:
     args, kwargs = program.args, program.kwargs
-    checked = replace(program, model=ChecksSteps(program.model))
+    checked = replace(program, model=ChecksRun(program.model))
     messages = checked.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
     plainly = program.model, program.fixed, args, kwargs, messages
