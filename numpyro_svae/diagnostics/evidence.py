@@ -14,6 +14,7 @@ from jax import Array, random
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from numpyro.handlers import block, replay, seed
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.programs import kept
@@ -92,8 +93,7 @@ def _integrated(fit: Fit) -> Integrated:
     )
     values = guide._sample_globals(random.PRNGKey(0), fit.params)
     if guide.structure.locals:
-        with block(), seed(rng_seed=0), Fixed(data=fit.params):
-            local_guide._setup_prototype(values, *fit.args, **fit.kwargs)
+        _read_local(local_guide, fit, values)
     plates: dict[int, str] = {}
 
     def read() -> None:
@@ -102,6 +102,25 @@ def _integrated(fit: Fit) -> Integrated:
 
     jax.eval_shape(read)
     return Integrated(local_model, local_guide, plates)
+
+
+def _read_local(guide: AutoSVAE, fit: Fit, values: dict[str, Array]) -> None:
+    """Have a guide read its model at values of the global sites.
+
+    :raises ValueError: if it cannot be read under a trace of the caller's.
+    """
+    try:
+        with block(), seed(rng_seed=0), Fixed(data=fit.params):
+            guide._setup_prototype(values, *fit.args, **fit.kwargs)
+    except ValueError as error:
+        if all(map(not_jax_tracer, jax.tree.leaves((values, fit.args, fit.kwargs)))):
+            raise
+        raise ValueError(
+            "The model is read a second time, with its global sites given, and its "
+            "arguments or parameters are those of a jax.jit, jax.vmap or jax.grad. "
+            "Accepted: a first call outside of these, with arrays of the same kind; "
+            "what it finds is kept, and it is compiled anyway."
+        ) from error
 
 
 def log_weights(

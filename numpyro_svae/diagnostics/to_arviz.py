@@ -8,27 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 import inspect
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
-from jax import Array, lax, random
-import jax.numpy as jnp
+from jax import Array, random
 import numpy as np
 import numpyro
-from numpyro.infer import Predictive
 
 from numpyro_svae.diagnostics.dims import PACKED, Dims, plates_of_states
-from numpyro_svae.diagnostics.evidence import guide_draw, integrated, log_joint
+from numpyro_svae.diagnostics.draws import Drawn, draws_of
+from numpyro_svae.diagnostics.entries import by_entry
+from numpyro_svae.diagnostics.evidence import integrated
 from numpyro_svae.diagnostics.fit import (
-    Fit,
     check_subsample,
     read_fit,
     sample_messages,
 )
 from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
-from numpyro_svae.diagnostics.programs import compiled, first_batch, in_batches
+from numpyro_svae.diagnostics.programs import first_batch, in_batches
 from numpyro_svae.guide import AutoSVAE
-from numpyro_svae.program.run.fixed import Fixed, Free
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.version import __version__
 
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["to_arviz"]
-
-_BATCH = 50  # posterior samples whose likelihoods are computed at once
 
 
 def to_arviz(
@@ -49,6 +45,7 @@ def to_arviz(
     num_particles: int = 20,
     local_sites: Iterable[str] = (),
     losses: Any = None,
+    loo_pit: bool = False,
     rng_key: Array | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -68,6 +65,14 @@ def to_arviz(
     What the model masks, or pads by the lengths of chains, is no datum: it is NaN, and
     a member of a plate that has no datum is left out of the log likelihood.
 
+    A prediction that is compared with a datum must not know it. With ``loo_pit`` the
+    groups are those of ``loo_pit`` and ``plot_loo_pit``: predictions have local sites
+    of their own, from their prior, and the log likelihood of a datum is repeated for
+    each of its entries, so that an entry is predicted from the *other data*, without
+    the rest of its own vector or sequence. What is masked is left out, and an
+    observed site of which a part is has one dimension, of what is left. Do not ask
+    ``loo`` or ``compare`` of this: entries would count as data.
+
     ``sample_stats`` has ``lp``, the log joint density of global sites and data,
     ``log_q``, the density of the guide, and ``log_weight``, their difference, for
     ``loo_approximate_posterior`` and Pareto smoothing.
@@ -81,6 +86,7 @@ def to_arviz(
     :param local_sites: local sites to have in the posterior.
     :param losses: losses of a run of SVI; their negatives are kept as ``elbo``, over
         ``svi_step``, among the constant data.
+    :param loo_pit: whether the data are for ``loo_pit``, and nothing else.
     :param rng_key: random key; by default a fixed one.
     :param kwargs: the keyword arguments of the model.
     :return: an ``InferenceData`` with ArviZ before 1.0, a ``DataTree`` from then on.
@@ -95,6 +101,8 @@ def to_arviz(
         idata = ns.to_arviz(model, guide, result.params, y, losses=result.losses)
         az.summary(idata, var_names=["weights", "components_loc"])
         az.loo(idata)
+        pit = ns.to_arviz(model, guide, result.params, y, loo_pit=True)
+        az.plot_loo_pit(pit)  # before ArviZ 1: plot_loo_pit(pit, y="y")
     """
     fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
@@ -102,10 +110,8 @@ def to_arviz(
     check_subsample(fit.trace(model, run_key, guide._sample_globals(run_key, params)))
     plates = tuple(n for _, n in sorted(integrated(first_batch(fit)).plates.items()))
 
-    def run(own: Fit) -> _Drawn:
-        return _drawn(own, keys, num_samples, num_particles)
-
-    drawn: _Drawn = in_batches(fit, run)
+    how = keys, num_samples, num_particles, loo_pit
+    drawn: Drawn = in_batches(fit, lambda own: draws_of(own, *how))
     draws, predicted, simulated = drawn.draws, drawn.predicted, drawn.simulated
     messages = fit.trace(model, run_key, {n: value[0] for n, value in draws.items()})
     shown = _shown(fit.global_names, messages, set(local_sites), set(draws))
@@ -133,10 +139,14 @@ def to_arviz(
         "observed_data": dims.dataset(some(observed, observed), False),
         "constant_data": dims.dataset(constants, False),
     }
-    dims.name_batches({name: sites[name] for name in drawn.log_prior})
-    groups["log_prior"] = dims.dataset(drawn.log_prior, True)
+    if loo_pit:
+        values = {name: (observed[name], drawn.anew[name]) for name in observed}
+        found = by_entry(dims, plates, drawn.likelihood, values, counts)
+        return _container({"posterior": groups["posterior"], **found})
     joint = "+".join(sorted(observed))
     dims.name(joint, plates)
+    dims.name_batches({name: sites[name] for name in drawn.log_prior})
+    groups["log_prior"] = dims.dataset(drawn.log_prior, True)
     seen = in_plates([sites[name] for name in observed], plates)
     of_data = dims.dataset({joint: blanked(drawn.likelihood, seen)}, True)
     groups["log_likelihood"] = _without_blanks(of_data, seen)
@@ -178,84 +188,6 @@ def _shown(
     sites = sample_messages(messages)
     packed = {n for n, m in sites.items() if type(peel(m["fn"])[0]) in PACKED}
     return ((names | chosen) - packed) | other
-
-
-class _Drawn(NamedTuple):
-    """Draws of a fit, by site, and their densities; draws lead."""
-
-    draws: dict[str, Array]
-    log_q: Array
-    predicted: dict[str, Array]
-    simulated: dict[str, Array]
-    likelihood: Array
-    log_prior: dict[str, Array]
-
-    @property
-    def densities(self) -> dict[str, Array]:
-        """Of the draws of the global sites with all data, by name."""
-        each = [self.likelihood, *self.log_prior.values()]
-        parts = (jnp.sum(x.reshape(len(x), -1), -1) for x in each)
-        lp = sum(parts, jnp.zeros(()))
-        return {"lp": lp, "log_q": self.log_q, "log_weight": lp - self.log_q}
-
-
-def _drawn(fit: Fit, keys: list[Array], num_samples: int, num_particles: int) -> _Drawn:
-    draw_key, predict_key, prior_key, weigh_key = keys
-    draws, log_q = compiled(_draw, fit)(random.split(draw_key, num_samples))
-    return _Drawn(
-        draws,
-        log_q,
-        compiled(_predict, fit)(predict_key, draws),
-        compiled(_simulate, fit, num_samples)(prior_key),
-        *compiled(_weigh, fit, num_particles)(weigh_key, draws),
-    )
-
-
-def _weigh(
-    fit: Fit, key: Array, draws: dict[str, Array], num_particles: int
-) -> tuple[Array, dict[str, Array]]:
-    """Log likelihoods, and log priors by site, of draws of the global sites."""
-    values = {name: draws[name] for name in sorted(fit.global_names)}
-    count = len(next(iter(draws.values())))
-
-    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
-        return log_joint(fit, *pair, num_particles)
-
-    pairs = random.split(key, count), values
-    return lax.map(one, pairs, batch_size=min(_BATCH, count))
-
-
-def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:
-    """Samples of the guide, and the log density of their global sites."""
-
-    def one(key: Array) -> tuple[dict[str, Array], Array]:
-        sites, log_q = guide_draw(fit, key)
-        shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
-        return {n: m["value"] for n, m in shown.items()}, log_q
-
-    return jax.vmap(one)(keys)
-
-
-def _predict(fit: Fit, key: Array, draws: dict[str, Array]) -> dict[str, Array]:
-    """Data and deterministic sites at draws of the latent ones."""
-    fresh = _run(fit, key, frozenset(), posterior_samples=draws)
-    if not fit.known_parts & set(fresh):
-        return fresh
-    found = _run(fit, key, fit.known_parts, posterior_samples=draws)
-    return {n: (fresh if n in fit.known_parts else found)[n] for n in fresh}
-
-
-def _simulate(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
-    """Draws of all sites from the model."""
-    return _run(fit, key, frozenset(), num_samples=num_samples)
-
-
-def _run(
-    fit: Fit, key: Array, kept: frozenset[str], **options: Any
-) -> dict[str, Array]:
-    free = Fixed(Free(fit.model, kept), data=fit.params)
-    with fit.apart():
-        return Predictive(free, **options)(key, *fit.args, **fit.kwargs)
 
 
 def _without_blanks(data: xr.Dataset, seen: np.ndarray | None) -> xr.Dataset:

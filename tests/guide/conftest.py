@@ -20,6 +20,8 @@ from tests.models import (
     mixture_svae,
 )
 
+DRAWS = 40  # of what ArviZ is given
+
 
 class Fitted(NamedTuple):
     """A guide after a few steps."""
@@ -55,3 +57,17 @@ def svae():
 def lds():
     """Model 5."""
     return fit(lds_svae, lds_recognition, *sequences())
+
+
+@pytest.fixture(scope="session")
+def mixture_data(gmm):
+    args = gmm.model, gmm.guide, gmm.params, *gmm.args
+    return ns.to_arviz(*args, num_samples=DRAWS, num_particles=1, local_sites=["z"])
+
+
+@pytest.fixture(scope="session")
+def lds_data(lds):
+    args = lds.model, lds.guide, lds.params, *lds.args
+    return ns.to_arviz(
+        *args, num_samples=DRAWS, num_particles=4, local_sites=["x"], losses=lds.losses
+    )

@@ -18,8 +18,8 @@ from numpyro_svae.diagnostics.evidence import conditional_likelihood, integrated
 from numpyro_svae.diagnostics.fit import Fit
 from tests.conjugate import gaussian
 from tests.data import make_svi, steps
+from tests.guide.conftest import DRAWS
 
-DRAWS = 40
 IS_1 = "InferenceData" not in vars(az)
 
 
@@ -33,20 +33,6 @@ def group(idata, name):
     """A group as a data set: a DataTree's is a node of it."""
     found = idata[name]
     return found.to_dataset() if hasattr(found, "to_dataset") else found
-
-
-@pytest.fixture(scope="session")
-def mixture_data(gmm):
-    args = gmm.model, gmm.guide, gmm.params, *gmm.args
-    return ns.to_arviz(*args, num_samples=DRAWS, num_particles=1, local_sites=["z"])
-
-
-@pytest.fixture(scope="session")
-def lds_data(lds):
-    args = lds.model, lds.guide, lds.params, *lds.args
-    return ns.to_arviz(
-        *args, num_samples=DRAWS, num_particles=4, local_sites=["x"], losses=lds.losses
-    )
 
 
 def test_every_group_is_there_with_named_dimensions(lds_data):
@@ -175,16 +161,10 @@ def test_priors_of_the_sites_are_what_sensitivity_is_judged_by(mixture_data):
 
 @pytest.mark.filterwarnings("ignore")
 def test_plots_of_arviz_work_with_it(mixture_data):
-    """Draws, their pairs, and predictions; ArviZ 1 has other names for some."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("Agg")
-    names = ["weights", "components_loc"]
-    az.plot_forest(mixture_data, var_names=names)
+    az.plot_forest(mixture_data, var_names=["weights", "components_loc"])
     az.plot_pair(mixture_data, var_names=["weights"])
-    if IS_1:
-        az.plot_ppc_dist(mixture_data, num_samples=10)
-    else:
-        az.plot_ppc(mixture_data, num_pp_samples=10)
     pyplot.close("all")
 
 

@@ -237,12 +237,13 @@ class Candidates:
             raise ValueError(
                 f"Site '{name}' ({type(site.fn).__name__}): found batch shape "
                 f"{site.batch_shape} and event shape {event}, for responses of "
-                f"dimension {sorted(dims)}. Accepted for "
-                "a global mean or weight: at most one plate of K components, around "
-                "it alone; a mean of the dimension D of its responses, a weight F of "
-                "shape (D, M) as in F @ u, or (M, D) as in u @ F, or the weights (M,) "
-                "of a response of dimension one. Weights of the logits of latent "
-                "states are known, or numpyro.param."
+                f"dimension {sorted(dims)}. Accepted for a global mean or weight: at "
+                "most one plate of K components, dim=-1 (of a table, one plate of all "
+                "entries: a[row], or X @ w with ones in X for row and column); a mean "
+                "of the dimension D of its responses, a weight F of shape (D, M) as in "
+                "F @ u, or (M, D) as in u @ F, or the weights (M,) of a response of "
+                "dimension one. Weights of logits of latent states are known, or "
+                "numpyro.param."
             )
         dim, columns = shape
         rows = (len(event) == 2 and not transposed) or dim == 1

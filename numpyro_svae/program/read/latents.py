@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from jax import Array
 import numpy as np
+import numpyro.distributions as dist
 
 from numpyro_svae.program.priors.priors import Prior, Reading, priors_of
 from numpyro_svae.program.read.global_gaussians import Candidates
@@ -29,17 +30,39 @@ __all__ = [
 
 
 def easy_value(message: dict) -> Array | None:
-    """A value in the support of a latent site, found without sampling."""
-    fn = message["fn"]
+    """A value in the support of a latent site, found without sampling.
+
+    :raises ValueError: naming the site, if nothing can be drawn from its prior, or it
+        is drawn several times.
+    """
+    fn, times = message["fn"], message["kwargs"].get("sample_shape")
+    if times:
+        raise ValueError(
+            f"Site '{message['name']}': found sample_shape={times}. Accepted: the "
+            f"shape in the distribution, as {type(fn).__name__}(...).expand({[*times]})"
+            f".to_event({len(times)}) for the entries of one site."
+        )
     base, kind = unwrap(fn)[0], kind_of(unwrap(fn)[0])
     block = next(priors_of(base), None)
     if block is not None:
         value = block.easy_value(base.event_shape)
     elif kind is not None:
         value = np.zeros(base.event_shape, int if kind.discrete else float)
+    elif type(base).sample is dist.Distribution.sample:
+        raise _improper(message["name"], type(base).__name__)
     else:
         return None
     return jax_array(np.broadcast_to(value, fn.batch_shape + fn.event_shape))
+
+
+def _improper(name: str, found: str) -> ValueError:
+    return ValueError(
+        f"Site '{name}': found {found} as a prior, from which nothing can be drawn. "
+        "Accepted: a proper prior. Where it should say little, write Normal(0, s) of a "
+        "location or of weights, with s ten times what you expect of them, "
+        "HalfNormal(s) or HalfCauchy(s) of a scale, Dirichlet(jnp.ones(K)) of "
+        "probabilities. For the most likely value alone, write numpyro.param."
+    )
 
 
 def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
@@ -131,6 +154,15 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
     return locals
 
 
+_INSTEAD: dict[type, str] = {
+    dist.Delta: " What is known is no latent site: numpyro.deterministic(name, value).",
+    dist.LogNormal: " As a rate or a shape, write it as jnp.exp of a Normal site.",
+    dist.TransformedDistribution: " Write it by its name, as LogNormal, or its base as "
+    "the site, as numpyro.infer.reparam.TransformReparam does.",
+    dist.Uniform: " Of a probability, write Uniform(0, 1) as Beta(1.0, 1.0).",
+}
+
+
 def _unknown(site: Site, labelled: bool) -> ValueError:
     """The error for a latent site of no kind.
 
@@ -143,9 +175,11 @@ def _unknown(site: Site, labelled: bool) -> ValueError:
             "Accepted: a mask, as numpyro.sample(name, fn.mask(seen), obs=y), "
             "with which ns.impute draws what is missing."
         )
+    found = type(site.fn)
+    advice = _INSTEAD.get(found, "")
     return ValueError(
-        f"Site '{site.name}': latent {type(site.fn).__name__} is neither conjugate "
-        "nor can it be given a potential. Accepted global sites: "
+        f"Site '{site.name}': latent {found.__name__} is neither conjugate "
+        f"nor can it be given a potential.{advice} Accepted global sites: "
         "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
         "Gamma, InverseGamma, InverseWishart; HalfNormal, HalfCauchy, LogNormal, "
         "Exponential, Weibull, Gamma, Uniform, LogUniform, Pareto or a truncated or "

@@ -15,6 +15,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 
 from numpyro_svae.program.bind.latent_weights import BoundWeights, bind_weights
 from numpyro_svae.program.bind.predictor_layout import Layout
@@ -33,6 +34,9 @@ _ACCEPTED = (
     "plate of data, or Poisson(jnp.exp(X @ w)). The layers of a network are "
     "numpyro.param, or have a guide of their own in AutoGuideList"
 )
+
+
+_MIXTURES = dist.MixtureSameFamily | dist.MixtureGeneral
 
 
 def predicting(wiring: Wiring, site: Site) -> tuple[str, ...]:
@@ -60,13 +64,22 @@ def weights_alone(
     if not others:
         return tuple(blocks)
     if len(others) < len(blocks):
+        advice = (
+            "Write a positive parameter as the exponential of one, as in log_r = "
+            "numpyro.sample('log_r', dist.Normal(0.0, 1.0)) and jnp.exp(log_r) in the "
+            "place of r, which has a log-normal prior, and a probability as "
+            "jax.nn.sigmoid of one."
+        )
+        if isinstance(site.fn, _MIXTURES):
+            advice = (
+                "Write the label of a mixture as a latent site: z = numpyro.sample("
+                "'z', dist.Categorical(weights)), and the components at z, as in "
+                "dist.Normal(mu[z], sigma). It is summed over."
+            )
         raise ValueError(
             f"Site '{site.name}' ({type(site.fn).__name__}): not conjugate, and "
             f"depends on latent {listed(others)} beside the weights "
-            f"{listed({*blocks} - {*others})}. Accepted: Gaussian sites alone. Write a "
-            "positive parameter as the exponential of one, as in log_r = "
-            "numpyro.sample('log_r', dist.Normal(0.0, 1.0)) and jnp.exp(log_r) in the "
-            "place of r, which has a log-normal prior."
+            f"{listed({*blocks} - {*others})}. Accepted: Gaussian sites alone. {advice}"
         )
     return ()
 

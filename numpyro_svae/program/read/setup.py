@@ -27,14 +27,16 @@ from numpyro_svae.program.read.padding import check_padding
 from numpyro_svae.program.read.reader import read_structure
 from numpyro_svae.program.read.time_plates import find_time_plates
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.plates import Plates, shared_values
-from numpyro_svae.program.run.scans import ChecksSteps, find_scans, is_scanned
+from numpyro_svae.program.run.scans import ChecksRun, find_scans, is_scanned
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import (
     Potential,
     check_data,
     check_hyperparameters,
+    check_labels,
     check_masks,
     check_plates,
     check_potentials,
@@ -73,12 +75,12 @@ def read_program(
     with block(), Given() as given, validation_enabled(False):
         with computed_now():
             known_args, known_kwargs = stand_ins((args, kwargs))
-            program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
-            program, structure, messages, zeros = _read_program(
-                program, recognition, refined
-            )
             known = jax.tree.leaves((known_args, known_kwargs))
             concrete = all(map(operator.is_, jax.tree.leaves((args, kwargs)), known))
+            program = Program(model, known_args, known_kwargs, random.PRNGKey(0))
+            program, structure, messages, zeros = _read_program(
+                program, recognition, refined, concrete
+            )
             check_padding(program, structure, concrete)
         check_draws(program, structure)
     with block(), Given(), jax.ensure_compile_time_eval():
@@ -88,12 +90,13 @@ def read_program(
 
 
 def _read_program(
-    program: Program, recognition: Callable | None, refined: bool
+    program: Program, recognition: Callable | None, refined: bool, concrete: bool
 ) -> tuple[Program, Structure, dict[str, dict], list[str]]:
     args, kwargs = program.args, program.kwargs
-    checked = replace(program, model=ChecksSteps(program.model))
+    checked = replace(program, model=ChecksRun(program.model))
     messages = checked.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
+    plainly = program.model, program.fixed, args, kwargs, messages
     program, messages = _show_scans(program, messages)
     program, messages = _show_steps(program, messages)
     potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
@@ -105,6 +108,9 @@ def _read_program(
         )
     check_shapes(sites)
     check_data(sites)
+    check_labels(sites)
+    if concrete:
+        check_indices(*plainly)
     structure = read_structure(program, sites, potentials, refined)
     check_masks(sites, structure.locals)
     check_potentials(structure, sites, potentials)

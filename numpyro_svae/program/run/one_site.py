@@ -269,6 +269,7 @@ class _Run:
             matrix,
             jnp.moveaxis(cov, 0, rank),
             inputs=inputs,
+            num_steps=self.call.length + 1,
             validate_args=False,
         )
 

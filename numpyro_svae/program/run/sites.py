@@ -24,6 +24,7 @@ from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
 from numpyro_svae.program.run.one_site import OneSite
 from numpyro_svae.program.run.ordered import register_in_order
+from numpyro_svae.program.run.plates import check_numbers
 from numpyro_svae.program.run.scans import Scan
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
 from numpyro_svae.program.run.wrappers import as_vectors, peel
@@ -132,8 +133,10 @@ def _within_length(fn: Any, mask: Array | None) -> Array | None:
 def read_site(message: dict) -> Site:
     """The site that a message of a trace describes."""
     fn, value = message["fn"], message["value"]
-    if message["is_observed"] and _is_number(fn):
-        fn, value = as_vectors(fn, value)
+    if message["is_observed"]:
+        check_numbers(message["name"], value)
+        if _is_number(fn):
+            fn, value = as_vectors(fn, value)
     return Site(
         message["name"],
         fn,

@@ -17,6 +17,7 @@ from numpyro.distributions.distribution import Unit
 from numpyro.handlers import block, seed, trace
 
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.plates import check_shape
 from numpyro_svae.program.run.scans import is_scanned
 
@@ -55,7 +56,8 @@ def find_subsample(
     :param given: parameters, and members of plates that are chosen.
     :param args: the arguments of the model.
     :param kwargs: its keyword arguments.
-    :raises ValueError: if data have not the shape of their site and its plates.
+    :raises ValueError: if data have not the shape of their site and its plates, or pick
+        what a latent site has not.
     """
 
     def run(members: dict[str, Any]) -> dict[str, dict]:
@@ -79,6 +81,7 @@ def find_subsample(
         if own and not is_scanned(message):
             frames = tuple(message["cond_indep_stack"])
             check_shape(name, message["fn"], message["value"], frames)
+    check_indices(model, given, args, kwargs, first)
     drawn = {
         name: message
         for name, message in first.items()

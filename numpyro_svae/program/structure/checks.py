@@ -17,6 +17,7 @@ from numpyro.util import not_jax_tracer
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.plates import check_shape
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Structure
@@ -25,6 +26,7 @@ __all__ = [
     "Potential",
     "check_data",
     "check_hyperparameters",
+    "check_labels",
     "check_masks",
     "check_natural",
     "check_plates",
@@ -89,6 +91,37 @@ def check_data(sites: dict[str, Site]) -> None:
                 "numpyro.handlers.mask or .mask(...) on the distribution, and on the "
                 "potential with GaussianPotential.mask."
             )
+
+
+def check_labels(sites: dict[str, Site]) -> None:
+    """Labels that are data must be states that there are, and lengths those of paths.
+
+    :raises ValueError: naming the site, what was found, where it is and what there is.
+    """
+    for site in sites.values():
+        lengths = lengths_of(site.fn)
+        if lengths is not None and _concrete(lengths):
+            _check_range(site.name, "length", lengths, 0, site.fn.event_shape[0])
+        kind = kind_of(site.fn)
+        if kind is None or not (site.observed and kind.discrete):
+            continue
+        if _concrete(site.value, site.mask):
+            value, states = np.asarray(site.value), int(kind.size(site) or 0)
+            if site.mask is not None:
+                value = np.where(site.mask, value, 0)
+            _check_range(site.name, "label", value, 0, states - 1)
+
+
+def _check_range(name: str, what: str, found: Any, first: int, last: int) -> None:
+    found = np.asarray(found)
+    wrong = np.argwhere(~((found >= first) & (found <= last)) | (found % 1 != 0))
+    if len(wrong):
+        at = tuple(wrong[0].tolist())
+        where = f" at {at}, the first of {len(wrong)} such {what}s" if at else ""
+        raise ValueError(
+            f"Site '{name}': found the {what} {found[at]}{where}. Accepted: whole "
+            f"numbers from {first} to {last}."
+        )
 
 
 def check_masks(sites: dict[str, Site], names: Collection[str]) -> None:

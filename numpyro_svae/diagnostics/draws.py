@@ -1,0 +1,131 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Draws of a fit from its guide, its model and both, and their densities."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array, lax, random
+import jax.numpy as jnp
+from numpyro.infer import Predictive
+
+from numpyro_svae.diagnostics.evidence import guide_draw, log_joint
+from numpyro_svae.diagnostics.fit import Fit
+from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.program.run.fixed import Fixed, Free
+
+__all__ = ["Drawn", "draws_of"]
+
+_BATCH = 50  # posterior samples whose likelihoods are computed at once
+
+
+class Drawn(NamedTuple):
+    """Draws of a fit, by site, and their densities; draws lead.
+
+    :param draws: of the guide.
+    :param log_q: log density of their global sites under the guide.
+    :param predicted: data and deterministic sites at these draws.
+    :param anew: data at their global sites alone, with local sites of their own.
+    :param simulated: all sites, from the model.
+    :param likelihood: log likelihood of each datum given the global sites.
+    :param log_prior: log prior of the global sites, by site.
+    """
+
+    draws: dict[str, Array]
+    log_q: Array
+    predicted: dict[str, Array]
+    anew: dict[str, Array]
+    simulated: dict[str, Array]
+    likelihood: Array
+    log_prior: dict[str, Array]
+
+    @property
+    def densities(self) -> dict[str, Array]:
+        """Of the draws of the global sites with all data, by name."""
+        each = [self.likelihood, *self.log_prior.values()]
+        parts = (jnp.sum(x.reshape(len(x), -1), -1) for x in each)
+        lp = sum(parts, jnp.zeros(()))
+        return {"lp": lp, "log_q": self.log_q, "log_weight": lp - self.log_q}
+
+
+def draws_of(
+    fit: Fit, keys: list[Array], num_samples: int, num_particles: int, anew: bool
+) -> Drawn:
+    """Draws of a fit, each kind by a program of its own, which its guide keeps.
+
+    :param fit: the fit.
+    :param keys: four random keys.
+    :param num_samples: number of draws of each kind.
+    :param num_particles: number of importance samples of local sites for each draw.
+    :param anew: whether data with new local sites are drawn too.
+    """
+    draw_key, predict_key, prior_key, weigh_key = keys
+    draws, log_q = compiled(_draw, fit)(random.split(draw_key, num_samples))
+    return Drawn(
+        draws,
+        log_q,
+        compiled(_predict, fit)(predict_key, draws),
+        compiled(_anew, fit, num_samples)(predict_key, draws) if anew else {},
+        compiled(_simulate, fit, num_samples)(prior_key),
+        *compiled(_weigh, fit, num_particles)(weigh_key, draws),
+    )
+
+
+def _weigh(
+    fit: Fit, key: Array, draws: dict[str, Array], num_particles: int
+) -> tuple[Array, dict[str, Array]]:
+    """Log likelihoods, and log priors by site, of draws of the global sites."""
+    values = {name: draws[name] for name in sorted(fit.global_names)}
+    count = len(next(iter(draws.values())))
+
+    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
+        return log_joint(fit, *pair, num_particles)
+
+    pairs = random.split(key, count), values
+    return lax.map(one, pairs, batch_size=min(_BATCH, count))
+
+
+def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:
+    """Samples of the guide, and the log density of their global sites."""
+
+    def one(key: Array) -> tuple[dict[str, Array], Array]:
+        sites, log_q = guide_draw(fit, key)
+        shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
+        return {n: m["value"] for n, m in shown.items()}, log_q
+
+    return jax.vmap(one)(keys)
+
+
+def _predict(fit: Fit, key: Array, draws: dict[str, Array]) -> dict[str, Array]:
+    """Data and deterministic sites at draws of the latent ones."""
+    fresh = _run(fit, key, frozenset(), posterior_samples=draws)
+    if not fit.known_parts & set(fresh):
+        return fresh
+    found = _run(fit, key, fit.known_parts, posterior_samples=draws)
+    return {n: (fresh if n in fit.known_parts else found)[n] for n in fresh}
+
+
+def _anew(
+    fit: Fit, key: Array, draws: dict[str, Array], num_samples: int
+) -> dict[str, Array]:
+    """Data at draws of the global sites, with local sites from their priors."""
+    values = {name: draws[name] for name in sorted(fit.global_names)}
+    given: dict[str, Any] = {"posterior_samples": values}
+    options = given if values else {"num_samples": num_samples}
+    return _run(fit, key, frozenset(), **options)
+
+
+def _simulate(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
+    """Draws of all sites from the model."""
+    return _run(fit, key, frozenset(), num_samples=num_samples)
+
+
+def _run(
+    fit: Fit, key: Array, kept: frozenset[str], **options: Any
+) -> dict[str, Array]:
+    free = Fixed(Free(fit.model, kept), data=fit.params)
+    with fit.apart():
+        return Predictive(free, **options)(key, *fit.args, **fit.kwargs)

@@ -1,0 +1,155 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Data that pick what there is not are refused; JAX would take what is nearest."""
+
+import jax
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro.contrib.control_flow import scan
+import numpyro.distributions as dist
+from numpyro.handlers import seed, trace
+import pytest
+
+import numpyro_svae as ns
+
+Y = np.linspace(-1.0, 1.0, 6)
+LABELS = np.array([0, 1, 2, 5, 1, 0])
+ROWS = jnp.array([[0.9, 0.1], [0.2, 0.8]])
+
+
+def groups(labels, y, take=lambda x, at: x[at]):
+    with numpyro.plate("groups", 3):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(take(mu, labels), 1.0), obs=y)
+
+
+def one_too_many(labels, y):
+    groups(labels, y, lambda mu, at: mu[3] + 0.0 * at)
+
+
+def rows_of_a_table(labels, y):
+    with numpyro.plate("groups", 3):
+        probs = numpyro.sample("probs", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Categorical(probs[labels]), obs=(y > 0) * 1)
+
+
+def columns(labels, y):
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([2, 3]).to_event(2))
+    with numpyro.plate("data", len(y)):
+        loc = w[:, labels].T
+        numpyro.sample("y", dist.Normal(loc, 1.0).to_event(1), obs=jnp.c_[y, y])
+
+
+def known_states(labels, y, known=None):
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+    with numpyro.plate("groups", 3):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    with numpyro.plate("data", len(y)):
+        fn = dist.Categorical(weights)
+        z = numpyro.sample("z", fn, obs=labels, obs_mask=known)
+        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+
+def states_in_part(labels, y):
+    known_states(labels, y, np.arange(6) < 5)
+
+
+def path(labels, y):
+    with numpyro.plate("groups", 3):
+        rows = numpyro.sample("rows", dist.Dirichlet(jnp.ones(3)))
+    fn = ns.DiscreteMarkovChain(jnp.ones(3) / 3, rows, num_steps=6)
+    numpyro.sample("z", fn, obs=labels)
+
+
+def padded(lengths, y):
+    fn = ns.DiscreteMarkovChain(jnp.ones(2) / 2, ROWS, 4, lengths=lengths)
+    with numpyro.plate("sequences", 6):
+        z = numpyro.sample("z", fn)
+        exists = jnp.arange(4) < lengths[:, None]
+        fn = dist.Normal(z * 1.0, 1.0).mask(exists).to_event(1)
+        numpyro.sample("y", fn, obs=jnp.zeros((6, 4)))
+
+
+AN_INDEX = r"found the index 5 at \(3,\), the first of 1 .* axis of size 3.* up to 2"
+A_LABEL = r"found the label 5 at \(3,\), .*from 0 to 2"
+WRONG = {
+    groups: rf"'mu': {AN_INDEX}",
+    one_too_many: r"'mu': found the index 3 of an axis of size 3",
+    rows_of_a_table: rf"'probs': {AN_INDEX}",
+    columns: rf"'w': {AN_INDEX}",
+    known_states: rf"'z': {A_LABEL}",
+    states_in_part: rf"'z_observed': {A_LABEL}",
+    path: rf"'z': {A_LABEL}",
+    padded: r"'z': found the length 5 at \(3,\), .*from 0 to 4",
+}
+
+
+def read(model, *args):
+    guide = ns.AutoSVAE(model, num_starts=1)
+    with trace() as messages, seed(rng_seed=0):
+        guide(*args)
+    params = {n: m["value"] for n, m in messages.items() if m["type"] == "param"}
+    return guide, params
+
+
+@pytest.mark.parametrize("model", WRONG, ids=lambda model: model.__name__)
+def test_what_is_out_of_range_is_named(model):
+    with pytest.raises(ValueError, match=WRONG[model]):
+        read(model, LABELS, Y)
+
+
+def test_new_data_are_looked_at_too():
+    guide, params = read(groups, LABELS % 3, Y)
+    with pytest.raises(ValueError, match=WRONG[groups]):
+        ns.log_likelihood(groups, guide, params, random.key(0), LABELS, Y)
+    with pytest.raises(ValueError, match="found the index -4 at"):
+        guide.posterior_local(params, LABELS % 3 - 4, Y)
+
+
+def test_what_asks_for_the_nearest_has_it():
+    def nearest(mu, at):
+        return mu.at[at].get(mode="clip")
+
+    read(lambda labels, y: groups(labels, y, nearest), LABELS, Y)
+    read(groups, LABELS % 3 - 3, Y)  # from the end
+    jax.eval_shape(lambda labels: read(groups, labels, Y)[1], LABELS)  # is not known
+
+
+def test_a_prior_that_nothing_can_be_drawn_from_is_refused():
+    def model(y):
+        real = dist.constraints.real
+        mu = numpyro.sample("mu", dist.ImproperUniform(real, (), ()))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    with pytest.raises(
+        ValueError, match=r"'mu': found ImproperUniform.*Normal\(0, s\)"
+    ):
+        read(model, Y)
+
+
+def test_a_scan_of_one_step():
+    """The second of two states, whose moments are those of a sum."""
+
+    def model(y):
+        x = numpyro.sample("x_0", dist.MultivariateNormal(jnp.zeros(1), jnp.eye(1)))
+
+        def step(x, y):
+            fn = dist.MultivariateNormal(0.5 * x, 2.0 * jnp.eye(1))
+            x = numpyro.sample("x", fn)
+            numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
+            return x, None
+
+        scan(step, x, y)
+
+    guide, params = read(model, jnp.array([[3.0]]))
+    found = guide.posterior_local(params, jnp.array([[3.0]]))["x"]
+    prior = 0.25 + 2.0
+    np.testing.assert_allclose(found.mean[1], 3.0 * prior / (prior + 1), rtol=1e-5)
+    first = 0.5 / (prior + 1) * 3.0
+    np.testing.assert_allclose(found.mean[0], first, rtol=1e-5)

@@ -1,0 +1,232 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Programs with NumPyro's other primitives and handlers: right, or refused with advice.
+
+Each of those that run is conjugate after one step or a few: its posterior is known.
+"""
+
+import jax
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.handlers import condition, mask, reparam, scope, seed, substitute, trace
+from numpyro.infer import Predictive
+from numpyro.infer.reparam import LocScaleReparam
+import pytest
+
+import numpyro_svae as ns
+from tests.data import clusters, make_svi, steps
+from tests.models import mixture
+
+RNG = np.random.default_rng(0)
+Y = (RNG.standard_normal(12) + 1.0).astype(np.float32)
+SEEN = np.arange(12) < 7
+WIDE, HALF = dist.Normal(0.0, 5.0), 0.5
+
+
+def level(y, name="mu"):
+    mu = numpyro.sample(name, WIDE)
+    numpyro.deterministic(f"{name}_twice", 2 * mu)
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def seen_in_part(y):
+    mu = numpyro.sample("mu", WIDE)
+    with numpyro.plate("data", len(y)), mask(mask=SEEN):
+        fn = dist.Normal(mu, 1.0)
+        numpyro.sample("y", fn, obs=np.where(SEEN, y, np.nan))
+
+
+def twice_by_scope(y):
+    for prefix, sign in ("a", 1), ("b", -1):
+        with scope(prefix=prefix):
+            level(sign * y)
+
+
+def exponentials(y):
+    mu = numpyro.sample("mu", WIDE)
+    with numpyro.plate("data", len(y)):
+        base = dist.Normal(mu, 1.0)
+        fn = dist.TransformedDistribution(base, [dist.transforms.ExpTransform()])
+        numpyro.sample("y", fn, obs=jnp.exp(y))
+
+
+def penalised(y):
+    mu = numpyro.sample("mu", WIDE)
+    numpyro.factor("penalty", -(mu**2))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def two_plates(y):
+    mu = numpyro.sample("mu", WIDE)
+    for name, part, factor in ("a", y[:5], 1.0), ("b", y[5:], 2.0):
+        with numpyro.plate(name, len(part)):
+            numpyro.sample(f"y_{name}", dist.Normal(factor * mu, HALF), obs=part)
+
+
+def scale_too(y):
+    mu = numpyro.sample("mu", WIDE)
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def moments(y, weight=1.0, noise=1.0, extra=0.0):
+    """Mean and variance of a level, ``y ~ Normal(weight * mu, noise)``."""
+    weight = np.broadcast_to(weight, y.shape)
+    precision = 1 / 25 + extra + np.sum(weight**2) / noise**2
+    return np.sum(weight * y) / noise**2 / precision, 1 / precision
+
+
+PROGRAMS = {
+    "reparam": (reparam(level, {"mu": LocScaleReparam(0)}), "mu_decentered", None),
+    "mask": (seen_in_part, "mu", moments(Y[SEEN])),
+    "scope": (twice_by_scope, "b/mu", moments(-Y)),
+    "transformed": (exponentials, "mu", moments(Y)),
+    "factor": (penalised, "mu", moments(Y, extra=2.0)),
+    "plates": (two_plates, "mu", moments(Y, np.repeat([1.0, 2.0], [5, 7]), HALF)),
+    "condition": (condition(scale_too, {"sigma": HALF}), "mu", moments(Y, 1, HALF)),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_posteriors_have_their_closed_form(name):
+    model, site, expected = PROGRAMS[name]
+    if expected is None:  # of mu / 5
+        mean, variance = moments(Y)
+        expected = mean / 5, variance / 25
+    guide = ns.AutoSVAE(model)
+    params, _ = steps(make_svi(model, guide), 4, Y)
+    found = guide.get_posterior(params)[site]
+    np.testing.assert_allclose((found.mean, found.variance), expected, rtol=2e-4)
+
+
+def test_fits_side_by_side_and_calls_that_are_compiled():
+    several = jnp.stack([Y, Y + 3, 2 * Y])
+    guide = ns.AutoSVAE(level)
+    svi = make_svi(level, guide)
+
+    def fit(y):
+        state = svi.init(random.key(0), y)
+        return svi.get_params(svi.update(state, y)[0])
+
+    params = jax.vmap(fit)(several)
+    found = jax.vmap(lambda own: guide.get_posterior(own)["mu"].mean)(params)
+    expected = [moments(np.asarray(y))[0] for y in several]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    first = jax.tree.map(lambda x: x[0], params)
+    draw = jax.jit(lambda own, y: guide.sample_posterior(random.key(1), own, y))
+    drawn = draw(first, Y)
+    np.testing.assert_allclose(drawn["mu_twice"], 2 * drawn["mu"], rtol=1e-6)
+    draws = guide.sample_posterior(random.key(1), first, sample_shape=(50,))
+    predicted = Predictive(level, posterior_samples=draws)(random.key(2), Y)
+    np.testing.assert_allclose(predicted["mu_twice"], 2 * draws["mu"], rtol=1e-6)
+
+
+def test_kinds_of_data_that_are_numbers():
+    guide = ns.AutoSVAE(level)
+    svi = make_svi(level, guide)
+    for y in (np.round(3 * Y).astype(int), Y.astype(np.float16)):
+        params, _ = steps(svi, 1, y)
+        found = guide.get_posterior(params)["mu"].mean
+        np.testing.assert_allclose(found, moments(y.astype(float))[0], rtol=1e-3)
+
+
+def two_levels(y):
+    """A table of rows and columns, one entry a line."""
+    row, column = np.divmod(np.arange(12), 4)
+    design = jnp.asarray(np.c_[np.eye(3)[row], np.eye(4)[column]])
+    w = numpyro.sample("w", dist.Normal(0.0, 5.0).expand([7]).to_event(1))
+    with numpyro.plate("data", 12):
+        numpyro.sample("y", dist.Normal(design @ w, 1.0), obs=y)
+
+
+def test_rows_and_columns_of_a_table_are_a_regression():
+    row, column = np.divmod(np.arange(12), 4)
+    design = np.c_[np.eye(3)[row], np.eye(4)[column]]
+    guide = ns.AutoSVAE(two_levels)
+    params, _ = steps(make_svi(two_levels, guide), 2, Y)
+    precision = design.T @ design + np.eye(7) / 25
+    expected = np.linalg.solve(precision, design.T @ Y)
+    found = guide.posterior_local(params, Y)["w"].mean
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def table(y):
+    rows, columns = numpyro.plate("rows", 3, dim=-2), numpyro.plate("columns", 4)
+    with rows:
+        a = numpyro.sample("a", WIDE)
+    with rows, columns:
+        numpyro.sample("y", dist.Normal(a, 1.0), obs=y.reshape(3, 4))
+
+
+def summed_over(y):
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("components", 2):
+        mu = numpyro.sample("mu", WIDE)
+    with numpyro.plate("data", len(y)):
+        fn = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(mu, 1.0))
+        numpyro.sample("y", fn, obs=y)
+
+
+def inflated(y):
+    gate = numpyro.sample("gate", dist.Beta(1.0, 1.0))
+    eta = numpyro.sample("eta", WIDE)
+    with numpyro.plate("data", len(y)):
+        fn = dist.ZeroInflatedPoisson(gate, jnp.exp(eta))
+        numpyro.sample("y", fn, obs=np.round(np.abs(y)))
+
+
+def prior(fn, y, **options):
+    value = numpyro.sample("site", fn, **options)
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Bernoulli(0.5 * jnp.sum(value)), obs=y > 0)
+
+
+REFUSED = {
+    "a table": (table, r"'a' .*\(3, 1\).*a\[row\]"),
+    "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
+    "a gate": (inflated, r"'gate' .*jax\.nn\.sigmoid"),
+    "known": (lambda y: prior(dist.Delta(0.5), y), r"'site'.*numpyro\.deterministic"),
+    "flat": (lambda y: prior(dist.Uniform(0.0, 1.0), y), r"'site'.*Beta\(1\.0, 1\.0\)"),
+    "given": (
+        substitute(scale_too, {"sigma": HALF}),
+        r"'sigma': .*handlers\.condition",
+    ),
+    "several": (
+        lambda y: prior(WIDE, y, sample_shape=(2,)),
+        r"'site': found sample_shape=\(2,\).*expand\(\[2\]\)\.to_event\(1\)",
+    ),
+    "objects": (lambda y: level(y.astype(object)), "'y': found data of dtype object"),
+    "missing": (lambda y: level(np.where(y > 1, np.nan, y)), "'y': found .* are NaN"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_says_what_to_write(name):
+    model, text = REFUSED[name]
+    with pytest.raises(ValueError, match=text), trace(), seed(rng_seed=0):
+        ns.AutoSVAE(model)(Y)
+
+
+def test_a_first_score_cannot_be_under_a_transformation_of_the_caller():
+    y = clusters(8)[0]
+    guide = ns.AutoSVAE(mixture, num_starts=1)
+    with trace() as messages, seed(rng_seed=0):
+        guide(y)
+    params = {n: m["value"] for n, m in messages.items() if m["type"] == "param"}
+    options = {"num_samples": 2, "num_particles": 1}
+
+    def score(y):
+        found = ns.log_likelihood(mixture, guide, params, random.key(0), y, **options)
+        return found.value
+
+    with pytest.raises(ValueError, match="a first call outside of these"):
+        jax.jit(score)(y)
+    np.testing.assert_allclose(score(y), jax.jit(score)(y), rtol=1e-5)
