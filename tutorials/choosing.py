@@ -154,11 +154,11 @@ k = np.array([own.pareto_k for own in left_out.values()])
 print("animals whose Pareto k is above 0.7, by model:", *(k > 0.7).sum(-1))
 
 # %% [markdown]
-# ArviZ would take six states, but see how little they gain beside `dse`. What counts is
-# that *difference* between two models, animal by animal, whose standard error is far
-# smaller than that of either score. A model with more states can do what one with
-# fewer does, so take the *fewest* states that are less than two standard errors below
-# the best.
+# ArviZ ranks five or six states first, but see how little they gain beside `dse`. What
+# counts is that *difference* between two models, animal by animal, whose standard error
+# is far smaller than that of either score. A model with more states can do what one
+# with fewer does, so take the *fewest* states that are less than two standard errors
+# below the best.
 
 
 # %%
@@ -169,10 +169,9 @@ def chosen(scores):
     return COUNTS[np.argmax(gain.sum(-1) >= -2 * error)], gain.sum(-1), error
 
 
-scores = {
-    "held out": np.array(new),
-    "leave-one-out": np.array([own.loo_i for own in left_out.values()]),
-}
+name = "elpd_i" if hasattr(left_out["2 states"], "elpd_i") else "loo_i"  # ArviZ 0.x
+each = np.array([getattr(own, name) for own in left_out.values()])
+scores = {"held out": np.array(new), "leave-one-out": each}
 figure, (left, middle, right) = plt.subplots(
     1, 3, figsize=(10, 3.2), layout="constrained"
 )
