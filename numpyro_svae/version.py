@@ -3,4 +3,4 @@
 
 """The version of the package, read by the build as well."""
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

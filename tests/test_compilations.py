@@ -10,10 +10,13 @@ from typing import Any
 import jax
 from jax import Array, random
 import jax.numpy as jnp
+import numpy as np
 from numpyro.handlers import seed, substitute, trace
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.diagnostics.fit import Fit
+from numpyro_svae.diagnostics.programs import kept
 from tests.data import make_svi
 from tests.models import lds_recognition, lds_svae, linear_lds, mixture
 
@@ -85,3 +88,14 @@ def test_what_looks_at_a_fit_compiles_nothing_for_other_data():
     with compilations() as count:
         look(random.PRNGKey(1), y[::-1], other)
     assert count() <= 3  # NumPyro and the binding of data run operations
+
+
+def test_a_numpy_scalar_is_known_by_its_value():
+    """It was by its identity, so that every call compiled anew."""
+    guide = ns.AutoSVAE(linear_lds)
+
+    def program(scalar: np.generic) -> object:
+        return kept(Fit(linear_lds, guide, {}, (scalar,), {}), "program", object)
+
+    assert program(np.float32(2.5)) is program(np.float32(2.5))
+    assert program(np.float32(2.5)) is not program(np.float32(3.5))

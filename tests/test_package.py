@@ -70,8 +70,11 @@ def test_import_adds_modules_of_its_own_and_no_others() -> None:
     assert len(added) < 290
 
 
-def test_changelog_has_an_unreleased_section() -> None:
-    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+def test_changelog_has_what_is_unreleased_and_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert "## [Unreleased]" in changelog
+    version = numpyro_svae.__version__
+    assert ".dev" in version or f"\n## [{version}] - " in changelog
 
 
 def test_supported_pythons_agree() -> None:

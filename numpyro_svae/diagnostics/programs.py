@@ -89,7 +89,7 @@ class _Key:
     def __init__(self, leaf: Any, shapes: bool) -> None:
         if isinstance(leaf, Array | np.ndarray):
             self.value: Hashable = (leaf.shape, leaf.dtype) if shapes else None
-        elif isinstance(leaf, bool | int | float | complex | str | bytes):
+        elif isinstance(leaf, bool | int | float | complex | str | bytes | np.generic):
             self.value = type(leaf), leaf
         else:
             self.value, self.leaf = id(leaf), leaf  # which lives as long as this
