@@ -80,8 +80,10 @@ fitted, others = films[TEST:, :SHOWN], films[:TEST]
 # frames there are.
 #
 # A place is easier to read off a picture as the centre of something than as a function
-# of 400 pixels: the encoder is given the mean of the pixels' places, weighed by a
-# softmax of what they show (Finn et al., 2016, *Deep spatial autoencoders*).
+# of 400 pixels, and a shape is easier to read where one looks at it: the encoder begins
+# with the mean of the pixels' places, weighed by a softmax of what they show (Finn et
+# al., 2016, *Deep spatial autoencoders*), takes a small picture from there, and says
+# what it shows and how far from its middle.
 
 # %%
 PLACE, WHAT, SMALL, NOISE, UNIT = 2, 2, 13, 0.1, 3.0
@@ -93,17 +95,28 @@ def rows(size):
     return jnp.arange(size) - (size - 1) / 2
 
 
+def spread(place):
+    """Where each row of the small picture goes: a bump of two pixels."""
+    distance = rows(SIZE)[:, None] - rows(SMALL) - place[..., None, None]
+    return jnp.exp(-0.5 * (distance / 0.6) ** 2) / (0.6 * np.sqrt(2 * np.pi))
+
+
 class Encoder(nnx.Module):
-    def __init__(self, outputs, hidden=128):
+    def __init__(self, hidden=128):
         rngs = nnx.Rngs(2)
-        self.first = nnx.Linear(SIZE**2, hidden, rngs=rngs)
-        self.last = nnx.Linear(hidden + 2, 2 * outputs, rngs=rngs)
+        self.first = nnx.Linear(SMALL**2, hidden, rngs=rngs)
+        self.last = nnx.Linear(hidden, 2 * (PLACE + WHAT), rngs=rngs)
 
     def __call__(self, y):
+        """Locations and precisions (..., PLACE + WHAT), in this order."""
         weight = jax.nn.softmax(8 * y).reshape(*y.shape[:-1], SIZE, SIZE)
-        centre = [weight.sum(axis) @ rows(SIZE) / UNIT for axis in (-2, -1)]
-        hidden = nnx.silu(self.first(y))
-        return self.last(jnp.concatenate([hidden, jnp.stack(centre, -1)], -1))
+        centre = jnp.stack([weight.sum(axis) @ rows(SIZE) for axis in (-2, -1)], -1)
+        across, down = spread(centre[..., 0]), spread(centre[..., 1])
+        picture = y.reshape(weight.shape)
+        small = jnp.einsum("...pi,...pq,...qj->...ij", down, picture, across)
+        hidden = nnx.silu(self.first(small.reshape(*y.shape[:-1], -1)))
+        loc, precision = jnp.split(self.last(hidden), 2, -1)
+        return loc.at[..., :PLACE].add(centre / UNIT), nnx.softplus(precision)
 
 
 class Decoder(nnx.Module):
@@ -116,13 +129,7 @@ class Decoder(nnx.Module):
         return nnx.sigmoid(self.last(nnx.silu(self.first(what))))
 
 
-encoder, decoder = Encoder(PLACE + WHAT), Decoder()
-
-
-def spread(place):
-    """Where each row of the small picture goes: a bump of two pixels."""
-    distance = rows(SIZE)[:, None] - rows(SMALL) - place[..., None, None]
-    return jnp.exp(-0.5 * (distance / 0.6) ** 2) / (0.6 * np.sqrt(2 * np.pi))
+encoder, decoder = Encoder(), Decoder()
 
 
 def draw(where, what):
@@ -155,9 +162,9 @@ def recognition(y, seen, batch=None):
     encode = nnx_module("encoder", encoder)
     with numpyro.plate("films", len(y), subsample_size=batch) as index:
         there = seen[index]
-        vector, precision = jnp.split(encode(y[index]), 2, -1)
-        precision = jax.nn.softplus(precision)
-        place, kind = zip(*(jnp.split(v, [PLACE], -1) for v in (vector, precision)))
+        loc, precision = encode(y[index])
+        message = precision * loc, precision
+        place, kind = zip(*(jnp.split(v, [PLACE], -1) for v in message))
         still = jnp.zeros_like(place[0])  # one picture shows no velocity
         where = ns.GaussianPotential(*(jnp.concatenate([v, still], -1) for v in place))
         what = (jnp.sum(there[..., None] * v, -2) for v in kind)
