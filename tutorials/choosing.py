@@ -112,7 +112,6 @@ used = jnp.asarray(np.arange(MOST) < COUNTS[:, None], jnp.float32)
 lasting = jnp.array([10.0] * len(COUNTS))
 shown = jnp.ones((len(COUNTS), ANIMALS), bool)
 keys = random.split(random.key(1), 6)
-svi.init(keys[0], fitted, used[0], lasting[0], shown[0])  # reads the model
 params, losses = fits(keys, fitted, used, lasting, shown)
 
 # %% [markdown]
