@@ -19,6 +19,7 @@ from numpyro_svae.distributions import (
     NonlinearGaussianChain,
     NormalInverseWishart,
 )
+from numpyro_svae.program.run.scans import is_scanned
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
 
@@ -101,6 +102,8 @@ class Dims:
         event = message["infer"].get("event_dims") or _EVENTS.get(type(fn), ())
         event = tuple(self.category(name) if x == "category" else x for x in event)
         shown = {dim - rank: plate for dim, plate in frames.items()}
+        if is_scanned(message):
+            shown[-np.ndim(message["value"])] = "time"
         if len(event) == rank or (event and not extra):
             shown |= {i - len(event): label for i, label in enumerate(event)}
         self._wanted[name] = shown

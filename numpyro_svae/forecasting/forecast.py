@@ -63,7 +63,7 @@ def forecast(
     :param kwargs: the keyword arguments of the model.
     :return: by site (observed and latent ones in time, and deterministic ones), of the
         shape that it has in the program, ``num_samples`` leading and ``H`` in the place
-        of time.
+        of time: inside of the event of a chain, in front of the plates in a scan.
     :raises ValueError: naming the argument, if one is missing or has a wrong shape, or
         if the model has no chain.
 

@@ -8,7 +8,6 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from numpyro.handlers import seed, trace
 import pytest
@@ -131,25 +130,3 @@ def test_a_prior_that_nothing_can_be_drawn_from_is_refused():
         ValueError, match=r"'mu': found ImproperUniform.*Normal\(0, s\)"
     ):
         read(model, Y)
-
-
-def test_a_scan_of_one_step():
-    """The second of two states, whose moments are those of a sum."""
-
-    def model(y):
-        x = numpyro.sample("x_0", dist.MultivariateNormal(jnp.zeros(1), jnp.eye(1)))
-
-        def step(x, y):
-            fn = dist.MultivariateNormal(0.5 * x, 2.0 * jnp.eye(1))
-            x = numpyro.sample("x", fn)
-            numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
-            return x, None
-
-        scan(step, x, y)
-
-    guide, params = read(model, jnp.array([[3.0]]))
-    found = guide.posterior_local(params, jnp.array([[3.0]]))["x"]
-    prior = 0.25 + 2.0
-    np.testing.assert_allclose(found.mean[1], 3.0 * prior / (prior + 1), rtol=1e-5)
-    first = 0.5 / (prior + 1) * 3.0
-    np.testing.assert_allclose(found.mean[0], first, rtol=1e-5)

@@ -57,6 +57,12 @@ class OneSite(Messenger):
         self.firsts = {c.first: c for scan in scans for c in scan.chains.values()}
         self.values, self.fixed, self.key = values, fixed, key
         self.first_fn: dict[str, Any] = {}
+        self.plates: dict[str, dict] = {}  # that bodies may open again
+
+    def postprocess_message(self, msg: dict) -> None:
+        """Remember a plate."""
+        if msg["type"] == "plate":
+            self.plates[msg["name"]] = msg
 
     def process_message(self, msg: dict) -> None:
         """Give first states their value, and run scans, both out of sight."""
@@ -71,7 +77,7 @@ class OneSite(Messenger):
             msg["value"], msg["stop"] = value, True
         elif msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
             call = ScanCall.of(msg["args"], self.fixed, self.key)
-            run = _Run(call, next(self.left), self.values, self.first_fn)
+            run = _Run(call, next(self.left), self.values, self.first_fn, self.plates)
             carry, ys = run.show()
             found = (call.length, None, carry), (PytreeTrace({}), ys)
             msg["value"], msg["stop"] = found, True
@@ -86,11 +92,13 @@ class _Run:
         scan: Scan,
         values: dict[str, Any],
         first_fn: dict[str, Any],
+        plates: dict[str, dict],
     ) -> None:
         self.call, self.scan, self.first_fn = call, scan, first_fn
         plain = {n: jnp.zeros_like(call.init[c.leaf]) for n, c in scan.chains.items()}
         _, _, shown = run_body(call, call.init, call.first_inputs(), plain, _zero)
         self.shown = shown
+        self.plates = plates | {n: m for n, m in shown.items() if m["type"] == "plate"}
         self.paths = {
             name: self._path(name, values.get(name))
             for name in shown
@@ -184,7 +192,7 @@ class _Run:
 
         padded = bool(self.scan.chains)
         carry, ys, found = self._each(read, self.carry, padded)
-        plates = Plates(self.shown)
+        plates = Plates(self.plates)
         for name, message in samples.items():
             value = None
             if name in self.scan.chains:
@@ -195,7 +203,7 @@ class _Run:
                 if message["is_observed"]:
                     value = steps[name].show_value(values)
             frames = tuple(message["cond_indep_stack"])
-            own = own_scale(message["scale"], frames, self.shown)
+            own = own_scale(message["scale"], frames, self.plates)
             with plates.around(frames), scale(scale=own):
                 numpyro.sample(name, fn, obs=value)
         last = [leaf[-1] for leaf in carry]
