@@ -76,8 +76,10 @@ fitted, others = films[TEST:, :SHOWN], films[:TEST]
 # A network draws a small picture of *what*, 13 by 13 pixels, and the state says where
 # its centre is. A state has the place and a velocity, which one picture does not show:
 # the prior of the dynamics says that velocities move places, and data say what moves
-# velocities. What is said of the shape is the sum over all frames. `seen` says which
-# frames there are.
+# velocities. It also says, as a hundred steps would, that there is noise in them: else
+# dynamics may become certain while the networks are still random, and stay what they
+# are. What is said of the shape is the sum over all frames. `seen` says which frames
+# there are.
 #
 # A place is easier to read off a picture as the centre of something than as a function
 # of 400 pixels, and a shape is easier to read where one looks at it: the encoder begins
@@ -146,8 +148,8 @@ def model(y, seen, batch=None):
     steps = ns.MatrixNormalInverseWishart(
         0.98 * jnp.eye(WHERE) + 0.3 * jnp.eye(WHERE, k=PLACE),
         jnp.eye(WHERE),
-        WHERE + 2.0,
-        0.01 * jnp.eye(WHERE),
+        100.0,
+        jnp.eye(WHERE),
     )
     start, steps = ns.sample("start", start), ns.sample("dynamics", steps)
     with numpyro.plate("films", len(y), subsample_size=batch) as index:
