@@ -125,9 +125,10 @@ def encode(y, actions):
 def test_beside_a_recognition_network(x64):
     """The loss at the same draws, and all of its gradients, natural ones too."""
     found, params = [], {}
-    for as_function in (False, True):
+    few = ns.FixedPoint(2, guarded=False)
+    for as_function, fixed_point in ((False, None), (True, None), (True, few)):
         model = driven(together, as_function, scale=0.5)
-        guide, svi = svi_of(model, recognition=encode)
+        guide, svi = svi_of(model, recognition=encode, fixed_point=fixed_point)
         params = params or svi.get_params(svi.init(KEY, *DATA))
 
         def loss(params, guide=guide, model=model):
@@ -136,9 +137,11 @@ def test_beside_a_recognition_network(x64):
         loss(params)
         found.append(jax.jit(jax.value_and_grad(loss))(params))
     assert any("dynamics" in name for name in found[0][1])
-    jax.tree.map(
-        lambda own, linear: np.testing.assert_allclose(own, linear, 1e-7, 1e-9), *found
-    )
+    for own in found[1:]:
+        jax.tree.map(
+            lambda x, linear: np.testing.assert_allclose(x, linear, 1e-7, 1e-9),
+            *(own, found[0]),
+        )
 
 
 LOC, COLUMNS, SCALE, DF = np.array([1.2, 0.3, 0.5]), 4.0, 0.8, 5.0
