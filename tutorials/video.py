@@ -149,7 +149,7 @@ def model(y, seen, batch=None):
         0.98 * jnp.eye(WHERE) + 0.3 * jnp.eye(WHERE, k=PLACE),
         jnp.eye(WHERE),
         100.0,
-        jnp.eye(WHERE),
+        0.1 * jnp.eye(WHERE),
     )
     start, steps = ns.sample("start", start), ns.sample("dynamics", steps)
     with numpyro.plate("films", len(y), subsample_size=batch) as index:
@@ -309,4 +309,5 @@ turns = np.sort(np.abs(np.angle(np.linalg.eigvals(learnt))))[::2]
 print("frames of a period:", np.round(2 * np.pi / turns, 1), "true: 24 and 15")
 
 # %% [markdown]
-# This is one set of films and one fit.
+# This is one set of films and one fit. Another set (seed 2, and key 2) was off by 0.67
+# pixels in the gap and by 0.94 in the future, with periods of 24.6 and 14.9.
