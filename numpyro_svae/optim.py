@@ -166,9 +166,10 @@ def _safe_move(
     enough = 1 / fraction  # for the whole of the step
     largest = block.largest_step(direction, enough)
     length = jnp.where(largest >= enough, 1.0, fraction * largest)
-    move = _keep(jnp.isfinite(length), direction.scale(length))
+    known = jnp.isfinite(length)
+    move = _keep(known, direction.scale(length))
     landed = _finite((block + move).witness(), block.batch_shape)
-    return _keep(landed, move), jnp.where(landed, length, 0.0)
+    return _keep(landed, move), jnp.where(known & landed, length, 0.0)
 
 
 def _count_stuck(names: tuple[str, ...], lengths: list[Array], before: Array) -> Array:

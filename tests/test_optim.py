@@ -130,6 +130,14 @@ def test_each_member_of_a_batch_is_shortened_by_itself():
     assert shortened(state) == 1
 
 
+def test_a_step_that_lands_nowhere_is_left_out_and_counted():
+    params = {"F": regression()}
+    far = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3e38), params["F"])
+    moved, state = one_step(ns.svae_optimizer(natural=1.0), params, {"F": far})
+    jax.tree.map(np.testing.assert_array_equal, moved, params)
+    assert shortened(state) == 1
+
+
 def test_a_posterior_that_is_stuck_is_named_once_and_gets_away():
     params = {"F": regression(), "pi": dirichlet(1.0, 1.0)}
     zero = jax.tree.map(jnp.zeros_like, params)
