@@ -192,6 +192,28 @@ def test_gradient_of_the_fixed_point_is_that_of_finite_differences(x64, gradient
     )
 
 
+def test_the_gradient_of_the_bound_needs_no_linear_system(x64):
+    """Its product is the best one, so that nothing hangs on how that moves."""
+    guide = ns.AutoSVAE(known_slds, fixed_point=ns.FixedPoint(tolerance=1e-12))
+    elbo = ns.SVAE_ELBO()
+
+    def loss(weight):
+        return elbo.loss(random.key(0), {}, known_slds, guide, Y, ACTIONS, weight)
+
+    def share(weight):
+        return guide.posterior_local({}, Y, ACTIONS, weight)["z"].probs[0, 1, 1]
+
+    weight = jnp.asarray(switching.TURNS)
+    loss(weight)
+    programs = [str(jax.make_jaxpr(jax.grad(f))(weight)) for f in (loss, share)]
+    assert ["linear_solve" in program for program in programs] == [False, True]
+    direction = np.random.default_rng(1).standard_normal(weight.shape)
+    slope = jnp.sum(jax.jit(jax.grad(loss))(weight) * direction)
+    ends, step = [weight + sign * 1e-5 * direction for sign in (1, -1)], 2e-5
+    change = np.subtract(*map(jax.jit(loss), ends))
+    np.testing.assert_allclose(slope, change / step, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_stopped_fixed_point_has_the_gradient_of_its_last_sweep_only(x64):
     def slope(gradient):

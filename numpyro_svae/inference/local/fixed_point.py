@@ -49,7 +49,9 @@ class FixedPoint:
     :param gradient: ``"implicit"``, by the implicit function theorem; ``"unrolled"``,
         through ``max_sweeps`` sweeps, with memory that grows with them; or
         ``"stopped"``, through none, as if the messages were given. With logits that
-        depend on a latent vector it is always the last one.
+        depend on a latent vector it is always the last one. The bound of sites that no
+        recognition function speaks to is differentiated with their posterior as given,
+        as in all of variational message passing: this is of posteriors alone there.
     :param guarded: whether a sweep of messages that are not conjugate is a damped step,
         taken where it makes the bound of a datum rise, and counts the curvature of
         steps that are not linear. Otherwise these are replaced in each sweep by the
