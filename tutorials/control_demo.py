@@ -9,6 +9,7 @@ from.
 """
 
 import argparse
+from functools import partial
 import json
 from pathlib import Path
 import time
@@ -25,6 +26,8 @@ from tasks import TASKS
 from world import Sizes
 
 from numpyro_svae.control import RandomAgent, run_episode
+
+EXPLORATION = 0.3  # of an agent whose episodes join the data
 
 
 class Shown:
@@ -116,6 +119,17 @@ def compare(task, towards, seed):
     return found, record
 
 
+def gathers(task, seed):
+    """What maps a learner to some episodes of its agent, which explores."""
+    env = task.make(seed, begin=False)
+
+    def gather(learner):
+        agent = Shown(env, partial(learner.agent, exploration=EXPLORATION))
+        return collect(env, agent, task.gathered, task.attempt)[0]
+
+    return gather
+
+
 def learn(task, frames, num_steps, seed):
     """Everything up to the agent: what learnt, and the time that it took."""
     episodes, _ = random_data(task, frames, seed + 100)
@@ -125,13 +139,12 @@ def learn(task, frames, num_steps, seed):
     began, cpu = time.perf_counter(), time.process_time()
 
     def watch(learner):
-        done, loss = len(learner.losses), learner.losses[-1]
+        done, loss = learner.done, learner.losses[-1]
         took = time.perf_counter() - began
-        print(
-            f"{done:3},000 steps: loss {loss:8.1f} a picture; {took:.0f} s", flush=True
-        )
+        print(f"{done:6,} steps: loss {loss:8.1f} a picture; {took:.0f} s", flush=True)
 
-    learner.fit(episodes, watch=watch)
+    given = gathers(task, seed + 400), task.rounds
+    learner.fit(episodes, *given, watch=watch)
     took = time.perf_counter() - began, time.process_time() - cpu
     return learner, dict(zip(("seconds", "cpu_seconds"), map(round, took)))
 

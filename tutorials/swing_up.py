@@ -102,7 +102,7 @@ show(World.transition, World.model, World.recognition)
 sizes = Sizes(SIZE**2, task.actions, task.positions, task.noise)
 learner = Learner(sizes, num_steps=400)
 pictures = np.concatenate([episode.observations for episode in episodes])
-learner.world.look(pictures)
+learner.look(pictures)
 places = pictures @ learner.world.components[:-1] + learner.world.components[-1]
 figure, ax = plt.subplots(figsize=(4, 3.6))
 angles = states[..., 0].reshape(-1) % (2 * np.pi)
@@ -113,11 +113,13 @@ plt.show()
 
 # %% [markdown]
 # And the noise that the model believes to be in pictures falls, in the first half of
-# the steps, from 1 to 0.1 (the camera has 0.02). While it is large, a picture says
-# little, and a state is what explains the motion; details come later.
+# the steps, from one whose variance is a twentieth of that of all pixels together, here
+# 1, to 0.1 (the camera has 0.02). While it is large, a picture says little, and a state
+# is what explains the motion; details come later.
 
 # %%
-show(Learner.sharper)
+show(Learner.look, Learner.sharper)
+print("noise at first:", np.round(learner.first_noise, 2))
 
 # %% [markdown]
 # A fit of 400 steps, where the script takes 10,000:
@@ -137,8 +139,8 @@ plt.show()
 #
 # A `Tracker` filters each new picture; from what it knows, the policy plans 25 steps
 # ahead, takes the first action, and starts the next plan from the rest. A plan is
-# judged by the mean of the learnt worth over two samples of the state;
-# `plan_by_sampling` (the cross-entropy method) looks for the best.
+# judged by the learnt worth of the states that it leads to, from the mean of what is
+# known; `plan_by_sampling` (the cross-entropy method) looks for the best.
 
 # %%
 show(Learner.problem, Learner.search, Learner.agent)
