@@ -1,11 +1,11 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Learn a task from pictures of random actions, then act, with one recipe for all.
+"""Learn a task from what is seen of actions, then act, with one recipe for all.
 
 ``world.py`` has the model, ``recipe.py`` its training and its plans, and neither knows
-a task; ``tasks.py`` has the tasks. Episodes of random actions are all that it learns
-from.
+a task; ``tasks.py`` has the tasks. It learns from episodes of random actions, and of
+the agent itself where a task has rounds of them.
 """
 
 import argparse
@@ -125,7 +125,10 @@ def gathers(task, seed):
 
     def gather(learner):
         agent = Shown(env, partial(learner.agent, exploration=EXPLORATION))
-        return collect(env, agent, task.gathered, task.attempt)[0]
+        found = collect(env, agent, task.gathered, task.attempt)[0]
+        totals = [round(episode.total) for episode in found]
+        print("returns of episodes that join:", *totals, flush=True)
+        return found
 
     return gather
 
@@ -172,6 +175,7 @@ def main():
     task, seed = TASKS[options.task], options.seed
     learner, record = learn(task, options.frames, options.steps, seed)
     record |= {"frames": options.frames, "steps": options.steps}
+    record["own_frames"] = task.rounds * task.gathered * (task.attempt + 1)
     record["positions"] = task.positions
     found, record["agents"] = compare(task, learner.agent, seed)
     record["r2"] = r2(learner, task, *random_data(task, 4000, seed + 200)).tolist()
