@@ -41,7 +41,7 @@ import numpy as np
 from pictures import SIZE
 from recipe import Learner
 from tasks import TASKS
-from world import Sizes, World
+from world import Sizes, World, find
 
 plt.rcParams.update({"figure.dpi": 100, "axes.spines.top": False})
 plt.rcParams.update({"axes.spines.right": False, "legend.frameon": False})
@@ -95,15 +95,17 @@ show(World.transition, World.model, World.recognition)
 # dynamics can mend that later. Two things prevent it, and neither of them knows what a
 # pendulum is.
 #
-# The encoder begins at the principal components of the pictures, which tear nothing.
-# Here are the first two; the colour is the angle, which the model is not shown.
+# The encoder begins at a map of the pictures: neighbours in it are pictures that are
+# alike, and distances are lengths of the shortest ways from neighbour to neighbour
+# (Isomap, in `unrolled.py`), so that it tears and folds nothing. Here are its first two
+# coordinates; the colour is the angle, which the model is not shown.
 
 # %%
 sizes = Sizes(SIZE**2, task.actions, task.positions, task.noise)
 learner = Learner(sizes, num_steps=400)
 pictures = np.concatenate([episode.observations for episode in episodes])
 learner.look(pictures)
-places = pictures @ learner.world.components[:-1] + learner.world.components[-1]
+places = find(learner.world.finding, pictures)
 figure, ax = plt.subplots(figsize=(4, 3.6))
 angles = states[..., 0].reshape(-1) % (2 * np.pi)
 ax.scatter(*places[::3, :2].T, c=angles[::3], cmap="twilight", s=4)
