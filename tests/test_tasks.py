@@ -153,6 +153,7 @@ def test_a_map_of_pictures_is_a_map_of_the_table():
     error = table - places @ np.linalg.lstsq(places, table, rcond=None)[0]
     assert np.all(error.std(0) < 0.3 * table.std(0))
     np.testing.assert_allclose(places.std(0)[:2], 1.0, atol=0.15)  # as wide as long
+    assert np.all(places[:, 2] == 0)  # a table has no third direction
 
 
 @pytest.mark.parametrize("name", TASKS)

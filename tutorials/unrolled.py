@@ -13,6 +13,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
 
 SAMPLE, LANDMARKS, NEIGHBOURS, DIRECTIONS = 2000, 500, 6, 50
+CANDIDATES = 10  # coordinates, of which those that are new are taken
 
 
 def project(x, basis):
@@ -56,6 +57,27 @@ def lengths(x):
     return shortest_path(steps, "D", directed=False, indices=landmarks)
 
 
+def independent(x, count):
+    """The first columns of ``x (N, D)`` that are no functions of those before.
+
+    A ring has its harmonics among its coordinates, a sheet its bend: they are smooth
+    functions of others, and four fifths of their variance are that of the mean of
+    neighbours. There are columns of zeros for what is missing.
+
+    :return: an array ``(N, count)``.
+    """
+    found = np.zeros((len(x), count), np.float32)
+    away, size = np.zeros((len(x), len(x))), 0
+    np.fill_diagonal(away, np.inf)
+    for column in x.T:
+        near = np.argpartition(away, NEIGHBOURS, 1)[:, :NEIGHBOURS]
+        rest = column - column[near].mean(1) if size else column
+        if size < count and np.var(rest) > 0.2 * np.var(column):
+            found[:, size], size = column, size + 1
+            away += (column[:, None] - column) ** 2
+    return found
+
+
 def unroll(seen, count):
     """Places of pictures, or of other things that are seen.
 
@@ -77,8 +99,8 @@ def unroll(seen, count):
     values, vectors = np.linalg.eigh(
         -0.5 * (among - centre - centre[:, None] + centre.mean())
     )
-    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    values, vectors = values[::-1][:CANDIDATES], vectors[:, ::-1][:, :CANDIDATES]
     places = -0.5 * (squares - centre[:, None]).T @ vectors
     places = places / np.sqrt(np.maximum(values, 1e-9))
     places -= places.mean(0)
-    return chosen, np.float32(places / places.std(0).max())
+    return chosen, independent(places / places.std(0).max(), count)
