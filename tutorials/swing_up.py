@@ -98,7 +98,8 @@ show(World.transition, World.model, World.recognition)
 # The encoder begins at a map of the pictures: neighbours in it are pictures that are
 # alike, and distances are lengths of the shortest ways from neighbour to neighbour
 # (Isomap, in `unrolled.py`), so that it tears and folds nothing. Here are its first two
-# coordinates; the colour is the angle, which the model is not shown.
+# coordinates; the third is zero, as no more is new. The colour is the angle, which the
+# model is not shown.
 
 # %%
 sizes = Sizes(SIZE**2, task.actions, task.positions, task.noise)
@@ -153,7 +154,10 @@ show(Learner.problem, Learner.search, Learner.agent)
 # `make swing-up` fits 10,000 steps to 12,000 pictures and lets the agent act in ten
 # episodes that begin hanging. The figures are those of
 # `benchmarks/results/recipe.json`: three sets of pictures, on which nothing was tuned,
-# and half of one of them.
+# and half of one of them. The networks began at principal components of the pictures
+# there, but where the name says that it was the unrolled map. States are easier to read
+# with that: the angular velocity is linear in what is smoothed, to an R² of .996, where
+# it was .67 to .86.
 
 # %%
 path = Path("../benchmarks/results/recipe.json")

@@ -110,18 +110,20 @@ def straight(x, y, blur):
     return np.float32(np.vstack([weights, centre - x.mean(0) @ weights]))
 
 
-def whiten(frames, count, noise):
-    """Places on the first principal components of frames ``(N, pixels)``.
+def components(frames, count, noise):
+    """The map of frames ``(N, pixels)`` to their first principal components.
 
     They have a mean of zero and a variance of one, but those that are weaker than the
     noise.
+
+    :return: weights ``(pixels, count)`` above a row that is added.
     """
     values, vectors = np.linalg.eigh(np.cov(frames.T))
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
-    places = np.zeros((len(frames), count), np.float32)
-    scale = np.sqrt(np.maximum(values, 0) + noise**2)
-    places[:, : len(values)] = (frames - frames.mean(0)) @ vectors / scale
-    return places
+    weights = np.zeros((frames.shape[1] + 1, count), np.float32)
+    weights[:-1, : len(values)] = vectors / np.sqrt(np.maximum(values, 0) + noise**2)
+    weights[-1] = -frames.mean(0) @ weights[:-1]
+    return weights
 
 
 def find(network, frames):
@@ -187,13 +189,13 @@ class World:
         sizes = self.sizes
         frames = np.reshape(frames, (-1, sizes.pixels))
         if sizes.pixels <= sizes.positions:
-            chosen, places = ..., whiten(frames, sizes.positions, sizes.noise)
+            linear = components(frames, sizes.positions, sizes.noise)
+            self.finding = Encoder(linear, 128, seed=4)
         else:
             chosen, places = unroll(frames, sizes.positions)
-        linear = straight(frames[chosen], places, sizes.noise)
-        finding = Encoder(linear, 128, seed=4)
-        given = frames[chosen], places
-        self.finding = regress(finding, find, *given, blur=sizes.noise)
+            given = frames[chosen], places
+            finding = Encoder(straight(*given, sizes.noise), 128, seed=4)
+            self.finding = regress(finding, find, *given, blur=sizes.noise)
         found = np.asarray(find(self.finding, frames))
         self.drawing = regress(self.drawing, draw, found, frames)
 
