@@ -18,6 +18,7 @@ with pytest.MonkeyPatch.context() as patch:
     import physics
     import pictures
     from tasks import TASKS
+    from unrolled import unroll
 
 GRID = (np.arange(pictures.SIZE) + 0.5) / pictures.SIZE * 2 - 1
 
@@ -139,6 +140,20 @@ def test_pictures_show_the_state(angle):
     picture = pictures.draw_arm(arm)
     for x, y in map(np.asarray, physics.joints(arm)):
         assert picture[np.argmin(abs(GRID + y)), np.argmin(abs(GRID - x))] > 0.5
+
+
+def test_a_map_of_pictures_is_a_map_of_the_table():
+    """Of a disc that was seen mostly in one quarter; components are off by 0.88."""
+    rng = np.random.default_rng(0)
+    table = rng.uniform(-0.8, 0.8, (1200, 2))
+    table[600:] = np.abs(table[600:])
+    seen = np.stack([pictures.draw_disc(place) for place in table]).reshape(1200, -1)
+    chosen, places = unroll(seen + 0.02 * rng.standard_normal(seen.shape), 3)
+    table = table[chosen] - table[chosen].mean(0)
+    error = table - places @ np.linalg.lstsq(places, table, rcond=None)[0]
+    assert np.all(error.std(0) < 0.3 * table.std(0))
+    np.testing.assert_allclose(places.std(0)[:2], 1.0, atol=0.15)  # as wide as long
+    assert np.all(places[:, 2] == 0)  # a table has no third direction
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -1,14 +1,15 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Learn a task from pictures of random actions, then act, with one recipe for all.
+"""Learn a task from what is seen of actions, then act, with one recipe for all.
 
 ``world.py`` has the model, ``recipe.py`` its training and its plans, and neither knows
-a task; ``tasks.py`` has the tasks. Episodes of random actions are all that it learns
-from.
+a task; ``tasks.py`` has the tasks. It learns from episodes of random actions, and of
+the agent itself where a task has rounds of them.
 """
 
 import argparse
+from functools import partial
 import json
 from pathlib import Path
 import time
@@ -25,6 +26,8 @@ from tasks import TASKS
 from world import Sizes
 
 from numpyro_svae.control import RandomAgent, run_episode
+
+EXPLORATION = 0.3  # of an agent whose episodes join the data
 
 
 class Shown:
@@ -116,6 +119,20 @@ def compare(task, towards, seed):
     return found, record
 
 
+def gathers(task, seed):
+    """What maps a learner to some episodes of its agent, which explores."""
+    env = task.make(seed, begin=False)
+
+    def gather(learner):
+        agent = Shown(env, partial(learner.agent, exploration=EXPLORATION))
+        found = collect(env, agent, task.gathered, task.attempt)[0]
+        totals = [round(episode.total) for episode in found]
+        print("returns of episodes that join:", *totals, flush=True)
+        return found
+
+    return gather
+
+
 def learn(task, frames, num_steps, seed):
     """Everything up to the agent: what learnt, and the time that it took."""
     episodes, _ = random_data(task, frames, seed + 100)
@@ -125,13 +142,12 @@ def learn(task, frames, num_steps, seed):
     began, cpu = time.perf_counter(), time.process_time()
 
     def watch(learner):
-        done, loss = len(learner.losses), learner.losses[-1]
+        done, loss = learner.done, learner.losses[-1]
         took = time.perf_counter() - began
-        print(
-            f"{done:3},000 steps: loss {loss:8.1f} a picture; {took:.0f} s", flush=True
-        )
+        print(f"{done:6,} steps: loss {loss:8.1f} a picture; {took:.0f} s", flush=True)
 
-    learner.fit(episodes, watch=watch)
+    given = gathers(task, seed + 400), task.rounds
+    learner.fit(episodes, *given, watch=watch)
     took = time.perf_counter() - began, time.process_time() - cpu
     return learner, dict(zip(("seconds", "cpu_seconds"), map(round, took)))
 
@@ -159,6 +175,7 @@ def main():
     task, seed = TASKS[options.task], options.seed
     learner, record = learn(task, options.frames, options.steps, seed)
     record |= {"frames": options.frames, "steps": options.steps}
+    record["own_frames"] = task.rounds * task.gathered * (task.attempt + 1)
     record["positions"] = task.positions
     found, record["agents"] = compare(task, learner.agent, seed)
     record["r2"] = r2(learner, task, *random_data(task, 4000, seed + 200)).tolist()

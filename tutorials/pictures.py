@@ -57,7 +57,7 @@ def scale_cart_pole(state):
     """A cart and its pole as numbers between 0 and 1, with no jump of the angle."""
     place, speed, angle, turn = state
     seen = [place / 4.8, np.sin(angle), np.cos(angle), speed / 6, turn / 12]
-    return 0.5 + 0.5 * np.array(seen)
+    return 0.5 + 0.5 * np.clip(seen, -1, 1)
 
 
 def redraw_cart_pole(seen):

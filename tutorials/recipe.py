@@ -4,12 +4,14 @@
 """One recipe for acting on what is seen: the training of a world, and plans in it.
 
 Nothing in this file knows the task, and nothing in ``world.py``, which has the model.
-The data are episodes of random actions; plans are sampled. They go where it is worth
-most, or to a goal of which there is a picture.
+The data are episodes of random actions, and of the agent itself if there are rounds of
+them; plans are sampled. They go where it is worth most, or to a goal of which there is
+a picture.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 from following import follow
 import jax
@@ -25,6 +27,7 @@ import numpyro_svae as ns
 from numpyro_svae import control, training
 
 HASTE = 0.05  # what a velocity costs on the way to a goal, beside a distance
+SHARE = 0.05  # of the variance of what is seen, over all its entries: the first noise
 
 
 @partial(
@@ -53,13 +56,12 @@ class Learner:
     """Fits a world to episodes, and makes an agent that plans in it.
 
     :param sizes: those of the task.
-    :param num_steps: number of steps of SVI of a fit.
+    :param num_steps: number of steps of SVI.
     :param seed: of batches, and of the agent.
     :param window: number of observations of a window of the episodes.
     :param batch: number of windows in a step.
     :param rate: the largest learning rate.
     :param horizon: number of steps of a plan.
-    :param first_noise: of observations, at the first step.
     """
 
     def __init__(
@@ -71,11 +73,10 @@ class Learner:
         batch=16,
         rate=2e-3,
         horizon=25,
-        first_noise=1.0,
     ):
         self.world, self.key = World(sizes), random.key(seed)
         self.num_steps, self.window, self.batch = num_steps, window, batch
-        self.horizon, self.first_noise = horizon, first_noise
+        self.horizon = horizon
         self.guide = ns.AutoSVAE(
             self.world.model,
             self.world.recognition,
@@ -88,7 +89,7 @@ class Learner:
         )
         optimizer = ns.svae_optimizer(rule, 0.1)
         self.svi = SVI(self.world.model, self.guide, optimizer, ns.SVAE_ELBO())
-        self.scale, self.params, self.losses = None, {}, []
+        self.scale, self.params, self.losses, self.done = None, {}, [], 0
         fit = self.world.model, self.guide, self.params
         self.tracker = control.Tracker(*fit, self.arguments, sizes.actions)
 
@@ -98,52 +99,84 @@ class Learner:
         Rewards that are all the same say nothing, and are left out.
         """
         frames, actions, rewards = (
-            jnp.asarray(np.stack([episode[i] for episode in episodes]), jnp.float32)
+            np.stack([episode[i] for episode in episodes]).astype(np.float32)
             for i in range(3)
         )
         if self.scale is None:
-            self.scale = jnp.mean(rewards), 2 * jnp.std(rewards)
+            self.scale = np.mean(rewards), 2 * np.std(rewards)
         found = self.arguments(frames, actions)
         if self.scale[1] > 0:
             found["rewards"] = (rewards - self.scale[0]) / self.scale[1]
         return found
 
-    def sharper(self, batches):
+    def look(self, frames):
+        """Let networks and the noise begin at what is seen, ``(..., pixels)``."""
+        self.world.look(frames)
+        spread = np.sum(np.var(np.reshape(frames, (-1, frames.shape[-1])), 0))
+        self.first_noise = max(np.sqrt(SHARE * spread), self.world.sizes.noise)
+
+    def sharper(self, batches, done=0):
         """Batches with the noise of observations, which falls in the first half.
 
         While it is large, pictures say little, and states are what moves smoothly from
         one to the next. Where pictures say much at once, states jump, and the map from
         places to states is torn for good.
+
+        :param done: number of steps that were taken before.
         """
         fall = self.world.sizes.noise / self.first_noise
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(batches, done):
             share = min(2 * step / self.num_steps, 1.0)
             yield batch | {"noise": np.float32(self.first_noise * fall**share)}
 
-    def fit(self, episodes, every=1000, watch=None):
+    def fit(self, episodes, gather=None, rounds=0, every=1000, watch=None):
         """Learn from windows of episodes; return the agent that plans with what was
         learnt.
 
+        A world is good where there are data, and an agent gets where random actions
+        do not. So its own episodes may join: after half of the steps, when the noise
+        has fallen, and then in even distances.
+
+        :param episodes: of random actions, and of one length.
+        :param gather: maps this learner to episodes of its agent.
+        :param rounds: number of times that it does.
         :param every: number of steps between looks at the loss.
-        :param watch: what is called then.
+        :param watch: what is called then; ``done`` says how many steps were taken.
         """
-        data = {name: list(np.asarray(x)) for name, x in self.data(episodes).items()}
-        self.world.look(data["frames"])
+        self.look(self.data(episodes)["frames"])
+        half, state = self.num_steps // 2, None
+        own = np.linspace(half, self.num_steps, rounds, endpoint=False, dtype=int)
+        for begin, end in pairwise([0, *own, self.num_steps]):
+            if begin:
+                episodes = [*episodes, *gather(self)]
+            state = self.go_on(episodes, state, begin, end, every, watch)
+        return self.agent()
+
+    def go_on(self, episodes, state, begin, end, every, watch):
+        """The steps of a fit from one to another; return the state of the SVI."""
         self.key, key, draw = random.split(self.key, 3)
-        seed = int(random.randint(draw, (), 0, 2**31 - 1))
-        batches = self.sharper(training.windows(data, self.window, self.batch, seed))
+        batches = self.sharper(self.windows(episodes, draw), begin)
 
         def look(losses):
             last = np.mean(losses[-every:]) / (self.window * self.batch)
             self.losses.append(last)
+            self.done = begin + len(losses)
             if watch:
                 watch(self)
             return False  # go on
 
         options = {"every": every, "stop": look, "progress_bar": False}
-        run = training.run_batches(self.svi, key, batches, self.num_steps, **options)
+        fit = self.svi, key, batches, end - begin
+        run = training.run_batches(*fit, init_state=state, **options)
         self.params = self.tracker.params = run.params
-        return self.agent()
+        return run.state
+
+    def windows(self, episodes, key):
+        """Random windows of episodes of any lengths, as batches without end."""
+        each = [self.data([episode]) for episode in episodes]
+        data = {name: [own[name][0] for own in each] for name in each[0]}
+        seed = int(random.randint(key, (), 0, 2**31 - 1))
+        return training.windows(data, self.window, self.batch, seed)
 
     # acting
 
@@ -166,7 +199,7 @@ class Learner:
             return jnp.sum(away**2) + HASTE * jnp.sum(velocity**2)
 
         given = key, belief, cost, cost, self.horizon
-        options = {"num_samples": 2, "lower": -1.0, "upper": 1.0}
+        options = {"num_samples": 1, "at_mean": True, "lower": -1.0, "upper": 1.0}
         return control.FittedProblem.of(*given, **options)
 
     def search(self, key, problem, start):
@@ -174,18 +207,20 @@ class Learner:
         options = {"population": 100, "elites": 16, "num_steps": 4}
         return control.plan_by_sampling(key, problem, 1.0, start, **options)
 
-    def agent(self, picture=None):
+    def agent(self, picture=None, exploration=0.0):
         """The agent with the parameters as they are.
 
         :param picture: what is seen at its goal; None for the states that are worth
             most.
+        :param exploration: standard deviation of noise on its actions.
         """
         goal = None if picture is None else self.tracker.latent_goal(picture).mean
         start = jnp.zeros((self.horizon, self.world.sizes.actions))
         policy = Plans(self.problem, self.search, start, goal)
         self.key, key = random.split(self.key)
         seed = int(random.randint(key, (), 0, 2**31 - 1))
-        return control.LatentAgent(self.tracker, policy, bounds=(-1.0, 1.0), seed=seed)
+        options = {"bounds": (-1.0, 1.0), "exploration": exploration, "seed": seed}
+        return control.LatentAgent(self.tracker, policy, **options)
 
     # what was learnt
 

@@ -41,7 +41,7 @@ import numpy as np
 from pictures import SIZE
 from recipe import Learner
 from tasks import TASKS
-from world import Sizes, World
+from world import Sizes, World, find
 
 plt.rcParams.update({"figure.dpi": 100, "axes.spines.top": False})
 plt.rcParams.update({"axes.spines.right": False, "legend.frameon": False})
@@ -95,15 +95,18 @@ show(World.transition, World.model, World.recognition)
 # dynamics can mend that later. Two things prevent it, and neither of them knows what a
 # pendulum is.
 #
-# The encoder begins at the principal components of the pictures, which tear nothing.
-# Here are the first two; the colour is the angle, which the model is not shown.
+# The encoder begins at a map of the pictures: neighbours in it are pictures that are
+# alike, and distances are lengths of the shortest ways from neighbour to neighbour
+# (Isomap, in `unrolled.py`), so that it tears and folds nothing. Here are its first two
+# coordinates; the third is zero, as no more is new. The colour is the angle, which the
+# model is not shown.
 
 # %%
 sizes = Sizes(SIZE**2, task.actions, task.positions, task.noise)
 learner = Learner(sizes, num_steps=400)
 pictures = np.concatenate([episode.observations for episode in episodes])
-learner.world.look(pictures)
-places = pictures @ learner.world.components[:-1] + learner.world.components[-1]
+learner.look(pictures)
+places = find(learner.world.finding, pictures)
 figure, ax = plt.subplots(figsize=(4, 3.6))
 angles = states[..., 0].reshape(-1) % (2 * np.pi)
 ax.scatter(*places[::3, :2].T, c=angles[::3], cmap="twilight", s=4)
@@ -113,11 +116,13 @@ plt.show()
 
 # %% [markdown]
 # And the noise that the model believes to be in pictures falls, in the first half of
-# the steps, from 1 to 0.1 (the camera has 0.02). While it is large, a picture says
-# little, and a state is what explains the motion; details come later.
+# the steps, from one whose variance is a twentieth of that of all pixels together, here
+# 1, to 0.1 (the camera has 0.02). While it is large, a picture says little, and a state
+# is what explains the motion; details come later.
 
 # %%
-show(Learner.sharper)
+show(Learner.look, Learner.sharper)
+print("noise at first:", np.round(learner.first_noise, 2))
 
 # %% [markdown]
 # A fit of 400 steps, where the script takes 10,000:
@@ -137,8 +142,8 @@ plt.show()
 #
 # A `Tracker` filters each new picture; from what it knows, the policy plans 25 steps
 # ahead, takes the first action, and starts the next plan from the rest. A plan is
-# judged by the mean of the learnt worth over two samples of the state;
-# `plan_by_sampling` (the cross-entropy method) looks for the best.
+# judged by the learnt worth of the states that it leads to, from the mean of what is
+# known; `plan_by_sampling` (the cross-entropy method) looks for the best.
 
 # %%
 show(Learner.problem, Learner.search, Learner.agent)
@@ -149,7 +154,10 @@ show(Learner.problem, Learner.search, Learner.agent)
 # `make swing-up` fits 10,000 steps to 12,000 pictures and lets the agent act in ten
 # episodes that begin hanging. The figures are those of
 # `benchmarks/results/recipe.json`: three sets of pictures, on which nothing was tuned,
-# and half of one of them.
+# and half of one of them. The networks began at principal components of the pictures
+# there, but where the name says that it was the unrolled map. States are easier to read
+# with that: the angular velocity is linear in what is smoothed, to an R² of .996, where
+# it was .67 to .86.
 
 # %%
 path = Path("../benchmarks/results/recipe.json")

@@ -33,6 +33,8 @@ class Task:
     :param actions: number of entries of an action.
     :param positions: number of positions of a latent state.
     :param episode: number of observations of an episode of random actions.
+    :param rounds: number of times that episodes of the agent join the data.
+    :param gathered: number of its episodes in a round.
     :param attempt: number of steps of an episode of an agent.
     :param attempts: number of episodes of an agent.
     :param horizon: number of steps of a plan.
@@ -56,6 +58,8 @@ class Task:
     actions: int = 1
     positions: int = 3
     episode: int = 100
+    rounds: int = 0
+    gathered: int = 5
     attempt: int = 200
     attempts: int = 10
     horizon: int = 25
@@ -206,6 +210,7 @@ TASKS = {
         film=pictures.redraw_cart_pole,
         camera=0.0,
         noise=0.02,
+        rounds=5,
         horizon=50,
         effort=0.01,
     ),

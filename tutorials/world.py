@@ -20,6 +20,7 @@ from numpyro.contrib.module import nnx_module
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 import optax
+from unrolled import unroll
 
 import numpyro_svae as ns
 
@@ -97,12 +98,23 @@ class Encoder(nnx.Module):
         return frames @ self.linear[:, :-1].T + self.linear[:, -1] + shift, scale
 
 
+def straight(x, y, blur):
+    """The affine map of ``x (N, P)`` to ``y (N, Q)`` that is best if ``x`` is blurred.
+
+    :param blur: standard deviation of what is added to ``x``.
+    :return: weights ``(P, Q)`` above a row that is added.
+    """
+    shift, centre = x - x.mean(0), y.mean(0)
+    square = shift.T @ shift + len(x) * blur**2 * np.eye(x.shape[1])
+    weights = np.linalg.solve(square, shift.T @ (y - centre))
+    return np.float32(np.vstack([weights, centre - x.mean(0) @ weights]))
+
+
 def components(frames, count, noise):
     """The map of frames ``(N, pixels)`` to their first principal components.
 
     They have a mean of zero and a variance of one, but those that are weaker than the
-    noise. Neighbouring pictures have neighbouring components, while a network that
-    begins at random may tear apart what belongs together, and never mends it.
+    noise.
 
     :return: weights ``(pixels, count)`` above a row that is added.
     """
@@ -112,6 +124,11 @@ def components(frames, count, noise):
     weights[:-1, : len(values)] = vectors / np.sqrt(np.maximum(values, 0) + noise**2)
     weights[-1] = -frames.mean(0) @ weights[:-1]
     return weights
+
+
+def find(network, frames):
+    """Where what is seen is."""
+    return network(frames)[0]
 
 
 def draw(network, positions):
@@ -155,17 +172,31 @@ class World:
 
     def __init__(self, sizes):
         self.sizes = sizes
-        self.components = np.zeros((sizes.pixels + 1, sizes.positions), np.float32)
+        linear = np.zeros((sizes.pixels + 1, sizes.positions), np.float32)
+        self.finding = Encoder(linear, 128, seed=4)
         self.drawing = MLP(sizes.positions, sizes.pixels, 128, seed=1)
 
     def look(self, frames):
-        """Let the networks begin at the principal components of what is seen.
+        """Let the networks begin at a map of what is seen.
+
+        Neighbouring pictures have neighbouring places in it, while a network that
+        begins at random may tear apart what belongs together, and never mends it. Where
+        there are as many positions as entries of what is seen, there is nothing to
+        unroll.
 
         :param frames: what was seen, ``(..., pixels)``.
         """
-        frames = np.reshape(frames, (-1, self.sizes.pixels))
-        self.components = components(frames, self.sizes.positions, self.sizes.noise)
-        found = frames @ self.components[:-1] + self.components[-1]
+        sizes = self.sizes
+        frames = np.reshape(frames, (-1, sizes.pixels))
+        if sizes.pixels <= sizes.positions:
+            linear = components(frames, sizes.positions, sizes.noise)
+            self.finding = Encoder(linear, 128, seed=4)
+        else:
+            chosen, places = unroll(frames, sizes.positions)
+            given = frames[chosen], places
+            finding = Encoder(straight(*given, sizes.noise), 128, seed=4)
+            self.finding = regress(finding, find, *given, blur=sizes.noise)
+        found = np.asarray(find(self.finding, frames))
         self.drawing = regress(self.drawing, draw, found, frames)
 
     def decode(self, x):
@@ -217,8 +248,7 @@ class World:
 
     def recognition(self, frames, actions, rewards=None, noise=None):
         """What one observation says of its state: where it is, not how fast."""
-        network = Encoder(self.components, 128, seed=4)
-        loc, scale = nnx_module("encoder", network)(frames)
+        loc, scale = nnx_module("encoder", self.finding)(frames)
         precision = 1 / (nnx.softplus(scale - 1) + 0.01) ** 2
         silent = jnp.zeros_like(loc)
         vector = jnp.concatenate([precision * loc, silent], -1)

@@ -79,6 +79,7 @@ class FittedProblem(Problem):
         upper: Array | float = jnp.inf,
         known: Mapping[str, Array] | None = None,
         noisy: bool = False,
+        at_mean: bool = False,
     ) -> FittedProblem:
         """Draw the global sites from their posterior, and the first state.
 
@@ -94,6 +95,10 @@ class FittedProblem(Problem):
         :param known: values of the other arguments that the states depend on, by name,
             such as the time between steps, ``(T, ...)``.
         :param noisy: whether the noise of the steps is drawn as well.
+        :param at_mean: whether all samples start at the mean of the first state, which
+            is then taken for certain. Plans that are made anew at each step answer
+            draws as if they were seen: where a system is unstable, few draws are noise
+            that drowns what should hold it.
         :raises ValueError: if the belief is not one of one Gaussian path of one
             sequence, an argument is missing, or bounds are not those of an action.
         """
@@ -114,8 +119,11 @@ class FittedProblem(Problem):
         own, first, other = random.split(key, 3)
         sample = partial(setup.guide._sample_globals, params=belief.params)
         draws = jax.vmap(sample)(random.split(own, num_samples))
-        start = marginal.sample(first, (num_samples,))[:, 0]
-        size = (num_samples, horizon, start.shape[-1])
+        size = (num_samples, horizon, marginal.event_shape[-1])
+        if at_mean:
+            start = jnp.broadcast_to(marginal.mean[0], (num_samples, size[-1]))
+        else:
+            start = marginal.sample(first, (num_samples,))[:, 0]
         noise = random.normal(other, size, start.dtype) if noisy else None
         width = setup.width(actions)
         check_bounds(lower, upper, width)

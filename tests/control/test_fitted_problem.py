@@ -79,6 +79,10 @@ def test_plans_are_those_of_sampled_matrices(x64, as_function):
     assert found.cost < problem.expected_cost(jnp.zeros((4, 1)))
     found, expected = (plan_by_ilqr(own) for own in (problem, beside))
     np.testing.assert_allclose(found.actions, expected.actions, rtol=1e-6)
+    for at_mean in (True, False):  # where samples start: all there, or none
+        known = FittedProblem.of(KEY, belief, COST, COST.final, 4, at_mean=at_mean)
+        off = jnp.abs(known.start - belief.marginals["x"].mean).max(-1)
+        assert (off < 1e-12).all() if at_mean else (off > 1e-3).all()
 
 
 def swinging(y_first, y, actions, sizes):
