@@ -26,9 +26,11 @@ BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 # The tests compile many programs and run each a few times: without these, XLA takes up
 # to four times as long. Slow tests too take longer to compile than to run.
 # The tutorials run as a user's programs do: with the one that costs no speed.
-QUICK = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 \
-	--xla_backend_optimization_level=0 --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE
-EMITTERS = $$(grep emitters $(READY)/quick)
+# The preset computes wrong numbers with jax 0.12, which does not know the emitters.
+OLD = --xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE
+QUICK = "$(OLD)" --xla_cpu_parallel_codegen_split_count=1 \
+	--xla_backend_optimization_level=0
+EMITTERS = $$(grep -o '[^ ]*emitters[^ ]*' $(READY)/quick)
 QUICKLY = [ $$\# -eq 0 ] || export XLA_FLAGS="$$* $$XLA_FLAGS"
 
 export SDL_VIDEODRIVER ?= dummy
