@@ -58,8 +58,10 @@ recipe: $(READY)/tutorials
 test: $(READY)/tests $(READY)/quick
 	@status=0; set -- $$(cat $(READY)/quick); $(QUICKLY); \
 	for precision in $(PRECISIONS); do \
-		not=; [ $$precision = float64 ] || not="not "; (set -x; \
-		$(PYTEST) -m "not slow and $${not}x64" $(PYTEST_ARGS)) || status=1; \
+		case $$precision in float32) mark="not x64";; float64) mark=x64;; \
+		*) echo "PRECISIONS: found $$precision; accepted: float32 float64."; exit 2;; \
+		esac; (set -x; \
+		$(PYTEST) -m "not slow and $$mark" $(PYTEST_ARGS)) || status=1; \
 	done; exit $$status
 
 # pytest's exit status 5 means that no test was selected.

@@ -119,8 +119,8 @@ class Learner:
         """Batches with the noise of observations, which falls in the first half.
 
         While it is large, pictures say little, and states are what moves smoothly from
-        one to the next. Where pictures say much at once, states jump, and the map from
-        places to states is torn for good.
+        one to the next. Networks that begin at no map of what is seen need it: where
+        pictures say much at once, they may tear it for good.
 
         :param done: number of steps that were taken before.
         """
