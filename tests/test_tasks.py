@@ -4,6 +4,7 @@
 """The tasks of the tutorials: bodies obey physics, and pictures show where they are."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import jax
@@ -15,6 +16,7 @@ from numpyro_svae.control import RandomAgent, run_episode
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(Path(__file__).parents[1] / "tutorials"))
+    from control_demo import collect
     import physics
     import pictures
     from tasks import TASKS
@@ -102,6 +104,19 @@ def test_any_force_pushes_the_cart_of_gymnasium():
         np.testing.assert_allclose(env.unwrapped.state, goal, atol=2e-6)
         assert not ended
         before = np.float32(env.unwrapped.state)
+
+
+def test_an_episode_ends_with_the_track_and_was_not_good():
+    task = TASKS["cart-pole-states"]
+    env = task.make(0)
+    away = SimpleNamespace(reset=lambda seed=None: None, act=lambda _: np.ones(1))
+    episodes, states = collect(env, away, 2, 100)
+    for episode, each in zip(episodes, states):
+        assert episode.terminated and len(each) == len(episode.observations) < 60
+        assert np.all(each[:-1, 0] <= physics.TRACK) and each[-1, 0] > physics.TRACK
+    upright = np.zeros((5, 4))  # even if it seems to stand
+    assert not task.reached(episodes[0], upright)
+    assert task.reached(episodes[0]._replace(terminated=False), upright)
 
 
 def test_walls_stop_what_runs_into_them():

@@ -10,6 +10,7 @@ the agent itself where a task has rounds of them.
 
 import argparse
 from functools import partial
+from itertools import compress
 import json
 from pathlib import Path
 import time
@@ -51,15 +52,16 @@ class Shown:
 
 
 def collect(env, agent, count, num_steps):
-    """Episodes of an agent, and the true states in them (count, T + 1, S).
+    """Episodes of an agent, and the true states in each of them, (T + 1, S).
 
-    Its actions are between -1 and 1, whatever the bounds of the environment are.
+    Its actions are between -1 and 1, whatever the bounds of the environment are. T is
+    less than ``num_steps`` where the environment ends an episode.
     """
     episodes, states = [], []
     for _ in range(count):
         episodes.append(run_episode(env, agent, num_steps, scaled=True))
         states.append(np.stack(env.states))
-    return episodes, np.stack(states)
+    return episodes, states
 
 
 def random_data(task, frames, seed):
@@ -78,7 +80,7 @@ def report(name, task, episodes, states):
     """Print the mean return, what was missed and how many were good; return them."""
     totals = np.array([episode.total for episode in episodes])
     misses = np.array([task.miss(each) for each in states])
-    good = sum(map(task.reached, states))
+    good = sum(map(task.reached, episodes, states))
     print(
         f"{name:34} {totals.mean():8.0f} ± {totals.std():4.0f}"
         f"   missed by {np.median(misses):.2f}, good: {good} of {len(totals)}",
@@ -91,9 +93,12 @@ def report(name, task, episodes, states):
 def r2(learner, task, episodes, states):
     """R² of numbers that are read off smoothed states, linearly.
 
-    The regression is fitted on every other episode and judged on the rest.
+    The regression is fitted on every other episode and judged on the rest. Episodes
+    that ended early are left out.
     """
-    x, numbers = learner.smooth(episodes), task.read(states)
+    whole = [not episode.terminated for episode in episodes]
+    x = learner.smooth(list(compress(episodes, whole)))
+    numbers = task.read(np.stack(list(compress(states, whole))))
     x = np.concatenate([x, np.ones_like(x[..., :1])], -1)
     flat = x[::2].reshape(-1, x.shape[-1]), numbers[::2].reshape(-1, numbers.shape[-1])
     error = numbers[1::2] - x[1::2] @ np.linalg.lstsq(*flat, rcond=None)[0]
@@ -149,7 +154,8 @@ def learn(task, frames, num_steps, seed):
     given = gathers(task, seed + 400), task.rounds
     learner.fit(episodes, *given, watch=watch)
     took = time.perf_counter() - began, time.process_time() - cpu
-    return learner, dict(zip(("seconds", "cpu_seconds"), map(round, took)))
+    record = dict(zip(("seconds", "cpu_seconds"), map(round, took)))
+    return learner, record | {"frames": frames, "own_frames": learner.own_frames}
 
 
 def pictures(task, episode, states):
@@ -174,9 +180,7 @@ def main():
     warnings.filterwarnings("ignore", ended)
     task, seed = TASKS[options.task], options.seed
     learner, record = learn(task, options.frames, options.steps, seed)
-    record |= {"frames": options.frames, "steps": options.steps}
-    record["own_frames"] = task.rounds * task.gathered * (task.attempt + 1)
-    record["positions"] = task.positions
+    record |= {"steps": options.steps, "positions": task.positions}
     found, record["agents"] = compare(task, learner.agent, seed)
     record["r2"] = r2(learner, task, *random_data(task, 4000, seed + 200)).tolist()
     print("R² of what is read off smoothed states:", np.round(record["r2"], 3))

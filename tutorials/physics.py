@@ -53,15 +53,15 @@ class Pushed(gymnasium.Wrapper):
 
     ``control`` plans actions that are vectors of numbers. The environment has a choice
     of two, the sign of a force whose size is an attribute: this sets both. A force acts
-    for two steps, the reward is that of ``cart_pole_reward`` for the state before, and
-    an episode does not end when the pole falls. It begins with a pole that leans, by up
-    to 0.2 radians, unless ``options`` say otherwise.
+    for two steps, and the reward is that of ``cart_pole_reward`` for the state before.
+    An episode ends where the track does, but not when the pole falls. It begins with a
+    pole that leans, by up to 0.2 radians, unless ``options`` say otherwise.
     """
 
     def __init__(self, env):
         super().__init__(env)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
-        env.unwrapped.theta_threshold_radians = env.unwrapped.x_threshold = np.inf
+        env.unwrapped.theta_threshold_radians = np.inf
         self.reward = jax.jit(cart_pole_reward)
 
     def reset(self, *, seed=None, options=None):
@@ -74,8 +74,10 @@ class Pushed(gymnasium.Wrapper):
         self.unwrapped.force_mag = 5 * abs(float(action[0]))
         reward = float(self.reward(np.float32(self.unwrapped.state)))
         for _ in range(2):
-            seen, _, *rest = self.env.step(int(action[0] > 0))
-        return seen, reward, *rest
+            seen, _, ended, *rest = self.env.step(int(action[0] > 0))
+            if ended:
+                break
+        return seen, reward, ended, *rest
 
 
 # a pendulum: angle, which is zero when it stands upright, and angular velocity
@@ -142,7 +144,7 @@ def push_cart(x, force, step=0.02):
 
 
 def push_twice(x, action):
-    """Two steps under a force of up to 5 N, on a track without ends."""
+    """Two steps under a force of up to 5 N, as long as the cart is on its track."""
     return push_cart(push_cart(x, 5 * action[0]), 5 * action[0])
 
 

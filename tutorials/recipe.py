@@ -89,7 +89,7 @@ class Learner:
         )
         optimizer = ns.svae_optimizer(rule, 0.1)
         self.svi = SVI(self.world.model, self.guide, optimizer, ns.SVAE_ELBO())
-        self.scale, self.params, self.losses, self.done = None, {}, [], 0
+        self.params, self.losses, self.done, self.own_frames = {}, [], 0, 0
         fit = self.world.model, self.guide, self.params
         self.tracker = control.Tracker(*fit, self.arguments, sizes.actions)
 
@@ -102,8 +102,6 @@ class Learner:
             np.stack([episode[i] for episode in episodes]).astype(np.float32)
             for i in range(3)
         )
-        if self.scale is None:
-            self.scale = np.mean(rewards), 2 * np.std(rewards)
         found = self.arguments(frames, actions)
         if self.scale[1] > 0:
             found["rewards"] = (rewards - self.scale[0]) / self.scale[1]
@@ -137,18 +135,22 @@ class Learner:
         do not. So its own episodes may join: after half of the steps, when the noise
         has fallen, and then in even distances.
 
-        :param episodes: of random actions, and of one length.
+        :param episodes: of random actions.
         :param gather: maps this learner to episodes of its agent.
         :param rounds: number of times that it does.
         :param every: number of steps between looks at the loss.
         :param watch: what is called then; ``done`` says how many steps were taken.
         """
-        self.look(self.data(episodes)["frames"])
+        seen, _, gained = map(np.concatenate, list(zip(*episodes))[:3])
+        self.look(seen)
+        self.scale = float(np.mean(gained)), 2 * float(np.std(gained))
         half, state = self.num_steps // 2, None
         own = np.linspace(half, self.num_steps, rounds, endpoint=False, dtype=int)
         for begin, end in pairwise([0, *own, self.num_steps]):
             if begin:
-                episodes = [*episodes, *gather(self)]
+                found = gather(self)
+                self.own_frames += sum(len(each.observations) for each in found)
+                episodes = [*episodes, *found]
             state = self.go_on(episodes, state, begin, end, every, watch)
         return self.agent()
 

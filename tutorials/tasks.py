@@ -78,9 +78,9 @@ class Task:
         shown = self.draw, start, self.goal, self.camera, seed
         return Pictures(self.make_env(), *shown)
 
-    def reached(self, states):
-        """Whether an episode was good."""
-        return bool(self.miss(states) <= self.within)
+    def reached(self, episode, states):
+        """Whether an episode was good; one that the environment ended was not."""
+        return not episode.terminated and bool(self.miss(states) <= self.within)
 
 
 def hang(rng):
