@@ -32,10 +32,11 @@ class Task:
         shown a picture; None if the reward says all.
     :param actions: number of entries of an action.
     :param positions: number of positions of a latent state.
-    :param episode: number of observations of an episode of random actions.
+    :param episode: number of observations of an episode of random actions that the
+        environment does not end.
     :param rounds: number of times that episodes of the agent join the data.
     :param gathered: number of its episodes in a round.
-    :param attempt: number of steps of an episode of an agent.
+    :param attempt: number of steps of an episode of an agent, at most.
     :param attempts: number of episodes of an agent.
     :param horizon: number of steps of a plan.
     :param camera: standard deviation of the noise of what is seen.
