@@ -153,11 +153,11 @@ show(Learner.problem, Learner.search, Learner.agent)
 #
 # `make swing-up` fits 10,000 steps to 12,000 pictures and lets the agent act in ten
 # episodes that begin hanging. The figures are those of
-# `benchmarks/results/recipe.json`: three seeds with pictures of their own, and what
-# other starts of the networks and another noise gave. From principal components of the
-# pictures the pendulum comes up as well, but states are harder to read: the angular
-# velocity is linear in what is smoothed to an R² of .99 with the unrolled map, and of
-# .67 to .86 without.
+# `benchmarks/results/recipe.json`: three seeds with pictures of their own, fewer of
+# them, and what other starts of the networks and another noise gave. From principal
+# components of the pictures the pendulum comes up as well, but states are harder to
+# read: the angular velocity is linear in what is smoothed to an R² of .99 with the
+# unrolled map, and of .67 to .86 without.
 
 # %%
 path = Path("../benchmarks/results/recipe.json")
