@@ -59,7 +59,7 @@ class DirichletNatural(NaturalParameters):
         possible, safe = self._open
         return jnp.where(possible, digamma(safe) - digamma(total), -inf)
 
-    def pull_back(self, cotangent: Array) -> DirichletNatural:
+    def pull_back(self, cotangent: Array, moments: Array) -> DirichletNatural:
         return DirichletNatural(jnp.where(self._open[0], cotangent, 0.0))
 
     def kl(self, other: DirichletNatural) -> Array:
@@ -71,6 +71,9 @@ class DirichletNatural(NaturalParameters):
         slope = jnp.where(falls, -direction.concentration, 1.0)
         steps = jnp.where(falls, self.concentration / slope, jnp.inf)
         return jnp.min(steps, -1)
+
+    def has_density(self) -> Array:
+        return jnp.all(self.concentration >= 0, -1)
 
     def in_domain(self) -> bool:
         each = np.asarray(self.concentration)

@@ -56,7 +56,7 @@ class GammaNatural(NaturalParameters):
         """The expected statistics."""
         return self.expected_statistics()
 
-    def pull_back(self, cotangent: GammaNatural) -> GammaNatural:
+    def pull_back(self, cotangent: GammaNatural, moments: GammaNatural) -> GammaNatural:
         return cotangent
 
     def kl(self, other: GammaNatural) -> Array:
@@ -74,6 +74,9 @@ class GammaNatural(NaturalParameters):
             step_to_zero(self.concentration, direction.concentration),
             step_to_zero(self.rate, direction.rate),
         )
+
+    def has_density(self) -> Array:
+        return (self.concentration > 0) & (self.rate > 0)
 
     def in_domain(self) -> bool:
         both = np.stack(np.broadcast_arrays(self.concentration, self.rate))

@@ -200,14 +200,16 @@ class RegressionNatural(NaturalParameters):
     def witness(self) -> ExpectedRegression:
         return self.moments()  # one inverse less
 
-    def pull_back(self, cotangent: ExpectedRegression) -> RegressionNatural:
+    def pull_back(
+        self, cotangent: ExpectedRegression, moments: ExpectedRegression
+    ) -> RegressionNatural:
         """Chain rule from centred moments to the plain ones.
 
         With P, G, C the expectations of :math:`\\Sigma^{-1}, \\Sigma^{-1} F,
         F^T \\Sigma^{-1} F`: weight = P^-1 G, covariance = P^-1 and
         excess = C - G' P^-1 G.
         """
-        weight, covariance, _, _ = self.moments()
+        weight, covariance, _, _ = moments
         to_excess = symmetric(cotangent.excess)
         to_weight = covariance @ cotangent.weight
         to_cross = to_weight - 2 * weight @ to_excess
@@ -243,6 +245,9 @@ class RegressionNatural(NaturalParameters):
         to_singular = step_to_singular(self.joint(), direction.joint(), enough)
         slack = self.df - (self.vv.shape[-1] - 1)
         return jnp.minimum(to_singular, step_to_zero(slack, direction.df))
+
+    def has_density(self) -> Array:
+        return self.df > self.vv.shape[-1] - 1
 
     def in_domain(self) -> bool:
         leaves = self.vv, self.vu, self.uu

@@ -126,6 +126,10 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     inside = eta + direction.scale(0.999 * step)
     outside = eta + direction.scale(1.001 * step)
     assert np.all(np.isfinite(inside.log_normalizer()))
+    assert np.all(inside.has_density())
+    shown = jax.tree.leaves(outside.moments())
+    finite = [np.isfinite(x).reshape(*step.shape, -1).all(-1) for x in shown]
+    assert not np.any(outside.has_density() & np.all(finite, 0))
     if make is random_dirichlet:
         assert np.all(outside.concentration.min(-1) < 0)
     elif make is random_gamma:
