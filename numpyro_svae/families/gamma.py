@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 import numpy as np
 
+from numpyro_svae.families.log_gammas import log_gammas
 from numpyro_svae.families.matrices import step_to_zero
 from numpyro_svae.families.natural import NaturalParameters
 
@@ -61,8 +62,8 @@ class GammaNatural(NaturalParameters):
 
     def kl(self, other: GammaNatural) -> Array:
         more, ratio = self.concentration - other.concentration, other.rate / self.rate
-        normalizers = gammaln(other.concentration) - gammaln(self.concentration)
-        shapes = more * digamma(self.concentration) + normalizers
+        own, theirs = log_gammas(self.concentration, other.concentration)
+        shapes = more * digamma(self.concentration) + theirs - own
         return (
             shapes
             - other.concentration * jnp.log(ratio)

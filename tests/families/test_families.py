@@ -118,6 +118,13 @@ def test_kl_has_natural_gradient_for_q_and_plain_for_p(make, x64):
 
 
 @pytest.mark.parametrize("make", FAMILIES)
+def test_a_divergence_takes_log_gammas_at_once(make):
+    """They were most of what there is to compile, with JAX 0.12."""
+    program = str(jax.make_jaxpr(make(0).kl)(make(1)))
+    assert program.count(" lgamma ") == (make is not random_gaussian)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
 def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     eta, other = make(0), make(1)
     direction = eta.scale(-1.0) + (eta - other).scale(0.5)
