@@ -7,13 +7,15 @@ The layout is that of :mod:`numpyro_svae.blocks.linalg`.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from math import prod
 
 from jax import Array, custom_vjp, lax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from numpyro_svae.blocks.linalg import (
+    MANY_LANES,
     MAX_UNROLLED,
     batched,
     eye,
@@ -35,7 +37,26 @@ __all__ = [
 ]
 
 
-def _from(k: int, a: Array) -> Array:
+def _each(indices: range, step: Callable, carry: Array) -> Array:
+    """The steps of an elimination, in turn: one body for few lanes.
+
+    What a step takes to run is next to nothing there, and what it takes to compile is
+    as much as for many lanes.
+    """
+    if prod(carry.shape[2:]) >= MANY_LANES:
+        return reduce(lambda carry, k: step(k, carry), indices, carry)
+    first, stride = indices.start, indices.step
+    return lax.fori_loop(
+        0, len(indices), lambda i, carry: step(first + stride * i, carry), carry
+    )
+
+
+def _at(k: int | Array, a: Array, axis: int = 0) -> Array:
+    """Entry ``k`` along an axis."""
+    return lax.dynamic_index_in_dim(a, k, axis, keepdims=False)
+
+
+def _from(k: int | Array, a: Array) -> Array:
     """Where the first index of a vector of the matrices ``a`` is at least ``k``."""
     return (jnp.arange(a.shape[0]) >= k).reshape((-1,) + (1,) * (a.ndim - 2))
 
@@ -82,16 +103,22 @@ def _factor(a: Array, usable: Callable[[Array, Array], Array]) -> Array:
     ``usable(pivot, diagonal)`` is the pivot to divide by; infinity drops its column.
     """
     size = a.shape[0]
-    panels, rest = [a[:, :0]], a  # a matrix may have no rows
+    if not size:
+        return a
+    diagonal = _diagonal(a)
+    panels, rest = [], a
     for first in range(0, size, MAX_UNROLLED):
         last = min(first + MAX_UNROLLED, size)
-        panel = rest[:, : last - first]
-        for k in range(first, last):
-            column = jnp.where(_from(k, a), panel[:, k - first], 0.0)
-            pivot = usable(column[k], a[k, k])
-            others = panel - outer(column, column[first:last] / pivot)
+
+        def step(k: int | Array, panel: Array, first: int = first) -> Array:
+            column = jnp.where(_from(k, a), _at(k - first, panel, 1), 0.0)
+            pivot = usable(_at(k, column), _at(k, diagonal))
+            own = column[first : first + panel.shape[1]] / pivot
             root = column * lax.rsqrt(pivot)
-            panel = lax.dynamic_update_index_in_dim(others, root, k - first, 1)
+            others = panel - outer(column, own)
+            return lax.dynamic_update_index_in_dim(others, root, k - first, 1)
+
+        panel = _each(range(first, last), step, rest[:, : last - first])
         panels.append(panel)
         if last < size:
             rest = rest[:, last - first :] - matmul(panel, transpose(panel[last:]))
@@ -180,12 +207,17 @@ def _substitute(factor: Array, b: Array, transposed: bool) -> Array:
     lanes = jnp.broadcast_shapes(factor.shape[2:], b.shape[2:])
     columns = transpose(factor) if transposed else factor
     rows = jnp.broadcast_to(b, b.shape[:2] + lanes)
-    for k in reversed(range(size)) if transposed else range(size):
-        column = columns[:, k]
-        solved = rows[k] * _reciprocal(column[k])
+    if not size:
+        return rows
+
+    def step(k: int | Array, rows: Array) -> Array:
+        column = _at(k, columns, 1)
+        solved = _at(k, rows) * _reciprocal(_at(k, column))
         others = rows - outer(column, solved)
-        rows = lax.dynamic_update_index_in_dim(others, solved, k, 0)
-    return rows
+        return lax.dynamic_update_index_in_dim(others, solved, k, 0)
+
+    order = range(size)
+    return _each(order[::-1] if transposed else order, step, rows)
 
 
 def _library_solve(factor: Array, b: Array, transposed: bool) -> Array:

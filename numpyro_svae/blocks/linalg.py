@@ -18,6 +18,7 @@ from jax import Array, custom_vjp
 import jax.numpy as jnp
 
 __all__ = [
+    "MANY_LANES",
     "MAX_UNROLLED",
     "batched",
     "dot",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 MAX_UNROLLED = 20
-MIN_SPLIT_LANES = 16  # a product for fewer is cheaper than a second kernel
+MANY_LANES = 16  # what fewer take to run is less than what a kernel takes to start
 
 
 def transpose(a: Array) -> Array:
@@ -119,7 +120,7 @@ def matmul(a: Array, b: Array) -> Array:
     lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
     if 0 in a.shape[:2]:  # as of noise in no direction
         return jnp.zeros((a.shape[0], b.shape[1]) + lanes, jnp.result_type(a, b))
-    few = math.prod(lanes) < MIN_SPLIT_LANES
+    few = math.prod(lanes) < MANY_LANES
     return _sum_of_products(a, b) if few else _product_by_rows(a, b, lanes)
 
 

@@ -11,9 +11,10 @@ from math import inf
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.special import digamma, gammaln
+from jax.scipy.special import digamma
 import numpy as np
 
+from numpyro_svae.families.log_gammas import log_gammas
 from numpyro_svae.families.natural import NaturalParameters
 
 __all__ = ["DirichletNatural"]
@@ -44,10 +45,7 @@ class DirichletNatural(NaturalParameters):
         return jnp.shape(self.concentration)[:-1]
 
     def log_normalizer(self) -> Array:
-        total = jnp.sum(self.concentration, -1)
-        possible, safe = self._open
-        each = jnp.where(possible, gammaln(safe), 0.0)
-        return jnp.sum(each, -1) - gammaln(total)
+        return _log_normalizers(self)[0]
 
     def expected_statistics(self) -> DirichletNatural:
         """The moments; zero for what is impossible, which is no part of the family."""
@@ -59,12 +57,13 @@ class DirichletNatural(NaturalParameters):
         possible, safe = self._open
         return jnp.where(possible, digamma(safe) - digamma(total), -inf)
 
-    def pull_back(self, cotangent: Array) -> DirichletNatural:
+    def pull_back(self, cotangent: Array, moments: Array) -> DirichletNatural:
         return DirichletNatural(jnp.where(self._open[0], cotangent, 0.0))
 
     def kl(self, other: DirichletNatural) -> Array:
         difference = (self - other).inner(self.expected_statistics())
-        return difference - self.log_normalizer() + other.log_normalizer()
+        own, theirs = _log_normalizers(self, other)
+        return difference - own + theirs
 
     def largest_step(self, direction: DirichletNatural, enough: float = inf) -> Array:
         falls = (direction.concentration < 0) & self._open[0]
@@ -72,6 +71,21 @@ class DirichletNatural(NaturalParameters):
         steps = jnp.where(falls, self.concentration / slope, jnp.inf)
         return jnp.min(steps, -1)
 
+    def has_density(self) -> Array:
+        return jnp.all(self.concentration >= 0, -1)
+
     def in_domain(self) -> bool:
         each = np.asarray(self.concentration)
         return bool(np.all(np.isfinite(each) & (each >= 0)) and np.all(each.max(-1)))
+
+
+def _log_normalizers(*naturals: DirichletNatural) -> list[Array]:
+    """:math:`A = \\sum \\log\\Gamma(\\alpha) - \\log\\Gamma(\\sum \\alpha)` of each."""
+    totals = [jnp.sum(natural.concentration, -1) for natural in naturals]
+    opens = [natural._open for natural in naturals]
+    found = log_gammas(*(safe for _, safe in opens), *totals)
+    each, of_totals = found[: len(naturals)], found[len(naturals) :]
+    return [
+        jnp.sum(jnp.where(possible, log_gamma, 0.0), -1) - of_total
+        for (possible, _), log_gamma, of_total in zip(opens, each, of_totals)
+    ]

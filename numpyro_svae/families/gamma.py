@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 import numpy as np
 
+from numpyro_svae.families.log_gammas import log_gammas
 from numpyro_svae.families.matrices import step_to_zero
 from numpyro_svae.families.natural import NaturalParameters
 
@@ -56,13 +57,13 @@ class GammaNatural(NaturalParameters):
         """The expected statistics."""
         return self.expected_statistics()
 
-    def pull_back(self, cotangent: GammaNatural) -> GammaNatural:
+    def pull_back(self, cotangent: GammaNatural, moments: GammaNatural) -> GammaNatural:
         return cotangent
 
     def kl(self, other: GammaNatural) -> Array:
         more, ratio = self.concentration - other.concentration, other.rate / self.rate
-        normalizers = gammaln(other.concentration) - gammaln(self.concentration)
-        shapes = more * digamma(self.concentration) + normalizers
+        own, theirs = log_gammas(self.concentration, other.concentration)
+        shapes = more * digamma(self.concentration) + theirs - own
         return (
             shapes
             - other.concentration * jnp.log(ratio)
@@ -74,6 +75,9 @@ class GammaNatural(NaturalParameters):
             step_to_zero(self.concentration, direction.concentration),
             step_to_zero(self.rate, direction.rate),
         )
+
+    def has_density(self) -> Array:
+        return (self.concentration > 0) & (self.rate > 0)
 
     def in_domain(self) -> bool:
         both = np.stack(np.broadcast_arrays(self.concentration, self.rate))

@@ -84,11 +84,12 @@ class GaussianNatural(NaturalParameters):
         second = covariance + mean[..., None] * mean[..., None, :]
         return GaussianNatural(mean, -0.5 * second)
 
-    def pull_back(self, cotangent: ExpectedGaussian) -> GaussianNatural:
+    def pull_back(
+        self, cotangent: ExpectedGaussian, moments: ExpectedGaussian
+    ) -> GaussianNatural:
         """Chain rule from the covariance :math:`E[x x^T] - E[x] E[x]^T`."""
-        mean, _ = self.moments()
         to_second = symmetric(cotangent.covariance)
-        shift = 2 * jnp.squeeze(to_second @ mean[..., None], -1)
+        shift = 2 * jnp.squeeze(to_second @ moments.mean[..., None], -1)
         return GaussianNatural(cotangent.mean - shift, -2 * to_second)
 
     def kl(self, other: GaussianNatural) -> Array:
@@ -102,6 +103,9 @@ class GaussianNatural(NaturalParameters):
 
     def largest_step(self, direction: GaussianNatural, enough: float = inf) -> Array:
         return step_to_singular(self.precision, direction.precision, enough)
+
+    def has_density(self) -> Array:
+        return jnp.ones(self.batch_shape, bool)
 
     def in_domain(self) -> bool:
         finite = np.all(np.isfinite(np.asarray(self.info_vector)))

@@ -47,8 +47,12 @@ class NaturalParameters(ABC):
         """What factors read: :math:`E[t]` in coordinates that are safe in float32."""
 
     @abstractmethod
-    def pull_back(self, cotangent: Any) -> Self:
-        """Turn a cotangent of :meth:`moments` into one of :math:`E[t]`."""
+    def pull_back(self, cotangent: Any, moments: Any) -> Self:
+        """Turn a cotangent of :meth:`moments` into one of :math:`E[t]`.
+
+        :param cotangent: the cotangent.
+        :param moments: the moments, which whoever has a cotangent of them has.
+        """
 
     @abstractmethod
     def kl(self, other: Self) -> Array:
@@ -63,6 +67,13 @@ class NaturalParameters(ABC):
             returned where it is in the domain, which is cheaper to find out.
         :return: possibly infinite, and zero where no step is possible, of shape
             ``batch_shape``.
+        """
+
+    @abstractmethod
+    def has_density(self) -> Array:
+        """Whether the scalars are in the domain, of shape ``batch_shape``.
+
+        Matrices that are not have no finite moments, and need not be looked at.
         """
 
     def witness(self) -> Any:
@@ -116,12 +127,14 @@ def expected(natural: NaturalParameters) -> Any:
     return natural.moments()
 
 
-def _expected_forward(natural: NaturalParameters) -> tuple[Any, NaturalParameters]:
-    return natural.moments(), natural
+def _expected_forward(natural: NaturalParameters) -> tuple[Any, tuple]:
+    moments = natural.moments()
+    return moments, (natural, moments)
 
 
-def _expected_backward(natural: NaturalParameters, cotangent: Any) -> tuple[Any]:
-    return (natural.pull_back(cotangent),)
+def _expected_backward(residuals: tuple, cotangent: Any) -> tuple[Any]:
+    natural, moments = residuals
+    return (natural.pull_back(cotangent, moments),)
 
 
 expected.defvjp(_expected_forward, _expected_backward)

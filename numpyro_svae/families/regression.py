@@ -23,11 +23,12 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
-from jax.scipy.special import digamma, multigammaln
+from jax.scipy.special import digamma
 import numpy as np
 
 from numpyro_svae.families.compensated import residual
 from numpyro_svae.families.expected_regression import ExpectedRegression
+from numpyro_svae.families.log_gammas import log_gammas
 from numpyro_svae.families.matrices import (
     has_cholesky,
     inverse_from_tril,
@@ -63,24 +64,37 @@ class RegressionStandard(NamedTuple):
         return RegressionNatural.from_standard(*parts)
 
     def log_normalizer(self) -> Array:
-        """:math:`A = -D/2 \\log|K| + \\nu D/2 \\log 2 + \\log\\Gamma_D(\\nu/2)
-        - \\nu/2 \\log|\\Psi| + DM/2 \\log 2\\pi`."""
-        dim, num_columns = self.loc.shape[-2:]
-        return (
-            -dim * log_diagonal(self.column_tril)
-            + 0.5 * dim * log(2) * self.df
-            + multigammaln(0.5 * self.df, dim)
-            - self.df * log_diagonal(self.scale_tril)
-            + 0.5 * dim * num_columns * log(2 * pi)
-        )
+        """:math:`A`, of shape ``(...)``."""
+        return _log_normalizers(self)[0]
+
+    @property
+    def halves(self) -> Array:
+        """:math:`(\\nu + 1 - i)/2`, of shape ``(..., D)``."""
+        dim = self.loc.shape[-2]
+        return 0.5 * (self.df[..., None] - jnp.arange(dim, dtype=self.df.dtype))
 
     def expected_log_det(self) -> Array:
         """:math:`E \\log|\\Sigma| = \\log|\\Psi| - D \\log 2
         - \\sum_i \\psi((\\nu + 1 - i)/2)`."""
         dim = self.loc.shape[-2]
-        halves = 0.5 * (self.df[..., None] - jnp.arange(dim, dtype=self.df.dtype))
         log_det = 2 * log_diagonal(self.scale_tril)
-        return log_det - dim * log(2) - jnp.sum(digamma(halves), -1)
+        return log_det - dim * log(2) - jnp.sum(digamma(self.halves), -1)
+
+
+def _log_normalizers(*standards: RegressionStandard) -> list[Array]:
+    """:math:`A = -D/2 \\log|K| + \\nu D/2 \\log 2 + \\log\\Gamma_D(\\nu/2)
+    - \\nu/2 \\log|\\Psi| + DM/2 \\log 2\\pi` of each."""
+    dim, num_columns = standards[0].loc.shape[-2:]
+    constant = 0.5 * dim * num_columns * log(2 * pi) + 0.25 * dim * (dim - 1) * log(pi)
+    return [
+        constant
+        - dim * log_diagonal(standard.column_tril)
+        + standard.df * (0.5 * dim * log(2) - log_diagonal(standard.scale_tril))
+        + jnp.sum(log_gamma, -1)
+        for standard, log_gamma in zip(
+            standards, log_gammas(*(standard.halves for standard in standards))
+        )
+    ]
 
 
 @jax.jit
@@ -200,14 +214,16 @@ class RegressionNatural(NaturalParameters):
     def witness(self) -> ExpectedRegression:
         return self.moments()  # one inverse less
 
-    def pull_back(self, cotangent: ExpectedRegression) -> RegressionNatural:
+    def pull_back(
+        self, cotangent: ExpectedRegression, moments: ExpectedRegression
+    ) -> RegressionNatural:
         """Chain rule from centred moments to the plain ones.
 
         With P, G, C the expectations of :math:`\\Sigma^{-1}, \\Sigma^{-1} F,
         F^T \\Sigma^{-1} F`: weight = P^-1 G, covariance = P^-1 and
         excess = C - G' P^-1 G.
         """
-        weight, covariance, _, _ = self.moments()
+        weight, covariance, _, _ = moments
         to_excess = symmetric(cotangent.excess)
         to_weight = covariance @ cotangent.weight
         to_cross = to_weight - 2 * weight @ to_excess
@@ -232,9 +248,10 @@ class RegressionNatural(NaturalParameters):
             return jnp.sum(x * x, (-1, -2))
 
         quadratic = q.df * (squares(whitened_scale) + squares(whitened_shift) - dim)
+        own, theirs = _log_normalizers(q, p)
         return (
-            p.log_normalizer()
-            - q.log_normalizer()
+            theirs
+            - own
             + 0.5 * (quadratic + dim * (squares(columns) - num_columns))
             + 0.5 * (p.df - q.df) * q.expected_log_det()
         )
@@ -243,6 +260,9 @@ class RegressionNatural(NaturalParameters):
         to_singular = step_to_singular(self.joint(), direction.joint(), enough)
         slack = self.df - (self.vv.shape[-1] - 1)
         return jnp.minimum(to_singular, step_to_zero(slack, direction.df))
+
+    def has_density(self) -> Array:
+        return self.df > self.vv.shape[-1] - 1
 
     def in_domain(self) -> bool:
         leaves = self.vv, self.vu, self.uu

@@ -75,7 +75,9 @@ class TruncatedGammaNatural(GammaNatural):
         mean = jnp.exp(nodes.center) * nodes.mean(jnp.exp(nodes.steps))
         return GammaNatural(mean_log, -mean)
 
-    def pull_back(self, cotangent: GammaNatural) -> TruncatedGammaNatural:
+    def pull_back(
+        self, cotangent: GammaNatural, moments: GammaNatural
+    ) -> TruncatedGammaNatural:
         return replace(self, **vars(cotangent))
 
     def kl(self, other: Any) -> Array:
@@ -88,6 +90,10 @@ class TruncatedGammaNatural(GammaNatural):
         shape = step_to_zero(self.concentration, direction.concentration)
         shape = jnp.where(jnp.isfinite(low), inf, shape)
         return jnp.minimum(shape, step_to_zero(self.rate, direction.rate))
+
+    def has_density(self) -> Array:
+        low, _ = self.log_bounds
+        return ((self.concentration > 0) | jnp.isfinite(low)) & (self.rate > 0)
 
     def in_domain(self) -> bool:
         shape, rate = np.asarray(self.concentration), np.asarray(self.rate)

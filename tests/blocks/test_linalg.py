@@ -14,7 +14,7 @@ from numpyro_svae.blocks import elimination, linalg
 pytestmark = pytest.mark.x64
 SIZES = [1, 3, 22]  # the last is beyond MAX_UNROLLED
 LANES = 4
-MANY_LANES = 70  # beyond MIN_LOOPED_LANES
+MANY_LANES = 70  # beyond linalg.MANY_LANES
 
 
 def random(seed: int, *shape: int) -> jax.Array:
@@ -61,9 +61,11 @@ def test_sums_have_the_gradient_of_what_they_are_sums_of():
     check_grads(linalg.log_diagonal, (tril,), 1, modes="rev")
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_cholesky_and_solves(size):
-    a, b = spd(size), random(1, size, 2, LANES)
+@pytest.mark.parametrize(
+    ("size", "lanes"), [*((s, LANES) for s in SIZES), (3, MANY_LANES)]
+)
+def test_cholesky_and_solves(size, lanes):
+    a, b = spd(size, lanes), random(1, size, 2, lanes)
     factor = elimination.cholesky(a)
     np.testing.assert_allclose(first(factor), np.linalg.cholesky(first(a)), rtol=1e-7)
     lower = elimination.solve_lower(factor, b)
@@ -89,11 +91,13 @@ def test_gradients(size):
     check_grads(lambda a, b: through(a, b)[1:], (a[..., :1], b), 1, modes="rev")
 
 
-@pytest.mark.parametrize("size", [3, 22, 45])
-def test_semidefinite_factor(size):
-    half = random(0, size, 2, LANES)
+@pytest.mark.parametrize(
+    ("size", "lanes"), [(3, MANY_LANES), *((s, LANES) for s in (3, 22, 45))]
+)
+def test_semidefinite_factor(size, lanes):
+    half = random(0, size, 2, lanes)
     a = jnp.einsum("ikn,jkn->ijn", half, half)
-    b = linalg.matvec(half, random(1, 2, LANES))
+    b = linalg.matvec(half, random(1, 2, lanes))
     u, w = elimination.semidefinite_factor(a, b)
     np.testing.assert_allclose(linalg.matmul(u, linalg.transpose(u)), a, atol=1e-12)
     np.testing.assert_allclose(linalg.matvec(u, w), b, atol=1e-7)

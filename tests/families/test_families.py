@@ -118,6 +118,13 @@ def test_kl_has_natural_gradient_for_q_and_plain_for_p(make, x64):
 
 
 @pytest.mark.parametrize("make", FAMILIES)
+def test_a_divergence_takes_log_gammas_at_once(make):
+    """They were most of what there is to compile, with JAX 0.12."""
+    program = str(jax.make_jaxpr(make(0).kl)(make(1)))
+    assert program.count(" lgamma ") == (make is not random_gaussian)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
 def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     eta, other = make(0), make(1)
     direction = eta.scale(-1.0) + (eta - other).scale(0.5)
@@ -126,6 +133,10 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     inside = eta + direction.scale(0.999 * step)
     outside = eta + direction.scale(1.001 * step)
     assert np.all(np.isfinite(inside.log_normalizer()))
+    assert np.all(inside.has_density())
+    shown = jax.tree.leaves(outside.moments())
+    finite = [np.isfinite(x).reshape(*step.shape, -1).all(-1) for x in shown]
+    assert not np.any(outside.has_density() & np.all(finite, 0))
     if make is random_dirichlet:
         assert np.all(outside.concentration.min(-1) < 0)
     elif make is random_gamma:

@@ -7,25 +7,37 @@ from __future__ import annotations
 
 from math import log, pi, prod
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from numpyro_svae.families import ExpectedRegression
+from numpyro_svae.families.matrices import log_diagonal, symmetric, transpose
 
 __all__ = ["log_density", "whitener_of"]
 
 
-def whitener_of(regression: ExpectedRegression) -> tuple[Array, Array]:
-    """``L^-1`` with ``L L' = covariance``, and ``log|covariance|``.
+@jax.custom_jvp
+def whitener_of(covariance: Array) -> tuple[Array, Array]:
+    """``W = L^-1`` with ``L L' = covariance``, and ``log|covariance|``.
 
     Factors are few and vectors many, so the triangular solve is done once on the
-    identity and whitening is one product.
+    identity and whitening is one product; and so is its derivative.
     """
-    tril = jnp.linalg.cholesky(regression.covariance)
+    tril = jnp.linalg.cholesky(covariance)
     identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-    return solve_triangular(tril, identity, lower=True), log_det
+    return solve_triangular(tril, identity, lower=True), 2 * log_diagonal(tril)
+
+
+@whitener_of.defjvp
+def _whitener_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    """``dW = -phi(W dS W') W``, where phi is the lower half (Murray, 2016)."""
+    whitener, log_det = whitener_of(*primals)
+    change = whitener @ symmetric(tangents[0]) @ transpose(whitener)
+    half = jnp.tril(change) - 0.5 * change * jnp.eye(change.shape[-1])
+    trace = jnp.trace(change, axis1=-2, axis2=-1)
+    return (whitener, log_det), (-half @ whitener, trace)
 
 
 def log_density(regression: ExpectedRegression, v: Array, u: Array) -> Array:
@@ -34,7 +46,7 @@ def log_density(regression: ExpectedRegression, v: Array, u: Array) -> Array:
     Positions that share the regressions are lanes, the last axis, so that their sums
     in the gradient are products of matrices, and no array is transposed on the way.
     """
-    whitener, _ = whitener_of(regression)
+    whitener, _ = whitener_of(regression.covariance)
     weight, _, excess, log_det = regression
     own = max(weight.ndim - 2, whitener.ndim - 2, excess.ndim - 2, log_det.ndim)
     batch = jnp.broadcast_shapes(v.shape[:-1], u.shape[:-1])

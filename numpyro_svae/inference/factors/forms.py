@@ -165,7 +165,7 @@ def _joint(
 ) -> tuple[Array, Array, Array]:
     """Information form of the factor in ``(v, x)``, about their origins."""
     weight, _, excess, log_det = regression
-    whitener, _ = whitener_of(regression)
+    whitener, _ = whitener_of(regression.covariance)
     half = whitener @ weight @ parent_map
     pull = jnp.swapaxes(parent_map, -1, -2)
     corner = jnp.swapaxes(half, -1, -2) @ half + pull @ excess @ parent_map

@@ -94,13 +94,13 @@ def in_states(regression: ExpectedRegression, count: int) -> ExpectedRegression:
 
 def normalizer_gap(regression: ExpectedRegression) -> Array:
     """``(log|covariance| - E log|Sigma|) / 2``: log mass of the factor."""
-    return 0.5 * (whitener_of(regression)[1] - regression.log_det)
+    return 0.5 * (whitener_of(regression.covariance)[1] - regression.log_det)
 
 
 def proper_regression(regression: ExpectedRegression) -> ExpectedRegression:
     """The density ``N(v; weight u, covariance)``, which has no other normaliser."""
     weight, covariance, excess, _ = regression
-    log_det = whitener_of(regression)[1]
+    log_det = whitener_of(regression.covariance)[1]
     return ExpectedRegression(weight, covariance, jnp.zeros_like(excess), log_det)
 
 
@@ -122,7 +122,7 @@ def to_child(regression: ExpectedRegression, u: Array) -> GaussianMessage:
 
 def _state_precision(regression: ExpectedRegression, parent_map: Array) -> Array:
     """``U' E[F' Sigma^-1 F] U``."""
-    half = whitener_of(regression)[0] @ regression.weight @ parent_map
+    half = whitener_of(regression.covariance)[0] @ regression.weight @ parent_map
     precision = jnp.swapaxes(half, -1, -2) @ half
     return precision + parent_map.T @ regression.excess @ parent_map
 
@@ -137,7 +137,7 @@ def to_parent(
     :param c: the known part of the regressor, of shape ``(..., M)``.
     :param parent_map: U, of shape ``(M, dimension of x)``.
     """
-    whitener, _ = whitener_of(regression)
+    whitener, _ = whitener_of(regression.covariance)
     residual = _apply(whitener, v - _apply(regression.weight, c))
     whitened_weight = whitener @ regression.weight
     pull = jnp.einsum("...im,...i->...m", whitened_weight, residual)
@@ -171,7 +171,7 @@ def expected_log_density(
 
 def _states(regression: ExpectedRegression) -> switching.States:
     """Regressions ``(..., K)`` in the layout of the blocks."""
-    whitener, _ = whitener_of(regression)
+    whitener, _ = whitener_of(regression.covariance)
 
     def to_lanes(x: Array) -> Array:
         x = x.reshape(-1, *x.shape[-3:])
@@ -276,7 +276,7 @@ def expected_response(
     :param mean: of the response, ``(..., D)``.
     :param covariance: of the response, ``(..., D, D)``.
     """
-    whitener, _ = whitener_of(regression)
+    whitener, _ = whitener_of(regression.covariance)
     precision = jnp.swapaxes(whitener, -1, -2) @ whitener
     spread = jnp.einsum("...ij,...ij->...", precision, covariance)
     return log_density(regression, mean, u) - 0.5 * spread

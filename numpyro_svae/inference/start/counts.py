@@ -69,8 +69,9 @@ def spread_rows(
 
 def _moved(prior: Any, total: Callable[[Any], Array]) -> Any:
     """The prior, with the statistics of which a total is the expectation."""
-    moments = jax.tree.map(jnp.zeros_like, prior.moments())
-    return prior + prior.pull_back(jax.grad(total)(moments))
+    moments = prior.moments()
+    rise = jax.grad(total)(jax.tree.map(jnp.zeros_like, moments))
+    return prior + prior.pull_back(rise, moments)
 
 
 def spread_counts(

@@ -30,11 +30,11 @@ def slow_dynamics(key: Array, prior: RegressionNatural, dim: int) -> RegressionN
     square = standard.loc[..., :dim]
     many = jnp.linalg.matrix_power(square, _HORIZON)  # Gelfand: |F^n|^(1/n) -> radius
     radius = jnp.linalg.norm(many, axis=(-2, -1)) ** (1 / _HORIZON)
-    turn = jnp.zeros((dim, dim))
-    if prior.batch_shape:
-        turn = _TURN * random.normal(key, (*prior.batch_shape, dim, dim))
+    decay = _DECAY * jnp.eye(dim)
+    if prior.batch_shape:  # Cayley's rotations
+        turn = 0.5 * _TURN * random.normal(key, (*prior.batch_shape, dim, dim))
         turn = turn - jnp.swapaxes(turn, -1, -2)
-    decay = _DECAY * jax.scipy.linalg.expm(turn)
+        decay = jnp.linalg.solve(jnp.eye(dim) - turn, decay @ (jnp.eye(dim) + turn))
     slow = jnp.zeros_like(standard.loc).at[..., :dim].set(decay)
     keep = (radius > 0) & (radius <= _LARGEST_RADIUS)
     loc = jnp.where(keep[..., None, None], standard.loc, slow)
