@@ -129,6 +129,11 @@ def begin_cart_pole(rng):
     return rng.uniform(-1, 1, 4) * np.array([1.2, 0.5, 0.5, 0.5])
 
 
+def begin_anywhere(rng):
+    """On the inner half of the track, with a pole at any angle."""
+    return rng.uniform(-1, 1, 4) * np.array([1.2, 0.5, np.pi, 1.0])
+
+
 def push_cart(x, force, step=0.02):
     """One step of gymnasium's CartPole-v1 under a force in Newton.
 
@@ -161,6 +166,11 @@ def move_cart_pole(x, action):
 def cart_pole_reward(x):
     """Most for a pole that is upright on a cart in the middle."""
     return jnp.exp(-((x[2] / 0.4) ** 2)) - 0.1 * x[0] ** 2
+
+
+def height_reward(x):
+    """Most for a pole that is upright on a cart in the middle; all angles count."""
+    return jnp.cos(x[2]) - 0.1 * x[0] ** 2
 
 
 # an arm of two links on a table: angles of the joints, and their velocities

@@ -120,6 +120,11 @@ def stand(rng):
     return rng.uniform(-0.05, 0.05, 4)
 
 
+def hang_below(rng):
+    """A cart at rest in the middle, with a pole that hangs."""
+    return np.array([0.0, 0.0, np.pi, 0.0]) + rng.uniform(-0.05, 0.05, 4)
+
+
 def lean(rng):
     """A cart that is away from the middle, with a pole that leans up to 9 degrees."""
     return rng.uniform(-1, 1, 4) * np.array([0.8, 0.3, 0.15, 0.3])
@@ -131,6 +136,11 @@ def unbalanced(states):
         np.max(np.abs(states[:, 2])) / np.radians(12),
         np.max(np.abs(states[:, 0])) / physics.TRACK,
     )
+
+
+def below(states):
+    """How far a pole came down in the last two seconds, of a length of one."""
+    return 1 - np.min(np.cos(states[-50:, 2]))
 
 
 def read_cart_pole(states):
@@ -201,6 +211,21 @@ TASKS = {
         attempts=20,
     ),
     "cart-pole": CART_POLE,
+    "cart-pole-swing-up": replace(
+        CART_POLE,
+        make_env=partial(
+            Body,
+            physics.begin_anywhere,
+            physics.move_cart_pole,
+            physics.height_reward,
+        ),
+        miss=below,
+        within=0.1,
+        reward=physics.height_reward,
+        start=hang_below,
+        episode=100,
+        horizon=35,
+    ),
     "cart-pole-states": replace(
         CART_POLE,
         make_env=any_push,
