@@ -35,7 +35,7 @@ def _whitener_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """``dW = -phi(W dS W') W``, where phi is the lower half (Murray, 2016)."""
     whitener, log_det = whitener_of(*primals)
     change = whitener @ symmetric(tangents[0]) @ transpose(whitener)
-    half = jnp.tril(change) - 0.5 * change * jnp.eye(change.shape[-1])
+    half = 0.5 * (jnp.tril(change) + jnp.tril(change, -1))
     trace = jnp.trace(change, axis1=-2, axis2=-1)
     return (whitener, log_det), (-half @ whitener, trace)
 
