@@ -207,6 +207,7 @@ def _substitute(factor: Array, b: Array, transposed: bool) -> Array:
     lanes = jnp.broadcast_shapes(factor.shape[2:], b.shape[2:])
     columns = transpose(factor) if transposed else factor
     rows = jnp.broadcast_to(b, b.shape[:2] + lanes)
+    rows = rows.astype(jnp.result_type(factor, b))
     if not size:
         return rows
 

@@ -77,6 +77,12 @@ def test_cholesky_and_solves(size, lanes):
     np.testing.assert_allclose(log_det, np.linalg.slogdet(first(a))[1])
 
 
+@pytest.mark.parametrize("lanes", [LANES, MANY_LANES])
+def test_a_solution_has_the_precision_of_the_finer_of_two(lanes):
+    factor, b = elimination.cholesky(spd(3, lanes)), random(1, 3, 2, lanes)
+    assert elimination.solve_lower(factor, b.astype(jnp.float32)).dtype == b.dtype
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_gradients(size):
     a, b = random(0, size, size, LANES), random(1, size, 2, LANES)
