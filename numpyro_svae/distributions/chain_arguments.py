@@ -48,10 +48,11 @@ def canonical_arguments(
     with jax.ensure_compile_time_eval():  # constants are checked under jit too
         arguments = {name: jnp.asarray(x, dtype) for name, x in given.items()}
         size = _check_entries(arguments)
+    num_steps = _count_steps(arguments, num_steps)
+    with jax.ensure_compile_time_eval():
         for name in ("transition_matrix", "transition_cov"):
             if arguments[name].ndim == 2:
                 arguments[name] = arguments[name][None]
-    num_steps = _count_steps(arguments, num_steps)
     arguments.setdefault("inputs", jnp.zeros((num_steps - 1, 0), dtype))
     _check_batch(arguments)
     return arguments, (num_steps, size)
@@ -157,19 +158,23 @@ def _check_entries(arguments: dict[str, Array]) -> int:
 
 
 def _count_steps(arguments: dict[str, Array], num_steps: int | None) -> int:
-    """``T``, from itself or from the axes of time, which must agree."""
+    """``T``, from itself or from the axes of time, which must agree.
+
+    One step may stand for all of them; where nothing says how many, it is one.
+    """
     if num_steps is not None and (int(num_steps) != num_steps or num_steps < 1):
         _fail("num_steps", num_steps, "an integer of at least 1")
+    axes = {"inputs": 2, "transition_matrix": 3, "transition_cov": 3}
     times = {
-        name: arguments[name].shape[-2 if name == "inputs" else -3]
-        for name in ("inputs", "transition_matrix", "transition_cov")
-        if name in arguments
+        name: arguments[name].shape[-axis]
+        for name, axis in axes.items()
+        if name in arguments and arguments[name].ndim >= axis
     }
     known = {n: k for n, k in times.items() if n == "inputs" or k != 1}
     if num_steps is None:
-        if not known:
+        if not times:
             _fail("num_steps", "None", "an integer: no argument has an axis of time")
-        num_steps = next(iter(known.values())) + 1
+        num_steps = next(iter(known.values()), 1) + 1
     for name, found in known.items():
         if found != num_steps - 1:
             shape = arguments[name].shape

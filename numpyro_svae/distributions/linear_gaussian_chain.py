@@ -54,8 +54,8 @@ class LinearGaussianChain(CheckedArguments):
         ``(..., T - 1 or 1, D, D + A)``.
     :param transition_cov: :math:`Q`, shape ``(D, D)`` or ``(..., T - 1 or 1, D, D)``.
     :param inputs: :math:`u`, shape ``(..., T - 1, A)``, if any.
-    :param num_steps: :math:`T`; needed where no argument has an axis of time that
-        tells.
+    :param num_steps: :math:`T`; needed where no argument has an axis of time. Where
+        all such axes have one step, that is all there are, unless this says otherwise.
     :param time_reversed: whether the chain runs backwards: :math:`x_{T-1}` is drawn
         first and arguments are in the order of drawing, while paths are always in the
         order of time. Exact posteriors come in this form.

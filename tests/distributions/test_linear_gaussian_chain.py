@@ -285,6 +285,14 @@ def test_errors_say_what_was_found_and_what_is_accepted(changes, message):
         make(**changes)
 
 
+def test_one_step_is_all_there_are_where_nothing_else_tells():
+    one = {"transition_matrix": np.eye(2)[None]}
+    assert make(**one, num_steps=None).num_steps == 2
+    assert make(**one).num_steps == 3
+    noise = {"transition_cov": np.ones((4, 1, 1)) * np.eye(2)}
+    assert make(**one, **noise, num_steps=None).num_steps == 5
+
+
 def test_errors_of_methods():
     with pytest.raises(ValueError, match=r"potential: found batch shape \(5,\)"):
         make().condition(GaussianPotential(np.zeros((5, 2)), np.ones((5, 2))))

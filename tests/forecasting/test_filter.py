@@ -151,9 +151,8 @@ def autoregressive_hmm(x):
         z = numpyro.sample("z", states)[..., 1:]
         noise = jnp.array([0.1, 0.3])[z][..., None, None] * jnp.eye(2)
         weight = jnp.asarray(TURNS)[z]
-        start = jnp.zeros(2), jnp.eye(2)
-        chain = ns.LinearGaussianChain(*start, weight, noise, num_steps=x.shape[1])
-        numpyro.sample("x", chain, obs=x)
+        start = jnp.zeros(2), jnp.eye(2)  # steps tell how many states there are
+        numpyro.sample("x", ns.LinearGaussianChain(*start, weight, noise), obs=x)
 
 
 def test_an_observed_switching_autoregression(x64):
@@ -198,9 +197,8 @@ def one_regime(y):
         states = ns.DiscreteMarkovChain(jnp.array([0.6, 0.4]), rows, y.shape[1])
         z = numpyro.sample("z", states)[..., 1:]
         weight, noise = jnp.stack([weight, weight]), jnp.stack([0.2 * jnp.eye(2)] * 2)
-        chain = ns.LinearGaussianChain(
-            jnp.zeros(2), jnp.eye(2), weight[z], noise[z], num_steps=y.shape[1]
-        )
+        start = jnp.zeros(2), jnp.eye(2)
+        chain = ns.LinearGaussianChain(*start, weight[z], noise[z])
         x = numpyro.sample("x", chain)
         seen = dist.MultivariateNormal(x, 0.4 * jnp.eye(2)).to_event(1)
         numpyro.sample("y", seen, obs=y)
