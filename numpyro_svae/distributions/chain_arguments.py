@@ -48,8 +48,7 @@ def canonical_arguments(
     with jax.ensure_compile_time_eval():  # constants are checked under jit too
         arguments = {name: jnp.asarray(x, dtype) for name, x in given.items()}
         size = _check_entries(arguments)
-    num_steps = _count_steps(arguments, num_steps)
-    with jax.ensure_compile_time_eval():
+        num_steps = _count_steps(arguments, num_steps)
         for name in ("transition_matrix", "transition_cov"):
             if arguments[name].ndim == 2:
                 arguments[name] = arguments[name][None]
