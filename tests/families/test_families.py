@@ -3,6 +3,8 @@
 
 """Log normalisers, expected statistics and natural-gradient reads of the families."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,6 +152,13 @@ def test_largest_step_reaches_the_boundary_and_not_beyond(make, x64):
     nearer, further = 0.9 * float(step.min()), 1.1 * float(step.max())
     assert np.all(eta.largest_step(direction, nearer) >= nearer)
     np.testing.assert_allclose(eta.largest_step(direction, further), step, rtol=1e-9)
+
+
+def test_degrees_of_freedom_end_where_no_matrix_shows_it():
+    eta = random_regression(0, dim=3)
+    few = replace(eta, df=jnp.array([2.1, 1.9]))
+    assert all(np.all(np.isfinite(x)) for x in few.moments()[:3])
+    np.testing.assert_array_equal(few.has_density(), [True, False])
 
 
 def test_kl_from_a_gaussian_that_is_given_by_its_mean(x64):
