@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jax import Array
@@ -55,11 +56,10 @@ class CategoricalKind(DiscreteKind):
         possible = jnp.isfinite(log_sum)
         log_sum = jnp.where(possible, log_sum, 0.0)[..., None]
         possible = possible[..., None]
-        # Zeros are no argument of a log, whose derivative is infinite there.
-        flat = jnp.log(jnp.where(possible, 1.0, probs))
+        flat = -math.log(probs.shape[-1])
         normal = jnp.where(possible, logits - log_sum, flat)
         marginal = dist.Categorical(logits=normal, validate_args=False)
-        entropy = per_entry(-jnp.sum(expected_logits(probs, normal), -1), extent)
+        entropy = per_entry(-expected_logits(probs, normal), extent)
         possible = per_entry(1.0 * ~possible[..., 0], extent) == 0
         marginal = marginal.to_event(extent.extra)
         return DiscreteBelief(probs, None, entropy, possible, marginal)
@@ -68,4 +68,4 @@ class CategoricalKind(DiscreteKind):
         self, factors: ExpectedFactors, name: str, belief: DiscreteBelief
     ) -> Array:
         prior = expected_logits(belief.probs, log_probs(factors, name))
-        return per_entry(jnp.sum(prior, -1), factors.extent(name))
+        return per_entry(prior, factors.extent(name))

@@ -70,7 +70,7 @@ class DiscreteChainKind(DiscreteKind):
             extent.positions[-1],
             validate_args=False,
         )
-        terms = jnp.sum(expected_logits(found.probs, message), (-2, -1))
+        terms = jnp.sum(expected_logits(found.probs, message), -1)
         terms = terms + discrete_chain.expected_log_density(initial, steps, *moments)
         possible = jnp.isfinite(found.log_normalizer)
         entropy = jnp.where(possible, found.log_normalizer - terms, 0.0)

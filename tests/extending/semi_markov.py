@@ -158,7 +158,7 @@ class SemiMarkovKind(DiscreteKind):
         ended = joint[..., 0, :, :].sum(-4)  # where nothing is left of a state
         begun = at[..., 0, :, :], ended.sum(-1), at[..., 0, :, :] + ended.sum(-3)
         belief = DiscreteBelief(at.sum(-1), begun, 0.0, True, Paths(pairs, longest))
-        terms = jnp.sum(expected_logits(belief.probs, message), (-2, -1))
+        terms = jnp.sum(expected_logits(belief.probs, message), -1)
         terms = terms + self._expected(logs, begun)
         possible = per_path(jnp.isfinite(found.log_normalizer), extent)
         entropy = per_path(found.log_normalizer - terms, extent)
@@ -169,8 +169,8 @@ class SemiMarkovKind(DiscreteKind):
         initial, transition, duration = logs
         first, moves, lasting = begun
         pairs = (first.sum(-1), initial, 1), (moves, transition, 2)
-        terms = [expected_logits(n, x).sum(tuple(range(-k, 0))) for n, x, k in pairs]
-        return sum(terms, expected_logits(lasting, duration).sum((-2, -1)))
+        terms = [expected_logits(n, x).sum(tuple(range(1 - k, 0))) for n, x, k in pairs]
+        return sum(terms, expected_logits(lasting, duration).sum(-1))
 
     def expected_prior(self, factors, name, belief):
         value = self._expected(self._logs(factors, name), belief.steps)

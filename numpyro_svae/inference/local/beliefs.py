@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from jax import Array
+from jax import Array, lax
 import jax.numpy as jnp
 
 from numpyro_svae.distributions.kl import Path
@@ -77,8 +77,23 @@ class StateBelief(NamedTuple):
 
 
 def expected_logits(probs: Array, message: Array) -> Array:
-    """``q_k message_k``, where an impossible state counts nothing."""
-    return probs * jnp.where(probs > 0, message, 0.0)
+    """``sum_k q_k message_k``, where an impossible state counts nothing.
+
+    XLA adds up along a short last axis one number at a time, and computes all that it
+    adds up again, unless states lead and both are given.
+
+    :param probs: q, of shape ``(..., K)``.
+    :param message: of a shape that broadcasts with it.
+    :return: of shape ``(...)``.
+    """
+    rank = max(probs.ndim, message.ndim)
+
+    def lead(x: Array) -> Array:
+        x = jnp.expand_dims(x, tuple(range(rank - x.ndim)))
+        return lax.optimization_barrier(jnp.moveaxis(x, -1, 0))
+
+    probs, message = lead(probs), lead(message)
+    return jnp.sum(probs * jnp.where(probs > 0, message, 0.0), 0)
 
 
 def infer_discrete(
@@ -132,7 +147,7 @@ def expected_potential(
     :param moments: mean and covariance, or the probabilities of the states.
     """
     if factors.local(name).discrete:
-        return jnp.sum(expected_logits(moments, potential.logits), -1)
+        return expected_logits(moments, potential.logits)
     return potential.expected(*moments)
 
 
@@ -146,7 +161,7 @@ def observe_scored(
     for name, own in probs.items():
         for factor in factors.scored(name):
             states = factors.spread_for(factor, own)
-            value = jnp.sum(expected_logits(states, factors.table(factor)), -1)
+            value = expected_logits(states, factors.table(factor))
             value = per_entry(value, factors.extent(factor))
             posterior.expect({factor.site: value})
         label = factors.structure.labels.get(name)

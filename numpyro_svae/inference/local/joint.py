@@ -98,7 +98,7 @@ class JointBelief(NamedTuple):
         for state, component in self.components.items():
             own = _divergence(factors, state, component)
             own = _at(factors, name, state, own)
-            own = jnp.sum(expected_logits(found.probs, own), -1)
+            own = expected_logits(found.probs, own)
             kl = kl + per_entry(own, everywhere)
             _add_component(posterior, factors, name, found.probs, state, component)
         posterior.add_discrete(name, found, kl)
@@ -128,7 +128,7 @@ def _add_component(
     for factor in factors.observed("regression", parent=state):
         states = factors.spread(name, probs, factors.extent(factor))
         value = _table(factors, factor, component)
-        value = jnp.sum(expected_logits(states, value), -1)
+        value = expected_logits(states, value)
         posterior.expect({factor.site: per_entry(value, factors.extent(factor))})
 
 
