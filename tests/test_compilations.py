@@ -19,6 +19,7 @@ from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.diagnostics.programs import kept
 from tests.data import make_svi
 from tests.models import lds_recognition, lds_svae, linear_lds, mixture
+from tests.switching import hmm
 
 KEY = random.PRNGKey(0)
 _compiled = [0]
@@ -88,6 +89,25 @@ def test_what_looks_at_a_fit_compiles_nothing_for_other_data():
     with compilations() as count:
         look(random.PRNGKey(1), y[::-1], other)
     assert count() <= 3  # NumPyro and the binding of data run operations
+
+
+def test_other_origins_of_a_series_compile_nothing():
+    """An origin is an argument; what is stored after it counts nothing."""
+    y = random.normal(KEY, (1, 6, 2))
+    guide = ns.AutoSVAE(hmm, num_starts=1)
+    svi = make_svi(hmm, guide)
+    params = svi.get_params(svi.init(KEY, y, lengths=jnp.array([6])))
+
+    def score(origin: int, y: Array) -> Array:
+        came = {"future": {"y": y[:, 5:]}, "lengths": jnp.array([origin])}
+        return ns.log_score(hmm, guide, params, KEY, y, **came, num_samples=50)["y"]
+
+    first, changed = score(4, y), y.at[:, 4].set(9.0)
+    with compilations() as count:
+        other, again = score(3, y), score(4, changed)
+    assert count() <= 3
+    np.testing.assert_array_equal(again, first)
+    assert not np.allclose(other, first)
 
 
 def test_a_numpy_scalar_is_known_by_its_value():
