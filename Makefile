@@ -38,6 +38,8 @@ export SDL_VIDEODRIVER ?= dummy
 # JAX's batched triangular solves wait for threads of the pool that they run in: with
 # few threads, two at once can wait for each other for ever. One thread never waits.
 test test-slow demo swing-up recipe tutorials docs: export NPROC ?= 1
+# Two tests at a time have a processor each, and no use for threads of LAPACK.
+test test-slow tutorials docs: export OPENBLAS_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
 .PHONY: demo swing-up recipe test test-slow lint format types tutorials docs bench \
