@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     ``JAX_ENABLE_COMPILATION_CACHE=0`` to do without.
 
     Traces are many small objects that live for long: looking for garbage among them
-    after every few hundred took a twelfth of the time of all tests.
+    after every few hundred took a twelfth of the time of those it was measured with.
     """
     gc.set_threshold(50_000, 10, 10)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

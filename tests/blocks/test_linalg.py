@@ -12,7 +12,7 @@ import pytest
 from numpyro_svae.blocks import elimination, linalg
 
 pytestmark = pytest.mark.x64
-SIZES = [1, 3, 22]  # the last is beyond MAX_UNROLLED
+SIZES = [1, 3, 17, 22]  # beyond twice MOST_TERMS, and beyond MAX_UNROLLED
 LANES = 4
 MANY_LANES = 70  # beyond linalg.MANY_LANES
 
@@ -132,3 +132,10 @@ def test_large_singular_matrices_have_accurate_factors_in_single_precision(rank,
     error, largest = (lifted - a) / scale, np.linalg.eigvalsh(first(a / scale))[:, -1]
     rounding = np.finfo(np.float32).eps * largest
     assert np.all(np.max(np.abs(error), (0, 1)) < 4 * rounding)
+
+
+def test_a_kernel_adds_up_few_products():
+    """With jax 0.12 one of sixteen takes thirty times as long as two of eight."""
+    a = jnp.ones((17, 17, MANY_LANES))
+    program = jax.make_jaxpr(linalg._sum_of_products)(a, a)
+    assert str(program).count("optimization_barrier") == 2  # between 8, 8 and 1
