@@ -22,6 +22,7 @@ from numpyro.util import _validate_model, check_model_guide_match
 
 from numpyro_svae.inference.declare.declared import sums_of_terms
 from numpyro_svae.inference.local.weights import Weight, weighted
+from numpyro_svae.inferring_once import inferring_once
 from numpyro_svae.notices import Said, notice
 from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.tracing import without_scanned
@@ -90,7 +91,8 @@ class SVAE_ELBO(ELBO):
 
         def particle(key: Array) -> tuple[dict[str, Array], dict[str, Any]]:
             options = args, kwargs, self.sum_sites
-            return _particle(key, param_map, model, guide, *options)
+            with inferring_once():
+                return _particle(key, param_map, model, guide, *options)
 
         if self.num_particles == 1:
             terms, mutable = particle(rng_key)
@@ -124,18 +126,20 @@ def _particle(
     """
     model_key, guide_key = random.split(key)
 
-    def run(assigned: dict[str, Array]) -> tuple[dict, dict]:
+    def run(assigned: dict[str, Array], mutable: dict) -> tuple[dict, dict, dict]:
         guide_run = substitute(seed(guide, guide_key), data={**params, **assigned})
         guide_trace = trace(guide_run).get_trace(*args, **kwargs)
-        values = {**params, **_mutable(guide_trace)}
+        mutable = {**mutable, **_mutable(guide_trace)}
         # The replay of a scan takes the shape of everything that it is given.
         drawn = {
             n: m for n, m in guide_trace.items() if m["type"] in ("sample", "plate")
         }
-        model_run = substitute(replay(seed(model, model_key), drawn), data=values)
-        return guide_trace, trace(model_run).get_trace(*args, **kwargs)
+        known = {**params, **mutable}
+        model_run = substitute(replay(seed(model, model_key), drawn), data=known)
+        model_trace = trace(model_run).get_trace(*args, **kwargs)
+        return guide_trace, model_trace, {**mutable, **_mutable(model_trace)}
 
-    guide_trace, model_trace = run({})
+    guide_trace, model_trace, mutable = run({}, {})
     check_model_guide_match(model_trace, without_scanned(guide_trace, model_trace))
     _validate_model(model_trace, plate_warning="loose")
     averaged = [
@@ -144,23 +148,20 @@ def _particle(
         if site["type"] == "sample" and "average" in site["infer"]
     ]
     if not averaged:
-        return _terms(guide_trace, model_trace, [], summed), {
-            **_mutable(guide_trace),
-            **_mutable(model_trace),
-        }
+        return _terms(guide_trace, model_trace, [], summed), mutable
+    own = _mutable(guide_trace)  # of networks that it does not run again
 
     def assignment(states: list[Array]) -> tuple[dict, dict]:
         assigned = {
             site["name"]: jnp.broadcast_to(state, jnp.shape(site["value"]))
             for site, state in zip(averaged, states)
         }
-        guide_trace, model_trace = run(assigned)
+        guide_trace, model_trace, mutable = run(assigned, own)
         weights = [
             Weight.of(site, table, state)
             for site, table, state in zip(averaged, tables, states)
         ]
-        terms = _terms(guide_trace, model_trace, weights, summed)
-        return terms, {**_mutable(guide_trace), **_mutable(model_trace)}
+        return _terms(guide_trace, model_trace, weights, summed), mutable
 
     tables = [site["infer"]["average"] for site in averaged]
     states = [jnp.ravel(g) for g in jnp.indices([table.shape[-1] for table in tables])]

@@ -3,6 +3,8 @@
 
 """SVAE_ELBO as an ELBO of NumPyro: particles, other guides, what it reports."""
 
+from contextlib import nullcontext
+
 import jax
 from jax import lax, random
 import jax.numpy as jnp
@@ -117,6 +119,25 @@ def test_particles_are_averaged_by_vmap_and_by_map(problem):
     elbo = jax.jit(lambda key: ns.SVAE_ELBO().loss(key, *problem))
     single = [elbo(key) for key in random.split(random.PRNGKey(0), 3)]
     np.testing.assert_allclose(mapped, np.mean(single), rtol=1e-5)
+
+
+def test_inference_is_once_for_all_states_of_a_label(problem, monkeypatch):
+    """And the samples of each run have the keys that they have with one for each."""
+    calls, recognition = [], problem[2].recognition
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return recognition(*args, **kwargs)
+
+    def loss():
+        return jax.jit(lambda key: ns.SVAE_ELBO().loss(key, *problem))(random.key(0))
+
+    monkeypatch.setattr(problem[2], "recognition", counted)
+    shared = loss()
+    assert len(calls) == 1
+    monkeypatch.setattr("numpyro_svae.elbo.inferring_once", nullcontext)
+    np.testing.assert_allclose(shared, loss(), rtol=1e-6)
+    assert len(calls) == 3
 
 
 def test_the_exact_joint_is_never_below_mean_field(problem):
