@@ -22,9 +22,9 @@ from numpyro.util import _validate_model, check_model_guide_match
 
 from numpyro_svae.inference.declare.declared import sums_of_terms
 from numpyro_svae.inference.local.weights import Weight, weighted
-from numpyro_svae.inferring_once import inferring_once
 from numpyro_svae.notices import Said, notice
 from numpyro_svae.program.run.wrappers import at_positions
+from numpyro_svae.shared_inference import SharedInference
 from numpyro_svae.tracing import without_scanned
 from numpyro_svae.whole_steps import spoilt
 
@@ -91,8 +91,7 @@ class SVAE_ELBO(ELBO):
 
         def particle(key: Array) -> tuple[dict[str, Array], dict[str, Any]]:
             options = args, kwargs, self.sum_sites
-            with inferring_once():
-                return _particle(key, param_map, model, guide, *options)
+            return _particle(key, param_map, model, guide, *options)
 
         if self.num_particles == 1:
             terms, mutable = particle(rng_key)
@@ -125,17 +124,16 @@ def _particle(
     :param summed: whether only the sum of the terms counts.
     """
     model_key, guide_key = random.split(key)
+    shared = SharedInference()
 
     def run(assigned: dict[str, Array], mutable: dict) -> tuple[dict, dict, dict]:
         guide_run = substitute(seed(guide, guide_key), data={**params, **assigned})
-        guide_trace = trace(guide_run).get_trace(*args, **kwargs)
+        with shared:
+            guide_trace = trace(guide_run).get_trace(*args, **kwargs)
         mutable = {**mutable, **_mutable(guide_trace)}
-        # The replay of a scan takes the shape of everything that it is given.
-        drawn = {
-            n: m for n, m in guide_trace.items() if m["type"] in ("sample", "plate")
-        }
         known = {**params, **mutable}
-        model_run = substitute(replay(seed(model, model_key), drawn), data=known)
+        replayed = replay(seed(model, model_key), _drawn(guide_trace))
+        model_run = substitute(replayed, data=known)
         model_trace = trace(model_run).get_trace(*args, **kwargs)
         return guide_trace, model_trace, {**mutable, **_mutable(model_trace)}
 
@@ -219,6 +217,11 @@ def _unless_spoilt(good: Array, state: dict, before: dict) -> dict[str, Any]:
         return jax.tree.map(partial(jnp.where, fine), new, old)
 
     return {name: keep(name, new) for name, new in state.items()}
+
+
+def _drawn(site_trace: dict) -> dict[str, Any]:
+    """What is replayed: a scan takes the shape of everything that it is given."""
+    return {n: m for n, m in site_trace.items() if m["type"] in ("sample", "plate")}
 
 
 def _mutable(site_trace: dict) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
-from numpyro_svae.inferring_once import once
 from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
@@ -46,6 +45,7 @@ from numpyro_svae.program.structure.checks import (
 )
 from numpyro_svae.program.structure.groups import mixtures
 from numpyro_svae.program.structure.probing import plain_run
+from numpyro_svae.shared_inference import once
 
 __all__ = ["AutoSVAE"]
 
@@ -262,8 +262,8 @@ class AutoSVAE(FittedGuide):
         """
         if is_initialising():
             return self._begin(args, kwargs)
-        inferred = once(self, partial(self._infer, args, kwargs))
-        naturals, bound, local, messages = inferred
+        found = once(self, (args, kwargs), partial(self._infer, args, kwargs))
+        naturals, bound, local, messages = found
         structure, plates = self.structure, Plates(messages)
         posteriors, divergences = global_posteriors(structure, naturals, bound)
         closed = sampling.closed_forms(local, bound.sites, structure.scans, self.prefix)

@@ -4,6 +4,7 @@
 """SVAE_ELBO as an ELBO of NumPyro: particles, other guides, what it reports."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import jax
 from jax import lax, random
@@ -11,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro.handlers import seed
 from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.shared_inference import SharedInference, once
 from tests.data import make_svi, sequences
 from tests.models import mixture_recognition, mixture_svae
 
@@ -135,9 +138,30 @@ def test_inference_is_once_for_all_states_of_a_label(problem, monkeypatch):
     monkeypatch.setattr(problem[2], "recognition", counted)
     shared = loss()
     assert len(calls) == 1
-    monkeypatch.setattr("numpyro_svae.elbo.inferring_once", nullcontext)
+    monkeypatch.setattr("numpyro_svae.elbo.SharedInference", nullcontext)
     np.testing.assert_allclose(shared, loss(), rtol=1e-6)
     assert len(calls) == 3
+
+
+def test_inference_is_shared_by_the_same_calls_alone():
+    """A guide may be called twice, and with what is computed from a state."""
+    calls = []
+
+    def infer(of):
+        calls.append(of)
+        return numpyro.prng_key()
+
+    def run(shared, *given):
+        with seed(rng_seed=0), shared:
+            return [once("guide", (y,), partial(infer, float(y[0]))) for y in given]
+
+    shared, first, second = SharedInference(), Y, 2 * Y
+    keys = run(shared, first, second)
+    assert run(shared, first, second) == keys
+    assert calls == [0.5, 1.0]
+    run(shared, second, first)
+    run(shared, first, second, first)
+    assert calls == [0.5, 1.0, 1.0, 0.5, 0.5]
 
 
 def test_the_exact_joint_is_never_below_mean_field(problem):
