@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import condition, mask, reparam, scope, seed, substitute, trace
+from numpyro.handlers import (
+    condition,
+    mask,
+    reparam,
+    scale,
+    scope,
+    seed,
+    substitute,
+    trace,
+)
 from numpyro.infer import Predictive
 from numpyro.infer.reparam import LocScaleReparam
 import pytest
@@ -62,6 +71,24 @@ def penalised(y):
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
+def weighted(y):
+    mu = numpyro.sample("mu", WIDE)
+    with numpyro.plate("data", len(y)), scale(scale=jnp.where(SEEN, 2.0, 1.0)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def unused(y):
+    numpyro.sample("more", WIDE)
+    level(y)
+
+
+def masked_in_part(y):
+    with numpyro.plate("groups", 3), mask(mask=np.arange(3) < 2):
+        mu = numpyro.sample("mu", WIDE)
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(mu[np.arange(len(y)) % 3], 1.0), obs=y)
+
+
 def two_plates(y):
     mu = numpyro.sample("mu", WIDE)
     for name, part, factor in ("a", y[:5], 1.0), ("b", y[5:], 2.0):
@@ -90,6 +117,8 @@ PROGRAMS = {
     "transformed": (exponentials, "mu", moments(Y)),
     "factor": (penalised, "mu", moments(Y, extra=2.0)),
     "plates": (two_plates, "mu", moments(Y, np.repeat([1.0, 2.0], [5, 7]), HALF)),
+    "scale": (weighted, "mu", moments(np.r_[Y, Y[SEEN]])),
+    "unused": (unused, "more", (0.0, 25.0)),
     "condition": (condition(scale_too, {"sigma": HALF}), "mu", moments(Y, 1, HALF)),
 }
 
@@ -194,6 +223,8 @@ REFUSED = {
     "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
     "a gate": (inflated, r"'gate' .*jax\.nn\.sigmoid"),
     "known": (lambda y: prior(dist.Delta(0.5), y), r"'site'.*numpyro\.deterministic"),
+    "masked": (mask(level, mask=False), r"'mu': found a mask on a global .*a broad"),
+    "masked in part": (masked_in_part, "'mu': found a mask on a global"),
     "flat": (lambda y: prior(dist.Uniform(0.0, 1.0), y), r"'site'.*Beta\(1\.0, 1\.0\)"),
     "given": (
         substitute(scale_too, {"sigma": HALF}),

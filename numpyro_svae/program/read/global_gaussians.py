@@ -66,12 +66,11 @@ class Candidates:
         return free and _is_vector(site.fn)
 
     def _is_open(self, name: str) -> bool:
-        """Whether a site is no state of data: its dependents have other plates. They
-        may have its own if it is a number, of which there are no states."""
+        """Whether a site is no state of data: its dependents have other plates, or it
+        is a number, of which there are no states."""
         found = self._dependents(name)
-        if not self._is_gaussian(name) or not found:
-            return False
-        if self._shares_plates(name, found) and not self._is_number(name, found):
+        apart = found and not self._shares_plates(name, found)
+        if not self._is_gaussian(name) or not (apart or self._is_number(name, found)):
             return False
         return not any(self._is_of_data(n, name) for n in self.needs[name])
 
@@ -188,7 +187,7 @@ class Candidates:
         noise = noise or any(
             isinstance(self._site(n).fn, dist.InverseWishart) for n in used
         )
-        subsampled = any(float(s.scale) != float(site.scale) for s in found)
+        subsampled = any(not np.all(np.equal(s.scale, site.scale)) for s in found)
         scaled = any(n in self.blocks for n in self.needs[name])
         return noise or scaled or subsampled
 

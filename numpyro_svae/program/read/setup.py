@@ -112,7 +112,7 @@ def _read_program(
     if concrete:
         check_indices(*plainly)
     structure = read_structure(program, sites, potentials, refined)
-    check_masks(sites, structure.locals)
+    check_masks(structure, sites)
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)
     check_scales(structure, sites, messages)

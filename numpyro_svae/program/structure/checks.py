@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.plates import check_shape
 from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
 
 __all__ = [
@@ -124,19 +124,36 @@ def _check_range(name: str, what: str, found: Any, first: int, last: int) -> Non
         )
 
 
-def check_masks(sites: dict[str, Site], names: Collection[str]) -> None:
-    """Masks of latent sites must be those of whole vectors.
+def check_masks(structure: Structure, sites: dict[str, Site]) -> None:
+    """Masks of local sites must be those of whole vectors; global ones have none.
 
-    :param names: the latent sites.
+    :param structure: the wiring.
+    :param sites: the sites of a run.
     :raises ValueError: naming the site.
     """
-    for name in names:
+    for prior in structure.priors.values():
+        for name in prior.sites:
+            _check_counts(sites[name])
+    for name in structure.locals:
         if sites[name].entries is not None:
             raise ValueError(
                 f"Site '{name}': latent, and its mask leaves out some entries of a "
                 "vector and not others. Accepted: a mask of whole vectors, on a latent "
                 "site; of entries, on an observed Normal(...).to_event(1)."
             )
+
+
+def _check_counts(site: Site) -> None:
+    """The prior of a global site must count as a whole."""
+    mask = peel(site.outer)[1]
+    if mask is None or (not_jax_tracer(mask) and np.all(mask)):
+        return
+    raise ValueError(
+        f"Site '{site.name}': found a mask on a global site, whose prior is then no "
+        "density. Accepted: numpyro.handlers.mask around plates of data, and masks of "
+        "likelihoods. A member that should not exist needs no mask: it keeps its prior "
+        "where no data pick it. For a prior that says little, write a broad one."
+    )
 
 
 def check_hyperparameters(
