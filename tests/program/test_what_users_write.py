@@ -212,6 +212,14 @@ def inflated(y):
         numpyro.sample("y", fn, obs=np.round(np.abs(y)))
 
 
+def noise_by_noise(y):
+    mu = numpyro.sample("mu", WIDE)
+    noises = [numpyro.sample(n, dist.InverseGamma(3.0, 1.0)) for n in "ab"]
+    with numpyro.plate("data", len(y) // 2):
+        fn = dist.Normal(mu, jnp.sqrt(jnp.stack(noises))).to_event(1)
+        numpyro.sample("y", fn, obs=y.reshape(-1, 2))
+
+
 def prior(fn, y, **options):
     value = numpyro.sample("site", fn, **options)
     with numpyro.plate("data", len(y)):
@@ -221,6 +229,7 @@ def prior(fn, y, **options):
 REFUSED = {
     "a table": (table, r"'a' .*\(3, 1\).*a\[row\]"),
     "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
+    "noises": (noise_by_noise, r"'a', 'b' as the entries of one .*\.expand\(\[2\]\)"),
     "a gate": (inflated, r"'gate' .*jax\.nn\.sigmoid"),
     "known": (lambda y: prior(dist.Delta(0.5), y), r"'site'.*numpyro\.deterministic"),
     "masked": (mask(level, mask=False), r"'mu': found a mask on a global .*a broad"),

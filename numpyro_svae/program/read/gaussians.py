@@ -66,8 +66,22 @@ def _read(wiring: Wiring, site: Site, role: str, accepted: str) -> GaussianFacto
             "where u does not move, or a first state that depends on latent vectors."
         )
     if found is None:
+        accepted += _of_noises(wiring, used)
         raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
     return found
+
+
+def _of_noises(wiring: Wiring, used: frozenset[str]) -> str:
+    """What is accepted where several blocks are noises, for a message."""
+    blocks = {wiring.block_of[n] for n in used if n in wiring.block_of}
+    noises = [block.name for block in blocks if block.part == "noise"]
+    if len(noises) < 2:
+        return ""
+    return (
+        f"; of several noises, {listed(noises)} as the entries of one site, as "
+        f"dist.InverseGamma(a, b).expand([{len(noises)}]).to_event(1), with a zero "
+        "by jnp.append where an entry of a state has none"
+    )
 
 
 def _find(
@@ -113,7 +127,7 @@ def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
             "are written as one batch of all pairs); weights that are used "
             "together are one site, as Normal(0, 1).expand([M]).to_event(1), and no "
             "plate; a latent chain over time is one LinearGaussianChain, or one site "
-            "for each step",
+            "for each step" + _of_noises(wiring, used),
         )
     return found
 
