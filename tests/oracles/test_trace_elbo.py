@@ -9,6 +9,8 @@ import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
 import pytest
 
@@ -87,6 +89,23 @@ def test_same_expectation_as_trace_mean_field_elbo(case):
     ours, problem = case
     theirs = estimates(TraceMeanField_ELBO(), *problem)
     assert_same_expectation(ours, theirs, precise=1.5)
+
+
+def leaf(y):
+    """A vector that is seen, and a number which nothing depends on."""
+    with numpyro.plate("data", len(y)):
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=y)
+        loc = jnp.sum(x, -1, keepdims=True)
+        numpyro.sample("more", dist.Normal(loc, 1.0).to_event(1))
+
+
+def test_what_nothing_depends_on_has_a_density_too():
+    """All is exact, so that every estimate is the evidence."""
+    y, guide = Y[0, :, :2], ns.AutoSVAE(leaf)
+    estimate = estimates(Trace_ELBO(), start(leaf, guide, y), leaf, guide, (y,))
+    evidence = jnp.sum(dist.Normal(0.0, jnp.sqrt(1.25)).log_prob(y))
+    np.testing.assert_allclose(estimate, -evidence, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def infer_graph(
         value = jnp.sum(extent, tuple(range(len(entries), extent.ndim)))
         posterior.expect({factor.site: value / _scale(factors, group, factor)})
     shapes = tuple(sizes.items())
-    masked = (uncounted_term(factors, factors.own(n), origins) for n in names)
+    masked = (uncounted_term(factors, factors.own(n), origins, True) for n in names)
     uncounted = tuple(term for term in masked if term is not None)
     draw = terms, uncounted, found.log_normalizer, located, variables, axes, shapes
     posterior.draws.append(JointDraw(*draw))

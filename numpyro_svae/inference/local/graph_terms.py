@@ -15,7 +15,7 @@ from numpyro_svae.inference.factors.forms import Form, Origins, form_of
 from numpyro_svae.inference.local.beliefs import potential_of
 from numpyro_svae.potentials import GaussianPotential
 from numpyro_svae.program.run.axes import axes_of
-from numpyro_svae.program.run.positions import clean
+from numpyro_svae.program.run.positions import clean, extent_of
 from numpyro_svae.program.structure.factors import Factor
 
 __all__ = ["logits_term", "potential_term", "term_of", "uncounted_term"]
@@ -48,15 +48,21 @@ def term_of(
 
 
 def uncounted_term(
-    factors: ExpectedFactors, factor: Factor, origins: Origins
+    factors: ExpectedFactors, factor: Factor, origins: Origins, drawn: bool = False
 ) -> Term | None:
     """A prior where its site is masked, proper, and zero elsewhere.
 
     A masked position has this prior under the guide, and neither the density of the
     program nor that of the guide counts it. None if there is no mask.
+
+    :param drawn: whether it is for the density of a draw. The program counts a leaf,
+        on which nothing depends, as any other site, but in the bound it has no part.
     """
     form = form_of(factors, factor, origins, proper=True)
     mask = form.extent.mask
+    if drawn and factor.site in factors.structure.leaves:
+        site = factors.site(factor.site)
+        mask = extent_of(site, factor.role, factor.event_dim).mask
     return None if mask is None else _arranged(factors, form, 1.0, ~mask)
 
 

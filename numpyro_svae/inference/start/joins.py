@@ -38,8 +38,8 @@ def stand_in(
     """
     batch = () if join.components is None else (join.components,)
     if join.noise is not None:
-        own = join.noise.moments(priors[join.noise.name])
-        cov = join.noise.noise(own, join.dim).covariance
+        own = {b.name: b.moments(priors[b.name]) for b in join.noise.blocks}
+        cov = join.noise.noise(own, None).covariance
     else:
         given: Any = known
         cov = jnp.mean(given.covariance.reshape(-1, join.dim, join.dim), 0)
@@ -97,8 +97,8 @@ def of_joint(
         )
     )
     count, prior = start.df - before.df, priors[block.name]
-    if block.part == "noise":
-        return block.start(prior, scatter - old, count)
+    if join.noise is not None and block.part == "noise":
+        return block.start(prior, join.noise.part(block, scatter - old), count)
     first = sum(b.columns for b in join.weights[: join.weights.index(block)])
     own = slice(first, first + block.columns)
     mean, seen = start.loc[..., own], (columns - old_columns)[..., own, own]

@@ -134,9 +134,9 @@ class View:
         if values:
             plain = self.prober.read({**self.prober.plain_values(), **values})
             plain = plain[self.site.name]
-        return self._seen(plain[PARAMETERS[self.role][1]])
+        return self.seen_covariance(plain[PARAMETERS[self.role][1]])
 
-    def _seen(self, covariance: Array) -> Array:
+    def seen_covariance(self, covariance: Array) -> Array:
         if self.support is None:
             return covariance
         return self.support.seen_covariance(covariance)
@@ -171,7 +171,7 @@ class View:
         """The first variance where those of the blocks are one."""
         plain = {**self.prober.plain_values(), **self.holder.unit_noise()}
         found = self.prober.read(plain)[self.site.name][PARAMETERS[self.role][1]]
-        return self._seen(found)[..., 0, 0]
+        return self.seen_covariance(found)[..., 0, 0]
 
     @property
     def batched(self) -> bool:

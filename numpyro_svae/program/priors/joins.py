@@ -17,32 +17,33 @@ import numpy as np
 from numpyro_svae.families import ExpectedRegression
 from numpyro_svae.families.matrices import inverse_from_tril
 from numpyro_svae.program.priors.gaussian_prior import ExpectedWeight, GaussianPrior
-from numpyro_svae.program.priors.noise_priors import ExpectedNoise, NoisePrior
+from numpyro_svae.program.priors.joined_noises import JoinedNoises
+from numpyro_svae.program.priors.noise_priors import ExpectedNoise
 
 __all__ = ["Join", "nothing_learnt"]
 
 
 @dataclass(frozen=True)
 class Join:
-    """``(F, Sigma)`` of a factor: weights side by side, and a noise.
+    """``(F, Sigma)`` of a factor: weights side by side, and noises of its entries.
 
     It stands where a joint prior of both would. What no block holds is known.
 
     :param name: of the join, made of its factor's site and role.
     :param dim: D, the dimension of the response.
     :param weights: the blocks of F, in program order; none if it is known.
-    :param noise: the block of Sigma; None if it is known.
+    :param noise: the blocks of Sigma; None if it is known.
     """
 
     name: str
     dim: int
     weights: tuple[GaussianPrior, ...]
-    noise: NoisePrior | None
+    noise: JoinedNoises | None
 
     @property
     def blocks(self) -> tuple[Any, ...]:
         """All blocks in it."""
-        return self.weights if self.noise is None else (*self.weights, self.noise)
+        return self.weights + (() if self.noise is None else self.noise.blocks)
 
     @property
     def has_noise(self) -> bool:
@@ -100,7 +101,7 @@ class Join:
         weight = np.concatenate([np.zeros((*batch, self.dim, 0)), *parts], -1)
         cov = None
         if self.noise is not None:
-            cov = self.noise.covariance_at(values, self.dim)
+            cov = self.noise.covariance_at(values)
             cov = np.broadcast_to(cov, (*batch, self.dim, self.dim))
         return weight, cov
 
@@ -125,7 +126,7 @@ class Join:
         found = {b.name: self._picked(b, by_block, members) for b in self.blocks}
         noise: Any = known
         if self.noise is not None:
-            noise = self.noise.noise(found[self.noise.name], self.dim, entries)
+            noise = self.noise.noise(found, entries)
         if not self.weights:
             return nothing_learnt(noise)
         parts = [found[block.name] for block in self.weights]

@@ -78,9 +78,8 @@ def _of_noises(wiring: Wiring, used: frozenset[str]) -> str:
     if len(noises) < 2:
         return ""
     return (
-        f"; of several noises, {listed(noises)} as the entries of one site, as "
-        f"dist.InverseGamma(a, b).expand([{len(noises)}]).to_event(1), with a zero "
-        "by jnp.append where an entry of a state has none"
+        f"; of several noises, as {listed(noises)}, each alone that of entries of its "
+        "own, as in jnp.stack([a, b]), with a batch all of them or none"
     )
 
 
@@ -94,7 +93,7 @@ def _find(
     """The factor of a site that depends on some latent sites, if there is one."""
     blocks = {wiring.block_of[n].name for n in used if n in wiring.block_of}
     dim = response_dim(site) if support is None else support.dim
-    holder = wiring.holder(site, role, blocks, dim)
+    holder = wiring.holder(site, role, blocks, dim, support)
     if blocks and holder is None:
         return None
     selectors = wiring.ordered(used, True)

@@ -154,7 +154,18 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
     return locals
 
 
+_BINARY = (
+    " With a probability p of one, write it as Categorical(jnp.stack([1 - p, p], -1))."
+)
+_FACTOR = (
+    " Where it multiplies another site, as in loc + scale * z, write that as "
+    "Normal(loc, scale)."
+)
 _INSTEAD: dict[type, str] = {
+    dist.BernoulliProbs: _BINARY,
+    dist.BernoulliLogits: _BINARY,
+    dist.HalfCauchy: _FACTOR,
+    dist.HalfNormal: _FACTOR,
     dist.Delta: " What is known is no latent site: numpyro.deterministic(name, value).",
     dist.LogNormal: " As a rate or a shape, write it as jnp.exp of a Normal site.",
     dist.TransformedDistribution: " Write it by its name, as LogNormal, or its base as "

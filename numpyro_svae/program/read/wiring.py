@@ -9,11 +9,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from numpyro_svae.program.bind.affine import View
+from numpyro_svae.program.priors.joined_noises import JoinedNoises
 from numpyro_svae.program.priors.joins import Join
 from numpyro_svae.program.priors.joint_prior import JointPrior
 from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.read.find_noises import find_noises
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.probing import Prober
+from numpyro_svae.program.structure.supports import Support
 
 __all__ = ["Wiring", "listed", "not_conjugate"]
 
@@ -41,7 +45,12 @@ class Wiring:
         return tuple(n for n in locals if n in names and locals[n].discrete == discrete)
 
     def holder(
-        self, site: Site, role: str, blocks: Collection[str], dim: int | None
+        self,
+        site: Site,
+        role: str,
+        blocks: Collection[str],
+        dim: int | None,
+        support: Support | None = None,
     ) -> JointPrior | Join | None:
         """What holds the parameters of a Gaussian factor; None if nothing can.
 
@@ -49,20 +58,26 @@ class Wiring:
         :param role: the part of its density.
         :param blocks: the global blocks that the factor depends on.
         :param dim: the dimension of its response.
+        :param support: where the part has noise; None if that is everywhere.
         """
         found: list[Any] = [p for n, p in self.prober.priors.items() if n in blocks]
         if [p.part for p in found] == ["both"]:
             return found[0]
         weights = tuple(p for p in found if p.part == "weight")
         noises = [p for p in found if p.part == "noise"]
-        if len(weights) + len(noises) < len(found) or len(noises) > 1:
+        if len(weights) + len(noises) < len(found):
             return None
         if not found or dim is None or any(w.dim != dim for w in weights):
             return None
-        noise = noises[0] if noises else None
         if len({p.components for p in found} - {None}) > 1:
             return None  # batches that are picked apart
-        if noise is not None and not noise.covers(dim):
+        noise = None
+        if len(noises) == 1 and noises[0].covers(dim):
+            noise = JoinedNoises.of(noises[0], dim)
+        elif len(noises) > 1:
+            view = View(self.prober, site, role, None, support)
+            noise = find_noises(view, noises, dim)
+        if noises and noise is None:
             return None
         join = Join(f"{site.name} {role}", dim, weights, noise)
         self.prober.joins[join.name] = join
