@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 from jax import Array
@@ -46,10 +49,9 @@ class JoinedNoises:
 
     def covariance_at(self, values: dict[str, Any]) -> Any:
         """Covariance ``(..., D, D)``, from values by site."""
-        parts = zip(self.blocks, self.entries)
-        return sum(
-            self._placed(block.covariance_at(values, len(own)), own)
-            for block, own in parts
+        return self._joined(
+            block.covariance_at(values, len(own))
+            for block, own in zip(self.blocks, self.entries)
         )
 
     def noise(self, found: dict[str, Any], entries: Array | None) -> ExpectedNoise:
@@ -59,21 +61,29 @@ class JoinedNoises:
         :param entries: which entries of the response count, ``(..., D)``, where all
             noise is diagonal; None for all.
         """
-        covariance, log_det = jnp.zeros(()), jnp.zeros(())
-        for block, own in zip(self.blocks, self.entries):
-            count = None if entries is None else entries[..., np.array(own)]
-            part = block.noise(found[block.name], len(own), count)
-            covariance = covariance + self._placed(part.covariance, own)
-            log_det = log_det + part.log_det
-        return ExpectedNoise(covariance, log_det)
+        parts = [
+            block.noise(found[block.name], len(own), self._own(entries, own))
+            for block, own in zip(self.blocks, self.entries)
+        ]
+        covariance = self._joined(part.covariance for part in parts)
+        return ExpectedNoise(covariance, reduce(add, (p.log_det for p in parts)))
 
     def part(self, block: NoisePrior, covariance: Array) -> Array:
         """What a block has of a covariance ``(..., D, D)``."""
-        own = np.array(self.entries[self.blocks.index(block)])
-        return covariance[..., own, :][..., own]
+        own = self.entries[self.blocks.index(block)]
+        rows = self._own(jnp.swapaxes(covariance, -1, -2), own)
+        return self._own(jnp.swapaxes(rows, -1, -2), own)
 
-    def _placed(self, covariance: Any, own: tuple[int, ...]) -> Any:
+    def _own(self, values: Any, own: tuple[int, ...]) -> Any:
+        """Some entries of the last axis."""
+        if values is None or len(self.blocks) == 1:
+            return values
+        return values[..., np.array(own)]
+
+    def _joined(self, covariances: Iterable[Any]) -> Any:
+        """The covariance of all entries, from those of each block."""
         if len(self.blocks) == 1:
-            return covariance
-        place = np.eye(self.dim, dtype=covariance.dtype)[:, np.array(own)]
-        return place @ covariance @ place.T
+            return next(iter(covariances))
+        places = (np.eye(self.dim, dtype=np.float32)[:, own] for own in self.entries)
+        placed = (p @ cov @ p.T for p, cov in zip(places, covariances))
+        return reduce(add, placed)
