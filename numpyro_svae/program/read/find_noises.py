@@ -41,7 +41,7 @@ def find_noises(view: View, blocks: list[Any], dim: int) -> JoinedNoises | None:
         own = np.flatnonzero(found >= 0)
         if block.features:
             own = own[np.argsort(found[own], kind="stable")]
-            if not np.array_equal(found[own], np.arange(size)):
+            if not (np.array_equal(found[own], np.arange(size)) and block.covers(size)):
                 return None
         entries.append(tuple(int(entry) for entry in own))
     if sorted(sum(entries, ())) != list(range(dim)) or not all(entries):
