@@ -137,6 +137,7 @@ class View:
         return self.seen_covariance(plain[PARAMETERS[self.role][1]])
 
     def seen_covariance(self, covariance: Array) -> Array:
+        """A covariance in the directions in which the part has noise."""
         if self.support is None:
             return covariance
         return self.support.seen_covariance(covariance)
