@@ -175,8 +175,8 @@ def cholesky_cotangent(factor: Array, g: Array) -> Array:
     inner = matmul(transpose(factor), g)
     weight = jnp.tril(jnp.ones((size, size), g.dtype)) - 0.5 * jnp.eye(size)
     inner = inner * weight.reshape((size, size) + (1,) * (g.ndim - 2)).astype(g.dtype)
-    half = solve_lower_transposed(factor, inner)
-    return symmetrize(solve_lower_transposed(factor, transpose(half)))
+    inverse = solve_lower(factor, jnp.broadcast_to(eye(factor), factor.shape))
+    return symmetrize(matmul(matmul(transpose(inverse), inner), inverse))
 
 
 cholesky.defvjp(_cholesky_fwd, lambda factor, g: (cholesky_cotangent(factor, g),))

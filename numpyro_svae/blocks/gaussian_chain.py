@@ -152,7 +152,7 @@ def _log_normal(tril: Array, shift: Array, size: Array) -> Array:
 @partial(jax.jit, static_argnums=2)
 def entropy(initial: Gaussian, dynamics: Dynamics, num_steps: int) -> Array:
     """The sum of the entropies of the conditionals."""
-    terms = log_diagonal(cholesky(dynamics.cov))
+    terms = log_diagonal(factors(dynamics.cov))
     terms = jnp.broadcast_to(terms, (num_steps - 1,) + terms.shape[1:])
     total = log_diagonal(cholesky(initial.cov)) + pairwise_sum(terms)
     return total + 0.5 * num_steps * initial.mean.shape[0] * math.log(
@@ -187,7 +187,6 @@ def kl_divergence(
     past = first_steps(moments, moments.mean.shape[-2] - 1)
     shift = matvec(matrix, past.mean) + steps.bias - other_steps.bias
     spread = matmul(matmul(matrix, past.cov), transpose(matrix)) + outer(shift, shift)
-    terms = _divergence(
-        steps.cov + spread, cholesky(steps.cov), cholesky(other_steps.cov)
-    )
+    factor, other_factor = factors(steps.cov), factors(other_steps.cov)
+    terms = _divergence(steps.cov + spread, factor, other_factor)
     return initial_term + pairwise_sum(terms)

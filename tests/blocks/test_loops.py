@@ -3,6 +3,7 @@
 
 """Loops over time against arrays that have all of it at once."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,3 +42,20 @@ def test_states_and_outputs_over_time(lanes, reverse):
     before = jnp.cumsum(order, 1) - order
     np.testing.assert_array_equal(out, before[:, ::-1] if reverse else before)
     np.testing.assert_array_equal(last, jnp.sum(x, 1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 9, 70])
+def test_a_sum_in_pairs_is_the_sum(count):
+    """And so is its derivative; zeros fill up what is no multiple of eight."""
+    x = jnp.arange(2.0 * count).reshape(count, 2) - 3.0
+    found, pull = jax.vjp(loops.pairwise_sum, x)
+    np.testing.assert_array_equal(found, np.sum(x, 0))
+    np.testing.assert_array_equal(pull(found)[0], np.broadcast_to(found, x.shape))
+
+
+def test_a_sum_in_pairs_keeps_its_digits():
+    """A running sum of so many is off by thousands of rounding errors."""
+    x = np.full((100_000, 1), np.float32(0.1))
+    error = loops.pairwise_sum(jnp.asarray(x)) - x.sum(0, dtype=np.float64)
+    assert abs(float(error[0])) < 1e-2
+    assert abs(float(np.cumsum(x)[-1]) - 1e4) > 0.1
