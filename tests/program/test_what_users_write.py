@@ -233,10 +233,14 @@ def noise_by_noise(y):
         numpyro.sample("y", fn, obs=y.reshape(-1, 2))
 
 
-def prior(fn, y, **options):
+def halved(value):
+    return dist.Bernoulli(0.5 * jnp.sum(value))
+
+
+def prior(fn, y, likelihood=halved, **options):
     value = numpyro.sample("site", fn, **options)
     with numpyro.plate("data", len(y)):
-        numpyro.sample("y", dist.Bernoulli(0.5 * jnp.sum(value)), obs=y > 0)
+        numpyro.sample("y", likelihood(value), obs=y > 0)
 
 
 REFUSED = {
@@ -258,6 +262,18 @@ REFUSED = {
         lambda y: prior(WIDE, y, sample_shape=(2,)),
         r"'site': found sample_shape=\(2,\).*expand\(\[2\]\)\.to_event\(1\)",
     ),
+    "a list": (
+        lambda y: level(list(y)),
+        r"'y': found data in a list.*np\.asarray\(y\)",
+    ),
+    "a masked array": (
+        lambda y: level(np.ma.masked_less(y, 0.0)),
+        r"'y': found a masked array.*fn\.mask\(~np\.ma\.getmaskarray\(y\)\)",
+    ),
+    "states": (
+        lambda y: prior(dist.Dirichlet(jnp.ones(3)), y, likelihood=dist.Categorical),
+        r"'y': found states of dtype bool.*astype\(int\)",
+    ),
     "objects": (lambda y: level(y.astype(object)), "'y': found data of dtype object"),
     "missing": (lambda y: level(np.where(y > 1, np.nan, y)), "'y': found .* are NaN"),
 }
@@ -268,6 +284,24 @@ def test_what_is_refused_says_what_to_write(name):
     model, text = REFUSED[name]
     with pytest.raises(ValueError, match=text), trace(), seed(rng_seed=0):
         ns.AutoSVAE(model)(Y)
+
+
+def trials(y):
+    p = numpyro.sample("p", dist.Beta(1.0, 1.0))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Binomial(300, p), obs=y)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int8])
+def test_data_stored_in_few_bits_have_the_bound_of_the_others(dtype):
+    counts = jnp.array([100, 120, 77, 126])
+    svi = make_svi(trials, ns.AutoSVAE(trials))
+    params = steps(svi, 1, counts)[0]
+    found = [
+        svi.loss.loss(random.key(0), params, trials, svi.guide, y)
+        for y in (counts, counts.astype(dtype))
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-6)
 
 
 def test_a_first_score_cannot_be_under_a_transformation_of_the_caller():

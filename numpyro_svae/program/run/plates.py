@@ -16,7 +16,7 @@ from numpyro.handlers import scale
 
 from numpyro_svae.program.run.fixed import Fixed
 
-__all__ = ["Plates", "check_numbers", "check_shape", "own_scale", "shared_values"]
+__all__ = ["Plates", "check_shape", "own_scale", "shared_values"]
 
 
 class Plates:
@@ -57,22 +57,6 @@ class Plates:
         if not (isinstance(own, Real) and isclose(own, 1.0)):
             stack.enter_context(scale(scale=own))
         return stack
-
-
-def check_numbers(name: str, value: Any) -> None:
-    """An observed value must be of numbers.
-
-    :param name: of the site.
-    :param value: its value.
-    :raises ValueError: naming the site, and what it is of.
-    """
-    dtype = getattr(value, "dtype", None)
-    if getattr(dtype, "kind", "f") in "OSUMm":
-        raise ValueError(
-            f"Site '{name}': found data of dtype {dtype}. Accepted: numbers, as "
-            "np.asarray(y, float); of words, their labels, as "
-            "np.unique(y, return_inverse=True)[1]."
-        )
 
 
 def check_shape(name: str, fn: Any, value: Any, frames: tuple) -> None:

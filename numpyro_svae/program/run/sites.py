@@ -22,9 +22,9 @@ from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
+from numpyro_svae.program.run.observed import as_numbers
 from numpyro_svae.program.run.one_site import OneSite
 from numpyro_svae.program.run.ordered import register_in_order
-from numpyro_svae.program.run.plates import check_numbers
 from numpyro_svae.program.run.scans import Scan
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
 from numpyro_svae.program.run.wrappers import as_vectors, peel
@@ -134,7 +134,7 @@ def read_site(message: dict) -> Site:
     """The site that a message of a trace describes."""
     fn, value = message["fn"], message["value"]
     if message["is_observed"]:
-        check_numbers(message["name"], value)
+        value = as_numbers(message["name"], value, is_state(peel(fn)[0]))
         if _is_number(fn):
             fn, value = as_vectors(fn, value)
     return Site(
