@@ -76,6 +76,8 @@ class GraphPosterior(NamedTuple):
     """Exact posterior of a graph.
 
     :param log_normalizer: shape ``()``.
+    :param log_normalizers: of the graphs that it is the sum of, one for each member of
+        the plates that all variables are in, ``(*shared)``.
     :param terms: for every term in turn, its :class:`GaussianStatistics`, or the
         probabilities ``(*plates, *states)`` of a table.
     :param variables: by name, the :class:`GaussianMarginal` of a real variable or the
@@ -83,6 +85,7 @@ class GraphPosterior(NamedTuple):
     """
 
     log_normalizer: Array
+    log_normalizers: Array
     terms: tuple[GaussianStatistics | Array, ...]
     variables: dict[str, GaussianMarginal | Array]
 
@@ -170,7 +173,7 @@ def _checked(
 @partial(jax.jit, static_argnums=0)
 @funsor_on_jax()
 def _eliminate(graph: Graph, terms: Terms, marginal_terms: Terms) -> Array:
-    return forward(graph, factors(graph, terms + marginal_terms))[0]
+    return jnp.sum(forward(graph, factors(graph, terms + marginal_terms))[0])
 
 
 @partial(jax.jit, static_argnums=0)
@@ -199,11 +202,11 @@ def _infer(
         moved = factors(graph, terms)
         if origin is not None:
             moved = [shifted(f, origin) for f in moved]
-        return forward(graph, moved + factors(graph, marginal_terms))[0]
+        each = forward(graph, moved + factors(graph, marginal_terms))[0]
+        return jnp.sum(each), each
 
-    value, (by_term, by_variable) = jax.value_and_grad(log_normalizer, (0, 1))(
-        terms, marginal_terms
-    )
+    statistics = jax.value_and_grad(log_normalizer, (0, 1), has_aux=True)
+    (value, each), (by_term, by_variable) = statistics(terms, marginal_terms)
     marginals = {}
     for v, gradient in zip(graph.variables, by_variable):
         marginal = _marginal(_statistics(gradient))
@@ -211,7 +214,7 @@ def _infer(
             mean = marginal.mean + in_plates(graph, v.name, origin[v.name])
             marginal = marginal._replace(mean=mean)
         marginals[v.name] = marginal
-    return GraphPosterior(value, tuple(map(_statistics, by_term)), marginals)
+    return GraphPosterior(value, each, tuple(map(_statistics, by_term)), marginals)
 
 
 def _constant(value: Tensor) -> Tensor:

@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from jax import Array
 import jax.numpy as jnp
 
-from numpyro_svae.blocks.graph_terms import GaussianTerm, Term, Variable
+from numpyro_svae.blocks.graph_terms import (
+    GaussianTerm,
+    Term,
+    Variable,
+    by_member,
+    shared_plates,
+)
 
 __all__ = ["total_of_terms"]
 
@@ -21,13 +27,19 @@ def total_of_terms(
     :param variables: all variables.
     :param terms: log factors.
     :param values: by name, ``(*plates, D)`` or states ``(*plates)``.
-    :return: shape ``()``.
+    :return: by member of the plates that all variables are in, ``(*shared)``.
     """
-    declared = {v.name: v for v in variables}
-    return sum((_value(term, declared, values) for term in terms), jnp.zeros(()))
+    declared, shared = {v.name: v for v in variables}, shared_plates(variables)
+
+    def value(term: Term) -> Array:
+        return by_member(_value(term, declared, values), term.plates, shared)
+
+    return sum(map(value, terms), jnp.zeros(()))
 
 
 def _value(term: Term, declared: Mapping[str, Variable], values: Mapping) -> Array:
+    """A term by plate, ``(*plates)``."""
+
     def pick(table: Array) -> Array:
         """Entries ``(*plates, *event)`` of a table ``(*plates, *states, *event)``."""
         axis = len(term.plates)
@@ -40,7 +52,7 @@ def _value(term: Term, declared: Mapping[str, Variable], values: Mapping) -> Arr
         return table
 
     if not isinstance(term, GaussianTerm):
-        return jnp.sum(pick(term.logits))
+        return pick(term.logits)
     plates = term.constant.shape[: len(term.plates)]
     parts = [_in_plates(term, declared[n], values[n], 1) for n in term.variables]
     x = jnp.concatenate(
@@ -49,7 +61,7 @@ def _value(term: Term, declared: Mapping[str, Variable], values: Mapping) -> Arr
     info, precision = pick(term.info), pick(term.precision)
     quadratic = jnp.einsum("...i,...ij,...j->...", x, precision, x)
     linear = jnp.sum(info * x, -1)
-    return jnp.sum(pick(term.constant) + linear - 0.5 * quadratic)
+    return pick(term.constant) + linear - 0.5 * quadratic
 
 
 def _in_plates(term: Term, variable: Variable, value: Array, event_dim: int) -> Array:

@@ -26,7 +26,7 @@ from numpyro_svae.blocks.graph_factors import (
     total_over,
 )
 from numpyro_svae.blocks.graph_order import elimination_order
-from numpyro_svae.blocks.graph_terms import Term, Variable
+from numpyro_svae.blocks.graph_terms import Term, Variable, shared_plates
 
 __all__ = ["Graph", "backward", "factors", "forward", "in_plates", "most_probable"]
 
@@ -66,8 +66,9 @@ def factors(graph: Graph, terms: Sequence[Term]) -> list[CanonicalFactor]:
 
 
 def forward(graph: Graph, factors: list[CanonicalFactor]) -> tuple[Array, Conditionals]:
-    """The log normaliser, and what each variable is given those eliminated later.
+    """Log normalisers, and what each variable is given those eliminated later.
 
+    The former are by member of the plates that all variables are in, ``(*shared)``.
     A variable's factors are first multiplied over the plates that it is not in.
     """
     domains, plates = graph.domains, graph.plates
@@ -85,8 +86,10 @@ def forward(graph: Graph, factors: list[CanonicalFactor]) -> tuple[Array, Condit
         take = sum_out if v.discrete else integrate
         rest, conditionals[name] = take(joint, name)
         factors = [f for f in factors if name not in f.names] + [rest]
-    totals = [total_over(f.names, f, domains).constant for f in factors]
-    return reduce(ops.add, totals).data, conditionals
+    shared = shared_plates(graph.variables)
+    totals = [total_over(f.names - {*shared}, f, domains).constant for f in factors]
+    members = OrderedDict((plate, domains[plate]) for plate in shared)
+    return align_tensor(members, reduce(ops.add, totals)), conditionals
 
 
 def backward(

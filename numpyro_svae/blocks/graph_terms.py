@@ -11,7 +11,16 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-__all__ = ["GaussianTerm", "TableTerm", "Term", "Variable", "checked", "neutral"]
+__all__ = [
+    "GaussianTerm",
+    "TableTerm",
+    "Term",
+    "Variable",
+    "by_member",
+    "checked",
+    "neutral",
+    "shared_plates",
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,25 @@ class Variable:
     size: int
     discrete: bool = False
     plates: tuple[str, ...] = ()
+
+
+def shared_plates(variables: Sequence[Variable]) -> tuple[str, ...]:
+    """The plates that all variables are in: their members are graphs of their own."""
+    plates = [v.plates for v in variables]
+    return tuple(p for p in plates[0] if all(p in own for own in plates))
+
+
+def by_member(value: Array, plates: Sequence[str], shared: Sequence[str]) -> Array:
+    """Sums ``(*shared)`` of what a term has, ``(*plates, ...)``.
+
+    :param value: the array.
+    :param plates: of the term.
+    :param shared: the plates that stay, in their order.
+    """
+    left = [plate for plate in plates if plate in shared]
+    others = (i for i, p in enumerate(plates) if p not in shared)
+    total = jnp.sum(value, (*others, *range(len(plates), value.ndim)))
+    return jnp.transpose(total, [left.index(plate) for plate in shared])
 
 
 class GaussianStatistics(NamedTuple):

@@ -17,6 +17,7 @@ from scipy.stats import multivariate_normal, nbinom, norm, poisson
 import numpyro_svae as ns
 from tests.data import clusters, make_svi, sequences, steps
 from tests.forecasting.dense import dense
+from tests.graphs_of_sites import LOADING, NOISE, hierarchy
 from tests.models import linear_lds, mixture
 
 KEY = random.PRNGKey(5)
@@ -97,6 +98,18 @@ def test_vectors_of_a_mixture_have_its_density(x64):
         for w, m, S in zip(blocks["weights"].mean, loc, cov)
     ]
     assert_exact(found, logsumexp(parts, 0), 3)
+
+
+def test_members_of_a_graph_have_the_density_of_their_group(x64):
+    """Groups are apart from each other, and what is drawn of each has its density."""
+    y = np.random.default_rng(2).standard_normal((2, 3, 3))  # members, groups
+    guide, params, _ = fitted(hierarchy, y)
+    found = ns.log_likelihood(hierarchy, guide, params, KEY, y, num_particles=2)
+    of_group, own = LOADING @ LOADING.T, NOISE * np.eye(3)
+    covariance = np.kron(np.ones((2, 2)), of_group)
+    covariance += np.kron(np.eye(2), 0.5 * of_group + own)
+    groups = np.moveaxis(y, 1, 0).reshape(3, 6)
+    assert_exact(found, multivariate_normal(np.zeros(6), covariance).logpdf(groups), 2)
 
 
 def movements(y):

@@ -20,6 +20,7 @@ from numpyro_svae.blocks.graph import (
     GaussianTerm,
     TableTerm,
 )
+from numpyro_svae.blocks.graph_terms import by_member, shared_plates
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.inference.factors.forms import Origins
 from numpyro_svae.inference.local.beliefs import expected_logits
@@ -81,7 +82,10 @@ def infer_graph(
     terms = tuple(terms_about(origins))
     found = graph.infer(variables, sizes, terms, located=True)
     values = [_expected(t, s) for t, s in zip(terms, found.terms)][len(names) :]
-    kl = sum(map(jnp.sum, values), -found.log_normalizer)
+    shared = shared_plates(variables)
+    kl = -found.log_normalizers
+    for term, value in zip(terms[len(names) :], values):
+        kl = kl + by_member(value, term.plates, shared)
     for factor, value in zip(observed, values[len(names) :]):
         extent = _axes(factors, factor).to_positions(value)
         entries = factors.site(factor.site).batch_shape
@@ -90,12 +94,12 @@ def infer_graph(
     shapes = tuple(sizes.items())
     masked = (uncounted_term(factors, factors.own(n), origins, True) for n in names)
     uncounted = tuple(term for term in masked if term is not None)
-    draw = terms, uncounted, found.log_normalizer, located, variables, axes, shapes
+    draw = terms, uncounted, found.log_normalizers, located, variables, axes, shapes
     posterior.draws.append(JointDraw(*draw))
     probs: dict[str, Array] = {}
     for name in names:
         marginal, table = _marginal(own[name], found.variables[name], origins.get(name))
-        posterior.add(name, marginal, own[name].share(kl / len(names)))
+        posterior.add(name, marginal, own[name].share(kl / len(names), shared))
         if table is not None:
             probs[name] = table
     of_states = dict(zip(group.states, values[len(group.discrete) :]))

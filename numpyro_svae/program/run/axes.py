@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 from typing import NamedTuple
 
@@ -40,10 +41,18 @@ class Axes(NamedTuple):
         value = jnp.broadcast_to(value, (*self.positions, *event))
         return jnp.reshape(value, (*self.sizes, *event))
 
-    def share(self, total: Array) -> Array:
-        """A total that is spread evenly over the batch."""
-        batch = self.positions[: len(self.positions) - self.extra]
-        return jnp.broadcast_to(total / math.prod(batch), batch)
+    def share(self, total: Array, plates: Sequence[str] = ()) -> Array:
+        """A total by some plates, in their order here, spread evenly over the others.
+
+        :param total: ``(*plates)``.
+        :param plates: some of the plates.
+        :return: of the shape of the batch.
+        """
+        named = list(zip(self.plates, self.sizes))
+        total = jnp.reshape(total, [n if name in plates else 1 for name, n in named])
+        others = math.prod(n for name, n in named if name not in plates)
+        value = self.to_positions(jnp.broadcast_to(total / others, self.sizes))
+        return jnp.sum(value, tuple(range(value.ndim - self.extra, value.ndim)))
 
     def to_positions(self, value: Array) -> Array:
         """Values at the positions, from values ``(*sizes, *event)``."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numpyro.util import not_jax_tracer
 
 from numpyro_svae.blocks.graph import Variable, elimination_order
@@ -35,7 +36,8 @@ def _check_graph(structure: Structure, sites: dict[str, Site], group: Group) -> 
     names = [*group.discrete, *group.states]
     listed = ", ".join(f"'{name}'" for name in names)
     _check_likelihoods(structure, group, listed)
-    scales = {float(s) for s in (sites[n].scale for n in names) if not_jax_tracer(s)}
+    found = [sites[name].scale for name in names]  # arrays are refused later
+    scales = {float(s) for s in found if not_jax_tracer(s) and not np.ndim(s)}
     if len(scales) > 1:
         raise ValueError(
             f"Sites {listed}: coupled, and scaled differently: {sorted(scales)}. "
