@@ -8,6 +8,7 @@ from __future__ import annotations
 from numpyro_svae.program.bind.affine import PARAMETERS, View
 from numpyro_svae.program.read.find_supports import find_support
 from numpyro_svae.program.read.gaussian_factors import find_factor
+from numpyro_svae.program.read.sums import of_noises, of_sums
 from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
 from numpyro_svae.program.run.sites import Site, is_gaussian_vector, response_dim
 from numpyro_svae.program.structure.factors import (
@@ -66,21 +67,9 @@ def _read(wiring: Wiring, site: Site, role: str, accepted: str) -> GaussianFacto
             "where u does not move, or a first state that depends on latent vectors."
         )
     if found is None:
-        accepted += _of_noises(wiring, used)
+        accepted += of_noises(wiring, used)
         raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
     return found
-
-
-def _of_noises(wiring: Wiring, used: frozenset[str]) -> str:
-    """What is accepted where several blocks are noises, for a message."""
-    blocks = {wiring.block_of[n] for n in used if n in wiring.block_of}
-    noises = [block.name for block in blocks if block.part == "noise"]
-    if len(noises) < 2:
-        return ""
-    return (
-        f"; of several noises, as {listed(noises)}, each alone that of entries of its "
-        "own, as in jnp.stack([a, b]), with a batch all of them or none"
-    )
 
 
 def _find(
@@ -126,7 +115,8 @@ def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
             "are written as one batch of all pairs); weights that are used "
             "together are one site, as Normal(0, 1).expand([M]).to_event(1), and no "
             "plate; a latent chain over time is one LinearGaussianChain, or one site "
-            "for each step" + _of_noises(wiring, used),
+            "for each step" + of_noises(wiring, used),
+            of_sums(wiring, site),
         )
     return found
 

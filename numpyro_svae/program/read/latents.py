@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.program.priors.priors import Prior, Reading, priors_of
 from numpyro_svae.program.read.global_gaussians import Candidates
+from numpyro_svae.program.read.sums import of_scale
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
@@ -139,7 +140,9 @@ def _is_part(block: Prior, blocks: Iterable[Prior]) -> bool:
     return any(set(block.sites) < set(other.sites) for other in blocks)
 
 
-def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, Local]:
+def read_locals(
+    program: Program, sites: dict[str, Site], priors: dict[str, Prior]
+) -> dict[str, Local]:
     """The local latent sites, in program order."""
     of_priors = {name for prior in priors.values() for name in prior.sites}
     locals = {}
@@ -149,7 +152,14 @@ def read_locals(sites: dict[str, Site], priors: dict[str, Prior]) -> dict[str, L
         kind = kind_of(site.fn)
         size = None if kind is None else kind.size(site)
         if kind is None or size is None:
-            raise _unknown(site, label_of(name) in sites)
+            if label_of(name) not in sites:
+                raise _unknown(program, sites, site)
+            raise ValueError(
+                f"Site '{name}': obs_mask makes a latent site of what is missing, "
+                f"and {type(site.fn).__name__} is none that AutoSVAE knows. "
+                "Accepted: a mask, as numpyro.sample(name, fn.mask(seen), obs=y), "
+                "with which ns.impute draws what is missing."
+            )
         locals[name] = Local(name, kind, size)
     return locals
 
@@ -174,20 +184,10 @@ _INSTEAD: dict[type, str] = {
 }
 
 
-def _unknown(site: Site, labelled: bool) -> ValueError:
-    """The error for a latent site of no kind.
-
-    :param labelled: whether a part of it is observed, by ``obs_mask``.
-    """
-    if labelled:
-        return ValueError(
-            f"Site '{site.name}': obs_mask makes a latent site of what is missing, "
-            f"and {type(site.fn).__name__} is none that AutoSVAE knows. "
-            "Accepted: a mask, as numpyro.sample(name, fn.mask(seen), obs=y), "
-            "with which ns.impute draws what is missing."
-        )
+def _unknown(program: Program, sites: dict[str, Site], site: Site) -> ValueError:
+    """The error for a latent site of no kind."""
     found = type(site.fn)
-    advice = _INSTEAD.get(found, "")
+    advice = of_scale(program, sites, site) or _INSTEAD.get(found, "")
     return ValueError(
         f"Site '{site.name}': latent {found.__name__} is neither conjugate "
         f"nor can it be given a potential.{advice} Accepted global sites: "

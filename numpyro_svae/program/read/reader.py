@@ -49,7 +49,7 @@ def read_structure(
         neither conjugate nor covered by a potential or by messages.
     """
     priors = read_priors(program, sites)
-    locals = read_locals(sites, priors)
+    locals = read_locals(program, sites, priors)
     prober = Prober(program, sites, priors, locals)
     block_of = {name: prior for prior in priors.values() for name in prior.sites}
     needs = prober.dependencies([*block_of, *locals])

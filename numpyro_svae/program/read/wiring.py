@@ -90,9 +90,12 @@ def listed(names: Collection[str]) -> str:
 
 
 def not_conjugate(
-    site: Site, what: str, used: Collection[str], accepted: str
+    site: Site, what: str, used: Collection[str], accepted: str, advice: str = ""
 ) -> ValueError:
-    """The error for parameters that depend on latent sites in another way."""
+    """The error for parameters that depend on latent sites in another way.
+
+    :param advice: what to write instead, in sentences.
+    """
     hint = (
         ""
         if site.observed
@@ -102,7 +105,7 @@ def not_conjugate(
     )
     return ValueError(
         f"Site '{site.name}' ({type(site.fn).__name__}): {what} depend on latent "
-        f"{listed(used)} in a way that is not conjugate. Accepted: {accepted}. No "
-        "neural network or other nonlinear function may stand between a global and a "
-        f"local site.{hint}"
+        f"{listed(used)} in a way that is not conjugate.{advice} Accepted: "
+        f"{accepted}. No neural network or other nonlinear function may stand "
+        f"between a global and a local site.{hint}"
     )

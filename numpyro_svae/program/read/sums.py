@@ -1,0 +1,86 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Advice on covariances that are sums, as where a program integrates a site out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from numpyro_svae.program.read.wiring import Wiring, listed
+from numpyro_svae.program.run.sites import Program, Site, is_gaussian
+from numpyro_svae.program.structure.probing import Prober
+
+__all__ = ["of_noises", "of_scale", "of_sums"]
+
+_PARTS = (
+    "each part is a site: of factors, as in W @ W.T + jnp.diag(psi), "
+    "x = numpyro.sample('x', Normal(0, 1).expand([K]).to_event(1)) in the plate of the "
+    "data, and Normal(x @ W.T, jnp.sqrt(psi)).to_event(1) in the place of this site; "
+    "of two variances, as in jnp.sqrt(tau**2 + s**2), x ~ Normal(loc, tau) and "
+    "Normal(x, s)"
+)
+
+
+def of_sums(wiring: Wiring, site: Site) -> str:
+    """What to write where a covariance is a sum, for a message; empty if it is none."""
+    blocks = {wiring.block_of.get(n) for n in wiring.needs[site.name]["covariance"]}
+    found = {block.name for block in blocks if block and block.part == "weight"}
+    noises = [block for block in blocks if block and block.part == "noise"]
+    if noises and not found and not _scales(wiring.prober, site, noises):
+        found = {block.name for block in noises}
+    if not found:
+        return ""
+    return (
+        f" Its covariance is a sum, or another function of {listed(found)} than a "
+        f"product. Of a sum, {_PARTS}."
+    )
+
+
+def _scales(prober: Prober, site: Site, noises: list[Any]) -> bool:
+    """Whether noises that are all twice as large make the covariance twice as large."""
+    values, more = prober.plain_values(), {}
+    for block in noises:
+        for name, unit in block.unit_noise().items():
+            values[name] = unit
+            more[name] = block.of_precisions(0.5) * unit if block.by_entry else 2 * unit
+    once, twice = (
+        np.asarray(prober.read(own)[site.name]["covariance"])
+        for own in (values, {**values, **more})
+    )
+    return np.allclose(twice, 2 * once, 1e-4)
+
+
+def of_noises(wiring: Wiring, used: frozenset[str]) -> str:
+    """What is accepted where several blocks are noises, for a message."""
+    blocks = {wiring.block_of[n] for n in used if n in wiring.block_of}
+    noises = [block.name for block in blocks if block.part == "noise"]
+    if len(noises) < 2:
+        return ""
+    return (
+        f"; of several noises, as {listed(noises)}, each alone that of entries of its "
+        "own, as in jnp.stack([a, b]), with a batch all of them or none"
+    )
+
+
+def of_scale(program: Program, sites: dict[str, Site], site: Site) -> str:
+    """What to write where a scale is not alone the noise of Gaussian sites.
+
+    :param site: the scale, which is no block.
+    :return: advice for a message; empty if no Gaussian site has it in its noise.
+    """
+    needs = Prober(program, sites, {}, {}).dependencies([site.name])
+    found: Collection[str] = {
+        name
+        for name, used in needs.items()
+        if is_gaussian(sites[name].fn) and site.name in used.get("covariance", ())
+    }
+    if not found:
+        return ""
+    return (
+        f" In the noise of {listed(found)} it is no power alone. Where that is a sum, "
+        f"{_PARTS}."
+    )

@@ -1,0 +1,51 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Programs that are refused: the message tells the cause that is true, and a remedy."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.handlers import seed, trace
+import pytest
+
+import numpyro_svae as ns
+
+Y = np.random.default_rng(0).standard_normal((12, 2)).astype(np.float32)
+
+
+def integrated(psi, W=None):
+    def model(y):
+        w, variance = W, psi
+        if W is None:
+            w = numpyro.sample("W", dist.Normal().expand([2, 1]).to_event(2))
+        if isinstance(psi, dist.Distribution):
+            variance = numpyro.sample("psi", psi.expand([2]).to_event(1))
+        with numpyro.plate("data", len(y)):
+            fn = dist.LowRankMultivariateNormal(jnp.zeros(2), w, variance)
+            numpyro.sample("y", fn, obs=y)
+
+    return model
+
+
+def learnt(y):
+    integrated(dist.InverseGamma(2.0, 1.0), numpyro.param("W", jnp.ones((2, 1))))(y)
+
+
+FACTORS = r"x = numpyro\.sample\('x', Normal\(0, 1\).*Normal\(x @ W\.T, jnp\.sqrt\(psi"
+REFUSED = {
+    "loading integrated out": (integrated(jnp.ones(2)), rf"'y' .*'W'.*{FACTORS}"),
+    "noise that is added": (learnt, rf"'y' .*sum, .*'psi'.*{FACTORS}"),
+    "scale that is added": (
+        integrated(dist.HalfNormal(1.0), jnp.ones((2, 1))),
+        rf"'psi': .*noise of 'y'.*{FACTORS}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_says_why_and_what_to_write(name):
+    model, text = REFUSED[name]
+    with pytest.raises(ValueError, match=text), trace(), seed(rng_seed=0):
+        ns.AutoSVAE(model)(Y)
