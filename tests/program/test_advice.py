@@ -33,6 +33,15 @@ def learnt(y):
     integrated(dist.InverseGamma(2.0, 1.0), numpyro.param("W", jnp.ones((2, 1))))(y)
 
 
+def alone(fn):
+    def model(y):
+        numpyro.deterministic("twice", 2 * numpyro.sample("site", fn))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(jnp.zeros(2), 1.0).to_event(1), obs=y)
+
+    return model
+
+
 FACTORS = r"x = numpyro\.sample\('x', Normal\(0, 1\).*Normal\(x @ W\.T, jnp\.sqrt\(psi"
 REFUSED = {
     "loading integrated out": (integrated(jnp.ones(2)), rf"'y' .*'W'.*{FACTORS}"),
@@ -41,6 +50,8 @@ REFUSED = {
         integrated(dist.HalfNormal(1.0), jnp.ones((2, 1))),
         rf"'psi': .*noise of 'y'.*{FACTORS}",
     ),
+    "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
+    "flat and alone": (alone(dist.Uniform()), "'site': no other site .* Uniform"),
 }
 
 

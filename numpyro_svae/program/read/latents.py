@@ -186,6 +186,15 @@ _INSTEAD: dict[type, str] = {
 
 def _unknown(program: Program, sites: dict[str, Site], site: Site) -> ValueError:
     """The error for a latent site of no kind."""
+    prober = Prober(program, sites, {}, {})
+    if not Reading(program, sites, prober.needs).users(site.name):
+        return ValueError(
+            f"Site '{site.name}': no other site depends on it, so that it keeps its "
+            f"prior, and {type(site.fn).__name__} is none that AutoSVAE knows without "
+            "what depends on it. Accepted: a program without it, or where the density "
+            "of another site depends on it (numpyro.deterministic has none); what "
+            "numpyro.handlers.block(seed(model, 0), hide=[...]) hides is not inferred."
+        )
     found = type(site.fn)
     advice = of_scale(program, sites, site) or _INSTEAD.get(found, "")
     return ValueError(
