@@ -33,6 +33,7 @@ from numpyro_svae.inference.start.search import Search, check_num_starts
 from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
+from numpyro_svae.program.read.numpy_calls import numpy_error
 from numpyro_svae.program.read.setup import read_program, recognise
 from numpyro_svae.program.run.deterministic import shapes_of
 from numpyro_svae.program.run.mutable_state import Given, check_state
@@ -181,11 +182,7 @@ class AutoSVAE(FittedGuide):
         try:
             self._structure, messages, self.state_names = read_program(*given)
         except TracerArrayConversionError as error:
-            raise TypeError(
-                "The model: found NumPy where a latent site is in the place of numbers,"
-                " as in array[z] with a NumPy array. Accepted: jnp.asarray(array)[z], "
-                "and functions of jax.numpy."
-            ) from error
+            raise numpy_error(error, self.model, args, kwargs) from error
         check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
         self.prototype_trace = {

@@ -7,10 +7,12 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
+from tests.data import make_svi, steps
 
 Y = np.linspace(-1.0, 1.0, 6)
 
@@ -49,3 +51,32 @@ def test_held_out_data_of_another_size_are_an_error_that_names_the_plate():
     guide._setup_prototype(np.abs(Y))
     with pytest.raises(ValueError, match=r"shape \(5,\).*'data' of 6, draws \(6,\)"):
         ns.log_likelihood(model, guide, params, random.PRNGKey(0), np.abs(Y)[:5])
+
+
+def logarithms(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=np.log(y**2))
+
+
+def test_functions_of_numpy_of_data_are_computed():
+    guide = ns.AutoSVAE(logarithms)
+    params, _ = steps(make_svi(logarithms, guide), 1, Y)
+    found = guide.get_posterior(params)
+    np.testing.assert_allclose(found["mu"].mean, np.sum(np.log(Y**2)) / 7, rtol=1e-4)
+
+
+def test_functions_of_numpy_of_what_jax_traces_name_the_cause_and_the_line():
+    def path(y):
+        def step(x, y):
+            x = numpyro.sample("x", dist.Normal(x, 1.0).to_event(1))
+            numpyro.sample("y", dist.Normal(np.sin(x), 1.0).to_event(1), obs=y)
+            return x, None
+
+        x = numpyro.sample("first", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        scan(step, x, y[:, None])
+
+    with pytest.raises(TypeError, match=r"what JAX traces, .*once.py, line \d+\)"):
+        make_svi(path, ns.AutoSVAE(path)).init(random.key(0), Y)
+    with pytest.raises(TypeError, match=r"an argument of the model, .*np\.log\(y\)"):
+        ns.AutoSVAE(logarithms)(jnp.asarray(Y))

@@ -25,6 +25,7 @@ __all__ = [
     "depends",
     "elsewhere",
     "here_and_elsewhere",
+    "is_number",
 ]
 
 # what a program raises that looks at the values of its arguments
@@ -89,7 +90,7 @@ def at_others(program: Program) -> Program:
     return rebuild(_others(leaves))
 
 
-def _others(leaves: dict[str, Any]) -> dict[str, Array]:
+def _others(leaves: dict[str, Any]) -> dict[str, Any]:
     return {name: _other(leaf) for name, leaf in leaves.items()}
 
 
@@ -97,7 +98,7 @@ def _arrays(program: Program) -> tuple[dict[str, Any], Callable[[dict], Program]
     """The arrays among arguments and parameters, and a program that has others."""
     given = program.args, program.kwargs, program.fixed
     leaves, tree = jax.tree.flatten(given)
-    numbers = {str(i): x for i, x in enumerate(leaves) if _is_number(x)}
+    numbers = {str(i): x for i, x in enumerate(leaves) if is_number(x)}
 
     def rebuild(own: dict[str, Any]) -> Program:
         every = [own.get(str(i), leaf) for i, leaf in enumerate(leaves)]
@@ -107,16 +108,19 @@ def _arrays(program: Program) -> tuple[dict[str, Any], Callable[[dict], Program]
     return numbers, rebuild
 
 
-def _is_number(leaf: Any) -> bool:
+def is_number(leaf: Any) -> bool:
+    """Whether a leaf of arguments is an array, and not one of keys."""
     if not is_array(leaf):
         return False
     return not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _other(leaf: Any) -> Array:
+def _other(leaf: Any) -> Any:
     """Another array of the same kind, in the same range if it is of whole numbers."""
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        drawn = np.random.default_rng(1).uniform(size=leaf.shape)
-        return jax_array(drawn.astype(leaf.dtype))
-    leaf = np.asarray(leaf)
-    return jax_array(~leaf if leaf.dtype == bool else np.max(leaf, initial=0) - leaf)
+        drawn = np.random.default_rng(1).uniform(size=leaf.shape).astype(leaf.dtype)
+    else:
+        own = np.asarray(leaf)
+        drawn = ~own if own.dtype == bool else np.max(own, initial=0) - own
+    # of NumPy as it was, for programs with functions of NumPy
+    return drawn if isinstance(leaf, np.ndarray) else jax_array(drawn)

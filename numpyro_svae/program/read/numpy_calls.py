@@ -1,0 +1,99 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Functions of NumPy in a program, which need numbers where JAX traces it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+import traceback
+from typing import Any
+
+import jax
+from jax import random
+from jax.errors import TracerArrayConversionError
+import numpy as np
+import numpyro
+
+from numpyro_svae.program.read.latents import easy_value
+from numpyro_svae.program.run.origins import is_number
+from numpyro_svae.program.run.plates import shared_values
+from numpyro_svae.program.run.sites import Program
+from numpyro_svae.program.structure.checks import stand_ins
+from numpyro_svae.tracing import computed_now
+
+__all__ = ["numpy_error"]
+
+_ANYTHING = "in the place of jax.numpy for what JAX traces, as in the body of a scan"
+_ARGUMENT = (
+    "in the place of jax.numpy for an argument of the model, which JAX traces in a "
+    "function that is compiled, as in np.log(y)"
+)
+_LATENT = (
+    "where a latent site is in the place of numbers, as in array[z] with a NumPy array"
+)
+_OTHERS = tuple(str(Path(str(m.__file__)).parent) for m in (jax, np, numpyro))
+_LIBRARIES = (*_OTHERS, str(Path(__file__).parents[2]), "<")
+
+
+def numpy_error(
+    error: TracerArrayConversionError, model: Callable, args: tuple, kwargs: dict
+) -> TypeError:
+    """What to say where a program gives NumPy what JAX traces.
+
+    :param error: what JAX raised.
+    :param model: the program.
+    :param args: its arguments.
+    :param kwargs: its keyword arguments.
+    """
+    with computed_now():
+        args, kwargs = stand_ins((args, kwargs))
+        cause = _cause(Program(model, args, kwargs, random.PRNGKey(0)))
+    return TypeError(
+        f"The model: found NumPy {cause}{_place(error)}. Accepted: "
+        "jnp.asarray(array)[z], and functions of jax.numpy."
+    )
+
+
+def _cause(program: Program) -> str:
+    """What a program cannot be run without numbers of."""
+    try:
+        messages = program.trace({}, easy_value)
+    except TracerArrayConversionError:  # JAX traces a part of the program by itself
+        return _ANYTHING
+    latent = {
+        name: message["value"]
+        for name, message in messages.items()
+        if message["type"] == "sample" and not message["is_observed"]
+    }
+    program = replace(program, fixed=shared_values(messages))
+    leaves, tree = jax.tree.flatten((program.args, program.kwargs))
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if is_number(leaf)}
+    numbers = {i: np.asarray(leaf) for i, leaf in arrays.items()}
+
+    def run(arrays: dict[int, Any]) -> Any:
+        own = numbers | arrays
+        every = [own.get(i, leaf) for i, leaf in enumerate(leaves)]
+        args, kwargs = jax.tree.unflatten(tree, every)
+        found = replace(program, args=args, kwargs=kwargs).trace(latent)
+        return [m["value"] for m in found.values() if m["type"] == "sample"]
+
+    traced: tuple[tuple[str, dict[int, Any]], ...] = (
+        (_ANYTHING, {}),
+        (_ARGUMENT, arrays),
+    )
+    for cause, given in traced:
+        try:
+            jax.eval_shape(run, given)
+        except TracerArrayConversionError:
+            return cause
+    return _LATENT
+
+
+def _place(error: BaseException) -> str:
+    """The line of the program, for a message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(_LIBRARIES)]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
