@@ -17,6 +17,7 @@ from tests.data import make_svi, steps
 RNG = np.random.default_rng(3)
 Y = RNG.standard_normal((8, 4)) * np.array([0.5, 1.0, 2.0, 3.0])
 GROUP = np.arange(8) % 2
+WEIGHT = np.linspace(0.5, 2.0, 8)
 
 
 def variance(name, shape=3.0, scale=2.0):
@@ -39,6 +40,17 @@ def picked(y):
     with numpyro.plate("data", len(y)):
         own = jnp.stack([second[GROUP], first[GROUP]], -1)
         fn = dist.Normal(0.0, jnp.sqrt(own)).to_event(1)
+        numpyro.sample("y", fn, obs=y[:, :2])
+
+
+def shared(y):
+    """A noise that all groups share, beside one for each, all in known proportions."""
+    first = variance("first")
+    with numpyro.plate("groups", 2):
+        second = variance("second", 4.0)
+    with numpyro.plate("data", len(y)):
+        own = jnp.stack([jnp.broadcast_to(first, 8), second[GROUP]], -1)
+        fn = dist.Normal(0.0, jnp.sqrt(own * WEIGHT[:, None])).to_event(1)
         numpyro.sample("y", fn, obs=y[:, :2])
 
 
@@ -70,6 +82,8 @@ def expected(count, squares, shape=3.0, scale=2.0):
 PATH, SQUARES = states()
 SQUARE = np.square(Y).sum(0)
 GROUPED = np.stack([np.square(Y[k::2]).sum(0) for k in range(2)])
+WEIGHTED = np.square(Y) / WEIGHT[:, None]
+BY_GROUP = np.stack([WEIGHTED[k::2, 1].sum() for k in range(2)])
 CASES = {
     "several": (
         in_several,
@@ -85,6 +99,14 @@ CASES = {
         {
             "first": expected(4, GROUPED[:, 1]),
             "second": expected(4, GROUPED[:, 0], 4.0),
+        },
+    ),
+    "shared": (
+        shared,
+        Y,
+        {
+            "first": expected(8, WEIGHTED[:, 0].sum()),
+            "second": expected(4, BY_GROUP, 4.0),
         },
     ),
     "path": (

@@ -30,9 +30,12 @@ def gathered_members(view: View, factor: GaussianFactor) -> Array:
     positions, holder = extent_of(view.site, view.role).positions, view.holder
 
     def seen(states: dict[str, Any]) -> Array:
-        if isinstance(holder, Join) and not (holder.noise and holder.noise.components):
-            return _marked(view, holder, states)
-        found = view.covariance(states)[..., 0, 0]
+        entry = 0
+        if isinstance(holder, Join):
+            if not (holder.noise and holder.noise.components):
+                return _marked(view, holder, states)
+            entry = holder.noise.batched_entry
+        found = view.covariance(states)[..., entry, entry]
         return found / view.scale() if factor.beside.scaled else found
 
     found = view.in_states(factor.selectors, seen, 0)

@@ -25,7 +25,7 @@ class JoinedNoises:
     """A covariance of independent parts, each of which a block holds.
 
     :param dim: D, the dimension of the response.
-    :param blocks: of the parts, in program order. They have a batch all or none.
+    :param blocks: of the parts, in program order. Those with a batch have the same.
     :param entries: which entries of the response each has, all D together.
     """
 
@@ -40,8 +40,14 @@ class JoinedNoises:
 
     @property
     def components(self) -> int | None:
-        """How many members the batch has; None without a batch."""
-        return self.blocks[0].components
+        """How many members the batches have; None without a batch."""
+        return next((b.components for b in self.blocks if b.components), None)
+
+    @property
+    def batched_entry(self) -> int:
+        """An entry of the response whose noise is picked, where there is a batch."""
+        pairs = zip(self.blocks, self.entries)
+        return next(own[0] for block, own in pairs if block.components)
 
     def unit_noise(self) -> dict[str, Any]:
         """Values of the sites at which all covariances are one."""

@@ -25,8 +25,7 @@ def find_noises(view: View, blocks: list[Any], dim: int) -> JoinedNoises | None:
     :param dim: D, the dimension of the response.
     :return: None if an entry has no noise of one of them alone, or a member has none.
     """
-    batches = {block.components for block in blocks}
-    if not all(block.by_entry for block in blocks) or len(batches) > 1:
+    if not all(block.by_entry for block in blocks):
         return None
     units = {n: v for block in blocks for n, v in block.unit_noise().items()}
     origin, entries = _variances(view, units), []

@@ -62,7 +62,7 @@ def of_noises(wiring: Wiring, used: frozenset[str]) -> str:
         return ""
     return (
         f"; of several noises, as {listed(noises)}, each alone that of entries of its "
-        "own, as in jnp.stack([a, b]), with a batch all of them or none"
+        "own, as in jnp.stack([a, b]), and those of members from one batch"
     )
 
 
