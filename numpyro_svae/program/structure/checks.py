@@ -146,13 +146,15 @@ def check_masks(structure: Structure, sites: dict[str, Site]) -> None:
 def _check_counts(site: Site) -> None:
     """The prior of a global site must count as a whole."""
     mask = peel(site.outer)[1]
-    if mask is None or (not_jax_tracer(mask) and np.all(mask)):
+    if mask is None or (_concrete(mask) and np.all(mask)):
         return
+    unknown = "" if _concrete(mask) else ", and values of it that JAX traces"
     raise ValueError(
-        f"Site '{site.name}': found a mask on a global site, whose prior is then no "
-        "density. Accepted: numpyro.handlers.mask around plates of data, and masks of "
-        "likelihoods. A member that should not exist needs no mask: it keeps its prior "
-        "where no data pick it. For a prior that says little, write a broad one."
+        f"Site '{site.name}': found a mask on a global site{unknown}. Unless all of it "
+        "is true, the prior is no density. Accepted: numpyro.handlers.mask around "
+        "plates of data, and masks of likelihoods. A member that should not exist "
+        "needs no mask: it keeps its prior where no data pick it. For a prior that "
+        "says little, write a broad one."
     )
 
 
