@@ -14,9 +14,10 @@ conjugate it is the closed form.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from jax import Array
+from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.inference.local.lane_solves import unwhiten, whiten
@@ -31,8 +32,11 @@ __all__ = [
     "message_of",
     "moments_of",
     "narrowing",
+    "off_its_mean",
     "remains",
 ]
+
+_OFFSET = 0.5  # in standard deviations
 
 
 class VectorMoments(NamedTuple):
@@ -151,3 +155,21 @@ def narrowing(moments: VectorMoments) -> GaussianPotential:
     root = jnp.where(jnp.isfinite(root), root, 0.0)
     precision = jnp.swapaxes(root, -1, -2) @ root
     return GaussianPotential((precision @ mean[..., None])[..., 0], precision)
+
+
+def off_its_mean(
+    moments: VectorMoments, message: GaussianPotential, entries: tuple[int, ...]
+) -> GaussianPotential:
+    """A message whose mean is other than that of a vector, by half a deviation or so.
+
+    :param moments: of the vector.
+    :param message: one with the precision of the vector, as :func:`narrowing` has it.
+    :param entries: those of the mean that are moved.
+    """
+    mean, tril = moments
+    drawn = random.normal(random.PRNGKey(0), mean.shape, mean.dtype)
+    offset = jnp.zeros_like(mean).at[..., entries].set(drawn[..., entries])
+    deviation = jnp.linalg.norm(tril, axis=-1)
+    precision = message.full_precision()
+    info = (precision @ (_OFFSET * deviation * offset)[..., None])[..., 0]
+    return replace(message, info_vector=message.info_vector + info)

@@ -8,6 +8,10 @@ function says. Data that have neither, or no finite bound there, start at the be
 several starts: the prior, or the prior made narrow, since where the prior is wide its
 expectations may overflow.
 
+No mean is a saddle point of vectors that are multiplied, as in matrix factorisation,
+and sweeps do not leave it. Their narrow starts are off the mean of the prior, and the
+best of these is taken, whatever the bound of the prior is.
+
 The prior of a chain that is not linear may run away, step by step, whatever its first
 state is. Its starts are a path that rests where it begins, and filters that are told
 what the likelihoods say at the start before.
@@ -22,6 +26,7 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
+from numpyro_svae.inference.local.gradient_messages import off_its_mean
 from numpyro_svae.inference.local.messenger import Messenger, Point, Potentials
 from numpyro_svae.inference.local.site_messages import messages_of
 from numpyro_svae.inference.local.sweep_messages import Messages
@@ -96,9 +101,10 @@ class Starts:
         self, messenger: Messenger, given: Potentials, kept: Kept | None = None
     ) -> None:
         self.messenger, self._kept = messenger, kept
-        vectors = {
-            name for datum in messenger.data for name in messenger.targets(datum)
-        }
+        groups = [set(messenger.targets(datum)) for datum in messenger.data]
+        vectors = set().union(*groups)
+        self._products = messenger.factors.structure.products
+        self._at_saddle = [not own.isdisjoint(self._products) for own in groups]
         whole = vectors <= given.keys()
         self._first = dict(given)
         self._given: Potentials = {} if whole else dict(given)
@@ -165,14 +171,17 @@ class Starts:
         """
         turn, narrow = search.turn, {}
         for name, own in search.narrow.items():
-            new = messages_of(self.messenger.factors.local(name)).narrowing(
-                moments[name]
-            )
+            kind = messages_of(self.messenger.factors.local(name))
+            new = kind.narrowing(moments[name])
+            if name in self._products:
+                new = off_its_mean(moments[name], new, self._products[name])
             narrow[name] = jax.tree.map(partial(jnp.where, turn == 1), new, own)
         first = turn == 0 if self._kept is None else (turn == 0) & self._kept.known
         takes, settled = [], []
-        for bound, before, stays in zip(point.bound, best.bound, search.settled):
-            takes.append(~stays & ((turn <= 1) | (bound > before)))
+        each = zip(point.bound, best.bound, search.settled, self._at_saddle)
+        for bound, before, stays, at_saddle in each:
+            better = (turn <= (2 if at_saddle else 1)) | (bound > before)
+            takes.append(~stays & better)
             settled.append(stays | (first & jnp.isfinite(bound)))
         best = self.messenger.choose(tuple(takes), point, best)
         return best, Search(turn + 1, tuple(settled), narrow, point.goal.potentials)

@@ -10,8 +10,8 @@ sites that they depend on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import jax
 from jax import Array
@@ -26,7 +26,9 @@ from numpyro_svae.program.structure.factors import Local, Structure
 from numpyro_svae.program.structure.groups import Group, coupled_groups
 from numpyro_svae.program.structure.likelihoods import Likelihoods
 
-__all__ = ["check_groups", "check_positions", "senders_of"]
+__all__ = ["check_groups", "read_positions", "senders_of"]
+
+Values = dict[str, Array]
 
 _NUM_PROBES = 3
 _INSTEAD = (
@@ -91,15 +93,16 @@ def _is_mixed(group: Group, mean_field: bool) -> bool:
     return group.kind == "graph" or (group.kind == "mixture" and not mean_field)
 
 
-def check_positions(
+def read_positions(
     program: Program, structure: Structure, sites: dict[str, Site]
-) -> None:
+) -> Structure:
     """Likelihoods must see each position of a site by itself.
 
+    :return: the structure, with the products of vectors that they see.
     :raises ValueError: naming the site and its likelihoods.
     """
     if not structure.gradients:
-        return
+        return structure
     probes = _Probes(Likelihoods(*Likelihoods.split(program), structure), sites)
     for name, senders in structure.gradients.items():
         discrete = structure.locals[name].discrete
@@ -112,6 +115,12 @@ def check_positions(
                 f"is a product over the positions of '{name}', each at its value there "
                 f"(no sum, convolution or normalisation over them); or {_INSTEAD}."
             )
+    entries = {
+        name: set.intersection(*(probes.multiplied(name, s) for s in senders))
+        for name, senders in structure.gradients.items()
+    }
+    products = {name: tuple(sorted(own)) for name, own in entries.items() if own}
+    return replace(structure, products=products)
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,9 @@ class _Probes:
 
     known: Likelihoods
     sites: dict[str, Site]
+    gradients: dict[tuple[str, str], Callable] = field(default_factory=dict)
 
-    def values(self, sender: str, seed: int) -> dict[str, Array]:
+    def values(self, sender: str, seed: int) -> Values:
         """Random values of the latent sites of a likelihood."""
         structure, rng = self.known.structure, np.random.default_rng(seed)
         found: dict[str, Array] = {}
@@ -135,16 +145,35 @@ class _Probes:
             found[name] = jnp.asarray(draw, like.dtype)
         return found
 
+    def gradient(self, name: str, sender: str) -> Callable[[Array, Values], Array]:
+        """The gradient of a log likelihood in one site, given the others."""
+
+        def log_prob(value: Array, others: Values) -> Array:
+            found = self.known.at([sender], {**others, name: value})
+            return jnp.sum(found[sender])
+
+        key = name, sender
+        if key not in self.gradients:
+            self.gradients[key] = jax.jit(jax.grad(log_prob))
+        return self.gradients[key]
+
+    def multiplied(self, name: str, sender: str) -> set[int]:
+        """The entries of a vector that do not matter where other vectors are zero."""
+        locals, others = self.known.structure.locals, self.values(sender, 0)
+        value = others.pop(name)
+        vectors = {n: x for n, x in others.items() if not locals[n].discrete}
+        if locals[name].discrete or not vectors:
+            return set()
+        zeros = {n: jnp.zeros_like(x) for n, x in vectors.items()}
+        slope = self.gradient(name, sender)(value, {**others, **zeros})
+        largest = np.max(np.abs(slope), tuple(range(slope.ndim - 1)), initial=0.0)
+        return set(np.flatnonzero(largest == 0.0).tolist())
+
     def apart(self, name: str, sender: str) -> bool:
         """Whether the gradient at some positions stays the same if others change."""
         positions = extent_of(self.sites[name]).positions
 
-        @jax.jit
-        @jax.grad
-        def gradient(value: Array, others: dict[str, Array]) -> Array:
-            found = self.known.at([sender], {**others, name: value})
-            return jnp.sum(found[sender])
-
+        gradient = self.gradient(name, sender)
         for seed in range(_NUM_PROBES):
             others = self.values(sender, seed)
             first, second = others.pop(name), self.values(sender, seed + 100)[name]

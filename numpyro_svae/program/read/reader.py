@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from numpyro_svae.program.priors.observations import observation_of
 from numpyro_svae.program.read.gaussians import read_known_regression
-from numpyro_svae.program.read.gradient_sites import check_positions, senders_of
+from numpyro_svae.program.read.gradient_sites import read_positions, senders_of
 from numpyro_svae.program.read.hierarchies import read_populations
 from numpyro_svae.program.read.latents import read_locals, read_priors
 from numpyro_svae.program.read.predicted import (
@@ -94,7 +94,7 @@ def read_structure(
     )
     structure = with_mixtures(structure)
     check_graphs(structure, sites)
-    check_positions(program, structure, sites)
+    structure = read_positions(program, structure, sites)
     structure = with_orders(program, structure, sites)
     check_predictors(program, structure, sites)
     return structure

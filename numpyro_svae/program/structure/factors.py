@@ -229,6 +229,8 @@ class Structure:
         expectation to, with these likelihoods.
     :param predicted: the observed sites that are not conjugate and depend on global
         Gaussian blocks alone, with these blocks.
+    :param products: vectors of which likelihoods multiply some entries by another
+        vector, as in matrix factorisation, with these entries.
     """
 
     priors: dict[str, Prior]
@@ -245,6 +247,7 @@ class Structure:
     time_plates: dict[str, Any] = field(default_factory=dict)
     gradients: dict[str, tuple[str, ...]] = field(default_factory=dict)
     predicted: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    products: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def blocks_of(self, factor: Any) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""
