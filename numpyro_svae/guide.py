@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jax import Array, random
-from jax.errors import TracerArrayConversionError
 import numpyro
 import numpyro.distributions as dist
 
@@ -33,7 +32,7 @@ from numpyro_svae.inference.start.search import Search, check_num_starts
 from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
-from numpyro_svae.program.read.numpy_calls import numpy_error
+from numpyro_svae.program.read.numpy_calls import numpy_is_named
 from numpyro_svae.program.read.setup import read_program, recognise
 from numpyro_svae.program.run.deterministic import shapes_of
 from numpyro_svae.program.run.mutable_state import Given, check_state
@@ -179,10 +178,8 @@ class AutoSVAE(FittedGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         given = self.model, self.recognition, args, kwargs, bool(self.refine)
-        try:
+        with numpy_is_named(self.model, args, kwargs):
             self._structure, messages, self.state_names = read_program(*given)
-        except TracerArrayConversionError as error:
-            raise numpy_error(error, self.model, args, kwargs) from error
         check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
         self.prototype_trace = {
@@ -259,7 +256,8 @@ class AutoSVAE(FittedGuide):
         """
         if is_initialising():
             return self._begin(args, kwargs)
-        found = once(self, (args, kwargs), partial(self._infer, args, kwargs))
+        with numpy_is_named(self.model, args, kwargs):
+            found = once(self, (args, kwargs), partial(self._infer, args, kwargs))
         naturals, bound, local, messages = found
         structure, plates = self.structure, Plates(messages)
         posteriors, divergences = global_posteriors(structure, naturals, bound)

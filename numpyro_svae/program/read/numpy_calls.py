@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import traceback
@@ -24,7 +25,7 @@ from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.checks import stand_ins
 from numpyro_svae.tracing import computed_now
 
-__all__ = ["numpy_error"]
+__all__ = ["numpy_is_named"]
 
 _ANYTHING = "in the place of jax.numpy for what JAX traces, as in the body of a scan"
 _ARGUMENT = (
@@ -38,23 +39,25 @@ _OTHERS = tuple(str(Path(str(m.__file__)).parent) for m in (jax, np, numpyro))
 _LIBRARIES = (*_OTHERS, str(Path(__file__).parents[2]), "<")
 
 
-def numpy_error(
-    error: TracerArrayConversionError, model: Callable, args: tuple, kwargs: dict
-) -> TypeError:
-    """What to say where a program gives NumPy what JAX traces.
+@contextmanager
+def numpy_is_named(model: Callable, args: tuple, kwargs: dict) -> Iterator[None]:
+    """A context in which a program that gives NumPy what JAX traces is told the cause.
 
-    :param error: what JAX raised.
     :param model: the program.
     :param args: its arguments.
     :param kwargs: its keyword arguments.
+    :raises TypeError: in the place of what JAX raises.
     """
-    with computed_now():
-        args, kwargs = stand_ins((args, kwargs))
-        cause = _cause(Program(model, args, kwargs, random.PRNGKey(0)))
-    return TypeError(
-        f"The model: found NumPy {cause}{_place(error)}. Accepted: "
-        "jnp.asarray(array)[z], and functions of jax.numpy."
-    )
+    try:
+        yield
+    except TracerArrayConversionError as error:
+        with computed_now():
+            args, kwargs = stand_ins((args, kwargs))
+            cause = _cause(Program(model, args, kwargs, random.PRNGKey(0)))
+        raise TypeError(
+            f"The model: found NumPy {cause}{_place(error)}. Accepted: "
+            "jnp.asarray(array)[z], and functions of jax.numpy."
+        ) from error
 
 
 def _cause(program: Program) -> str:
