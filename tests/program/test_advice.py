@@ -42,6 +42,23 @@ def alone(fn):
     return model
 
 
+def ratings(y):
+    standard = dist.Normal(jnp.zeros(1), 1.0).to_event(1)
+    with numpyro.plate("rows", 12):
+        u = numpyro.sample("u", standard)
+    with numpyro.plate("columns", 2):
+        v = numpyro.sample("v", standard)
+    row, column = np.divmod(np.arange(24), 2)
+    with numpyro.plate("ratings", 24):
+        fn = dist.Normal(jnp.sum(u[row] * v[column], -1), 1.0)
+        numpyro.sample("y", fn, obs=y.ravel())
+
+
+def autoregression(y):
+    phi = numpyro.sample("phi", dist.Uniform(-1.0, 1.0))
+    numpyro.sample("y", dist.Normal(phi * y[:-1], 1.0).to_event(2), obs=y[1:])
+
+
 FACTORS = r"x = numpyro\.sample\('x', Normal\(0, 1\).*Normal\(x @ W\.T, jnp\.sqrt\(psi"
 REFUSED = {
     "loading integrated out": (integrated(jnp.ones(2)), rf"'y' .*'W'.*{FACTORS}"),
@@ -50,6 +67,8 @@ REFUSED = {
         integrated(dist.HalfNormal(1.0), jnp.ones((2, 1))),
         rf"'psi': .*noise of 'y'.*{FACTORS}",
     ),
+    "ratings": (ratings, r"'y' .*'u', 'v' .*dim=-2.*Normal\(jnp\.sum\(u \* v, -1\)"),
+    "weight": (autoregression, r"'phi': .*weight.*as Normal\(0\.0"),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
     "flat and alone": (alone(dist.Uniform()), "'site': no other site .* Uniform"),
 }

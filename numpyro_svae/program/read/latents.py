@@ -180,7 +180,8 @@ _INSTEAD: dict[type, str] = {
     dist.LogNormal: " As a rate or a shape, write it as jnp.exp of a Normal site.",
     dist.TransformedDistribution: " Write it by its name, as LogNormal, or its base as "
     "the site, as numpyro.infer.reparam.TransformReparam does.",
-    dist.Uniform: " Of a probability, write Uniform(0, 1) as Beta(1.0, 1.0).",
+    dist.Uniform: " Of a probability, write Uniform(0, 1) as Beta(1.0, 1.0); of a mean "
+    "or a weight, as that of an autoregression, Uniform(-1, 1) as Normal(0.0, 0.6).",
 }
 
 

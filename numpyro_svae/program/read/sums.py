@@ -1,11 +1,12 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Advice on covariances that are sums, as where a program integrates a site out."""
+"""Advice on Gaussian sites of which parts are added or multiplied in other ways."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.probing import Prober
 
-__all__ = ["of_noises", "of_scale", "of_sums"]
+__all__ = ["of_noises", "of_products", "of_scale", "of_sums"]
 
 _PARTS = (
     "each part is a site: of factors, as in W @ W.T + jnp.diag(psi), "
@@ -52,6 +53,39 @@ def _scales(prober: Prober, site: Site, noises: list[Any]) -> bool:
         for own in (values, {**values, **more})
     )
     return np.allclose(twice, 2 * once, 1e-4)
+
+
+def of_products(wiring: Wiring, site: Site) -> str:
+    """What to write where Gaussian sites may be multiplied, for a message."""
+    locals, block_of = wiring.prober.locals, wiring.block_of
+    gaussian = [
+        name
+        for name in wiring.needs[site.name]["loc"]
+        if (name in block_of and block_of[name].part == "weight")
+        or (name in locals and not locals[name].discrete)
+    ]
+    pairs = combinations(sorted(gaussian), 2)
+    found = next((p for p in pairs if _are_multiplied(wiring.prober, site, p)), ())
+    if not found:
+        return ""
+    return (
+        f" It multiplies {listed(found)}. Of vectors, as in matrix factorisation, "
+        "write each in its plate, rows with dim=-2 and columns with dim=-1, and "
+        "Normal(jnp.sum(u * v, -1), s) in both, with s known or numpyro.param, and a "
+        "mask where there are no data."
+    )
+
+
+def _are_multiplied(prober: Prober, site: Site, pair: tuple[str, ...]) -> bool:
+    """Whether a location is no sum of functions of one of two sites each."""
+    values = prober.random_values(0)
+
+    def loc(*zeros: str) -> np.ndarray:
+        others = {name: np.zeros_like(values[name]) for name in zeros}
+        return np.asarray(prober.read({**values, **others})[site.name]["loc"])
+
+    first, second = pair
+    return not np.allclose(loc() + loc(*pair), loc(first) + loc(second), 1e-3, 1e-4)
 
 
 def of_noises(wiring: Wiring, used: frozenset[str]) -> str:
