@@ -217,10 +217,10 @@ def pairwise_sum(x: Array) -> Array:
         count = 1 << min(3, (len(x) - 1).bit_length())
         missing = -len(x) % count
         x = jnp.concatenate([x, jnp.zeros((missing, *x.shape[1:]), x.dtype)])
-        parts = [x[i::count] for i in range(count)]
-        while len(parts) > 1:
-            parts = [a + b for a, b in zip(parts[::2], parts[1::2])]
-        x = parts[0]
+        x = jnp.reshape(x, (-1, count, *x.shape[1:]))
+        while x.shape[1] > 1:
+            x = x[:, 0::2] + x[:, 1::2]
+        x = x[:, 0]
     return x[0]
 
 
