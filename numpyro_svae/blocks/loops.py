@@ -209,18 +209,14 @@ def some_steps(tree: Any) -> Any:
 def pairwise_sum(x: Array) -> Array:
     """Sum over the first axis in pairs, which keeps rounding errors small.
 
-    A kernel adds eight at a time. The derivative of the sum is the sum.
+    The derivative of the sum is the sum.
     """
     if x.shape[0] == 0:
         return jnp.sum(x, 0)
     while x.shape[0] > 1:
-        count = 1 << min(3, (len(x) - 1).bit_length())
-        missing = -len(x) % count
-        x = jnp.concatenate([x, jnp.zeros((missing, *x.shape[1:]), x.dtype)])
-        x = jnp.reshape(x, (-1, count, *x.shape[1:]))
-        while x.shape[1] > 1:
-            x = x[:, 0::2] + x[:, 1::2]
-        x = x[:, 0]
+        if x.shape[0] % 2:
+            x = jnp.concatenate([x, jnp.zeros_like(x[:1])])
+        x = x[0::2] + x[1::2]
     return x[0]
 
 

@@ -46,7 +46,7 @@ def test_states_and_outputs_over_time(lanes, reverse):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 9, 70])
 def test_a_sum_in_pairs_is_the_sum(count):
-    """And so is its derivative; zeros fill up what is no multiple of eight."""
+    """And so is its derivative; a zero makes an odd number even."""
     x = jnp.arange(2.0 * count).reshape(count, 2) - 3.0
     found, pull = jax.vjp(loops.pairwise_sum, x)
     np.testing.assert_array_equal(found, np.sum(x, 0))
