@@ -17,13 +17,15 @@ from numpyro.handlers import block, replay, seed
 from numpyro.util import not_jax_tracer
 
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
-from numpyro_svae.diagnostics.programs import kept
+from numpyro_svae.diagnostics.programs import compiled, kept
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.structure.groups import is_exact
 
 __all__ = [
     "Integrated",
     "conditional_likelihood",
+    "global_draw",
     "guide_draw",
     "integrated",
     "log_joint",
@@ -31,6 +33,15 @@ __all__ = [
     "log_weights",
     "total_log_prob",
 ]
+
+
+def global_draw(fit: Fit, key: Array) -> dict[str, Array]:
+    """A draw of the global sites from the guide.
+
+    :param fit: a guide that has read its model.
+    :param key: random key.
+    """
+    return fit.guide._sample_globals(key, fit.params)
 
 
 def guide_draw(fit: Fit, key: Array) -> tuple[dict[str, dict], Array]:
@@ -51,11 +62,13 @@ class Integrated(NamedTuple):
 
     :param model: of their values and then the arguments of the model.
     :param guide: its guide, which has read it.
+    :param exact: whether that is the posterior.
     :param plates: those that all local and observed sites are in, by dimension.
     """
 
     model: Callable
     guide: AutoSVAE
+    exact: bool
     plates: dict[int, str]
 
 
@@ -91,9 +104,11 @@ def _integrated(fit: Fit) -> Integrated:
         cubature=guide.cubature,
         refine=guide.refine,
     )
-    values = guide._sample_globals(random.PRNGKey(0), fit.params)
+    values = compiled(global_draw, fit)(random.PRNGKey(0))
+    exact = guide.recognition is None
     if guide.structure.locals:
         _read_local(local_guide, fit, values)
+        exact &= is_exact(local_guide.structure, guide.mean_field)
     plates: dict[int, str] = {}
 
     def read() -> None:
@@ -101,7 +116,7 @@ def _integrated(fit: Fit) -> Integrated:
         plates.update(_shared_plates(sites))
 
     jax.eval_shape(read)
-    return Integrated(local_model, local_guide, plates)
+    return Integrated(local_model, local_guide, exact, plates)
 
 
 def _read_local(guide: AutoSVAE, fit: Fit, values: dict[str, Array]) -> None:
@@ -130,8 +145,8 @@ def log_weights(
 
     They are drawn from their posterior *given the globals*, which a guide of the model
     with these globals finds. In conjugate models that posterior is exact, and all
-    weights are equal. A weight is the density of the datum and of its local sites over
-    that of the guide.
+    weights are equal: there is one draw for all. A weight is the density of the datum
+    and of its local sites over that of the guide.
 
     :param fit: a guide that has read its model.
     :param key: random key.
@@ -139,7 +154,7 @@ def log_weights(
     :param num_particles: number of draws.
     :return: ``(num_particles, ...)``, with a dimension for each shared plate.
     """
-    model, guide, plates = integrated(fit)
+    model, guide, exact, plates = integrated(fit)
 
     def log_weight(key: Array) -> Array:
         ours, theirs = random.split(key)
@@ -153,7 +168,9 @@ def log_weights(
         zero = jnp.zeros(())
         return sum(log_p, zero) - sum(log_q, zero)
 
-    return jax.vmap(log_weight)(random.split(key, num_particles))
+    keys = random.split(key, 1 if exact else num_particles)
+    weights = jax.vmap(log_weight)(keys)
+    return jnp.broadcast_to(weights, (num_particles, *weights.shape[1:]))
 
 
 def conditional_likelihood(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+import jax
 from jax import Array, random
 from numpyro.handlers import block, seed, trace
 from numpyro.primitives import Messenger
@@ -172,16 +173,25 @@ def sample_messages(messages: dict[str, dict]) -> dict[str, dict]:
     return {n: m for n, m in messages.items() if m["type"] == "sample"}
 
 
-def check_subsample(messages: dict[str, dict]) -> None:
-    """All plates of a run must have all of their data.
+def check_subsample(fit: Fit) -> None:
+    """All plates of the model of a fit must have all of their data.
 
     :raises ValueError: naming the plate.
     """
-    for name, message in messages.items():
-        if message["type"] == "plate" and len(message["value"]) < message["args"][0]:
-            raise ValueError(
-                f"Plate '{name}': found {len(message['value'])} of its "
-                f"{message['args'][0]} members. Accepted: all of the data, from which "
-                "the model may subsample, or a plate as large as the data that there "
-                "are."
-            )
+
+    def run() -> None:
+        messages = fit.trace(fit.model, random.PRNGKey(0), {})
+        for name, message in messages.items():
+            if message["type"] == "plate":
+                _check_plate(name, len(message["value"]), message["args"][0])
+
+    jax.eval_shape(run)
+
+
+def _check_plate(name: str, size: int, total: int) -> None:
+    if size < total:
+        raise ValueError(
+            f"Plate '{name}': found {size} of its {total} members. Accepted: all of "
+            "the data, from which the model may subsample, or a plate as large as the "
+            "data that there are."
+        )

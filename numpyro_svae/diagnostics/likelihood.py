@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from numpyro.handlers import block, seed
 
-from numpyro_svae.diagnostics.evidence import integrated, log_weights
+from numpyro_svae.diagnostics.evidence import global_draw, integrated, log_weights
 from numpyro_svae.diagnostics.fit import Fit, read_fit
 from numpyro_svae.diagnostics.programs import compiled, first_batch, in_batches
 from numpyro_svae.diagnostics.reliability import has_densities
@@ -136,7 +136,7 @@ def _likelihood(
     draw_key, weigh_key = random.split(key)
 
     def one(keys: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        values = _at_mean(fit) if at_mean else _at_draw(fit, keys[0])
+        values = _at_mean(fit) if at_mean else global_draw(fit, keys[0])
         return _summary(log_weights(fit, keys[1], values, num_particles))
 
     keys = (random.split(k, num_samples) for k in (draw_key, weigh_key))
@@ -160,10 +160,6 @@ def _summary(weights: Array) -> tuple[Array, Array, Array]:
     squares = jnp.sum(shares**2, 0)
     size = jnp.sum(shares, 0) ** 2 / jnp.where(squares > 0, squares, 1.0)
     return value, jnp.mean(weights, 0), size
-
-
-def _at_draw(fit: Fit, key: Array) -> dict[str, Array]:
-    return fit.guide._sample_globals(key, fit.params)
 
 
 def _at_mean(fit: Fit) -> dict[str, Array]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit
+from numpyro_svae.tracing import quick_jit
 
 __all__ = ["compiled", "first_batch", "in_batches", "kept"]
 
@@ -48,13 +49,13 @@ def compiled(
         own = Fit(model, guide, params, args, kwargs, batch)
         return function(own, *given, *static)
 
-    program = kept(fit, (function, *static), lambda: jax.jit(run))
+    program = kept(fit, (function, *static), lambda: quick_jit(run))
 
     def call(*given: Any) -> Any:
         try:
             return program(arrays, *given)
         except JAXTypeError:
-            return jax.jit(lambda given: function(fit, *given, *static))(given)
+            return quick_jit(lambda given: function(fit, *given, *static))(given)
 
     return call
 

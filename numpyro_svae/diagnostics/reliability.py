@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 from jax import Array, random
+from jax.custom_batching import custom_vmap
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -46,18 +48,18 @@ def pareto_k_global(
         return np.nan
     integrated(first_batch(fit))  # is read with known values
 
-    def log_weight(key: Array) -> Array:
-        def weight(own: Fit) -> _Weight:
-            found: _Weight = compiled(_global_weight, own, num_particles)(key)
+    def weigh(keys: Array) -> Array:
+        def weights(own: Fit) -> _Weights:
+            found: _Weights = compiled(_global_weights, own, num_particles)(keys)
             return found
 
-        return _total(in_batches(fit, weight))
+        return _totals(in_batches(fit, weights))
 
-    return _k_hat(log_weight, key, num_samples)
+    return _k_hat(weigh, key, num_samples)
 
 
-class _Weight(NamedTuple):
-    """A log weight in parts.
+class _Weights(NamedTuple):
+    """Log weights in parts, draws first.
 
     :param shared: of the global sites.
     :param each: of the data.
@@ -67,16 +69,20 @@ class _Weight(NamedTuple):
     each: Array
 
 
-def _total(weight: _Weight) -> Array:
-    return weight.shared + jnp.sum(weight.each)
+def _totals(weights: _Weights) -> Array:
+    each = weights.each.reshape(len(weights.shared), -1)
+    return weights.shared + jnp.sum(each, -1)
 
 
-def _global_weight(fit: Fit, key: Array, num_particles: int) -> _Weight:
-    ours, theirs = random.split(key)
-    sites, log_q = guide_draw(fit, ours)
-    values = {name: sites[name]["value"] for name in sorted(fit.global_names)}
-    each, log_prior = log_joint(fit, theirs, values, num_particles)
-    return _Weight(sum(map(jnp.sum, log_prior.values()), -log_q), each)
+def _global_weights(fit: Fit, keys: Array, num_particles: int) -> _Weights:
+    def one(key: Array) -> _Weights:
+        ours, theirs = random.split(key)
+        sites, log_q = guide_draw(fit, ours)
+        values = {name: sites[name]["value"] for name in sorted(fit.global_names)}
+        each, log_prior = log_joint(fit, theirs, values, num_particles)
+        return _Weights(sum(map(jnp.sum, log_prior.values()), -log_q), each)
+
+    return jax.vmap(one)(keys)
 
 
 def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
@@ -90,10 +96,10 @@ def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
     if not has_densities(fit):
         return np.nan
 
-    def log_weight(key: Array) -> Array:
-        return _total(in_batches(fit, lambda own: compiled(_joint_weight, own)(key)))
+    def weigh(keys: Array) -> Array:
+        return _totals(in_batches(fit, lambda own: compiled(_joint_weights, own)(keys)))
 
-    return _k_hat(log_weight, key, num_samples)
+    return _k_hat(weigh, key, num_samples)
 
 
 def has_densities(fit: Fit) -> bool:
@@ -108,7 +114,11 @@ def has_densities(fit: Fit) -> bool:
     return all(singular.values()) and not scanned
 
 
-def _joint_weight(fit: Fit, key: Array) -> _Weight:
+def _joint_weights(fit: Fit, keys: Array) -> _Weights:
+    return jax.vmap(partial(_joint_weight, fit))(keys)
+
+
+def _joint_weight(fit: Fit, key: Array) -> _Weights:
     ours, theirs = random.split(key)
     drawn, _ = guide_draw(fit, ours)
     sites = sample_messages(fit.trace(replay(fit.model, drawn), theirs, {}))
@@ -123,18 +133,30 @@ def _joint_weight(fit: Fit, key: Array) -> _Weight:
                 each = each + term.reshape(-1)
             else:
                 shared = shared + term
-    return _Weight(shared, each)
+    return _Weights(shared, each)
 
 
-def _k_hat(log_weight: Callable[[Array], Array], key: Array, count: int) -> float:
+def _k_hat(weigh: Callable[[Array], Array], key: Array, count: int) -> float:
     """NumPyro's estimate for a program whose log density is the log weight.
 
     Where all weights are equal, so that the guide is exact, it would have no tail to
     fit; that is minus infinity.
+
+    :param weigh: log weights of draws by some keys.
+    :param key: random key.
+    :param count: number of weights.
     """
-    some = jax.vmap(log_weight)(random.split(key, min(_CHUNK, count)))
+    some = weigh(random.split(key, min(_CHUNK, count)))
     if jnp.ptp(some) <= _EXACT * (1 + jnp.max(jnp.abs(some))):
         return -np.inf
+
+    @custom_vmap  # a chunk is one run of a program that is compiled already
+    def log_weight(key: Array) -> Array:
+        return weigh(key[None])[0]
+
+    @log_weight.def_vmap
+    def _(size: int, batched: list[bool], keys: Array) -> tuple[Array, bool]:
+        return weigh(keys), True
 
     def program() -> None:
         numpyro.factor("log_weight", log_weight(numpyro.prng_key()))

@@ -107,7 +107,7 @@ def to_arviz(
     fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
     *keys, run_key = random.split(key, 5)
-    check_subsample(fit.trace(model, run_key, guide._sample_globals(run_key, params)))
+    check_subsample(fit)
     plates = tuple(n for _, n in sorted(integrated(first_batch(fit)).plates.items()))
 
     how = keys, num_samples, num_particles, loo_pit

@@ -15,7 +15,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Self
 
-import jax
 from jax import Array, random
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -32,6 +31,7 @@ from numpyro_svae.distributions.arguments import (
 from numpyro_svae.distributions.bartlett import bartlett_tril, solve_tril
 from numpyro_svae.distributions.constraints import pack, symmetrize, unpack, weight_cov
 from numpyro_svae.families import RegressionNatural, RegressionStandard
+from numpyro_svae.tracing import quick_jit
 
 __all__ = ["GaussianInverseWishart"]
 
@@ -245,7 +245,7 @@ def _infinite_if(exists: Array) -> Array:
     return jnp.where(exists, jnp.inf, jnp.nan)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(quick_jit, static_argnums=1)
 def _draw(key: Array, shape: tuple[int, ...], standard: RegressionStandard) -> Array:
     """Samples of a batch shape, in one program even where nothing else is compiled."""
     key_cov, key_weight = random.split(key)

@@ -3,6 +3,7 @@
 
 """Log likelihoods of old and new data under fitted models, against closed forms."""
 
+from functools import partial
 from itertools import product
 
 from jax import random
@@ -18,7 +19,7 @@ import numpyro_svae as ns
 from tests.data import clusters, make_svi, sequences, steps
 from tests.forecasting.dense import dense
 from tests.graphs_of_sites import LOADING, NOISE, hierarchy
-from tests.models import linear_lds, mixture
+from tests.models import known_mixture, linear_lds, mixture
 
 KEY = random.PRNGKey(5)
 
@@ -98,6 +99,31 @@ def test_vectors_of_a_mixture_have_its_density(x64):
         for w, m, S in zip(blocks["weights"].mean, loc, cov)
     ]
     assert_exact(found, logsumexp(parts, 0), 3)
+
+
+@pytest.mark.parametrize("mean_field", [False, True], ids=["joint", "independent"])
+def test_draws_of_an_approximate_posterior_are_weighed(mean_field, x64):
+    """One draw of an exact posterior is enough; others are as many as are asked for."""
+    y = jnp.array([[0.2, 0.1], [1.0, 0.4], [-0.6, 1.2]])
+    model = partial(known_mixture, noise=0.1)
+    guide = ns.AutoSVAE(model, mean_field=mean_field)
+    make_svi(model, guide).init(KEY, y)
+    found = ns.log_likelihood(model, guide, {}, KEY, y, num_particles=2000)
+    parts = (
+        (0.5, [0.0, 0.0], 0.5),
+        (0.3, [1.5, 0.5], 1.0),
+        (0.2, [-1.0, 2.0], 0.7),
+    )
+    logs = [
+        np.log(weight) + multivariate_normal(loc, (scale + 0.1) * np.eye(2)).logpdf(y)
+        for weight, loc, scale in parts
+    ]
+    expected = logsumexp(logs, 0)
+    if not mean_field:
+        return assert_exact(found, expected, 2000)
+    np.testing.assert_allclose(found.value, expected, atol=0.05)
+    assert np.all(found.bound < expected - 0.01)
+    assert np.all(found.effective_sample_size < 1999)
 
 
 def test_members_of_a_graph_have_the_density_of_their_group(x64):

@@ -218,11 +218,7 @@ def _few(structure: Structure, mean_field: bool, picks: bool) -> int:
     """How many sweeps a guess has before it is judged."""
     if not picks:
         return _TURNED_SWEEPS
-    coupled = any(
-        len(group.discrete) + len(group.states) > 1
-        and (group.kind == "product" or (group.kind == "mixture" and mean_field))
-        for group in coupled_groups(structure)
-    )
+    coupled = not all(g.is_exact(mean_field) for g in coupled_groups(structure))
     return _COUPLED_SWEEPS if coupled else _SWEEPS
 
 

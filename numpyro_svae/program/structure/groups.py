@@ -13,6 +13,7 @@ from numpyro_svae.program.structure.factors import Factor, Local, Structure
 __all__ = [
     "Group",
     "coupled_groups",
+    "is_exact",
     "mixtures",
     "parents_of",
     "scope",
@@ -35,6 +36,12 @@ class Group:
     discrete: tuple[str, ...]
     states: tuple[str, ...]
     kind: str
+
+    def is_exact(self, mean_field: bool) -> bool:
+        """Whether its posterior is no product of sites that are dependent."""
+        alone = len(self.discrete) + len(self.states) == 1
+        mixture = self.kind == "mixture" and not mean_field
+        return alone or mixture or self.kind == "graph"
 
 
 def parents_of(factor: Factor) -> list[str]:
@@ -62,6 +69,18 @@ def coupled_groups(structure: Structure) -> list[Group]:
             seen |= member[name]
             groups.append(_group(structure, member[name]))
     return groups
+
+
+def is_exact(structure: Structure, mean_field: bool) -> bool:
+    """Whether the posterior of the local sites is exact, given the global ones.
+
+    :param structure: the wiring of a program without a recognition function.
+    :param mean_field: whether coupled sites are made independent under the guide.
+    """
+    linear = not any(local.kind.linearised for local in structure.locals.values())
+    conjugate = not any(f.form == "logits" or f.weights for f in structure.factors)
+    groups = all(group.is_exact(mean_field) for group in coupled_groups(structure))
+    return linear and conjugate and groups and not structure.likelihoods
 
 
 def with_mixtures(structure: Structure) -> Structure:
