@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import jax
 from jax import Array, random
+from jax.errors import JAXTypeError
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from numpyro_svae.diagnostics.dims import Dims, plates_of_states
-from numpyro_svae.diagnostics.fit import read_fit
+from numpyro_svae.diagnostics.fit import Fit, read_fit, sample_messages
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.kinds import lengths_of
@@ -55,12 +57,12 @@ def smooth(
     """
     fit = read_fit(model, guide, params, args, kwargs)
     marginals = guide.posterior_local(params, *args, **kwargs)
-    messages = fit.trace(model, random.PRNGKey(0), {})
+    messages, existing = _read(fit)
     states = plates_of_states(guide.structure, messages)
     dims, values = Dims(messages, states), dict[str, Array]()
     for name, marginal in marginals.items():
         message = messages.get(f"{name}_unobserved", messages.get(name))
-        exists = _exists(message)
+        exists = existing.get(message["name"]) if message else None
         for part, value in _moments(marginal):
             plates = _plates(message, len(marginal.batch_shape))
             event = _EVENTS.get(
@@ -97,11 +99,27 @@ def _moments(marginal: Any) -> Iterator[tuple[str, Array]]:
         yield "covariance", covariance_of(marginal)
 
 
-def _exists(message: dict | None) -> Array | None:
+def _read(fit: Fit) -> tuple[dict[str, dict], dict[str, Array]]:
+    """The messages of the model, and by site which states are no padding.
+
+    Nothing else of the model is computed: values in the messages are shapes.
+    """
+    messages: dict[str, dict] = {}
+
+    def existing() -> dict[str, Array]:
+        messages.update(fit.trace(fit.model, random.PRNGKey(0), {}))
+        found = {n: _exists(m["fn"]) for n, m in sample_messages(messages).items()}
+        return {name: exists for name, exists in found.items() if exists is not None}
+
+    try:
+        return messages, jax.jit(existing)()
+    except JAXTypeError:  # the model has to know values of its arguments
+        return messages, existing()
+
+
+def _exists(fn: Any) -> Array | None:
     """The states of a chain that are no padding."""
-    if message is None:
-        return None
-    base = peel(message["fn"])[0]
+    base = peel(fn)[0]
     lengths = lengths_of(base)
     if lengths is None:
         return None
