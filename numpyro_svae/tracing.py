@@ -23,12 +23,12 @@ _LEVEL = "xla_backend_optimization_level"
 
 
 def quick_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """:func:`jax.jit` for programs of random numbers that run a few times.
+    """:func:`jax.jit` for programs that run a few times.
 
     At its highest level of optimisation, XLA for CPUs makes up to fifteen times as much
-    machine code of a loop that generates random numbers, and such a program takes
-    twice as long to compile and no less to run. The level is that below, if the user
-    has chosen none and the program is not a part of another one.
+    machine code of a loop that generates random numbers: such a program takes twice as
+    long to compile and no less to run, and others take a sixth longer. The level is
+    that below, if the user has chosen none and the program is not a part of another.
 
     :param function: of pytrees of arrays.
     :param options: those of :func:`jax.jit`.
@@ -37,8 +37,8 @@ def quick_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any
     quick = jax.jit(function, compiler_options={_LEVEL: 2}, **options)
 
     @wraps(function)
-    def call(*args: Any) -> Any:
-        return (quick if _has_options() else plain)(*args)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (quick if _has_options() else plain)(*args, **kwargs)
 
     return call
 

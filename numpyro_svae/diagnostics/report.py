@@ -166,7 +166,7 @@ def report(
         )
     fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
-    global_key, joint_key, draw_key = random.split(key, 4)[:3]
+    global_key, joint_key, draw_key = random.split(key, 3)
     check_subsample(fit)
     naturals, bound, local = guide._infer_all(fit.params, args, kwargs)
     found = Report(

@@ -24,13 +24,16 @@ from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.ordered import as_given, in_order
 from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.tracing import quick_jit
 
 __all__ = ["global_posteriors", "local_posterior"]
 
 Naturals = dict[str, NaturalParameters]
 
+_OPTIONS = "structure", "mean_field", "fixed_point", "examine"
 
-@partial(jax.jit, static_argnames=("structure", "mean_field", "fixed_point", "examine"))
+
+@partial(quick_jit, static_argnames=_OPTIONS)
 def local_posterior(
     structure: Structure,
     mean_field: bool,
