@@ -167,6 +167,33 @@ def test_members_of_a_graph_have_the_density_of_their_group(x64):
     assert_exact(found, multivariate_normal(np.zeros(6), covariance).logpdf(groups), 2)
 
 
+def test_vectors_of_a_group_share_the_label_that_picks_them(x64):
+    """The label has no axis of members; the posterior of all is exact."""
+    y = jnp.asarray(np.random.default_rng(4).standard_normal((4, 3, 2)))
+    weights, scales = np.array([0.3, 0.7]), np.array([1.0, 0.5])
+    locs = np.array([[0.0, 0.0], [1.0, -1.0]])
+
+    def model(y):
+        covs = jnp.asarray(scales)[:, None, None] * jnp.eye(2)
+        groups = numpyro.plate("groups", 3)
+        with groups:
+            z = numpyro.sample("z", dist.Categorical(jnp.asarray(weights)))
+        with numpyro.plate("members", 4, dim=-2), groups:
+            prior = dist.MultivariateNormal(jnp.asarray(locs)[z], covs[z])
+            x = numpyro.sample("x", prior)
+            noise = 0.1 * jnp.eye(2)
+            numpyro.sample("y", dist.MultivariateNormal(x, noise), obs=y)
+
+    guide = ns.AutoSVAE(model)
+    make_svi(model, guide).init(KEY, y)
+    found = ns.log_likelihood(model, guide, {}, KEY, y, num_particles=2)
+    logs = [
+        np.log(w) + multivariate_normal(loc, (s + 0.1) * np.eye(2)).logpdf(y).sum(0)
+        for w, loc, s in zip(weights, locs, scales)
+    ]
+    assert_exact(found, logsumexp(logs, 0), 2)
+
+
 def movements(y):
     """An autoregressive hidden Markov model with known parameters."""
     matrices = jnp.array([[[0.9]], [[-0.5]]])
