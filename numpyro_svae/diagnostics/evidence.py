@@ -20,7 +20,9 @@ from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.programs import compiled, kept
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.groups import is_exact
+from numpyro_svae.program.structure.labels import label_of
 
 __all__ = [
     "Integrated",
@@ -110,13 +112,32 @@ def _integrated(fit: Fit) -> Integrated:
         _read_local(local_guide, fit, values)
         exact &= is_exact(local_guide.structure, guide.mean_field)
     plates: dict[int, str] = {}
+    once: list[bool] = []
 
     def read() -> None:
         sites = sample_messages(fit.trace(local_model, random.PRNGKey(0), {}, values))
         plates.update(_shared_plates(sites))
+        once.append(_count_alike(sites))
 
     jax.eval_shape(read)
-    return Integrated(local_model, local_guide, exact, plates)
+    return Integrated(local_model, local_guide, exact and all(once), plates)
+
+
+def _count_alike(sites: dict[str, dict]) -> bool:
+    """Whether inference counts the density of each site as often as any other.
+
+    Where ``handlers.scale`` or a mask changes some of them, the guide has the posterior
+    of other densities than those of the weights. Numbers are known while a program is
+    read; of arrays it is known only that they are the same one.
+    """
+    first, *others = [1.0 if m["scale"] is None else m["scale"] for m in sites.values()]
+    same = (s is first or (_is_number(s, first) and s == first) for s in others)
+    latent = (m for n, m in sites.items() if not (m["is_observed"] or label_of(n)))
+    return all(same) and all(peel(message["fn"])[1] is None for message in latent)
+
+
+def _is_number(*values: Any) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _read_local(guide: AutoSVAE, fit: Fit, values: dict[str, Array]) -> None:

@@ -3,6 +3,7 @@
 
 """Log likelihoods of old and new data under fitted models, against closed forms."""
 
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro.handlers import mask, scale
 import pytest
 from scipy.special import gammaln, logsumexp
 from scipy.stats import multivariate_normal, nbinom, norm, poisson
@@ -126,6 +128,33 @@ def test_draws_of_an_approximate_posterior_are_weighed(mean_field, x64):
     assert np.all(found.effective_sample_size < 1999)
 
 
+@pytest.mark.parametrize("on", ["latent", "observed", "both", "mask"])
+def test_draws_of_what_counts_otherwise_in_inference_are_weighed(on, x64):
+    """The guide's posterior is tempered, and the weights are those of all data once."""
+    y = jnp.array([0.2, 1.0, -1.6])
+
+    def model(y, half, seen):
+        apart = {"latent": "z", "observed": "y", "both": "zy", "mask": ""}[on]
+        counts = {n: scale(scale=half) for n in apart}
+        counts |= {"z": mask(mask=seen)} if on == "mask" else {}
+        with numpyro.plate("data", len(y)):
+            with counts.get("z", nullcontext()):
+                z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
+            with counts.get("y", nullcontext()):
+                numpyro.sample("y", dist.Normal(jnp.array([0.0, 1.0])[z], 0.5), obs=y)
+
+    guide = ns.AutoSVAE(model)
+    args = y, jnp.array(0.5), jnp.array([True, False, True])
+    make_svi(model, guide).init(KEY, *args)
+    found = ns.log_likelihood(model, guide, {}, KEY, *args, num_particles=2000)
+    expected = np.log(0.3 * norm(0, 0.5).pdf(y) + 0.7 * norm(1, 0.5).pdf(y))
+    if on == "both":
+        return assert_exact(found, expected, 2000)
+    given = np.array([0, 2] if on == "mask" else [0, 1, 2])
+    np.testing.assert_allclose(found.value[given], expected[given], atol=0.05)
+    assert np.any(found.effective_sample_size < 1990)
+
+
 def test_members_of_a_graph_have_the_density_of_their_group(x64):
     """Groups are apart from each other, and what is drawn of each has its density."""
     y = np.random.default_rng(2).standard_normal((2, 3, 3))  # members, groups
@@ -136,6 +165,33 @@ def test_members_of_a_graph_have_the_density_of_their_group(x64):
     covariance += np.kron(np.eye(2), 0.5 * of_group + own)
     groups = np.moveaxis(y, 1, 0).reshape(3, 6)
     assert_exact(found, multivariate_normal(np.zeros(6), covariance).logpdf(groups), 2)
+
+
+def test_vectors_of_a_group_share_the_label_that_picks_them(x64):
+    """The label has no axis of members; the posterior of all is exact."""
+    y = jnp.asarray(np.random.default_rng(4).standard_normal((4, 3, 2)))
+    weights, scales = np.array([0.3, 0.7]), np.array([1.0, 0.5])
+    locs = np.array([[0.0, 0.0], [1.0, -1.0]])
+
+    def model(y):
+        covs = jnp.asarray(scales)[:, None, None] * jnp.eye(2)
+        groups = numpyro.plate("groups", 3)
+        with groups:
+            z = numpyro.sample("z", dist.Categorical(jnp.asarray(weights)))
+        with numpyro.plate("members", 4, dim=-2), groups:
+            prior = dist.MultivariateNormal(jnp.asarray(locs)[z], covs[z])
+            x = numpyro.sample("x", prior)
+            noise = 0.1 * jnp.eye(2)
+            numpyro.sample("y", dist.MultivariateNormal(x, noise), obs=y)
+
+    guide = ns.AutoSVAE(model)
+    make_svi(model, guide).init(KEY, y)
+    found = ns.log_likelihood(model, guide, {}, KEY, y, num_particles=2)
+    logs = [
+        np.log(w) + multivariate_normal(loc, (s + 0.1) * np.eye(2)).logpdf(y).sum(0)
+        for w, loc, s in zip(weights, locs, scales)
+    ]
+    assert_exact(found, logsumexp(logs, 0), 2)
 
 
 def movements(y):

@@ -127,7 +127,8 @@ class LocalPosterior:
         parts = self.components.get(name)
         if parts is None or states is None:
             return self.marginals[name]
-        index = states[..., None, None]
+        # Positions may share a state, along axes that it does not have.
+        index = jnp.broadcast_to(states, parts.loc.shape[:-2])[..., None, None]
         loc = jnp.take_along_axis(parts.loc, index, -2)[..., 0, :]
         tril = jnp.take_along_axis(parts.scale_tril, index[..., None], -3)
         gaussian = dist.MultivariateNormal(
