@@ -130,8 +130,9 @@ def _count_alike(sites: dict[str, dict]) -> bool:
     of other densities than those of the weights. Numbers are known while a program is
     read; of arrays it is known only that they are the same one.
     """
-    first, *others = [1.0 if m["scale"] is None else m["scale"] for m in sites.values()]
-    same = (s is first or (_is_number(s, first) and s == first) for s in others)
+    scales = [1.0 if m["scale"] is None else m["scale"] for m in sites.values()]
+    first = next(iter(scales), 1.0)
+    same = (s is first or (_is_number(s, first) and s == first) for s in scales)
     latent = (m for n, m in sites.items() if not (m["is_observed"] or label_of(n)))
     return all(same) and all(peel(message["fn"])[1] is None for message in latent)
 
