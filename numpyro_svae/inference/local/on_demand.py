@@ -30,8 +30,12 @@ def on_demand(function: Callable[..., Any], *args: Any) -> Any:
 
     given, tree = jax.tree.flatten(args)  # a tree may be another one if made again
 
-    def of_leaves(*leaves: Any) -> Any:
-        return function(*jax.tree.unflatten(tree, leaves))
+    results: list[Any] = []
+
+    def of_leaves(*leaves: Any) -> list[Any]:
+        out = function(*jax.tree.unflatten(tree, leaves))
+        results[:] = [jax.tree.structure(out)]
+        return jax.tree.leaves(out)
 
     @jax.custom_vjp
     def value(*leaves: Any) -> Any:
@@ -53,4 +57,5 @@ def on_demand(function: Callable[..., Any], *args: Any) -> Any:
         return jax.vjp(of_leaves, *known)[1](structure.unflatten(dense))
 
     define_vjp(value, forward, backward, symbolic_zeros=True)
-    return value(*given)
+    leaves = value(*given)
+    return jax.tree.unflatten(results[0], leaves)

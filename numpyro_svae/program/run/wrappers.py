@@ -43,7 +43,7 @@ class Layer(NamedTuple):
             return cls(fn.base_dist, fn.batch_shape)
         if isinstance(fn, dist.MaskedDistribution):
             # the value of a constant is known under a trace too
-            array = np.asarray if isinstance(fn._mask, bool) else jnp.asarray
+            array: Any = np.asarray if isinstance(fn._mask, bool) else jnp.asarray
             return cls(fn.base_dist, mask=array(fn._mask))
         if isinstance(fn, dist.Independent):
             return cls(fn.base_dist, added=fn.reinterpreted_batch_ndims)
