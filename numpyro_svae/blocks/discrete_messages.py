@@ -35,6 +35,7 @@ from numpyro_svae.blocks.discrete_steps import (
     step_probs,
     summed,
 )
+from numpyro_svae.derivatives import define_vjp
 
 __all__ = ["carried", "messages"]
 
@@ -204,5 +205,5 @@ def _level(values: Array, mass: Array) -> Array:
     return lax.stop_gradient(mean)
 
 
-messages.defvjp(_messages_forward, _messages_backward)
+define_vjp(messages, _messages_forward, _messages_backward)
 carried.defvjp(_carried_forward, _carried_backward)

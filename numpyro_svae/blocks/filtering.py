@@ -38,6 +38,7 @@ from numpyro_svae.blocks.linalg import (
 )
 from numpyro_svae.blocks.loops import each_step, over_time, pairwise_sum, some_steps
 from numpyro_svae.blocks.terms import collect
+from numpyro_svae.derivatives import define_vjp
 
 __all__ = ["Filtered", "filter_chain"]
 
@@ -183,7 +184,7 @@ def _filter_bwd(residuals, g):
     )
 
 
-_filter.defvjp(_filter_fwd, _filter_bwd)
+define_vjp(_filter, _filter_fwd, _filter_bwd)
 
 
 def _potential_cotangent(J, filtered: Gaussian, g: Gaussian, g_log, g_log_cov):

@@ -27,6 +27,7 @@ from numpyro_svae.blocks.linalg import (
     transpose,
 )
 from numpyro_svae.blocks.loops import each_step, some_steps
+from numpyro_svae.derivatives import define_vjp
 
 __all__ = ["marginals", "sample_paths"]
 
@@ -84,7 +85,7 @@ def _marginals_bwd(num_steps, residuals, g):
     )
 
 
-_marginals.defvjp(_marginals_fwd, _marginals_bwd)
+define_vjp(_marginals, _marginals_fwd, _marginals_bwd)
 
 
 @custom_vjp

@@ -26,6 +26,7 @@ from numpyro_svae.blocks.linalg import (
 )
 from numpyro_svae.blocks.loops import each_step
 from numpyro_svae.blocks.terms import Terms, collect
+from numpyro_svae.derivatives import define_vjp
 
 __all__ = ["reverse_conditionals"]
 
@@ -135,4 +136,4 @@ def _reverse_bwd(residuals, g):
     )
 
 
-_reverse.defvjp(_reverse_fwd, _reverse_bwd)
+define_vjp(_reverse, _reverse_fwd, _reverse_bwd)

@@ -31,6 +31,7 @@ from numpyro_svae.blocks.linalg import (
     symmetrize,
     transpose,
 )
+from numpyro_svae.derivatives import define_vjp
 
 __all__ = ["Averaged", "States", "average", "score_transitions"]
 
@@ -127,7 +128,7 @@ def _average_backward(residuals: tuple, cotangent: Averaged) -> tuple[States, Ar
     return to_states, to_probs
 
 
-average.defvjp(_average_forward, _average_backward)
+define_vjp(average, _average_forward, _average_backward)
 
 
 def score_transitions(

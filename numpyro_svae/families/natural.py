@@ -19,6 +19,8 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
+from numpyro_svae.derivatives import define_vjp
+
 __all__ = ["NaturalParameters", "expected", "natural_kl"]
 
 
@@ -137,7 +139,7 @@ def _expected_backward(residuals: tuple, cotangent: Any) -> tuple[Any]:
     return (natural.pull_back(cotangent, moments),)
 
 
-expected.defvjp(_expected_forward, _expected_backward)
+define_vjp(expected, _expected_forward, _expected_backward)
 
 
 @jax.custom_vjp

@@ -24,6 +24,8 @@ from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_svae.derivatives import define_vjp
+
 __all__ = ["FixedPoint", "Solution", "adjoint_is_found", "solve_fixed_point"]
 
 _SHORTEST = 1 / 16
@@ -267,7 +269,7 @@ def _solve_bwd(step: Callable, options: FixedPoint, residuals: Any, cotangents: 
     return jnp.zeros_like(value), pull(adjoint)[1]
 
 
-_solve.defvjp(_solve_fwd, _solve_bwd)
+define_vjp(_solve, _solve_fwd, _solve_bwd)
 
 
 def adjoint_is_found(sweep: Callable[[Any], Any], value: Any) -> Array:

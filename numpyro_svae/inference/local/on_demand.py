@@ -16,6 +16,8 @@ import jax
 from jax.custom_derivatives import SymbolicZero
 import numpy as np
 
+from numpyro_svae.derivatives import define_vjp
+
 __all__ = ["on_demand"]
 
 
@@ -26,13 +28,22 @@ def on_demand(function: Callable[..., Any], *args: Any) -> Any:
     :param args: pytrees of arrays.
     """
 
-    @jax.custom_vjp
-    def value(*args: Any) -> Any:
-        return function(*args)
+    given, tree = jax.tree.flatten(args)  # a tree may be another one if made again
 
-    def forward(*args: Any) -> tuple[Any, tuple]:
-        known = jax.tree.map(lambda leaf: leaf.value, args)
-        return function(*known), known
+    results: list[Any] = []
+
+    def of_leaves(*leaves: Any) -> list[Any]:
+        out = function(*jax.tree.unflatten(tree, leaves))
+        results[:] = [jax.tree.structure(out)]
+        return jax.tree.leaves(out)
+
+    @jax.custom_vjp
+    def value(*leaves: Any) -> Any:
+        return of_leaves(*leaves)
+
+    def forward(*leaves: Any) -> tuple[Any, tuple]:
+        known = tuple(leaf.value for leaf in leaves)
+        return of_leaves(*known), known
 
     def backward(known: tuple, cotangents: Any) -> tuple:
         structure: Any
@@ -43,7 +54,8 @@ def on_demand(function: Callable[..., Any], *args: Any) -> Any:
             np.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf
             for leaf in leaves
         ]
-        return jax.vjp(function, *known)[1](structure.unflatten(dense))
+        return jax.vjp(of_leaves, *known)[1](structure.unflatten(dense))
 
-    value.defvjp(forward, backward, symbolic_zeros=True)
-    return value(*args)
+    define_vjp(value, forward, backward, symbolic_zeros=True)
+    leaves = value(*given)
+    return jax.tree.unflatten(results[0], leaves)

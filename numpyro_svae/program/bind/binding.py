@@ -43,6 +43,7 @@ from numpyro_svae.program.run.wrappers import shape_of
 from numpyro_svae.program.structure.factors import Structure, TableFactor
 from numpyro_svae.program.structure.labels import seen_labels
 from numpyro_svae.program.structure.latent_logits import LatentLogits
+from numpyro_svae.program.structure.masks import check_counted
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = ["Bound", "BoundTable", "bind"]
@@ -132,7 +133,9 @@ def bind(
     :param rule: how likelihoods are averaged over predictors, and logits over vectors;
         None if there are none of these.
     :return: the program with its data.
+    :raises ValueError: if this run has a mask on a global site.
     """
+    check_counted(structure, sites)
     known = structure.priors, structure.locals, structure.joins
     prober = Prober(program, sites, *known, at_plain=True)
     sites = {n: _with_inputs(prober, s, structure) for n, s in sites.items()}

@@ -37,13 +37,13 @@ from numpyro_svae.program.structure.checks import (
     check_data,
     check_hyperparameters,
     check_labels,
-    check_masks,
     check_plates,
     check_potentials,
     check_shapes,
     stand_ins,
 )
 from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.masks import check_masks
 from numpyro_svae.program.structure.numbers import find_numbers
 from numpyro_svae.program.structure.probing import Prober, plain_run
 from numpyro_svae.program.structure.scales import check_scales
@@ -112,7 +112,7 @@ def _read_program(
     if concrete:
         check_indices(*plainly)
     structure = read_structure(program, sites, potentials, refined)
-    check_masks(structure, sites)
+    check_masks(program, structure, sites)
     check_potentials(structure, sites, potentials)
     check_plates(messages, plates)
     check_scales(structure, sites, messages)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.program.run.classes import entries_by_class, spelling_of
@@ -41,7 +42,9 @@ class Layer(NamedTuple):
         if isinstance(fn, dist.ExpandedDistribution):
             return cls(fn.base_dist, fn.batch_shape)
         if isinstance(fn, dist.MaskedDistribution):
-            return cls(fn.base_dist, mask=jnp.asarray(fn._mask))
+            # the value of a constant is known under a trace too
+            array: Any = np.asarray if isinstance(fn._mask, bool) else jnp.asarray
+            return cls(fn.base_dist, mask=array(fn._mask))
         if isinstance(fn, dist.Independent):
             return cls(fn.base_dist, added=fn.reinterpreted_batch_ndims)
         return None

@@ -19,7 +19,6 @@ from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.plates import check_shape
 from numpyro_svae.program.run.sites import Site
-from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "check_data",
     "check_hyperparameters",
     "check_labels",
-    "check_masks",
     "check_natural",
     "check_plates",
     "check_potentials",
@@ -122,40 +120,6 @@ def _check_range(name: str, what: str, found: Any, first: int, last: int) -> Non
             f"Site '{name}': found the {what} {found[at]}{where}. Accepted: whole "
             f"numbers from {first} to {last}."
         )
-
-
-def check_masks(structure: Structure, sites: dict[str, Site]) -> None:
-    """Masks of local sites must be those of whole vectors; global ones have none.
-
-    :param structure: the wiring.
-    :param sites: the sites of a run.
-    :raises ValueError: naming the site.
-    """
-    for prior in structure.priors.values():
-        for name in prior.sites:
-            _check_counts(sites[name])
-    for name in structure.locals:
-        if sites[name].entries is not None:
-            raise ValueError(
-                f"Site '{name}': latent, and its mask leaves out some entries of a "
-                "vector and not others. Accepted: a mask of whole vectors, on a latent "
-                "site; of entries, on an observed Normal(...).to_event(1)."
-            )
-
-
-def _check_counts(site: Site) -> None:
-    """The prior of a global site must count as a whole."""
-    mask = peel(site.outer)[1]
-    if mask is None or (_concrete(mask) and np.all(mask)):
-        return
-    unknown = "" if _concrete(mask) else ", and values of it that JAX traces"
-    raise ValueError(
-        f"Site '{site.name}': found a mask on a global site{unknown}. Unless all of it "
-        "is true, the prior is no density. Accepted: numpyro.handlers.mask around "
-        "plates of data, and masks of likelihoods. A member that should not exist "
-        "needs no mask: it keeps its prior where no data pick it. For a prior that "
-        "says little, write a broad one."
-    )
 
 
 def check_hyperparameters(

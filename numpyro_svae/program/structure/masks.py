@@ -1,0 +1,76 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks of the masks of latent sites."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from jax import Array
+import numpy as np
+from numpyro.util import not_jax_tracer
+
+from numpyro_svae.program.run.origins import depends
+from numpyro_svae.program.run.sites import Program, Site
+from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.probing import plain_run
+
+__all__ = ["check_counted", "check_masks"]
+
+
+def check_masks(program: Program, structure: Structure, sites: dict[str, Site]) -> None:
+    """Masks of local sites must be those of whole vectors; global ones have none.
+
+    A mask that is computed from arguments may be another one in a later call, where it
+    may be traced, so it is refused whatever it is in this one.
+
+    :param program: the program.
+    :param structure: its wiring.
+    :param sites: the sites of a run.
+    :raises ValueError: naming the site.
+    """
+
+    def mask_of(name: str, program: Program) -> Array | None:
+        return peel(plain_run(program, structure)[name]["fn"])[1]
+
+    check_counted(structure, sites)
+    for name in _global_sites(structure):
+        if peel(sites[name].outer)[1] is not None:
+            if depends(program, partial(mask_of, name)):
+                raise _has_mask(name, ", computed from arguments of the model")
+    for name in structure.locals:
+        if sites[name].entries is not None:
+            raise ValueError(
+                f"Site '{name}': latent, and its mask leaves out some entries of a "
+                "vector and not others. Accepted: a mask of whole vectors, on a latent "
+                "site; of entries, on an observed Normal(...).to_event(1)."
+            )
+
+
+def check_counted(structure: Structure, sites: dict[str, Site]) -> None:
+    """The prior of a global site must count as a whole, as far as can be seen.
+
+    :param structure: the wiring.
+    :param sites: the sites of a run, of any call.
+    :raises ValueError: naming the site.
+    """
+    for name in _global_sites(structure):
+        mask = peel(sites[name].outer)[1]
+        if mask is not None and not_jax_tracer(mask) and not np.all(mask):
+            raise _has_mask(name)
+
+
+def _global_sites(structure: Structure) -> list[str]:
+    return [name for prior in structure.priors.values() for name in prior.sites]
+
+
+def _has_mask(name: str, what: str = "") -> ValueError:
+    return ValueError(
+        f"Site '{name}': found a mask on a global site{what}. Unless all of it "
+        "is true, the prior is no density. Accepted: numpyro.handlers.mask around "
+        "plates of data, and masks of likelihoods. A member that should not exist "
+        "needs no mask: it keeps its prior where no data pick it. For a prior that "
+        "says little, write a broad one."
+    )
