@@ -140,7 +140,13 @@ class Learner:
         :param rounds: number of times that it does.
         :param every: number of steps between looks at the loss.
         :param watch: what is called then; ``done`` says how many steps were taken.
+        :raises ValueError: if there are rounds and nothing gathers episodes.
         """
+        if rounds and gather is None:
+            raise ValueError(
+                f"rounds: found {rounds}, and no `gather`. Accepted: 0, or a function "
+                "of the learner that returns episodes of its agent."
+            )
         seen, _, gained = map(np.concatenate, list(zip(*episodes))[:3])
         self.look(seen)
         self.scale = float(np.mean(gained)), 2 * float(np.std(gained))
