@@ -29,8 +29,7 @@ def on_demand(function: Callable[..., Any], *args: Any) -> Any:
     """
 
     given, tree = jax.tree.flatten(args)  # a tree may be another one if made again
-
-    results: list[Any] = []
+    results: list[Any] = []  # the tree of what is returned
 
     def of_leaves(*leaves: Any) -> list[Any]:
         out = function(*jax.tree.unflatten(tree, leaves))
