@@ -86,13 +86,15 @@ types: $(READY)/dev
 # A notebook is a file in tutorials/ with "# %%" cells, which begins with its title: the
 # licence above it is left out. Each is executed once, here, and the documentation
 # renders the result, warnings too. Figures are the notebook's own, whatever backend the
-# caller has.
+# caller has, and so is what other packages keep: ArviZ 0.x fails if it is imported
+# twice at once on a new day.
 tutorials: $(NOTEBOOKS)
 	@echo "Tutorials executed: $(words $^)"
 
 docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials $(READY)/quick
 	@mkdir -p $(@D)
 	sed '1,/^$$/d' $< | env -u MPLBACKEND XLA_FLAGS="$(EMITTERS) $$XLA_FLAGS" \
+		XDG_CACHE_HOME=$(CURDIR)/.cache/others/$* \
 		$(BIN)/jupytext \
 		--from py:percent --to ipynb --set-kernel python3 --execute \
 		--update-metadata '{"mystnb": {"output_stderr": "show"}}' \

@@ -78,9 +78,12 @@ nb_output_stderr = "error"  # warnings
 os.environ.pop("MPLBACKEND", None)  # figures are the page's, whatever the caller has
 os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars,
-os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # nor widgets for them
+os.environ["PYTHONWARNINGS"] = (  # nor widgets for them, nor what ArviZ 0.x announces
+    "ignore:IProgress not found,ignore::FutureWarning:arviz"
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-COMPILED = os.environ.get("JAX_COMPILATION_CACHE_DIR", HERE.parent / ".cache" / "docs")
+CACHE = HERE.parent / ".cache"
+COMPILED = os.environ.get("JAX_COMPILATION_CACHE_DIR", CACHE / "docs")
 copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -98,7 +101,11 @@ def write_array_like(app, domain, objtype, content):
 
 
 def keep_compiled(app, docname, source):
-    """Keep what is compiled for each page by itself: workers must not share it."""
+    """Keep what is compiled for each page by itself: workers must not share it.
+
+    Nor what others keep: two first imports of ArviZ 0.x on a day fail at once.
+    """
+    os.environ["XDG_CACHE_HOME"] = str(Path(CACHE, "others", docname))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(COMPILED, docname))
 
 

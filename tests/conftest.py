@@ -18,16 +18,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
     JAX writes an entry in place, so two workers must not share a directory. Set
     ``JAX_COMPILATION_CACHE_DIR`` to choose another one, or
-    ``JAX_ENABLE_COMPILATION_CACHE=0`` to do without.
+    ``JAX_ENABLE_COMPILATION_CACHE=0`` to do without. Nor do they share what others
+    keep: ArviZ 0.x writes the day of its announcement when it is imported, and two
+    imports at once, the first of a day, fail.
 
     Traces are many small objects that live for long: looking for garbage among them
     after every few hundred took a twelfth of the time of those it was measured with.
     """
     gc.set_threshold(50_000, 10, 10)
+    cache = Path(config.rootpath, ".cache")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    os.environ["XDG_CACHE_HOME"] = str(cache / "others" / worker)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-        directory = Path(config.rootpath, ".cache", "jax", worker)
-        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jax" / worker))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
