@@ -77,7 +77,7 @@ def forecast(
         )
         low, high = jnp.quantile(paths["y"], jnp.array([0.05, 0.95]), axis=0)
     """
-    fit = read_fit(model, guide, params, args, kwargs)
+    fit = read_fit(model, guide, params, args, kwargs, rng_key)
     inputs = _arrays(future_inputs or {})
 
     def run(own: Fit) -> Any:
@@ -112,7 +112,7 @@ def log_score(
 
     The other parameters are those of :func:`forecast`.
     """
-    fit = read_fit(model, guide, params, args, kwargs)
+    fit = read_fit(model, guide, params, args, kwargs, rng_key)
     given = _arrays(future_inputs or {}), _arrays(future)
 
     def run(own: Fit) -> Any:
