@@ -7,9 +7,12 @@ import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.families import GammaNatural
 from tests.models import known_lds
 
 KEY = random.PRNGKey(3)
@@ -40,3 +43,19 @@ def test_what_is_made_for_python_is_refused(name):
     transform = jax.vmap if name == "filter" else jax.jit
     with pytest.raises(TypeError, match=rf"{name}: found a jax\.jit.* Within them: \w"):
         transform(lambda y: getattr(ns, name)(known_lds, guide, {}, y))(Y)
+
+
+def test_batches_of_what_a_model_subsamples_are_the_same_within_jit():
+    def model(y):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 2.0))
+        with numpyro.plate("data", len(y), subsample_size=2) as index:
+            numpyro.sample("y", dist.Exponential(rate), obs=y[index])
+
+    guide = ns.AutoSVAE(model)
+    params = {"rate_auto_natural": GammaNatural(3.0, 3.0)}
+
+    def look(y):
+        return ns.log_likelihood(model, guide, params, KEY, y, num_samples=2).value
+
+    y = jnp.array([0.5, 1.0, 2.0])
+    np.testing.assert_allclose(jax.jit(look)(y), look(y), rtol=1e-5)
