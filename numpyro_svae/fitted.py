@@ -23,6 +23,7 @@ from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.subsample import Subsample, find_subsample
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.labels import whole_name
+from numpyro_svae.random_keys import check_key, keys_explained
 
 __all__ = ["FittedGuide"]
 
@@ -140,7 +141,8 @@ class FittedGuide(AutoGuide):
 
     def _subsample(self, params: dict, args: tuple, kwargs: dict) -> Subsample:
         """What the model subsamples of these arguments."""
-        return find_subsample(self.model, params, args, kwargs)
+        with keys_explained(self.model, args):
+            return find_subsample(self.model, params, args, kwargs)
 
     def sample_posterior(
         self,
@@ -160,8 +162,9 @@ class FittedGuide(AutoGuide):
         :param sample_shape: shape of the sample.
         :param kwargs: the keyword arguments of the model.
         :return: values by site, with ``sample_shape`` leading.
+        :raises TypeError: if the key is none.
         """
-
+        check_key(rng_key, "guide.sample_posterior(rng_key, params, *args)")
         data = dict(params)
         if args or kwargs:
             data |= self._subsample(params, args, kwargs).members

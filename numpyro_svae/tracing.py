@@ -17,7 +17,7 @@ from jax.extend.core import get_opaque_trace_state
 import jax.numpy as jnp
 from numpyro.util import not_jax_tracer
 
-__all__ = ["computed_now", "quick_jit", "without_scanned"]
+__all__ = ["check_known", "computed_now", "quick_jit", "without_scanned"]
 
 _LEVEL = "xla_backend_optimization_level"
 
@@ -61,6 +61,22 @@ def computed_now() -> AbstractContextManager:
     if not_jax_tracer(jnp.zeros(())):
         return nullcontext()
     return jax.ensure_compile_time_eval()
+
+
+def check_known(name: str, values: Any, instead: str) -> None:
+    """What a function makes for Python cannot be made of values that are traced.
+
+    :param name: of the function.
+    :param values: a pytree of what it is given.
+    :param instead: what to write where they are traced.
+    :raises TypeError: within a trace.
+    """
+    if all(map(not_jax_tracer, (jnp.zeros(()), *jax.tree.leaves(values)))):
+        return
+    raise TypeError(
+        f"{name}: found a jax.jit, jax.vmap or jax.grad around it, within which no "
+        f"values are known. Accepted: a call outside of these. Within them: {instead}."
+    )
 
 
 def without_scanned(guide_trace: dict, model_trace: dict) -> dict:

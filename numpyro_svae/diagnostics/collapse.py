@@ -38,6 +38,8 @@ def collapsed_sites(
       *Importance weighted autoencoders*, ICLR 2016).
     - All data are in one state of a discrete site.
 
+    One with a single state has nothing to say, and is not looked at.
+
     :param structure: the wiring.
     :param bound: the data.
     :param local: the posterior of the local sites.
@@ -57,11 +59,13 @@ def _reason(
     group: Group, name: str, counts: Array, local: LocalPosterior
 ) -> str | None:
     members = (*group.discrete, *group.states)
+    marginal = peel(local.marginals[name])[0]
+    if name in group.discrete and marginal.probs.shape[-1] == 1:
+        return None
     nats = sum(float(jnp.sum(local.kl[member])) for member in members)
     nats = nats / int(counts.sum())
     if nats < _FEWEST_NATS:
         return f"its posterior is its prior: {nats:.2g} nats of information in each"
-    marginal = peel(local.marginals[name])[0]
     if name in group.discrete:
         return _one_state(marginal, counts)
     return _same_everywhere(marginal, counts)
@@ -70,7 +74,7 @@ def _reason(
 def _one_state(marginal: Any, counts: Array) -> str | None:
     totals = np.asarray(jnp.sum(marginal.probs[counts], 0))
     share = totals / totals.sum()
-    if len(share) > 1 and share.max() > _ONE_STATE:
+    if share.max() > _ONE_STATE:
         return f"{share.max():.2%} of all data are in state {share.argmax()}"
     return None
 

@@ -17,6 +17,7 @@ from numpyro.handlers import block, replay, seed
 from numpyro.util import not_jax_tracer
 
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
+from numpyro_svae.diagnostics.masks import seen_members, with_priors
 from numpyro_svae.diagnostics.programs import compiled, kept
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.fixed import Fixed
@@ -168,7 +169,8 @@ def log_weights(
     They are drawn from their posterior *given the globals*, which a guide of the model
     with these globals finds. In conjugate models that posterior is exact, and all
     weights are equal: there is one draw for all. A weight is the density of the datum
-    and of its local sites over that of the guide.
+    and of its local sites over that of the guide. A local site that is masked has its
+    prior there, and a datum of which all is masked has probability one.
 
     :param fit: a guide that has read its model.
     :param key: random key.
@@ -185,10 +187,13 @@ def log_weights(
             drawn = sample_messages(fit.trace(guide, ours, {}, values))
         replayed = replay(model, drawn)
         sites = sample_messages(fit.trace(replayed, theirs, {}, values))
+        seen = seen_members([m for m in sites.values() if m["is_observed"]], plates)
+        sites, drawn = with_priors(sites, drawn)
         log_p = [log_prob(message, plates) for message in sites.values()]
         log_q = [log_prob(message, plates) for message in drawn.values()]
         zero = jnp.zeros(())
-        return sum(log_p, zero) - sum(log_q, zero)
+        weight = sum(log_p, zero) - sum(log_q, zero)
+        return weight if seen is None else jnp.where(seen, weight, 0.0)
 
     keys = random.split(key, 1 if exact else num_particles)
     weights = jax.vmap(log_weight)(keys)

@@ -19,6 +19,7 @@ from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given, check_state
 from numpyro_svae.program.run.subsample import Subsample
 from numpyro_svae.program.structure.labels import label_of
+from numpyro_svae.random_keys import check_key
 
 __all__ = ["Batch", "Fit", "check_subsample", "read_fit", "sample_messages"]
 
@@ -121,20 +122,33 @@ class _Apart(Messenger):
 
 
 def read_fit(
-    model: Callable, guide: AutoSVAE, params: dict[str, Any], args: tuple, kwargs: dict
+    model: Callable,
+    guide: AutoSVAE,
+    params: dict[str, Any],
+    args: tuple,
+    kwargs: dict,
+    *keys: Any,
 ) -> Fit:
     """A fit whose guide has read its model, with all data that the model subsamples.
 
-    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
+    :param model: the model.
+    :param guide: its guide.
+    :param params: parameters.
+    :param args: arguments of both.
+    :param kwargs: keyword arguments of both.
+    :param keys: what is given as a random key between parameters and arguments.
+    :raises TypeError: if the guide is not an :class:`AutoSVAE`, or a key is none.
     :raises ValueError: if parameters lack the mutable state of networks.
     """
     if not isinstance(guide, AutoSVAE):
         raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
+    for key in keys:
+        check_key(key, "(model, guide, params, rng_key, *args)")
     fit = Fit(model, guide, params, args, kwargs)
+    found = guide._subsample(params, args, kwargs)
     if not guide.is_read:
         with block(), seed(rng_seed=0), Fixed(data=params):
             guide._setup_prototype(*args, **kwargs)
-    found = guide._subsample(params, args, kwargs)
     fit = fit._replace(params={**params, **found.members}, batch=_batch(guide, found))
     if guide.state_names - set(params):
         _check_state(fit)

@@ -108,7 +108,7 @@ def log_likelihood(
     for name, count in ("num_samples", num_samples), ("num_particles", num_particles):
         if count < 1:
             raise ValueError(f"{name}: found {count}; accepted is at least 1.")
-    fit = read_fit(model, guide, params, args, kwargs)
+    fit = read_fit(model, guide, params, args, kwargs, rng_key)
     if not has_densities(fit):
         raise ValueError(
             "The model: found a path whose noise is singular in directions that are no "

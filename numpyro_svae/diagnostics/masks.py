@@ -16,12 +16,21 @@ from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.kinds import lengths_of
 from numpyro_svae.program.run.positions import extent_of, pull_to
-from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.run.wrappers import peel, unmasked
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups, scope
 from numpyro_svae.program.structure.labels import counted_labels, label_of
 
-__all__ = ["blanked", "counted_entries", "counted_positions", "in_plates"]
+__all__ = [
+    "blanked",
+    "counted_entries",
+    "counted_positions",
+    "in_plates",
+    "seen_members",
+    "with_priors",
+]
+
+Messages = dict[str, dict]
 
 
 def counted_entries(message: dict) -> np.ndarray | None:
@@ -64,6 +73,49 @@ def in_plates(messages: Collection[dict], plates: tuple[str, ...]) -> np.ndarray
         axes = [a for a in range(-counts.ndim, 0) if a not in kept]
         found = found | counts.any(tuple(axes))
     return None if found.all() or not messages else found
+
+
+def seen_members(messages: Collection[dict], plates: Collection[int]) -> Array | None:
+    """Which members of plates have data that are not masked; values may be traced.
+
+    :param messages: of the observed sites, all of which are in the plates.
+    :param plates: their dimensions.
+    :return: None if all have.
+    """
+    found = jnp.zeros((), bool)
+    for message in messages:
+        fn, (_, mask, extra) = message["fn"], peel(message["fn"])
+        if mask is None:
+            return None
+        mask = jnp.broadcast_to(mask, fn.batch_shape + fn.event_shape[:extra])
+        rank = len(fn.batch_shape)
+        axes = (a for a in range(mask.ndim) if a >= rank or a - rank not in plates)
+        found = found | jnp.any(mask, tuple(axes))
+    return found if messages else None
+
+
+def with_priors(sites: Messages, drawn: Messages) -> tuple[Messages, Messages]:
+    """Messages in which masked entries of latent sites have their densities.
+
+    NumPyro counts neither the prior of such an entry nor the guide's density of it, and
+    they are the same only where the guide has that prior. Where it is one of several
+    independent sites, it has the expectation of its prior over the others. A draw of a
+    graph has the ratio of both in its density.
+
+    :param sites: of the model, at what was drawn.
+    :param drawn: of the guide.
+    """
+    masked = {
+        name
+        for name, message in drawn.items()
+        if label_of(name) is None and peel(message["fn"])[1] is not None
+    }
+
+    def whole(messages: Messages) -> Messages:
+        own = {n: {**messages[n], "fn": unmasked(messages[n]["fn"])} for n in masked}
+        return {**messages, **own}
+
+    return whole(sites), whole(drawn)
 
 
 def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:

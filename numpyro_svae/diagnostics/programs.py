@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit
-from numpyro_svae.tracing import quick_jit
+from numpyro_svae.tracing import computed_now, quick_jit
 
 __all__ = ["compiled", "first_batch", "in_batches", "kept"]
 
@@ -140,7 +140,10 @@ def in_batches(fit: Fit, function: Callable[[Fit], Any]) -> Any:
 
 def first_batch(fit: Fit) -> Fit:
     """The fit with the first of its batches, or as it is."""
-    return fit if fit.batch is None else fit.of_members(jnp.arange(fit.batch.size))
+    if fit.batch is None:
+        return fit
+    with computed_now():
+        return fit.of_members(jnp.arange(fit.batch.size))
 
 
 def _from(leaf: Array, start: int, axis: int) -> Array:

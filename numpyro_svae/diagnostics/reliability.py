@@ -25,6 +25,7 @@ from numpyro_svae.diagnostics.evidence import (
     log_prob,
 )
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
+from numpyro_svae.diagnostics.masks import with_priors
 from numpyro_svae.diagnostics.programs import compiled, first_batch, in_batches
 from numpyro_svae.program.structure.factors import GaussianFactor
 
@@ -122,6 +123,7 @@ def _joint_weight(fit: Fit, key: Array) -> _Weights:
     ours, theirs = random.split(key)
     drawn, _ = guide_draw(fit, ours)
     sites = sample_messages(fit.trace(replay(fit.model, drawn), theirs, {}))
+    sites, drawn = with_priors(sites, drawn)
     plate = None if fit.batch is None else fit.batch.plate
     shared, each = jnp.zeros(()), jnp.zeros(())
     for sign, messages in (1, sites), (-1, drawn):

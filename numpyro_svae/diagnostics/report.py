@@ -26,6 +26,7 @@ from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.labels import whole_name
+from numpyro_svae.tracing import check_known
 from numpyro_svae.training.plateau import finite_mean
 from numpyro_svae.whole_steps import skipped_steps
 
@@ -148,7 +149,8 @@ def report(
     :param rng_key: random key; by default a fixed one.
     :param show: whether to print the report.
     :param kwargs: the keyword arguments of the model.
-    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
+    :raises TypeError: if the guide is not an :class:`AutoSVAE`, or within ``jit``,
+        ``vmap`` or ``grad``.
     :raises ValueError: if there are data for a part of a plate alone, or draws are too
         few for a tail.
 
@@ -164,6 +166,8 @@ def report(
             f"num_samples: found {num_samples}; accepted are {_FEWEST} or more, of "
             "which the largest weights make a tail."
         )
+    instead = "guide.convergence(params, *args), ns.log_likelihood(model, guide, ...)"
+    check_known("report", (params, args, kwargs, rng_key), instead)
     fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
     global_key, joint_key, draw_key = random.split(key, 3)

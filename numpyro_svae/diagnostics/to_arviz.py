@@ -28,12 +28,15 @@ from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
 from numpyro_svae.diagnostics.programs import first_batch, in_batches
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.tracing import check_known
 from numpyro_svae.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["to_arviz"]
+
+_INSTEAD = "guide.sample_posterior(key, params, *args), ns.log_likelihood(...)"
 
 
 def to_arviz(
@@ -90,7 +93,8 @@ def to_arviz(
     :param rng_key: random key; by default a fixed one.
     :param kwargs: the keyword arguments of the model.
     :return: an ``InferenceData`` with ArviZ before 1.0, a ``DataTree`` from then on.
-    :raises TypeError: if the guide is not an :class:`AutoSVAE`.
+    :raises TypeError: if the guide is not an :class:`AutoSVAE`, or within ``jit``,
+        ``vmap`` or ``grad``.
     :raises ValueError: if a site is not one of the local sites, or there are data for
         a part of a plate alone.
 
@@ -104,6 +108,7 @@ def to_arviz(
         pit = ns.to_arviz(model, guide, result.params, y, loo_pit=True)
         az.plot_loo_pit(pit)  # before ArviZ 1: plot_loo_pit(pit, y="y")
     """
+    check_known("to_arviz", (params, args, kwargs, rng_key), _INSTEAD)
     fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
     *keys, run_key = random.split(key, 5)
@@ -119,10 +124,8 @@ def to_arviz(
     sites = sample_messages(messages)
     dims = Dims(messages, plates_of_states(guide.structure, messages))
     observed = {n: m["value"] for n, m in sites.items() if m["is_observed"]}
-    constants = _constants(model, args, kwargs, observed)
-    if losses is not None:
-        constants["elbo"] = -np.asarray(losses)
-        dims.name("elbo", ["svi_step"])
+    constants = _constants(model, args, kwargs, observed, losses)
+    dims.name("elbo", ["svi_step"])
     counts = {name: counted_entries(message) for name, message in sites.items()}
 
     def some(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -202,9 +205,10 @@ def _without_blanks(data: xr.Dataset, seen: np.ndarray | None) -> xr.Dataset:
 
 
 def _constants(
-    model: Callable, args: tuple, kwargs: dict, observed: dict[str, Any]
+    model: Callable, args: tuple, kwargs: dict, observed: dict[str, Any], losses: Any
 ) -> dict[str, Any]:
-    """The array arguments of the model that are not observed values."""
+    """The array arguments of the model that are not observed values, and the ELBO."""
+    elbo = {} if losses is None else {"elbo": -np.asarray(losses)}
     given = inspect.signature(model).bind(*args, **kwargs).arguments
     found = {n: v for n, v in given.items() if isinstance(v, jax.Array | np.ndarray)}
     return {
@@ -212,7 +216,7 @@ def _constants(
         for name, value in found.items()
         if name not in observed
         and not any(_equal(value, own) for own in observed.values())
-    }
+    } | elbo
 
 
 def _equal(value: Any, other: Any) -> bool:

@@ -30,6 +30,7 @@ from numpyro_svae.forecasting.filter_setup import FilterSetup, look_ahead
 from numpyro_svae.forecasting.filter_window import Belief, Beliefs
 from numpyro_svae.forecasting.timeline import Arguments
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.tracing import check_known
 
 __all__ = ["FilterState", "filter", "read_filter"]
 
@@ -225,6 +226,8 @@ def filter(
     :param args: the arguments of the model, with the data so far: two steps or more.
     :param kwargs: the keyword arguments of the model.
     :return: the state at the last step of the data, a :class:`FilterState`.
+    :raises TypeError: within ``jit``, ``vmap`` or ``grad``, where the methods of a
+        state that is made outside work.
     :raises ValueError: if the model has no chain, or has latent sites of sequences.
 
     **Example**
@@ -241,6 +244,12 @@ def filter(
 
         state, means = jax.lax.scan(step, state, {"y": later_y, "actions": later})
     """
+    instead = (
+        "the methods of a state that is made outside, which take arrays that are traced"
+        ": state.restart(y=...) for other data, state.begin and state.update step by "
+        "step, dataclasses.replace(state, params=...) for other parameters"
+    )
+    check_known("filter", (params, args, kwargs), instead)
     state, leaves = read_filter(model, guide, params, args, kwargs)
     arrays: dict[int, Any] = {
         i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Array | np.ndarray)

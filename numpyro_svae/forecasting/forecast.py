@@ -19,7 +19,7 @@ from numpyro_svae.diagnostics.programs import compiled, in_batches
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.course import Begin, Course, Messages
 from numpyro_svae.forecasting.timeline import InTime
-from numpyro_svae.forecasting.window import Missing, check_independent
+from numpyro_svae.forecasting.window import Missing, checked_independent
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.wrappers import peel
 
@@ -77,7 +77,7 @@ def forecast(
         )
         low, high = jnp.quantile(paths["y"], jnp.array([0.05, 0.95]), axis=0)
     """
-    fit = read_fit(model, guide, params, args, kwargs)
+    fit = read_fit(model, guide, params, args, kwargs, rng_key)
     inputs = _arrays(future_inputs or {})
 
     def run(own: Fit) -> Any:
@@ -112,7 +112,7 @@ def log_score(
 
     The other parameters are those of :func:`forecast`.
     """
-    fit = read_fit(model, guide, params, args, kwargs)
+    fit = read_fit(model, guide, params, args, kwargs, rng_key)
     given = _arrays(future_inputs or {}), _arrays(future)
 
     def run(own: Fit) -> Any:
@@ -126,9 +126,7 @@ def _arrays(given: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def _checked(found: tuple[dict[str, Array], dict[Missing, Array]]) -> dict[str, Array]:
-    values, depends = found
-    check_independent(jax.device_get(depends))
-    return values
+    return checked_independent(*found)
 
 
 def _paths(

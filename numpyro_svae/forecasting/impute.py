@@ -55,7 +55,7 @@ def impute(
         filled = ns.impute(model, guide, params, key, y, mask=seen)
         filled["y"].mean(0), filled["y"].std(0)
     """
-    fit = read_fit(model, guide, params, args, kwargs)
+    fit = read_fit(model, guide, params, args, kwargs, rng_key)
 
     def run(own: Fit) -> dict[str, Array]:
         found: dict[str, Array] = compiled(_completions, own, num_samples)(rng_key)

@@ -20,6 +20,7 @@ from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.kinds import lengths_of
 from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.tracing import check_known
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +55,10 @@ def smooth(
         ``<site>_probs`` of discrete ones. Dimensions are those of plates, then
         ``time``, then ``state`` and ``state_bis``, or for probabilities the plate that
         the states pick from, else ``category``.
+    :raises TypeError: within ``jit``, ``vmap`` or ``grad``.
     """
+    instead = "guide.posterior_local(params, *args), of which this shows the moments"
+    check_known("smooth", (params, args, kwargs), instead)
     fit = read_fit(model, guide, params, args, kwargs)
     marginals = guide.posterior_local(params, *args, **kwargs)
     messages, existing = _read(fit)

@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.forecasting.timeline import Arguments, InTime, blank
+from numpyro_svae.notices import Said, notice
 
-__all__ = ["Missing", "Window", "check_independent", "check_names", "check_shape"]
+__all__ = ["Missing", "Window", "check_names", "check_shape", "checked_independent"]
+
+_SAID = Said()  # an error is raised each time
 
 
 class Window(NamedTuple):
@@ -88,20 +93,35 @@ class Missing(NamedTuple):
     shape: tuple[int, ...]
 
 
-def check_independent(depends: Mapping[Missing, Any]) -> None:
-    """Nothing that was not given may matter.
+def checked_independent(
+    values: dict[str, Array], depends: Mapping[Missing, Array]
+) -> dict[str, Array]:
+    """Values of which nothing that was not given may matter.
 
-    :param depends: whether it does, known.
+    Where it is not known yet, within a trace, the compiled program looks.
+
+    :param values: the values, by name.
+    :param depends: whether what was not given matters.
+    :return: the values.
     :raises ValueError: naming the argument that something depends on.
     """
-    for argument, matters in depends.items():
-        if matters:
-            name, shape = argument
-            raise ValueError(
-                f"Argument '{name}': the model depends on its future values, and found "
-                f"none. Accepted: future_inputs={{'{name}': an array of shape {shape}}}"
-                ", its values at the steps after the data."
-            )
+    if all(map(not_jax_tracer, depends.values())):
+        depends = jax.device_get(depends)
+        for argument in depends:
+            if depends[argument]:
+                _refuse(*argument, _SAID)
+        return values
+    looks = [notice(d, d, partial(_refuse, *a), _SAID) for a, d in depends.items()]
+    zero = sum(looks, jnp.zeros(()))
+    return {name: value + zero.astype(value.dtype) for name, value in values.items()}
+
+
+def _refuse(name: str, shape: tuple[int, ...], said: Said, _: Any = True) -> None:
+    raise ValueError(
+        f"Argument '{name}': the model depends on its future values, and found none. "
+        f"Accepted: future_inputs={{'{name}': an array of shape {shape}}}, its values "
+        "at the steps after the data."
+    )
 
 
 def check_names(

@@ -27,9 +27,9 @@ def vectors(y, loading, noise):
         numpyro.sample("y", gaussian, obs=y)
 
 
-def labels(y, distance):
+def labels(y, distance, weights=(0.3, 0.7)):
     with numpyro.plate("data", len(y)):
-        z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
+        z = numpyro.sample("z", dist.Categorical(jnp.array(weights)))
         loc = jnp.array([0.0, 1.0])[z][..., None] * distance
         numpyro.sample("y", dist.Normal(loc, 2.0).to_event(1), obs=y)
 
@@ -59,6 +59,10 @@ def test_labels_without_information_are_named():
     assert "posterior is its prior" in report(labels, Y, 0 * centres).collapsed["z"]
     found = report(labels, Y, 40 * centres)
     assert "100.00% of all data are in state 0" in found.collapsed["z"]
+
+
+def test_a_label_of_one_state_is_no_collapse():
+    assert report(labels, Y, jnp.ones(2), (1.0,)).collapsed == {}
 
 
 def test_steps_left_out_are_counted():

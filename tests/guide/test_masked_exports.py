@@ -10,6 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.handlers import seed
 import pytest
+from scipy.stats import norm
 
 import numpyro_svae as ns
 from tests.data import sequences
@@ -63,3 +64,28 @@ def test_coverage_of_nothing_is_refused():
     draws = random.normal(random.PRNGKey(0), (10, 3))
     with pytest.raises(ValueError, match="observed: found 1 values that are NaN"):
         ns.coverage(draws, jnp.array([0.0, jnp.nan, 1.0]), 0.5)
+
+
+def test_a_masked_vector_has_its_prior_given_its_label(x64):
+    """The guide, whose sites are independent, has the expectation of that prior; and
+    without data there is nothing to weigh."""
+    y, seen = jnp.array([[0.2], [1.4], [0.3]]), jnp.array([True, True, False])
+
+    def model(y, exists, seen):
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
+            loc = jnp.array([[-1.0], [2.0]])[z]
+            fn = dist.MultivariateNormal(loc, jnp.eye(1))
+            x = numpyro.sample("x", fn.mask(exists))
+            with numpyro.handlers.mask(mask=seen):
+                fn = dist.MultivariateNormal(x, 0.5 * jnp.eye(1))
+                numpyro.sample("y", fn, obs=y)
+
+    guide = ns.AutoSVAE(model, mean_field=True)
+    args = y, jnp.array([False, True, False]), seen
+    found = ns.log_likelihood(
+        model, guide, {}, random.key(0), *args, num_particles=4000
+    )
+    expected = 0.3 * norm(-1, 1.5**0.5).pdf(y) + 0.7 * norm(2, 1.5**0.5).pdf(y)
+    np.testing.assert_allclose(found.value[:2], np.log(expected[:2, 0]), atol=0.1)
+    assert found.value[2] == 0.0

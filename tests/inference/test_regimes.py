@@ -6,6 +6,9 @@
 from jax import random
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+from numpyro.contrib.control_flow import scan
+import numpyro.distributions as dist
 from numpyro.infer import SVI
 import optax
 import pytest
@@ -88,3 +91,32 @@ def test_values_that_are_given_stay(begun):
     given = {"weights": jnp.ones((2, 2))}
     params = svi.get_params(svi.init(random.PRNGKey(0), y, init_params=given))
     np.testing.assert_array_equal(params["weights"], given["weights"])
+
+
+@pytest.mark.filterwarnings("ignore:shape requires ndarray")  # of a scan
+def test_steps_without_inputs_start_too():
+    """One sequence of three steps, whose dynamics have no drift."""
+
+    def decaying(y):
+        own = ns.MatrixNormalInverseWishart(
+            jnp.eye(1), jnp.eye(1), 3.0, 0.1 * jnp.eye(1)
+        )
+        with numpyro.plate("states", 2):
+            weight, noise = ns.sample("dynamics", own)
+
+        def step(x, y):
+            logits = jnp.concatenate([x, -x], -1)
+            z = numpyro.sample("z", dist.Categorical(logits=logits))
+            mean = weight[z][..., 0] * x
+            x = numpyro.sample("x", dist.MultivariateNormal(mean, noise[z]))
+            numpyro.sample("y", dist.MultivariateNormal(x, 0.1 * jnp.eye(1)), obs=y)
+            return x, None
+
+        first = dist.MultivariateNormal(jnp.zeros(1), jnp.eye(1))
+        scan(step, numpyro.sample("first", first), y)
+
+    guide = ns.AutoSVAE(decaying, num_starts=1)
+    svi = SVI(decaying, guide, ns.svae_optimizer(), ns.SVAE_ELBO())
+    y = jnp.array([[1.0], [0.5], [0.3]])
+    found = guide.get_posterior(svi.get_params(svi.init(random.PRNGKey(0), y)))
+    assert jnp.all(jnp.isfinite(found["dynamics"].mean))

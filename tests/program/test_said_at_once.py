@@ -3,6 +3,7 @@
 
 """What NumPyro or JAX would say in words of their own, or much later."""
 
+import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
@@ -80,3 +81,28 @@ def test_functions_of_numpy_of_what_jax_traces_name_the_cause_and_the_line():
         make_svi(path, ns.AutoSVAE(path)).init(random.key(0), Y)
     with pytest.raises(TypeError, match=r"an argument of the model, .*np\.log\(y\)"):
         ns.AutoSVAE(logarithms)(jnp.asarray(Y))
+
+
+def test_a_numpy_array_that_a_plate_subsamples_is_told_from_a_latent_site():
+    def model(y):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 2.0))
+        with numpyro.plate("data", len(y), subsample_size=2) as index:
+            numpyro.sample("y", dist.Exponential(rate), obs=y[index])
+
+    with pytest.raises(TypeError, match=r"members that a plate with subsample_size"):
+        steps(make_svi(model, ns.AutoSVAE(model)), 1, np.abs(Y))
+
+
+def test_arrays_of_its_own_that_jax_traces_are_named():
+    def fit(scale):
+        def model(y):
+            mu = numpyro.sample("mu", dist.Normal(0.0, scale))
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+        svi = make_svi(model, ns.AutoSVAE(model))
+        return svi.get_params(svi.init(random.key(0), 1.0))
+
+    with pytest.raises(
+        TypeError, match=r"\['mu'\]: found arrays that are no arguments"
+    ):
+        jax.jit(fit)(2.0)

@@ -12,6 +12,7 @@ and the weights of the mixture are a softmax of the state before.
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -80,8 +81,8 @@ def regimes(
     unknown = jnp.zeros((*factors.extent(name).positions, size))
     told = factors.spread_for(factor, unknown if known is None else known)
 
-    def flat(part: Array) -> Array:
-        return part.reshape(-1, part.shape[-1])
+    def flat(part: Array) -> Array:  # there may be no inputs
+        return part.reshape(prod(part.shape[:-1]), part.shape[-1])
 
     steps = flat(scaled(before, counts)), flat(scaled(change, counts))
     member = experts(key, *steps, flat(inputs), flat(told), counts.reshape(-1))

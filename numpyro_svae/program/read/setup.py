@@ -29,6 +29,7 @@ from numpyro_svae.program.read.time_plates import find_time_plates
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
+from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.scans import ChecksRun, find_scans, is_scanned
 from numpyro_svae.program.run.sites import Program, sample_sites
@@ -168,8 +169,8 @@ def recognise(
     seen = any(m["type"] == "sample" and m["is_observed"] for m in messages.values())
     if recognition is None or not seen:
         return {}, {}
-    indices = Plates(messages).indices
-    with trace() as own, seed(rng_seed=key), Fixed(data=indices):
+    indices, names = Plates(messages).indices, Names(messages.values())
+    with trace() as own, seed(rng_seed=key), Fixed(data=indices, names=names):
         potentials = recognition(*args, **kwargs)
     if not isinstance(potentials, Mapping):
         raise TypeError(

@@ -10,6 +10,8 @@ from typing import Any
 
 from numpyro.handlers import substitute, uncondition
 
+from numpyro_svae.program.run.names import Names
+
 __all__ = ["Fixed", "Free"]
 
 
@@ -17,17 +19,28 @@ class Fixed(substitute):
     """NumPyro's ``substitute``, where plates are of as many members as are given.
 
     Of how many they are in the program is ``written`` among the ``kwargs`` of messages.
+
+    :param fn: the program.
+    :param data: values by name.
+    :param names: what names stand for already.
     """
 
-    def __init__(self, fn: Callable | None = None, *, data: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        fn: Callable | None = None,
+        *,
+        data: dict[str, Any],
+        names: Names | None = None,
+    ) -> None:
         super().__init__(fn, data=data)
-        self._sizes: dict[str, int] = {}
+        self._names, self._sizes = names or Names(), dict[str, int]()
 
     def process_message(self, msg: dict) -> None:
         """Give a site its value, and a plate its members.
 
-        :raises ValueError: if a plate has two sizes.
+        :raises ValueError: if a plate has two sizes, or a name is that of two things.
         """
+        self._names.add(msg)
         super().process_message(msg)
         if msg["type"] != "plate":
             return

@@ -20,6 +20,7 @@ from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.plates import check_shape
 from numpyro_svae.program.run.scans import is_scanned
+from numpyro_svae.tracing import computed_now
 
 __all__ = ["Subsample", "find_subsample", "plate_axis"]
 
@@ -40,8 +41,9 @@ class Subsample(NamedTuple):
 
     @property
     def members(self) -> dict[str, Any]:
-        """All members of the plates."""
-        return {name: jnp.arange(size) for name, size in self.sizes.items()}
+        """All members of the plates, known under a trace too."""
+        with computed_now():
+            return {name: jnp.arange(size) for name, size in self.sizes.items()}
 
 
 def find_subsample(

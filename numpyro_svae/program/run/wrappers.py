@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.program.run.classes import entries_by_class, spelling_of
 
-__all__ = ["Layer", "as_vectors", "at_positions", "peel", "shape_of"]
+__all__ = ["Layer", "as_vectors", "at_positions", "peel", "shape_of", "unmasked"]
 
 
 class Layer(NamedTuple):
@@ -75,6 +75,15 @@ def peel(fn: Any) -> tuple[Any, Array | None, int]:
         elif mask is not None:
             mask = mask[(...,) + (None,) * layer.added]
         fn, extra = layer.inner, extra + layer.added
+
+
+def unmasked(fn: Any) -> Any:
+    """A distribution without masks."""
+    layer = Layer.of(fn)
+    if layer is None:
+        return fn
+    inner = unmasked(layer.inner)
+    return inner if layer.mask is not None else layer.around(inner)
 
 
 def at_positions(fn: Any, extra: int) -> Any:
