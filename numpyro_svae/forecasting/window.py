@@ -109,14 +109,14 @@ def checked_independent(
         depends = jax.device_get(depends)
         for argument in depends:
             if depends[argument]:
-                _refuse(*argument, _SAID)
+                _refuse(*argument)
         return values
     looks = [notice(d, d, partial(_refuse, *a), _SAID) for a, d in depends.items()]
     zero = sum(looks, jnp.zeros(()))
     return {name: value + zero.astype(value.dtype) for name, value in values.items()}
 
 
-def _refuse(name: str, shape: tuple[int, ...], said: Said, _: Any = True) -> None:
+def _refuse(name: str, shape: tuple[int, ...], *_: Any) -> None:
     raise ValueError(
         f"Argument '{name}': the model depends on its future values, and found none. "
         f"Accepted: future_inputs={{'{name}': an array of shape {shape}}}, its values "

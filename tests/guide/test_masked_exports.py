@@ -3,8 +3,10 @@
 
 """What is masked is no datum in what is exported, counted and scored."""
 
+import jax
 from jax import random
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -13,6 +15,8 @@ import pytest
 from scipy.stats import norm
 
 import numpyro_svae as ns
+from numpyro_svae.diagnostics.fit import read_fit
+from numpyro_svae.diagnostics.reliability import _joint_weights
 from tests.data import sequences
 
 Y = sequences(count=4, steps=5, outputs=1)[0]
@@ -87,5 +91,15 @@ def test_a_masked_vector_has_its_prior_given_its_label(x64):
         model, guide, {}, random.key(0), *args, num_particles=4000
     )
     expected = 0.3 * norm(-1, 1.5**0.5).pdf(y) + 0.7 * norm(2, 1.5**0.5).pdf(y)
-    np.testing.assert_allclose(found.value[:2], np.log(expected[:2, 0]), atol=0.1)
+    expected = np.log(expected[:2, 0])
+    np.testing.assert_allclose(found.value[:2], expected, atol=0.1)
     assert found.value[2] == 0.0
+    args = y[:2], args[1][:2], seen[:2]
+
+    @jax.jit
+    def joint(keys):
+        drawn = _joint_weights(read_fit(model, guide, {}, args, {}), keys)
+        return logsumexp(drawn.shared + drawn.each) - jnp.log(len(keys))
+
+    found = joint(random.split(random.key(1), 20_000))
+    np.testing.assert_allclose(found, expected.sum(), atol=0.15)
