@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from copy import copy
+from typing import Any, Self, TypeVar
 
 import jax
 from jax import Array, random
@@ -44,6 +45,7 @@ class FittedGuide(AutoGuide):
         self._shapes: tuple[tuple, dict[str, Any]] | None = None
         self._has_deterministic = False
         self.programs: dict[Any, Callable] = {}  # of functions of its fits
+        self._local: LocalPosterior | None = None
 
     @property
     def is_read(self) -> bool:
@@ -85,6 +87,16 @@ class FittedGuide(AutoGuide):
         self, args: tuple, kwargs: dict, examine: bool = False
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
         raise NotImplementedError
+
+    def knowing(self, local: LocalPosterior | None) -> Self:
+        """The same guide, which takes a posterior of the local sites as given.
+
+        :param local: what it has inferred for the arguments that it will be called
+            with, or None if it is to infer them.
+        """
+        other = copy(self)
+        other._local = local
+        return other
 
     def get_posterior(self, params: dict[str, Any]) -> dict[str, dist.Distribution]:
         """Posterior distributions of the global blocks.

@@ -241,6 +241,8 @@ class AutoSVAE(FittedGuide):
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
         """Posteriors of the global and of the local sites, for these arguments."""
         naturals, bound, potentials, messages, program, kept = self._read(args, kwargs)
+        if self._local is not None:
+            return naturals, bound, self._local, messages
         known = self.structure, program, self.ascent, bound, naturals, potentials
         local = site_posteriors(*known, kept=kept, examine=examine)
         if not examine:  # else it is looked at anyway

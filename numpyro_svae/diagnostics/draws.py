@@ -17,7 +17,7 @@ from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.program.run.fixed import Fixed, Free
 
-__all__ = ["Drawn", "draws_of"]
+__all__ = ["Drawn", "draws_of", "weigh"]
 
 _BATCH = 50  # posterior samples whose likelihoods are computed at once
 
@@ -70,14 +70,20 @@ def draws_of(
         compiled(_predict, fit)(predict_key, draws),
         compiled(_anew, fit, num_samples)(predict_key, draws) if anew else {},
         compiled(_simulate, fit, num_samples)(prior_key),
-        *compiled(_weigh, fit, num_particles)(weigh_key, draws),
+        *compiled(weigh, fit, num_particles)(weigh_key, draws),
     )
 
 
-def _weigh(
+def weigh(
     fit: Fit, key: Array, draws: dict[str, Array], num_particles: int
 ) -> tuple[Array, dict[str, Array]]:
-    """Log likelihoods, and log priors by site, of draws of the global sites."""
+    """Log likelihoods, and log priors by site, of draws of the global sites.
+
+    :param fit: the fit.
+    :param key: random key.
+    :param draws: values by site, draws leading.
+    :param num_particles: number of importance samples of local sites for each.
+    """
     values = {name: draws[name] for name in sorted(fit.global_names)}
     count = len(next(iter(draws.values())))
 

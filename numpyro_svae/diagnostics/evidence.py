@@ -75,16 +75,19 @@ class Integrated(NamedTuple):
     plates: dict[int, str]
 
 
-def integrated(fit: Fit) -> Integrated:
+def integrated(
+    fit: Fit, draw: Callable[[], dict[str, Array]] | None = None
+) -> Integrated:
     """The model of a fit given its global sites, read once for all fits of it.
 
     :param fit: a guide that has read its model. The first one has known values, with
         which it is read.
+    :param draw: draws the global sites, where a program that does is at hand.
     """
-    return kept(fit, integrated, partial(_integrated, fit))
+    return kept(fit, integrated, partial(_integrated, fit, draw))
 
 
-def _integrated(fit: Fit) -> Integrated:
+def _integrated(fit: Fit, draw: Callable[[], dict[str, Array]] | None) -> Integrated:
     guide, names = fit.guide, fit.global_names
 
     def given(fn: Callable) -> Callable:
@@ -107,7 +110,7 @@ def _integrated(fit: Fit) -> Integrated:
         cubature=guide.cubature,
         refine=guide.refine,
     )
-    values = compiled(global_draw, fit)(random.PRNGKey(0))
+    values = draw() if draw else compiled(global_draw, fit)(random.PRNGKey(0))
     exact = guide.recognition is None
     if guide.structure.locals:
         _read_local(local_guide, fit, values)

@@ -15,6 +15,7 @@ from numpyro.handlers import block, seed, trace
 from numpyro.primitives import Messenger
 
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given, check_state
 from numpyro_svae.program.run.subsample import Subsample
@@ -53,6 +54,10 @@ class Fit(NamedTuple):
         """What is observed of sites that ``obs_mask`` makes latent in part."""
         found = map(label_of, self.guide.structure.locals)
         return frozenset(name for name in found if name is not None)
+
+    def knowing(self, local: LocalPosterior | None) -> Fit:
+        """The fit with a guide that knows its local posteriors, if they are given."""
+        return self._replace(guide=self.guide.knowing(local))
 
     def trace(
         self, fn: Callable, key: Array, values: dict[str, Any], *first: Any

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,45 +17,49 @@ import numpyro
 from numpyro.handlers import replay
 from numpyro.infer import psis_diagnostic
 
-from numpyro_svae.diagnostics.evidence import (
-    guide_draw,
-    integrated,
-    log_joint,
-    log_prob,
-)
+from numpyro_svae.diagnostics.draws import weigh
+from numpyro_svae.diagnostics.evidence import guide_draw, integrated, log_prob
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.masks import with_priors
 from numpyro_svae.diagnostics.programs import compiled, first_batch, in_batches
+from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.structure.factors import GaussianFactor
 
-__all__ = ["has_densities", "pareto_k_global", "pareto_k_joint"]
+__all__ = ["has_densities", "pareto_k"]
 
 _CHUNK = 50  # draws that are weighed at once
 _EXACT = 1e-5  # relative spread of weights that is rounding
 
 
-def pareto_k_global(
-    fit: Fit, key: Array, num_samples: int, num_particles: int
-) -> float:
-    """Pareto k-hat of the global sites, local sites integrated out of the weights.
+def pareto_k(
+    fit: Fit, key: Array, num_samples: int, num_particles: int, local: LocalPosterior
+) -> tuple[float, float]:
+    """Pareto k-hat of the global sites, and of all latent sites together.
+
+    Of the former, local sites are integrated out of the weights. Both are of the same
+    draws of the global sites.
 
     :param fit: a guide that has read its model.
     :param key: random key.
     :param num_samples: number of weights.
     :param num_particles: number of importance samples of local sites for each.
+    :param local: what the guide has inferred of the local sites, of all data.
+    :return: NaN where there are none, or a path has noise in directions that NumPyro
+        has no density of.
     """
-    if not fit.global_names or not has_densities(fit):
-        return np.nan
-    integrated(first_batch(fit))  # is read with known values
-
-    def weigh(keys: Array) -> Array:
-        def weights(own: Fit) -> _Weights:
-            found: _Weights = compiled(_global_weights, own, num_particles)(keys)
-            return found
-
-        return _totals(in_batches(fit, weights))
-
-    return _k_hat(weigh, key, num_samples)
+    if not has_densities(fit):
+        return np.nan, np.nan
+    known = local if fit.batch is None else None  # a batch is inferred with each draw
+    chunks = -(-num_samples // _CHUNK)
+    size = min(_CHUNK, num_samples)
+    keys = random.split(key, (chunks, size))  # those left over would be compiled again
+    found: list[tuple[Array, Array]] = []
+    for own in keys:
+        found.append(_weights(fit, own, num_particles, known))
+        if all(map(_flat, found[0])):
+            break
+    of_global, of_all = (jnp.concatenate(w)[:num_samples] for w in zip(*found))
+    return _k_hat(of_global) if fit.global_names else np.nan, _k_hat(of_all)
 
 
 class _Weights(NamedTuple):
@@ -69,38 +72,54 @@ class _Weights(NamedTuple):
     shared: Array
     each: Array
 
-
-def _totals(weights: _Weights) -> Array:
-    each = weights.each.reshape(len(weights.shared), -1)
-    return weights.shared + jnp.sum(each, -1)
-
-
-def _global_weights(fit: Fit, keys: Array, num_particles: int) -> _Weights:
-    def one(key: Array) -> _Weights:
-        ours, theirs = random.split(key)
-        sites, log_q = guide_draw(fit, ours)
-        values = {name: sites[name]["value"] for name in sorted(fit.global_names)}
-        each, log_prior = log_joint(fit, theirs, values, num_particles)
-        return _Weights(sum(map(jnp.sum, log_prior.values()), -log_q), each)
-
-    return jax.vmap(one)(keys)
+    @property
+    def total(self) -> Array:
+        """Their sums, by draw."""
+        return self.shared + jnp.sum(self.each.reshape(len(self.shared), -1), -1)
 
 
-def pareto_k_joint(fit: Fit, key: Array, num_samples: int) -> float:
-    """Pareto k-hat of all latent sites together.
+class _Drawn(NamedTuple):
+    """Draws of all latent sites.
 
-    :param fit: a guide that has read its model.
-    :param key: random key.
-    :param num_samples: number of weights.
-    :return: NaN where a path has noise in directions that NumPyro has no density of.
+    :param weights: of them.
+    :param values: of the global sites.
+    :param log_q: density of these under the guide.
     """
-    if not has_densities(fit):
-        return np.nan
 
-    def weigh(keys: Array) -> Array:
-        return _totals(in_batches(fit, lambda own: compiled(_joint_weights, own)(keys)))
+    weights: _Weights
+    values: dict[str, Array]
+    log_q: Array
 
-    return _k_hat(weigh, key, num_samples)
+
+def _weights(
+    fit: Fit, keys: Array, num_particles: int, local: LocalPosterior | None
+) -> tuple[Array, Array]:
+    """Log weights of some draws: of their global sites, and of all of them.
+
+    :param local: the local posteriors, if they are known.
+    """
+
+    def draw(own: Fit) -> _Drawn:
+        found: _Drawn = compiled(draw_weighed, own)(keys, local)
+        return found
+
+    def one_draw() -> dict[str, Array]:
+        return jax.tree.map(lambda x: x[0], draw(first).values)
+
+    def of(own: Fit) -> tuple[_Weights, _Weights]:
+        weights, values, log_q = draw(own)
+        if not values:
+            return weights, weights
+        given = compiled(weigh, own, num_particles)(keys[0], values)
+        each, log_prior = given
+        priors = (jnp.sum(x.reshape(len(x), -1), -1) for x in log_prior.values())
+        return _Weights(sum(priors, -log_q), each), weights
+
+    first = first_batch(fit)
+    if fit.global_names:
+        integrated(first, one_draw)
+    of_global, of_all = in_batches(fit, of)
+    return of_global.total, of_all.total
 
 
 def has_densities(fit: Fit) -> bool:
@@ -115,13 +134,20 @@ def has_densities(fit: Fit) -> bool:
     return all(singular.values()) and not scanned
 
 
-def _joint_weights(fit: Fit, keys: Array) -> _Weights:
-    return jax.vmap(partial(_joint_weight, fit))(keys)
+def draw_weighed(fit: Fit, keys: Array, local: LocalPosterior | None = None) -> _Drawn:
+    """Draws of all latent sites from the guide, with their weights.
+
+    :param fit: the fit.
+    :param keys: random keys, one for each.
+    :param local: the local posteriors, if they are known.
+    """
+    return jax.vmap(partial(_draw_weighed, fit.knowing(local)))(keys)
 
 
-def _joint_weight(fit: Fit, key: Array) -> _Weights:
+def _draw_weighed(fit: Fit, key: Array) -> _Drawn:
     ours, theirs = random.split(key)
-    drawn, _ = guide_draw(fit, ours)
+    drawn, log_q = guide_draw(fit, ours)
+    values = {name: drawn[name]["value"] for name in sorted(fit.global_names)}
     sites = sample_messages(fit.trace(replay(fit.model, drawn), theirs, {}))
     sites, drawn = with_priors(sites, drawn)
     plate = None if fit.batch is None else fit.batch.plate
@@ -135,34 +161,34 @@ def _joint_weight(fit: Fit, key: Array) -> _Weights:
                 each = each + term.reshape(-1)
             else:
                 shared = shared + term
-    return _Weights(shared, each)
+    return _Drawn(_Weights(shared, each), values, log_q)
 
 
-def _k_hat(weigh: Callable[[Array], Array], key: Array, count: int) -> float:
-    """NumPyro's estimate for a program whose log density is the log weight.
+def _flat(weights: Array) -> bool:
+    """Whether all weights are equal, so that the guide is exact."""
+    return bool(jnp.ptp(weights) <= _EXACT * (1 + jnp.max(jnp.abs(weights))))
 
-    Where all weights are equal, so that the guide is exact, it would have no tail to
-    fit; that is minus infinity.
 
-    :param weigh: log weights of draws by some keys.
-    :param key: random key.
-    :param count: number of weights.
+def _k_hat(weights: Array) -> float:
+    """NumPyro's estimate, for a program that hands it the log weights.
+
+    Where all weights are equal there would be no tail to fit; that is minus infinity.
     """
-    some = weigh(random.split(key, min(_CHUNK, count)))
-    if jnp.ptp(some) <= _EXACT * (1 + jnp.max(jnp.abs(some))):
+    if _flat(weights):
         return -np.inf
 
-    @custom_vmap  # a chunk is one run of a program that is compiled already
+    @custom_vmap
     def log_weight(key: Array) -> Array:
-        return weigh(key[None])[0]
+        return weights[0]
 
     @log_weight.def_vmap
     def _(size: int, batched: list[bool], keys: Array) -> tuple[Array, bool]:
-        return weigh(keys), True
+        return weights, True
 
     def program() -> None:
         numpyro.factor("log_weight", log_weight(numpyro.prng_key()))
 
+    count = len(weights)
     return psis_diagnostic(
-        key, {}, program, lambda: None, num_particles=count, chunk_size=_CHUNK
+        random.PRNGKey(0), {}, program, lambda: None, num_particles=count
     )

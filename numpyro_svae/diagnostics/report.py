@@ -18,7 +18,7 @@ from numpyro_svae.diagnostics.dynamics import eigenvalues
 from numpyro_svae.diagnostics.fit import check_subsample, read_fit
 from numpyro_svae.diagnostics.influence import PriorShare, prior_shares
 from numpyro_svae.diagnostics.masks import counted_positions
-from numpyro_svae.diagnostics.reliability import pareto_k_global, pareto_k_joint
+from numpyro_svae.diagnostics.reliability import pareto_k
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.factors.global_priors import expected_prior
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
@@ -170,13 +170,13 @@ def report(
     check_known("report", (params, args, kwargs, rng_key), instead)
     fit = read_fit(model, guide, params, args, kwargs)
     key = random.PRNGKey(0) if rng_key is None else rng_key
-    global_key, joint_key, draw_key = random.split(key, 3)
+    weigh_key, draw_key = random.split(key)
     check_subsample(fit)
     naturals, bound, local = guide._infer_all(fit.params, args, kwargs)
+    local = guide.watch.watch(local)  # draws are of what it has ended at
     found = Report(
         *_elbo(losses),
-        pareto_k_global(fit, global_key, num_samples, num_particles),
-        pareto_k_joint(fit, joint_key, num_samples),
+        *pareto_k(fit, weigh_key, num_samples, num_particles, local),
         _counts(guide.structure, bound, local),
         eigenvalues(guide, params, bound, draw_key, num_samples),
         {whole_name(bound.sites, n): c for n, c in local.convergence.items()},

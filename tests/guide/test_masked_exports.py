@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 import numpyro_svae as ns
 from numpyro_svae.diagnostics.fit import read_fit
-from numpyro_svae.diagnostics.reliability import _joint_weights
+from numpyro_svae.diagnostics.reliability import draw_weighed
 from tests.data import sequences
 
 Y = sequences(count=4, steps=5, outputs=1)[0]
@@ -98,7 +98,8 @@ def test_a_masked_vector_has_its_prior_given_its_label(x64):
 
     @jax.jit
     def joint(keys):
-        drawn = _joint_weights(read_fit(model, guide, {}, args, {}), keys)
+        fit = read_fit(model, guide, {}, args, {})
+        drawn = draw_weighed(fit, keys).weights
         return logsumexp(drawn.shared + drawn.each) - jnp.log(len(keys))
 
     found = joint(random.split(random.key(1), 20_000))

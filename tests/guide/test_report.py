@@ -20,6 +20,7 @@ from scipy.stats import chi2, ks_2samp, t as student
 
 import numpyro_svae as ns
 from numpyro_svae.diagnostics import reliability
+from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.diagnostics.influence import PriorShare, prior_shares
 from numpyro_svae.families import (
     DirichletNatural,
@@ -107,6 +108,17 @@ def test_pareto_k_of_global_sites_is_that_of_their_weights(gmm, mixture_report):
     idata = ns.to_arviz(*args, num_samples=DRAWS, num_particles=1)
     expected = idata["sample_stats"]["log_weight"].values[0]
     assert ks_2samp(mixture_report[1], expected).pvalue > 0.01
+
+
+def test_a_posterior_that_is_known_is_not_inferred_with_each_draw(gmm):
+    fit = read_fit(gmm.model, gmm.guide, gmm.params, gmm.args, {})
+    keys = random.split(random.PRNGKey(1), 3)
+    local = gmm.guide._infer_all(fit.params, gmm.args, {}, examine=False)[2]
+    weigh = partial(reliability.draw_weighed, fit, keys)
+    programs = [str(jax.make_jaxpr(lambda: weigh(known))()) for known in (None, local)]
+    assert ["name=local_posterior" in program for program in programs] == [True, False]
+    own, known = jax.jit(weigh)(None), jax.jit(weigh)(local)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), known, own)
 
 
 @pytest.mark.slow
