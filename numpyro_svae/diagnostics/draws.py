@@ -17,7 +17,7 @@ from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.program.run.fixed import Fixed, Free
 
-__all__ = ["Drawn", "draws_of", "weigh"]
+__all__ = ["Drawn", "draws_of", "one_draw", "weigh"]
 
 _BATCH = 50  # posterior samples whose likelihoods are computed at once
 
@@ -63,7 +63,7 @@ def draws_of(
     :param anew: whether data with new local sites are drawn too.
     """
     draw_key, predict_key, prior_key, weigh_key = keys
-    draws, log_q = compiled(_draw, fit)(random.split(draw_key, num_samples))
+    draws, log_q = _drawn(fit, draw_key, num_samples)
     return Drawn(
         draws,
         log_q,
@@ -72,6 +72,17 @@ def draws_of(
         compiled(_simulate, fit, num_samples)(prior_key),
         *compiled(weigh, fit, num_particles)(weigh_key, draws),
     )
+
+
+def one_draw(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
+    """Global sites of the first of the draws of :func:`draws_of`."""
+    draws, _ = _drawn(fit, key, num_samples)
+    return {name: draws[name][0] for name in sorted(fit.global_names)}
+
+
+def _drawn(fit: Fit, key: Array, num_samples: int) -> tuple[dict[str, Array], Array]:
+    found: tuple = compiled(_draw, fit)(random.split(key, num_samples))
+    return found
 
 
 def weigh(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpyro
 
 from numpyro_svae.diagnostics.dims import PACKED, Dims, plates_of_states
-from numpyro_svae.diagnostics.draws import Drawn, draws_of
+from numpyro_svae.diagnostics.draws import Drawn, draws_of, one_draw
 from numpyro_svae.diagnostics.entries import by_entry
 from numpyro_svae.diagnostics.evidence import integrated
 from numpyro_svae.diagnostics.fit import (
@@ -113,7 +114,9 @@ def to_arviz(
     key = random.PRNGKey(0) if rng_key is None else rng_key
     *keys, run_key = random.split(key, 5)
     check_subsample(fit)
-    plates = tuple(n for _, n in sorted(integrated(first_batch(fit)).plates.items()))
+    first = first_batch(fit)
+    read = integrated(first, partial(one_draw, first, keys[0], num_samples))
+    plates = tuple(name for _, name in sorted(read.plates.items()))
 
     how = keys, num_samples, num_particles, loo_pit
     drawn: Drawn = in_batches(fit, lambda own: draws_of(own, *how))
