@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +19,9 @@ from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.diagnostics.programs import compiled
 from numpyro_svae.program.run.fixed import Fixed, Free
 
-__all__ = ["Drawn", "draws_of", "one_draw", "weigh"]
+__all__ = ["AT_ONCE", "Drawn", "draws_of", "one_draw", "weigh"]
 
-_BATCH = 50  # posterior samples whose likelihoods are computed at once
+AT_ONCE = 50  # draws that are weighed by one run of a program
 
 
 class Drawn(NamedTuple):
@@ -70,7 +72,7 @@ def draws_of(
         compiled(_predict, fit)(predict_key, draws),
         compiled(_anew, fit, num_samples)(predict_key, draws) if anew else {},
         compiled(_simulate, fit, num_samples)(prior_key),
-        *compiled(weigh, fit, num_particles)(weigh_key, draws),
+        *weigh_all(fit, weigh_key, draws, num_particles),
     )
 
 
@@ -85,10 +87,12 @@ def _drawn(fit: Fit, key: Array, num_samples: int) -> tuple[dict[str, Array], Ar
     return found
 
 
-def weigh(
+def weigh_all(
     fit: Fit, key: Array, draws: dict[str, Array], num_particles: int
 ) -> tuple[Array, dict[str, Array]]:
-    """Log likelihoods, and log priors by site, of draws of the global sites.
+    """What :func:`weigh` finds, of any number of draws.
+
+    A program that weighs some of them is the same for all numbers.
 
     :param fit: the fit.
     :param key: random key.
@@ -97,12 +101,37 @@ def weigh(
     """
     values = {name: draws[name] for name in sorted(fit.global_names)}
     count = len(next(iter(draws.values())))
+    size, program = min(AT_ONCE, count), compiled(weigh, fit, num_particles)
+    pairs, parts = (random.split(key, count), values), []
+    for start in range(0, count, size):
+        own = min(start, count - size)  # the last ones have some of those before
+        part = program(*_some(pairs, own, size))
+        new = itemgetter(slice(start - own, None))
+        parts.append(part if start == own else jax.tree.map(new, part))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
-        return log_joint(fit, *pair, num_particles)
 
-    pairs = random.split(key, count), values
-    return lax.map(one, pairs, batch_size=min(_BATCH, count))
+@partial(jax.jit, static_argnums=2)
+def _some(arrays: Any, start: int, size: int) -> Any:
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), arrays)
+
+
+def weigh(
+    fit: Fit, keys: Array, values: dict[str, Array], num_particles: int
+) -> tuple[Array, dict[str, Array]]:
+    """Log likelihoods, and log priors by site, of draws of the global sites.
+
+    :param fit: the fit.
+    :param keys: random keys of the draws, or others.
+    :param values: values by global site, draws leading.
+    :param num_particles: number of importance samples of local sites for each.
+    """
+
+    def one(key: Array, values: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        own = random.fold_in(key, 2)  # the first two are those of a split
+        return log_joint(fit, own, values, num_particles)
+
+    return jax.vmap(one)(keys, values)
 
 
 def _draw(fit: Fit, keys: Array) -> tuple[dict[str, Array], Array]:

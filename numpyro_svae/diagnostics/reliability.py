@@ -17,7 +17,7 @@ import numpyro
 from numpyro.handlers import replay
 from numpyro.infer import psis_diagnostic
 
-from numpyro_svae.diagnostics.draws import weigh
+from numpyro_svae.diagnostics.draws import AT_ONCE, weigh
 from numpyro_svae.diagnostics.evidence import guide_draw, integrated, log_prob
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.masks import with_priors
@@ -27,7 +27,6 @@ from numpyro_svae.program.structure.factors import GaussianFactor
 
 __all__ = ["has_densities", "pareto_k"]
 
-_CHUNK = 50  # draws that are weighed at once
 _EXACT = 1e-5  # relative spread of weights that is rounding
 
 
@@ -50,11 +49,9 @@ def pareto_k(
     if not has_densities(fit):
         return np.nan, np.nan
     known = local if fit.batch is None else None  # a batch is inferred with each draw
-    chunks = -(-num_samples // _CHUNK)
-    size = min(_CHUNK, num_samples)
-    keys = random.split(key, (chunks, size))  # those left over would be compiled again
+    size = min(AT_ONCE, num_samples)  # those left over would be compiled again
     found: list[tuple[Array, Array]] = []
-    for own in keys:
+    for own in random.split(key, (-(-num_samples // size), size)):
         found.append(_weights(fit, own, num_particles, known))
         if all(map(_flat, found[0])):
             break
@@ -110,8 +107,7 @@ def _weights(
         weights, values, log_q = draw(own)
         if not values:
             return weights, weights
-        given = compiled(weigh, own, num_particles)(keys[0], values)
-        each, log_prior = given
+        each, log_prior = compiled(weigh, own, num_particles)(keys, values)
         priors = (jnp.sum(x.reshape(len(x), -1), -1) for x in log_prior.values())
         return _Weights(sum(priors, -log_q), each), weights
 

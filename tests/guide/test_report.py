@@ -19,7 +19,8 @@ import pytest
 from scipy.stats import chi2, ks_2samp, t as student
 
 import numpyro_svae as ns
-from numpyro_svae.diagnostics import reliability
+from numpyro_svae.diagnostics import draws, reliability
+from numpyro_svae.diagnostics.evidence import global_draw, integrated
 from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.diagnostics.influence import PriorShare, prior_shares
 from numpyro_svae.families import (
@@ -121,6 +122,18 @@ def test_a_posterior_that_is_known_is_not_inferred_with_each_draw(gmm):
     assert infers == [True, False]
     own, known = jax.jit(weigh)(None), jax.jit(weigh)(local)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), known, own)
+
+
+def test_draws_are_weighed_some_at_a_time(gmm, monkeypatch):
+    """Seven of them, by a program for three."""
+    fit, key = read_fit(gmm.model, gmm.guide, gmm.params, gmm.args, {}), random.key(2)
+    keys = random.split(key, 7)
+    values = jax.vmap(partial(global_draw, fit))(keys)
+    integrated(fit, lambda: jax.tree.map(lambda x: x[0], values))
+    monkeypatch.setattr(draws, "AT_ONCE", 3)
+    found = draws.weigh_all(fit, key, values, 1)
+    expected = jax.jit(lambda: draws.weigh(fit, keys, values, 1))()
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), found, expected)
 
 
 @pytest.mark.slow
