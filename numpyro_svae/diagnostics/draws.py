@@ -14,12 +14,17 @@ from jax import Array, lax, random
 import jax.numpy as jnp
 from numpyro.infer import Predictive
 
-from numpyro_svae.diagnostics.evidence import guide_draw, log_joint
+from numpyro_svae.diagnostics.evidence import (
+    Integrated,
+    guide_draw,
+    integrated,
+    log_joint,
+)
 from numpyro_svae.diagnostics.fit import Fit
-from numpyro_svae.diagnostics.programs import compiled
+from numpyro_svae.diagnostics.programs import compiled, first_batch
 from numpyro_svae.program.run.fixed import Fixed, Free
 
-__all__ = ["AT_ONCE", "Drawn", "draws_of", "one_draw", "weigh"]
+__all__ = ["AT_ONCE", "Drawn", "draws_of", "integrated_at_draw", "weigh"]
 
 AT_ONCE = 50  # draws that are weighed by one run of a program
 
@@ -76,10 +81,20 @@ def draws_of(
     )
 
 
-def one_draw(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
-    """Global sites of the first of the draws of :func:`draws_of`."""
-    draws, _ = _drawn(fit, key, num_samples)
-    return {name: draws[name][0] for name in sorted(fit.global_names)}
+def integrated_at_draw(fit: Fit, key: Array, num_samples: int) -> Integrated:
+    """What :func:`integrated` is, read at the first of the draws of :func:`draws_of`.
+
+    :param fit: the fit.
+    :param key: the first of the keys of these.
+    :param num_samples: their number.
+    """
+    first = first_batch(fit)
+
+    def draw() -> dict[str, Array]:
+        draws, _ = _drawn(first, key, num_samples)
+        return {name: draws[name][0] for name in sorted(fit.global_names)}
+
+    return integrated(first, draw)
 
 
 def _drawn(fit: Fit, key: Array, num_samples: int) -> tuple[dict[str, Array], Array]:

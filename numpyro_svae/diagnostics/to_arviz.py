@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,15 @@ import numpy as np
 import numpyro
 
 from numpyro_svae.diagnostics.dims import PACKED, Dims, plates_of_states
-from numpyro_svae.diagnostics.draws import Drawn, draws_of, one_draw
+from numpyro_svae.diagnostics.draws import Drawn, draws_of, integrated_at_draw
 from numpyro_svae.diagnostics.entries import by_entry
-from numpyro_svae.diagnostics.evidence import integrated
 from numpyro_svae.diagnostics.fit import (
     check_subsample,
     read_fit,
     sample_messages,
 )
 from numpyro_svae.diagnostics.masks import blanked, counted_entries, in_plates
-from numpyro_svae.diagnostics.programs import first_batch, in_batches
+from numpyro_svae.diagnostics.programs import in_batches
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.tracing import check_known
@@ -114,8 +112,7 @@ def to_arviz(
     key = random.PRNGKey(0) if rng_key is None else rng_key
     *keys, run_key = random.split(key, 5)
     check_subsample(fit)
-    first = first_batch(fit)
-    read = integrated(first, partial(one_draw, first, keys[0], num_samples))
+    read = integrated_at_draw(fit, keys[0], num_samples)
     plates = tuple(name for _, name in sorted(read.plates.items()))
 
     how = keys, num_samples, num_particles, loo_pit
