@@ -10,12 +10,15 @@ autoencoders*, ICLR 2016, of the estimate and of the bound.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 from jax import Array, lax, random
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from numpyro.handlers import block, seed
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.diagnostics.evidence import global_draw, integrated, log_weights
 from numpyro_svae.diagnostics.fit import Fit, read_fit
@@ -119,33 +122,44 @@ def log_likelihood(
     at_mean = global_sites == "mean" or not fit.global_names
     if at_mean:
         _check_mean(_at_mean(fit))
-    integrated(first_batch(fit))  # is read with known values
-    static = at_mean, 1 if at_mean else num_samples, num_particles
+    first, count = first_batch(fit), 1 if at_mean else num_samples
+    draw_key, weigh_key = random.split(rng_key)
+    values = compiled(_values, first, at_mean)(random.split(draw_key, count))
+    known = all(map(not_jax_tracer, jax.tree.leaves(values)))
+    integrated(first, partial(_first, values) if known else None)
 
     def run(own: Fit) -> LogLikelihood:
-        found: LogLikelihood = compiled(_likelihood, own, *static)(rng_key)
+        program = compiled(_likelihood, own, num_particles)
+        found: LogLikelihood = program(random.split(weigh_key, count), values)
         return found
 
     joined: LogLikelihood = in_batches(fit, run)
     return joined
 
 
+def _values(fit: Fit, keys: Array, at_mean: bool) -> dict[str, Array]:
+    """Global sites: draws of them, which lead, or their means."""
+    return jax.vmap(lambda key: _at_mean(fit) if at_mean else global_draw(fit, key))(
+        keys
+    )
+
+
+def _first(values: dict[str, Array]) -> dict[str, Array]:
+    return {name: value[0] for name, value in values.items()}
+
+
 def _likelihood(
-    fit: Fit, key: Array, at_mean: bool, num_samples: int, num_particles: int
+    fit: Fit, keys: Array, values: dict[str, Array], num_particles: int
 ) -> LogLikelihood:
-    draw_key, weigh_key = random.split(key)
+    def one(pair: tuple[Array, dict[str, Array]]) -> tuple[Array, Array, Array]:
+        return _summary(log_weights(fit, *pair, num_particles))
 
-    def one(keys: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        values = _at_mean(fit) if at_mean else global_draw(fit, keys[0])
-        return _summary(log_weights(fit, keys[1], values, num_particles))
-
-    keys = (random.split(k, num_samples) for k in (draw_key, weigh_key))
-    most = max(1, _AT_ONCE // num_particles)
+    most, count = max(1, _AT_ONCE // num_particles), len(keys)
     # A number of draws that is left over would be compiled by itself.
-    size = max(n for n in range(1, most + 1) if num_samples % n == 0)
-    value, bound, sizes = lax.map(one, tuple(keys), batch_size=size)
+    size = max(n for n in range(1, most + 1) if count % n == 0)
+    value, bound, sizes = lax.map(one, (keys, values), batch_size=size)
     return LogLikelihood(
-        logsumexp(value, 0) - jnp.log(num_samples),
+        logsumexp(value, 0) - jnp.log(count),
         jnp.mean(bound, 0),
         jnp.mean(sizes, 0),
         _divergence(fit),
