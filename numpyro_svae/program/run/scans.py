@@ -23,6 +23,7 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from numpyro_svae.program.run.classes import spelling_of, tril_of
+from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.scan_calls import ScanCall, num_steps, run_body
 from numpyro_svae.program.run.wrappers import peel
 
@@ -129,10 +130,12 @@ def find_scans(
         steps before it but not as a chain does.
     """
     recorder = _Recorder(program.model)
-    replace(program, model=recorder).trace(values, default)
+    messages = replace(program, model=recorder).trace(values, default)
     scans = []
     for args in recorder.calls:
-        call = ScanCall.of(args, {**program.fixed, **values}, program.key)
+        names = Names(messages.values())  # that NumPyro does not tell the body
+        fixed = {**program.fixed, **values}
+        call = ScanCall.of(args, fixed, program.key, names)
         scans.append(_read_scan(call, recorder.sampled, default))
     return tuple(scans)
 
