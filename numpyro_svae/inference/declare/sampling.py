@@ -175,7 +175,7 @@ def sample_local(
     if scan is None:
         values[name] = numpyro.sample(name, fn, infer=infer)
         return {name: values[name]}
-    infer = {**infer, "is_auxiliary": True, "scanned": True}
+    infer = {**infer, "is_auxiliary": True, "scanned": name}
     path = numpyro.sample(path_name(name, prefix), fn, infer=infer)
     values[name] = path
     rank, found = len(fn.batch_shape), {}
