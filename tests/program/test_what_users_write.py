@@ -25,6 +25,7 @@ from numpyro.handlers import (
 from numpyro.infer import Predictive
 from numpyro.infer.reparam import LocScaleReparam
 import pytest
+import xarray
 
 import numpyro_svae as ns
 from tests.data import clusters, make_svi, steps
@@ -244,7 +245,7 @@ def prior(fn, y, likelihood=halved, **options):
 
 
 REFUSED = {
-    "a table": (table, r"'a' .*\(3, 1\).*a\[row\]"),
+    "a table of rows": (table, r"'a' .*\(3, 1\).*a\[row\]"),
     "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
     "noises": (noise_by_noise, r"noises, as 'a', 'b', .*jnp\.stack\(\[a, b\]\)"),
     "binary": (switched, r"'z': .*Categorical\(jnp\.stack\(\[1 - p, p\], -1\)\)"),
@@ -274,6 +275,12 @@ REFUSED = {
         lambda y: prior(dist.Dirichlet(jnp.ones(3)), y, likelihood=dist.Categorical),
         r"'y': found states of dtype bool.*astype\(int\)",
     ),
+    "a table": (
+        lambda y: level(xarray.DataArray(y)),
+        r"'y': found data in a DataArray.*np\.asarray\(y\)",
+    ),
+    "bytes": (lambda y: level(y.astype(">f4")), "'y': found data of dtype >f4.*order"),
+    "complex": (lambda y: level(y + 1j), "'y': found data of dtype complex.*real"),
     "objects": (lambda y: level(y.astype(object)), "'y': found data of dtype object"),
     "missing": (lambda y: level(np.where(y > 1, np.nan, y)), "'y': found .* are NaN"),
 }
