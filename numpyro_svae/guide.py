@@ -29,7 +29,11 @@ from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
-from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
+from numpyro_svae.optim import (
+    check_enclosing_loss,
+    check_enclosing_optimizer,
+    is_initialising,
+)
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
 from numpyro_svae.program.read.numpy_calls import numpy_is_named
@@ -290,4 +294,6 @@ class AutoSVAE(FittedGuide):
         read = self._read(args, kwargs)
         if read.naturals:
             check_enclosing_optimizer(next(iter(read.naturals)))
+        if read.naturals or read.kept.start is not None:
+            check_enclosing_loss()
         return sampling.sample_plain(self.structure, read.messages)
