@@ -13,6 +13,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.handlers import (
+    block,
     condition,
     mask,
     reparam,
@@ -21,6 +22,7 @@ from numpyro.handlers import (
     seed,
     substitute,
     trace,
+    uncondition,
 )
 from numpyro.infer import Predictive
 from numpyro.infer.reparam import LocScaleReparam
@@ -326,3 +328,17 @@ def test_a_first_score_cannot_be_under_a_transformation_of_the_caller():
     with pytest.raises(ValueError, match="a first call outside of these"):
         jax.jit(score)(y)
     np.testing.assert_allclose(score(y), jax.jit(score)(y), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (condition(data={"mu": 1.0}), "'mu': latent in the guide, and observed in"),
+        (block(hide=["mu"]), "'mu': latent in the guide, and not there in"),
+        (uncondition(), "'y': observed in the guide, and latent in"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Found .*vars in:UserWarning")
+def test_another_model_than_that_of_the_guide_is_refused(change, found):
+    with pytest.raises(ValueError, match=f"{found}.*one model for both"):
+        ns.SVAE_ELBO().loss(random.key(0), {}, change(level), ns.AutoSVAE(level), Y)
