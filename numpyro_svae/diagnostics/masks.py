@@ -107,8 +107,8 @@ def with_priors(sites: Messages, drawn: Messages) -> tuple[Messages, Messages]:
     """
     ours, theirs = dict(drawn), dict(sites)
     for name, message in drawn.items():
-        if label_of(name) is None and peel(message["fn"])[1] is not None:
-            own = message["infer"].get("scanned", name)
+        own = message["infer"].get("scanned", name)
+        if label_of(own) is None and peel(message["fn"])[1] is not None:
             steps = len(sites[own]["value"]) if own != name else None
             ours[name] = {**message, "fn": _whole(message["fn"], steps)}
             theirs[own] = {**sites[own], "fn": unmasked(sites[own]["fn"])}
