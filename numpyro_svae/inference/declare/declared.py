@@ -36,7 +36,7 @@ def check_declared(guide_sites: dict, model_sites: dict) -> None:
     :raises ValueError: naming a site that one has observed and the other latent, or
         that the model has not.
     """
-    expected = {}
+    expected: dict[str, str] = {}
     for name, site in guide_sites.items():
         infer = site["infer"]
         expected |= dict.fromkeys(infer.get("expected_log_prob", {}), "observed")
