@@ -20,7 +20,7 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
 
-from numpyro_svae.inference.declare.declared import sums_of_terms
+from numpyro_svae.inference.declare.declared import check_declared, sums_of_terms
 from numpyro_svae.inference.local.weights import Weight, weighted
 from numpyro_svae.notices import Said, notice
 from numpyro_svae.program.run.wrappers import at_positions
@@ -248,6 +248,7 @@ def _terms(
     """ELBO terms by site; those that are not declared are weighted."""
     guide_sites = {n: s for n, s in guide_trace.items() if s["type"] == "sample"}
     model_sites = {n: s for n, s in model_trace.items() if s["type"] == "sample"}
+    check_declared(guide_sites, model_sites)
     terms = sums_of_terms(guide_sites, model_sites) if summed else {}
     for name, site in guide_sites.items():
         for target, value in site["infer"].get("expected_log_prob", {}).items():

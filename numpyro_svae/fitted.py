@@ -17,6 +17,7 @@ from numpyro.handlers import block, seed, trace
 from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_svae.families import NaturalParameters
+from numpyro_svae.inference.declare.sampling import joint_name, path_name
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.deterministic import deterministic_sites, of_values
@@ -82,6 +83,23 @@ class FittedGuide(AutoGuide):
 
     def _natural_name(self, name: str) -> str:
         return f"{name}_{self.prefix}_natural"
+
+    @property
+    def _messages_name(self) -> str:
+        return f"{self.prefix}_messages"
+
+    @property
+    def own_names(self) -> set[str]:
+        """The names of what the guide makes for itself, which no program may have."""
+        priors, scans = self.structure.priors, self.structure.scans
+        joint = (n for n, prior in priors.items() if len(prior.sites) > 1)
+        scanned = (n for n in self.structure.locals if any(n in s for s in scans))
+        return {
+            self._messages_name,
+            *map(self._natural_name, priors),
+            *(joint_name(name, self.prefix) for name in joint),
+            *(path_name(name, self.prefix) for name in scanned),
+        }
 
     def _infer(
         self, args: tuple, kwargs: dict, examine: bool = False

@@ -29,13 +29,18 @@ from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
-from numpyro_svae.optim import check_enclosing_optimizer, is_initialising
+from numpyro_svae.optim import (
+    check_enclosing_loss,
+    check_enclosing_optimizer,
+    is_initialising,
+)
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
 from numpyro_svae.program.read.numpy_calls import numpy_is_named
 from numpyro_svae.program.read.setup import read_program, recognise
 from numpyro_svae.program.run.deterministic import shapes_of
 from numpyro_svae.program.run.mutable_state import Given, check_state
+from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import (
@@ -217,13 +222,16 @@ class AutoSVAE(FittedGuide):
         messages = plain_run(program, structure, expose=True)
         program = replace(program, fixed=shared_values(messages))
 
-        def recognised() -> dict[str, Potential]:
-            return recognise(self.recognition, messages, args, kwargs, guide_key)[0]
+        given = messages, args, kwargs, guide_key
+        names = Names(messages.values(), self.own_names)
 
-        with Given() as given:
+        def recognised() -> dict[str, Potential]:
+            return recognise(self.recognition, *given, names)[0]
+
+        with Given() as state:
             potentials = recognised()
         if not is_initialising():
-            check_state(recognised, given.values, given.begun)
+            check_state(recognised, state.values, state.begun)
         sites = sample_sites(messages)
         check_shapes(sites)
         check_potentials(structure, sites, potentials)
@@ -233,7 +241,7 @@ class AutoSVAE(FittedGuide):
         known = search, bound, potentials, self.init, messages
         naturals = natural_parameters(structure, self._natural_name, *known)
         found = structure, program, self.ascent, bound, naturals, potentials
-        kept = KeptMessages.of(f"{self.prefix}_messages", *found, messages)
+        kept = KeptMessages.of(self._messages_name, *found, messages)
         return _Reading(naturals, bound, potentials, messages, program, kept)
 
     def _infer(
@@ -288,4 +296,6 @@ class AutoSVAE(FittedGuide):
         read = self._read(args, kwargs)
         if read.naturals:
             check_enclosing_optimizer(next(iter(read.naturals)))
+        if read.naturals or read.kept.start is not None:
+            check_enclosing_loss()
         return sampling.sample_plain(self.structure, read.messages)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NaturalStepState",
+    "check_enclosing_loss",
     "check_enclosing_optimizer",
     "is_initialising",
     "svae_optimizer",
@@ -235,6 +236,23 @@ def check_enclosing_optimizer(site: str) -> None:
             "of the family. Use numpyro_svae.svae_optimizer(neural=<your optimiser>, "
             "natural=0.1), which routes only the other parameters to it."
         )
+
+
+def check_enclosing_loss() -> None:
+    """Say that an SVI has a loss of NumPyro's, which scores the guide and trains it
+    badly: what is a natural gradient of :class:`~numpyro_svae.SVAE_ELBO` is not one of
+    any other."""
+    svi = _initialising()
+    if svi is None or not type(svi.loss).__module__.startswith("numpyro."):
+        return
+    warnings.warn(
+        f"AutoSVAE: found the loss {type(svi.loss).__name__} in SVI. It scores the "
+        "guide, but its gradients for the posteriors of global sites are no natural "
+        "gradients, and not all losses take what the guide keeps from step to step. "
+        "Accepted to train: SVI(..., loss=ns.SVAE_ELBO()).",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def is_initialising() -> bool:

@@ -20,6 +20,7 @@ from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.diagnostics.masks import seen_members, with_priors
 from numpyro_svae.diagnostics.programs import compiled, kept
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.declare.sampling import joint_name
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.groups import is_exact
@@ -54,7 +55,7 @@ def guide_draw(fit: Fit, key: Array) -> tuple[dict[str, dict], Array]:
     :param key: random key.
     """
     guide = fit.guide
-    joints = {f"{name}_{guide.prefix}_joint" for name in guide.structure.priors}
+    joints = {joint_name(name, guide.prefix) for name in guide.structure.priors}
     ours = fit.global_names | joints
     sites = sample_messages(fit.trace(guide, key, {}))
     return sites, total_log_prob(m for n, m in sites.items() if n in ours)

@@ -15,6 +15,7 @@ from numpyro.handlers import block, seed, trace
 from numpyro.primitives import Messenger
 
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.declare.sampling import joint_name
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given, check_state
@@ -85,7 +86,7 @@ class Fit(NamedTuple):
         if self.batch is None or not self.batch.open:
             return nullcontext()
         guide = self.guide
-        joints = {f"{name}_{guide.prefix}_joint" for name in guide.structure.priors}
+        joints = {joint_name(name, guide.prefix) for name in guide.structure.priors}
         first = self.params[self.batch.plate][0]
         return _Apart(self.global_names | joints, first)
 

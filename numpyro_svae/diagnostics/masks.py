@@ -16,7 +16,7 @@ from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.kinds import lengths_of
 from numpyro_svae.program.run.positions import extent_of, pull_to
-from numpyro_svae.program.run.wrappers import peel, unmasked
+from numpyro_svae.program.run.wrappers import at_positions, peel, unmasked
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups, scope
 from numpyro_svae.program.structure.labels import counted_labels, label_of
@@ -105,17 +105,28 @@ def with_priors(sites: Messages, drawn: Messages) -> tuple[Messages, Messages]:
     :param sites: of the model, at what was drawn.
     :param drawn: of the guide.
     """
-    masked = {
-        name
-        for name, message in drawn.items()
-        if label_of(name) is None and peel(message["fn"])[1] is not None
-    }
+    ours, theirs = dict(drawn), dict(sites)
+    for name, message in drawn.items():
+        own = message["infer"].get("scanned", name)
+        if label_of(own) is None and peel(message["fn"])[1] is not None:
+            steps = len(sites[own]["value"]) if own != name else None
+            ours[name] = {**message, "fn": _whole(message["fn"], steps)}
+            theirs[own] = {**sites[own], "fn": unmasked(sites[own]["fn"])}
+    return theirs, ours
 
-    def whole(messages: Messages) -> Messages:
-        own = {n: {**messages[n], "fn": unmasked(messages[n]["fn"])} for n in masked}
-        return {**messages, **own}
 
-    return whole(sites), whole(drawn)
+def _whole(fn: Any, steps: int | None) -> Any:
+    """A distribution without masks; in a scan, that of the last steps.
+
+    A path of the guide begins at the first state of a chain beside it, where a program
+    that scans has no site.
+    """
+    if steps is None or steps == fn.event_shape[0]:
+        return unmasked(fn)
+    extra = peel(fn)[2]
+    exists = jnp.arange(fn.event_shape[0]) > 0
+    exists = exists.reshape(-1, *(1,) * (extra - 1))
+    return at_positions(unmasked(fn), extra).mask(exists).to_event(extra)
 
 
 def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 import numpy as np
 import numpyro
+from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from numpyro.handlers import seed
 import pytest
@@ -104,3 +105,33 @@ def test_a_masked_vector_has_its_prior_given_its_label(x64):
 
     found = joint(random.split(random.key(1), 20_000))
     np.testing.assert_allclose(found, expected.sum(), atol=0.15)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_vector_in_a_scan_is_integrated_over_its_prior(x64, masked):
+    """Where it is masked too; and it has no site at the first state."""
+    y, initial = np.array([[[0.2]], [[1.4]]]), np.array([0.3, 0.7])
+    rows, loc = np.array([[0.8, 0.2], [0.3, 0.7]]), np.array([[-1.0], [2.0]])
+
+    def model(y, exists):
+        def step(z, x):
+            own, exists = x
+            with numpyro.plate("sequences", 1):
+                z = numpyro.sample("z", dist.Categorical(jnp.asarray(rows)[z]))
+                fn = dist.MultivariateNormal(jnp.asarray(loc)[z], jnp.eye(1))
+                v = numpyro.sample("v", fn.mask(exists))
+                fn = dist.MultivariateNormal(v, 0.5 * jnp.eye(1))
+                numpyro.sample("y", fn, obs=own)
+            return z, None
+
+        with numpyro.plate("sequences", 1):
+            first = numpyro.sample("first", dist.Categorical(jnp.asarray(initial)))
+        scan(step, first, (y, exists))
+
+    args = y, jnp.array([[True], [not masked]])
+    key, guide = random.key(0), ns.AutoSVAE(model, num_starts=1)
+    options = {"num_particles": 4000 if masked else 1}
+    found = ns.log_likelihood(model, guide, {}, key, *args, **options).value
+    density = norm(loc[:, 0], 1.5**0.5).pdf(y[:, 0])
+    expected = initial @ rows * density[0] @ rows @ density[1]
+    np.testing.assert_allclose(found, [np.log(expected)], atol=0.1 * masked + 1e-9)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -414,12 +415,13 @@ def test_a_scan_that_does_not_start_from_a_site_is_refused() -> None:
     _errs(model, "'x': the scan carries it .* does not start from a latent site")
 
 
-def _from_first(step: Callable) -> Callable:
+def _from_first(step: Callable, handler: Any = None) -> Callable:
     def model(y: Any = None) -> None:
         with _sequences():
             first = dist.MultivariateNormal(jnp.zeros(D), jnp.eye(D))
             x = numpyro.sample("x_first", first)
-        scan(step, x, _over_time(y)[1:])
+        with handler or nullcontext():
+            scan(step, x, _over_time(y)[1:])
 
     return model
 
@@ -460,3 +462,20 @@ def test_a_mask_on_the_states_of_a_scan_is_refused() -> None:
         return x, None
 
     _errs(_from_first(step), "'x': found a mask on the states of a chain")
+
+
+@pytest.mark.parametrize(
+    ("handler", "found"),
+    [
+        (numpyro.handlers.mask(mask=jnp.arange(N) > 0), "'x': found a mask"),
+        (numpyro.handlers.scale(scale=2.0), r"'.*', 'x': found scales 1\.0 and 2\.0"),
+    ],
+)
+def test_handlers_around_a_scan_alone_are_refused(handler: Any, found: str) -> None:
+    def step(x: Any, y: Any) -> tuple:
+        with _sequences():
+            x = numpyro.sample("x", dist.MultivariateNormal(0.9 * x, jnp.eye(D)))
+            numpyro.sample("y", _picture(x), obs=y)
+        return x, None
+
+    _errs(_from_first(step, handler), found)

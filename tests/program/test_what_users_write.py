@@ -13,6 +13,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.handlers import (
+    block,
     condition,
     mask,
     reparam,
@@ -21,10 +22,12 @@ from numpyro.handlers import (
     seed,
     substitute,
     trace,
+    uncondition,
 )
 from numpyro.infer import Predictive
 from numpyro.infer.reparam import LocScaleReparam
 import pytest
+import xarray
 
 import numpyro_svae as ns
 from tests.data import clusters, make_svi, steps
@@ -244,7 +247,7 @@ def prior(fn, y, likelihood=halved, **options):
 
 
 REFUSED = {
-    "a table": (table, r"'a' .*\(3, 1\).*a\[row\]"),
+    "a table of rows": (table, r"'a' .*\(3, 1\).*a\[row\]"),
     "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
     "noises": (noise_by_noise, r"noises, as 'a', 'b', .*jnp\.stack\(\[a, b\]\)"),
     "binary": (switched, r"'z': .*Categorical\(jnp\.stack\(\[1 - p, p\], -1\)\)"),
@@ -274,6 +277,12 @@ REFUSED = {
         lambda y: prior(dist.Dirichlet(jnp.ones(3)), y, likelihood=dist.Categorical),
         r"'y': found states of dtype bool.*astype\(int\)",
     ),
+    "a table": (
+        lambda y: level(xarray.DataArray(y)),
+        r"'y': found data in a DataArray.*np\.asarray\(y\)",
+    ),
+    "bytes": (lambda y: level(y.astype(">f4")), "'y': found data of dtype >f4.*order"),
+    "complex": (lambda y: level(y + 1j), "'y': found data of dtype complex.*real"),
     "objects": (lambda y: level(y.astype(object)), "'y': found data of dtype object"),
     "missing": (lambda y: level(np.where(y > 1, np.nan, y)), "'y': found .* are NaN"),
 }
@@ -319,3 +328,17 @@ def test_a_first_score_cannot_be_under_a_transformation_of_the_caller():
     with pytest.raises(ValueError, match="a first call outside of these"):
         jax.jit(score)(y)
     np.testing.assert_allclose(score(y), jax.jit(score)(y), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (condition(data={"mu": 1.0}), "'mu': latent in the guide, and observed in"),
+        (block(hide=["mu"]), "'mu': latent in the guide, and not there in"),
+        (uncondition(), "'y': observed in the guide, and latent in"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Found .*vars in:UserWarning")
+def test_another_model_than_that_of_the_guide_is_refused(change, found):
+    with pytest.raises(ValueError, match=f"{found}.*one model for both"):
+        ns.SVAE_ELBO().loss(random.key(0), {}, change(level), ns.AutoSVAE(level), Y)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The sum of terms that a guide declares, in place of these terms in an ELBO."""
+"""The terms that a guide declares, and their sum in their place in an ELBO."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jax import Array
 import jax.numpy as jnp
 
-__all__ = ["Total", "sums_of_terms"]
+__all__ = ["Total", "check_declared", "sums_of_terms"]
 
 Scale = Array | float
 
@@ -26,6 +26,35 @@ class Total(NamedTuple):
 
     parts: dict[str, Array]
     scales: dict[str, Scale]
+
+
+def check_declared(guide_sites: dict, model_sites: dict) -> None:
+    """What a guide declares must be of the sites that the model has.
+
+    :param guide_sites: the sample sites of a run of the guide.
+    :param model_sites: those of the model.
+    :raises ValueError: naming a site that one has observed and the other latent, or
+        that the model has not.
+    """
+    expected: dict[str, str] = {}
+    for name, site in guide_sites.items():
+        infer = site["infer"]
+        expected |= dict.fromkeys(infer.get("expected_log_prob", {}), "observed")
+        if "kl" in infer and not infer.get("is_auxiliary", False):
+            expected[name] = "latent"
+    for name, kind in expected.items():
+        site = model_sites.get(name)
+        found = "not there" if site is None else _kind(site)
+        if found != kind:
+            raise ValueError(
+                f"Site '{name}': {kind} in the guide, and {found} in the model that "
+                "SVI was given. Accepted: one model for both, as AutoSVAE(model) and "
+                "SVI(model, guide, ...), with the same numpyro.handlers around it."
+            )
+
+
+def _kind(site: dict) -> str:
+    return "observed" if site["is_observed"] else "latent"
 
 
 def sums_of_terms(guide_sites: dict, model_sites: dict) -> dict[str, Array]:

@@ -25,6 +25,8 @@ from numpyro_svae.program.structure.factors import Structure
 __all__ = [
     "closed_forms",
     "draw_graphs",
+    "joint_name",
+    "path_name",
     "sample_global",
     "sample_local",
     "sample_plain",
@@ -44,7 +46,7 @@ def closed_forms(
 
     def shown(name: str) -> str:
         scanned = name in local.kl and any(name in scan for scan in scans)
-        return _path(name, prefix) if scanned else name
+        return path_name(name, prefix) if scanned else name
 
     names = (*local.expected_log_prob, *local.kl)
     scales = {shown(name): sites[name].scale for name in names}
@@ -54,7 +56,12 @@ def closed_forms(
     return {"expected_log_prob": local.expected_log_prob, "total": total}
 
 
-def _path(name: str, prefix: str) -> str:
+def joint_name(name: str, prefix: str) -> str:
+    """Name of the auxiliary site of a global block that is spelled as two sites."""
+    return f"{name}_{prefix}_joint"
+
+
+def path_name(name: str, prefix: str) -> str:
     """Name of the auxiliary site of a chain that a scan spells."""
     return f"{name}_{prefix}_path"
 
@@ -80,7 +87,7 @@ def sample_global(
     """
     if len(prior.sites) == 1:
         return {prior.name: numpyro.sample(prior.name, fn, infer=infer)}
-    joint = f"{prior.name}_{prefix}_joint"
+    joint = joint_name(prior.name, prefix)
     packed = numpyro.sample(joint, fn, infer={**infer, "is_auxiliary": True})
     values = prior.unpack(packed)
     stretch = prior.log_stretch(values)  # declared at the first site
@@ -168,8 +175,8 @@ def sample_local(
     if scan is None:
         values[name] = numpyro.sample(name, fn, infer=infer)
         return {name: values[name]}
-    infer = {**infer, "is_auxiliary": True, "scanned": True}
-    path = numpyro.sample(_path(name, prefix), fn, infer=infer)
+    infer = {**infer, "is_auxiliary": True, "scanned": name}
+    path = numpyro.sample(path_name(name, prefix), fn, infer=infer)
     values[name] = path
     rank, found = len(fn.batch_shape), {}
     unused = random.PRNGKey(0)  # so that both spellings draw alike

@@ -43,7 +43,7 @@ class Weight(NamedTuple):
         """
         extra = table.ndim - 1 - len(site["fn"].batch_shape)
         frames = frozenset(site["cond_indep_stack"])
-        scanned = site["infer"].get("scanned", False)
+        scanned = "scanned" in site["infer"]
         return cls(frames, table[..., state], extra, 1 / table.shape[-1], scanned)
 
     def placed(self, site: dict) -> Weight:

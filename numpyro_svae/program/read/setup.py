@@ -156,6 +156,7 @@ def recognise(
     args: tuple,
     kwargs: dict[str, Any],
     key: Array,
+    names: Names | None = None,
 ) -> tuple[dict[str, Potential], dict[str, dict]]:
     """Run the recognition function in the plates of a run of the model.
 
@@ -164,12 +165,13 @@ def recognise(
     :param args: arguments of the function.
     :param kwargs: keyword arguments of the function.
     :param key: random key for what it draws.
+    :param names: what names stand for already; those of the run, if not given.
     :return: potentials by site, and the messages of the plates that it opened.
     """
     seen = any(m["type"] == "sample" and m["is_observed"] for m in messages.values())
     if recognition is None or not seen:
         return {}, {}
-    indices, names = Plates(messages).indices, Names(messages.values())
+    indices, names = Plates(messages).indices, names or Names(messages.values())
     with trace() as own, seed(rng_seed=key), Fixed(data=indices, names=names):
         potentials = recognition(*args, **kwargs)
     if not isinstance(potentials, Mapping):

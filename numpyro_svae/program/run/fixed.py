@@ -33,7 +33,7 @@ class Fixed(substitute):
         names: Names | None = None,
     ) -> None:
         super().__init__(fn, data=data)
-        self._names, self._sizes = names or Names(), dict[str, int]()
+        self._names = names or Names()
 
     def process_message(self, msg: dict) -> None:
         """Give a site its value, and a plate its members.
@@ -45,12 +45,6 @@ class Fixed(substitute):
         if msg["type"] != "plate":
             return
         name, (size, _) = msg["name"], msg["args"]
-        if self._sizes.setdefault(name, size) != size:
-            raise ValueError(
-                f"Plate '{name}': found sizes {self._sizes[name]} and {size} in one "
-                "run. Accepted: one size for all plates of a name; other data have a "
-                "plate with a name of their own."
-            )
         if name in self.data:
             msg["kwargs"]["written"] = msg["args"]
             msg["args"] = size, len(msg["value"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -31,7 +32,7 @@ def as_numbers(name: str, value: Any, states: bool) -> Any:
             "y.filled(0), and the mask on the distribution, as "
             "fn.mask(~np.ma.getmaskarray(y))."
         )
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) or _is_table(value):
         raise ValueError(
             f"Site '{name}': found data in a {type(value).__name__}. Accepted: an "
             "array, as np.asarray(y)."
@@ -39,6 +40,12 @@ def as_numbers(name: str, value: Any, states: bool) -> Any:
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return value
+    if not getattr(dtype, "isnative", True):
+        raise ValueError(
+            f"Site '{name}': found data of dtype {dtype.str}, whose bytes are in an "
+            "order that JAX does not take. Accepted: "
+            "y.astype(y.dtype.newbyteorder('='))."
+        )
     if jnp.issubdtype(dtype, jnp.floating) and not states:
         return value.astype(jnp.float32) if jnp.finfo(dtype).bits < 32 else value
     if jnp.issubdtype(dtype, jnp.integer):
@@ -48,10 +55,17 @@ def as_numbers(name: str, value: Any, states: bool) -> Any:
             f"Site '{name}': found states of dtype {dtype}. Accepted: integers, as "
             "z.astype(int); where they are masked, any integer."
         )
-    if getattr(dtype, "kind", "f") in "OSUMm":
+    if getattr(dtype, "kind", "f") in "OSUMmcV":
         raise ValueError(
-            f"Site '{name}': found data of dtype {dtype}. Accepted: numbers, as "
+            f"Site '{name}': found data of dtype {dtype}. Accepted: real numbers, as "
             "np.asarray(y, float); of words, their labels, as "
             "np.unique(y, return_inverse=True)[1]."
         )
     return value
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value is an array of another library, as of pandas, xarray or torch."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return False
+    return hasattr(value, "__array__") and not hasattr(value, "__jax_array__")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.names import Names
 
 __all__ = ["ScanCall", "num_steps", "run_body"]
 
@@ -30,6 +31,7 @@ class ScanCall:
     :param length: number of steps.
     :param fixed: values of parameters.
     :param key: random key for what the body draws.
+    :param names: what names stand for already, which the body does not say itself.
     """
 
     body: Callable
@@ -39,9 +41,16 @@ class ScanCall:
     length: int
     fixed: dict[str, Any]
     key: Array
+    names: Names | None = None
 
     @classmethod
-    def of(cls, args: tuple, fixed: dict[str, Any], key: Array) -> ScanCall:
+    def of(
+        cls,
+        args: tuple,
+        fixed: dict[str, Any],
+        key: Array,
+        names: Names | None = None,
+    ) -> ScanCall:
         """Read the arguments of the message of a scan."""
         body, init, xs, _, reverse = args
         if reverse:
@@ -50,7 +59,7 @@ class ScanCall:
                 "numpyro.contrib.control_flow.scan with reverse=False."
             )
         leaves, tree = jax.tree.flatten(init)
-        return cls(body, leaves, tree, xs, num_steps(args), fixed, key)
+        return cls(body, leaves, tree, xs, num_steps(args), fixed, key, names)
 
     def first_inputs(self) -> Any:
         """What the first step scans over."""
@@ -100,7 +109,7 @@ def run_body(
         trace() as messages,
         seed(rng_seed=call.key),
         substitute(substitute_fn=fill),
-        Fixed(data={**call.fixed, **given}),
+        Fixed(data={**call.fixed, **given}, names=call.names),
     ):
         carry, y = call.body(jax.tree.unflatten(call.tree, carry), x)
     return jax.tree.leaves(carry), y, messages

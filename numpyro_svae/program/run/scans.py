@@ -21,8 +21,10 @@ import numpy as np
 from numpyro.contrib.control_flow.scan import scan_wrapper
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.classes import spelling_of, tril_of
+from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.scan_calls import ScanCall, num_steps, run_body
 from numpyro_svae.program.run.wrappers import peel
 
@@ -129,11 +131,16 @@ def find_scans(
         steps before it but not as a chain does.
     """
     recorder = _Recorder(program.model)
-    replace(program, model=recorder).trace(values, default)
+    messages = replace(program, model=recorder).trace(values, default)
     scans = []
     for args in recorder.calls:
-        call = ScanCall.of(args, {**program.fixed, **values}, program.key)
-        scans.append(_read_scan(call, recorder.sampled, default))
+        names = Names(messages.values())  # that NumPyro does not tell the body
+        fixed = {**program.fixed, **values}
+        call = ScanCall.of(args, fixed, program.key, names)
+        scan = _read_scan(call, recorder.sampled, default)
+        for name, chain in scan.chains.items():
+            _check_counted(messages[chain.first], messages[name])
+        scans.append(scan)
     return tuple(scans)
 
 
@@ -158,8 +165,6 @@ def _read_scan(
                 "start from a latent site. Accepted: scan(step, first_state, ...) with "
                 "first_state the value of a latent site of the same kind."
             )
-        _check_mask(name, body[name]["fn"])
-        _check_mask(first, sampled[first]["fn"])
         discrete = jnp.issubdtype(jnp.result_type(end), jnp.integer)
         chains[name] = ScannedChain(name, first, leaf, bool(discrete))
     _check_carry(call, carry, body, chains)
@@ -172,12 +177,27 @@ def _named(messages: dict[str, dict], value: Any) -> str | None:
     return next((n for n, m in messages.items() if m["value"] is value), None)
 
 
-def _check_mask(name: str, fn: Any) -> None:
-    """The states of a chain all count: a mask would break it in the middle."""
-    if peel(fn)[1] is not None:
+def _check_counted(*states: dict) -> None:
+    """The states of a chain all count, and alike: a mask would break it in the middle.
+
+    :param states: the first state and the others, with what handlers around a scan say.
+    """
+    for message in states:
+        if peel(message["fn"])[1] is not None:
+            raise ValueError(
+                f"Site '{message['name']}': found a mask on the states of a chain that "
+                "is written as a scan, by numpyro.handlers.mask or .mask(...). "
+                "Accepted: masks on the observed sites of the body, and on potentials; "
+                "masks of whole paths, on ns.DiscreteMarkovChain and the like."
+            )
+    first, later = (1.0 if m["scale"] is None else m["scale"] for m in states)
+    known = all(map(not_jax_tracer, (first, later)))
+    if known and not np.allclose(first, later):
+        name, other = (message["name"] for message in states)
         raise ValueError(
-            f"Site '{name}': found a mask on the states of a chain that is written as "
-            "a scan. Accepted: masks on the body's observed sites, and on potentials."
+            f"Sites '{name}', '{other}': found scales {first} and {later} of the "
+            "states of one chain, by numpyro.handlers.scale or subsampling. Accepted: "
+            "the same scale, as by a handler around the first state and the scan."
         )
 
 
