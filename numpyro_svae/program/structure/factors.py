@@ -127,6 +127,8 @@ class Beside:
     :param noise_by_state: whether a known covariance does.
     :param shared: whether K and S are the same at all positions, but for the offset.
     :param scaled: whether there is an s that is not one.
+    :param all_by_state: whether S and s differ between the states too, as where labels
+        pick one of several sites: ``jnp.where(z == 1, a, b)``.
     """
 
     location: str = ""
@@ -134,6 +136,7 @@ class Beside:
     noise_by_state: bool = False
     shared: bool = True
     scaled: bool = False
+    all_by_state: bool = False
 
 
 @dataclass(frozen=True)
