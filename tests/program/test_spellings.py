@@ -3,14 +3,20 @@
 
 """One model in several spellings: all of them have the posterior of the plain one."""
 
+from contextlib import ExitStack
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro.handlers import seed, substitute, trace
+import pytest
 from scipy.special import digamma
 
 import numpyro_svae as ns
 from tests.data import make_svi, steps
+from tests.reading import assert_read_alike
 
 RNG = np.random.default_rng(0)
 LABEL = np.arange(16) % 2
@@ -91,3 +97,118 @@ def test_a_label_says_whether_a_site_counts_and_how_noise_is_scaled():
     score = log - log.max() - 0.5 * tau * squares - [0.0, np.log(1.5)]
     expected = np.exp(score) / np.exp(score).sum(-1, keepdims=True)
     np.testing.assert_allclose(label, expected, atol=2e-3)
+
+
+X = RNG.standard_normal((16, 3))
+GROUP = np.arange(16) % 4
+
+
+def regression(weights):
+    def model(y=Y):
+        w, tau = weights(), numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("data", 16):
+            numpyro.sample("y", dist.Normal(X @ w, 1 / jnp.sqrt(tau)), obs=y)
+
+    return model
+
+
+def outputs(weights):
+    def model():
+        w = weights()
+        with numpyro.plate("data", 16):
+            fn = dist.Normal(X @ w, jnp.array([0.5, 1.0]))
+            numpyro.sample("y", fn.to_event(1), obs=np.c_[Y, -Y])
+
+    return model
+
+
+def slopes(weights):
+    def model():
+        w = weights()
+        with numpyro.plate("data", 16):
+            loc = jnp.sum(X * w[GROUP], -1)
+            numpyro.sample("y", dist.Normal(loc, 0.5), obs=Y)
+
+    return model
+
+
+def members(gaussian):
+    def model():
+        mu, tau = gaussian()
+        with numpyro.plate("data", 16):
+            z = numpyro.sample("z", dist.Categorical(jnp.ones(4) / 4))
+            fn = dist.Normal(mu[z], 1 / jnp.sqrt(tau[z])).to_event(1)
+            numpyro.sample("y", fn, obs=X)
+
+    return model
+
+
+def event(*shape):
+    return numpyro.sample("w", WIDE.expand(shape).to_event(len(shape)))
+
+
+def plates(*shape):
+    with ExitStack() as stack:
+        for axis, size in enumerate(shape, -len(shape)):
+            stack.enter_context(numpyro.plate(f"axis{axis}", size, dim=axis))
+        return numpyro.sample("w", WIDE)
+
+
+def groups_of_events():
+    with numpyro.plate("axis-2", 4):
+        return event(3)
+
+
+def with_noises(mean, *shape):
+    def gaussian():
+        with numpyro.plate("axis-2", 4):
+            mu = mean()
+            prior = dist.Gamma(2.0, 1.0).expand(shape)
+            return mu, numpyro.sample("tau", prior.to_event(1))
+
+    return gaussian
+
+
+def noises_in_plates():
+    with numpyro.plate("axis-2", 4, dim=-2), numpyro.plate("axis-1", 3, dim=-1):
+        return numpyro.sample("w", WIDE), numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+
+
+def shapes_alone(*shape):
+    return numpyro.sample("w", dist.Normal(jnp.zeros(shape), 5.0))
+
+
+@pytest.mark.parametrize(
+    ("spelled", "plain"),
+    [
+        (regression(partial(plates, 3)), regression(partial(event, 3))),
+        (regression(partial(shapes_alone, 3)), regression(partial(event, 3))),
+        (outputs(partial(plates, 3, 2)), outputs(partial(event, 3, 2))),
+        (slopes(partial(plates, 4, 3)), slopes(groups_of_events)),
+        (
+            members(noises_in_plates),
+            members(with_noises(partial(event, 3), 3)),
+        ),
+    ],
+    ids=["features", "no event", "matrix", "slopes", "states"],
+)
+def test_plates_of_entries_are_read_as_events(spelled, plain):
+    assert_read_alike(spelled, plain)
+
+
+def test_weights_in_a_plate_have_the_draws_and_the_posterior_of_a_vector():
+    guide, params, _ = fitted(regression(partial(plates, 3)), 30)
+    found = guide.get_posterior(params)
+    precision = found["tau"].mean * X.T @ X + np.eye(3) / 25
+    covariance = np.linalg.inv(precision)
+    mean = found["tau"].mean * covariance @ X.T @ Y
+    np.testing.assert_allclose(found["w"].mean, mean, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["w"].covariance_matrix, covariance, rtol=2e-3)
+
+    messages = trace(seed(substitute(guide, params), 0)).get_trace(Y)
+    drawn = messages["w"]
+    assert drawn["fn"].batch_shape == drawn["value"].shape == (3,)
+    log_density = drawn["fn"].log_prob(drawn["value"]).sum()
+    np.testing.assert_allclose(
+        log_density, found["w"].log_prob(drawn["value"]), rtol=1e-5
+    )

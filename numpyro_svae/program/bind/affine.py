@@ -42,7 +42,8 @@ class Affine(NamedTuple):
 
     What differs between the states of the selectors has them as axes after those of
     the positions: K if ``beside.by_state``, S and s if ``beside.all_by_state``, and a
-    covariance if ``beside.noise_by_state``. Positions that share a value may have no axes.
+    covariance if ``beside.noise_by_state``. Positions that share a value may have no
+    axes.
 
     :param known: the columns of K for the parents, ``(*positions, D, P)``; None if they
         are zero. Of a part of a chain: all of K.

@@ -87,8 +87,7 @@ def read_structure(
         program.scans,
         prober.joins,
         populations,
-        program.numbers,
-        program.time_plates,
+        program.shown,
         senders_of(likelihoods, locals, {*recognised} - refines),
         predicted,
     )
