@@ -212,13 +212,6 @@ def inflated(y):
         numpyro.sample("y", fn, obs=np.round(np.abs(y)))
 
 
-def switched(y):
-    mu = numpyro.sample("mu", WIDE.expand([2]).to_event(1))
-    with numpyro.plate("data", len(y)):
-        z = numpyro.sample("z", dist.Bernoulli(0.3))
-        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-
-
 def multiplied(y):
     z, scale = numpyro.sample("z", WIDE), numpyro.sample("scale", dist.HalfCauchy(1.0))
     with numpyro.plate("data", len(y)):
@@ -247,7 +240,6 @@ REFUSED = {
     "a table": (table, r"'a' .*\(3, 1\).*a\[row\]"),
     "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
     "noises": (noise_by_noise, r"noises, as 'a', 'b', .*jnp\.stack\(\[a, b\]\)"),
-    "binary": (switched, r"'z': .*Categorical\(jnp\.stack\(\[1 - p, p\], -1\)\)"),
     "not centred": (multiplied, r"'scale': .*loc \+ scale \* z.*Normal\(loc, scale\)"),
     "a gate": (inflated, r"'gate' .*jax\.nn\.sigmoid"),
     "known": (lambda y: prior(dist.Delta(0.5), y), r"'site'.*numpyro\.deterministic"),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -94,7 +94,8 @@ class BoundRegression(NamedTuple):
 
         The S assignments of the states are one axis.
         """
-        known, placement = self.known, self.placement
+        known: Any = self.known
+        placement: Any = self.placement
         for _ in range(states):
             v, w = v[..., None, :], w[..., None, :]
         v = v - jnp.squeeze(known @ w[..., None], -1)

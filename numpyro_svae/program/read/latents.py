@@ -17,6 +17,7 @@ from numpyro_svae.program.read.sums import of_scale
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
+from numpyro_svae.program.run.wrappers import as_states
 from numpyro_svae.program.structure.factors import Local
 from numpyro_svae.program.structure.labels import label_of
 from numpyro_svae.program.structure.probing import Prober
@@ -36,7 +37,7 @@ def easy_value(message: dict) -> Array | None:
     :raises ValueError: naming the site, if nothing can be drawn from its prior, or it
         is drawn several times.
     """
-    fn, times = message["fn"], message["kwargs"].get("sample_shape")
+    fn, times = as_states(message["fn"]), message["kwargs"].get("sample_shape")
     if times:
         raise ValueError(
             f"Site '{message['name']}': found sample_shape={times}. Accepted: the "
@@ -164,16 +165,11 @@ def read_locals(
     return locals
 
 
-_BINARY = (
-    " With a probability p of one, write it as Categorical(jnp.stack([1 - p, p], -1))."
-)
 _FACTOR = (
     " Where it multiplies another site, as in loc + scale * z, write that as "
     "Normal(loc, scale)."
 )
 _INSTEAD: dict[type, str] = {
-    dist.BernoulliProbs: _BINARY,
-    dist.BernoulliLogits: _BINARY,
     dist.HalfCauchy: _FACTOR,
     dist.HalfNormal: _FACTOR,
     dist.Delta: " What is known is no latent site: numpyro.deterministic(name, value).",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
-from numpyro_svae.program.run.wrappers import as_vectors
+from numpyro_svae.program.run.wrappers import as_states, as_vectors
 
 __all__ = ["Shown"]
 
@@ -32,9 +32,10 @@ class Shown:
     def message(self, message: dict) -> dict:
         """A message of a sample site as it is shown."""
         name = message["name"]
-        if name in self.together and not message["is_observed"]:
-            return _with_entries(message, self.together[name])
         if not message["is_observed"]:
+            message = {**message, "fn": as_states(message["fn"])}
+            if name in self.together:
+                return _with_entries(message, self.together[name])
             return message
         if name in self.time_plates:
             return with_time_in_event(message, self.time_plates[name])

@@ -37,7 +37,7 @@ def find_together(prober: Prober) -> dict[str, int]:
     :return: by site, those alone that have any.
     """
     sites = [s for s in prober.sites.values() if s.batch_shape and _is_block(s)]
-    found = {}
+    found = dict[str, int]()
     for site in sites:
         users = _users(prober, site)
         count = _Members(prober, site, users).together() if users else 0
