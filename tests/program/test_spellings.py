@@ -140,6 +140,46 @@ def slopes(weights):
     return model
 
 
+def crossed(rows, columns):
+    def model():
+        a, b = rows("a", 4), columns("b", 3)
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("data", 16):
+            loc = a[GROUP] + b[np.arange(16) // 6]
+            numpyro.sample("y", dist.Normal(loc, 1 / jnp.sqrt(tau)), obs=Y)
+
+    return model
+
+
+def effects(name, size):
+    with numpyro.plate(f"{name}s", size):
+        return numpyro.sample(name, WIDE)
+
+
+def effects_in_one(name, size):
+    return numpyro.sample(name, WIDE.expand([size]).to_event(1))
+
+
+def vectors(latent):
+    def model():
+        x = latent()
+        with numpyro.plate("data", 16):
+            fn = dist.Normal(x @ jnp.ones((2, 3)), 0.5)
+            numpyro.sample("y", fn.to_event(1), obs=X)
+
+    return model
+
+
+def entries_in_plates():
+    with numpyro.plate("data", 16, dim=-2), numpyro.plate("entries", 2, dim=-1):
+        return numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+
+def vectors_of_data():
+    with numpyro.plate("data", 16):
+        return numpyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+
+
 def members(gaussian):
     def model():
         mu, tau = gaussian()
@@ -192,6 +232,15 @@ def of_two(p):
     return dist.Categorical(jnp.stack([1 - p, p], -1))
 
 
+def rates(prior, likelihood):
+    def model():
+        value = numpyro.sample("value", prior)
+        with numpyro.plate("data", 16):
+            numpyro.sample("y", likelihood(value), obs=LABEL)
+
+    return model
+
+
 def noises_in_plates():
     with numpyro.plate("axis-2", 4, dim=-2), numpyro.plate("axis-1", 3, dim=-1):
         return numpyro.sample("w", WIDE), numpyro.sample("tau", dist.Gamma(2.0, 1.0))
@@ -201,23 +250,29 @@ def shapes_alone(*shape):
     return numpyro.sample("w", dist.Normal(jnp.zeros(shape), 5.0))
 
 
-@pytest.mark.parametrize(
-    ("spelled", "plain"),
-    [
-        (regression(partial(plates, 3)), regression(partial(event, 3))),
-        (regression(partial(shapes_alone, 3)), regression(partial(event, 3))),
-        (outputs(partial(plates, 3, 2)), outputs(partial(event, 3, 2))),
-        (slopes(partial(plates, 4, 3)), slopes(groups_of_events)),
-        (
-            members(noises_in_plates),
-            members(with_noises(partial(event, 3), 3)),
-        ),
-        (binary(dist.Bernoulli), binary(of_two)),
-    ],
-    ids=["features", "no event", "matrix", "slopes", "states", "binary"],
-)
-def test_two_spellings_are_read_alike(spelled, plain):
-    assert_read_alike(spelled, plain)
+ALIKE = {
+    "features": (regression(partial(plates, 3)), regression(partial(event, 3))),
+    "no event": (regression(partial(shapes_alone, 3)), regression(partial(event, 3))),
+    "matrix": (outputs(partial(plates, 3, 2)), outputs(partial(event, 3, 2))),
+    "slopes": (slopes(partial(plates, 4, 3)), slopes(groups_of_events)),
+    "states": (members(noises_in_plates), members(with_noises(partial(event, 3), 3))),
+    "crossed": (crossed(effects, effects), crossed(effects_in_one, effects_in_one)),
+    "vectors": (vectors(entries_in_plates), vectors(vectors_of_data)),
+    "binary": (binary(dist.Bernoulli), binary(of_two)),
+    "uniform": (
+        rates(dist.Uniform(), dist.Bernoulli),
+        rates(dist.Beta(1.0, 1.0), dist.Bernoulli),
+    ),
+    "rate": (
+        rates(dist.Exponential(2.0), dist.Poisson),
+        rates(dist.Gamma(1.0, 2.0), dist.Poisson),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_two_spellings_are_read_alike(name):
+    assert_read_alike(*ALIKE[name])
 
 
 def test_weights_in_a_plate_have_the_draws_and_the_posterior_of_a_vector():

@@ -30,7 +30,7 @@ from numpyro_svae.program.bind.affine import (
 from numpyro_svae.program.bind.gathered import gathered_members, scanned_inputs
 from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.origins import here_and_elsewhere
-from numpyro_svae.program.run.positions import Extent, extent_of, read_at
+from numpyro_svae.program.run.positions import Extent, extent_of, is_at, read_at
 from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.structure.factors import Beside, GaussianFactor, Source
@@ -61,6 +61,8 @@ def find_factor(
     if not can_list(prober, selectors) or (holder is not None and several):
         return None
     extent = extent_of(view.site, view.role)
+    if not all(is_at(extent_of(prober.sites[name]), extent) for name in parents):
+        return None
     for factor in _candidates(view, parents, selectors, noise_by_state):
         affine = jax.jit(partial(read_affine, prober, view.site, factor))()
         selector = selectors[0] if len(selectors) == 1 else None

@@ -255,7 +255,10 @@ class Candidates:
                 "of the dimension D of its responses, a weight F of shape (D, M) as in "
                 "F @ u, or (M, D) as in u @ F, or the weights (M,) of a response of "
                 "dimension one. Weights of logits of latent states are known, or "
-                "numpyro.param."
+                "numpyro.param. The logarithm of a scale is no such site: write the "
+                "scale as a dist.LogNormal site. Of a product of matrices, as "
+                "u @ v.T, write the rows of both in plates, dim=-2 and dim=-1, and "
+                "Normal(jnp.sum(u * v, -1), s) in both."
             )
         dim, columns = shape
         rows = (len(event) == 2 and not transposed) or dim == 1

@@ -21,7 +21,7 @@ class Shown:
         shown as vectors of dimension one.
     :param time_plates: the plate over steps of a chain, by observed site that has one;
         it is shown as an event dimension.
-    :param together: how many batch dimensions of a global site are those of one vector
+    :param together: how many batch dimensions of a latent site are those of one vector
         or matrix, by site; they are shown as event dimensions.
     """
 

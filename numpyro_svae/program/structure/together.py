@@ -1,16 +1,18 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Finds global sites whose plate has the entries of one vector, not members.
+"""Finds sites whose plate has the entries of one vector, not members.
 
 A plate of K components has members that are used one at a time, as in ``mu[z]``.
 Weights in a plate of features, as in ``X @ w``, are used together, and so are the
-entries of a mean. They are shown to the reader with these plates as event dimensions,
-as if they had been written with ``to_event``: their posterior is one of all of them.
+entries of a mean, and of several batches that are picked apart, as in ``a[row] +
+b[column]``. They are shown to the reader with these plates as event dimensions, as if
+they had been written with ``to_event``: their posterior is one of all of them.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,37 +33,40 @@ __all__ = ["find_together"]
 
 
 def find_together(prober: Prober) -> dict[str, int]:
-    """How many batch dimensions of global sites are those of one vector or matrix.
+    """How many batch dimensions of Gaussian sites and scales are those of one vector or
+    matrix.
 
     :param prober: runs the program, with concrete arguments.
     :return: by site, those alone that have any.
     """
     sites = [s for s in prober.sites.values() if s.batch_shape and _is_block(s)]
-    found = dict[str, int]()
-    for site in sites:
-        users = _users(prober, site)
-        count = _Members(prober, site, users).together() if users else 0
-        found |= {site.name: count} if count else {}
-    return found
+    every = [_Members(prober, site, _users(prober, site)) for site in sites]
+    every = [members for members in every if members.users and members.axes]
+    found = {m.site.name: m.together() for m in every}
+    if not any(found.values()):
+        weights = [m for m in every if is_gaussian(m.site.fn)]
+        found = {m.site.name: m.rank for m in weights if m.are_apart(every)}
+    return {name: count for name, count in found.items() if count}
 
 
 def _is_block(site: Site) -> bool:
-    """Whether a site may be a global mean, weight, or scale that counts as a whole."""
+    """Whether a site may be a mean, weight, or scale that counts as a whole."""
     gaussian = is_gaussian(site.fn) and not is_path(site.fn)
     free = not site.observed and bool(np.all(np.equal(site.scale, 1.0)))
     return free and (gaussian or isinstance(site.fn, PrecisionPrior.distributions))
 
 
 def _users(prober: Prober, site: Site) -> list[Site]:
-    """The Gaussian vectors that depend on a site; none if it has a member for each
-    position of one of them."""
-    needs, own = prober.needs, {frame.name for frame in site.frames}
-    found = [prober.sites[n] for n, used in needs.items() if site.name in used]
-    if any(own & {frame.name for frame in s.frames} for s in found):
-        return []
+    """The Gaussian vectors in the plates of data that depend on a site.
+
+    Priors of global sites may depend on members in any way.
+    """
+    seen = {f.name for s in prober.sites.values() if s.observed for f in s.frames}
+    found = [prober.sites[n] for n, used in prober.needs.items() if site.name in used]
     if not is_gaussian(site.fn) and any(spelling_of(s.fn) != "numbers" for s in found):
         return []
-    return [s for s in found if is_gaussian_vector(s)]
+    found = [s for s in found if is_gaussian_vector(s)]
+    return [s for s in found if s.observed or seen & {f.name for f in s.frames}]
 
 
 class _Members:
@@ -74,30 +79,72 @@ class _Members:
 
     def __init__(self, prober: Prober, site: Site, users: list[Site]) -> None:
         self.prober, self.site, self.users = prober, site, users
-        self.values = drawn_values(prober.sites)
-        self.origin = self._shown(self.values)
+        self.rank = len(site.batch_shape)
+        plates = {frame.name for user in users for frame in user.frames}
+        shared = {f.dim + self.rank for f in site.frames if f.name in plates}
+        self.first = max(shared, default=-1) + 1  # of the axes that are its own
+        self.axes = range(self.first, self.rank)
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Values of all latent sites to begin with."""
+        return drawn_values(self.prober.sites)
+
+    @cached_property
+    def origin(self) -> list[list[np.ndarray]]:
+        """Parameters of the users there."""
+        return self._shown(self.values)
 
     def together(self) -> int:
         """How many trailing axes of the batch are those of entries."""
-        shape = self.site.batch_shape
-        found = (len(shape) - axis for axis in range(len(shape)) if self._meet(axis))
+        found = (self.rank - axis for axis in self.axes if self._meet(axis))
         return next(found, 0)
 
     def _meet(self, axis: int) -> bool:
         """Whether members with several indices of an axis are used at one position."""
-        index = np.arange(self.site.batch_shape[axis])
-        shape = (-1,) + (1,) * (self.site.value.ndim - axis - 1)
-        for bit in range(max(len(index) - 1, 0).bit_length()):
-            first = (index >> bit & 1 == 0).reshape(shape)
-            if any((a & b).any() for a, b in zip(*map(self._moved, (first, ~first)))):
-                return True
-        return False
+        return any(
+            (a & b).any()
+            for bit in range(self._bits(axis))
+            for a, b in zip(self.moved(axis, bit, 0), self.moved(axis, bit, 1))
+        )
 
-    def _moved(self, where: np.ndarray) -> list[np.ndarray]:
-        """At which positions users differ if some members do."""
-        value = self.values[self.site.name]
-        other = np.where(where, value + np.ones((), value.dtype), value)
-        shown = self._shown({**self.values, self.site.name: other})
+    def are_apart(self, others: list[_Members]) -> bool:
+        """Whether a position uses one member of this batch and another one of another,
+        as in ``a[subject] + b[item]``."""
+        return self.rank == 1 and not self.first and any(map(self._is_apart, others))
+
+    def _is_apart(self, other: _Members) -> bool:
+        common = {s.name for s in self.users} & {s.name for s in other.users}
+        if other is self or not common or other.rank > 1 or other.first:
+            return False
+        if other.site.batch_shape != self.site.batch_shape:
+            return True
+        return any(
+            (a & b).any()
+            for bit in range(self._bits(0))
+            for name in common
+            for a, b in zip(self._at(name, bit, 0), other._at(name, bit, 1))
+        )
+
+    def _at(self, user: str, bit: int, value: int) -> list[np.ndarray]:
+        names = [s.name for s in self.users]
+        return [self.moved(0, bit, value)[names.index(user)]]
+
+    def _bits(self, axis: int) -> int:
+        return max(self.site.batch_shape[axis] - 1, 0).bit_length()
+
+    def moved(self, axis: int, bit: int, value: int) -> list[np.ndarray]:
+        """At which positions users differ if those members do whose index has a bit.
+
+        :param value: of the bit.
+        """
+        index = np.arange(self.site.batch_shape[axis])
+        where = (index >> bit & 1 == value).reshape(
+            (-1,) + (1,) * (self.site.value.ndim - axis - 1)
+        )
+        before = self.values[self.site.name]
+        after = np.where(where, before + np.ones((), before.dtype), before)
+        shown = self._shown({**self.values, self.site.name: after})
         return [
             np.any([(a != b).any(-1) for a, b in zip(own, origin)], 0)
             for own, origin in zip(shown, self.origin)
