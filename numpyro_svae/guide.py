@@ -29,11 +29,7 @@ from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
-from numpyro_svae.optim import (
-    check_enclosing_loss,
-    check_enclosing_optimizer,
-    is_initialising,
-)
+from numpyro_svae.optim import check_enclosing, is_initialising
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
 from numpyro_svae.program.read.numpy_calls import numpy_is_named
@@ -216,8 +212,7 @@ class AutoSVAE(FittedGuide):
             kwargs,
             model_key,
             scans=structure.scans,
-            numbers=structure.numbers,
-            time_plates=structure.time_plates,
+            shown=structure.shown,
         )
         messages = plain_run(program, structure, expose=True)
         program = replace(program, fixed=shared_values(messages))
@@ -270,20 +265,22 @@ class AutoSVAE(FittedGuide):
             found = once(self, (args, kwargs), partial(self._infer, args, kwargs))
         naturals, bound, local, messages = found
         structure, plates = self.structure, Plates(messages)
+        together = structure.shown.together
         posteriors, divergences = global_posteriors(structure, naturals, bound)
         closed = sampling.closed_forms(local, bound.sites, structure.scans, self.prefix)
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():
             infer = {"kl": divergences[name], **closed}
-            with plates.around(bound.sites[name].frames):
-                args = prior, posteriors[name], bound.sites, self.prefix, infer
-                values |= sampling.sample_global(*args)
+            with plates.around(bound.sites[name].frames, together.get(name, 0)):
+                args = prior, posteriors[name], bound.sites, together
+                values |= sampling.sample_global(*args, self.prefix, infer)
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)
-        drawn, paths = sampling.draw_graphs(local, bound.sites), dict[str, Array]()
+        drawn = sampling.draw_graphs(local, bound.sites, together)
+        paths = dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
-            with plates.around_guide(bound.sites[name]):
-                args = name, local, bound.sites, picks, drawn, paths, closed
+            with plates.around_guide(bound.sites[name], together.get(name, 0)):
+                args = name, local, bound.sites, together, picks, drawn, paths, closed
                 values |= sampling.sample_local(*args, structure.scans, self.prefix)
             closed = {}
         return values
@@ -294,8 +291,5 @@ class AutoSVAE(FittedGuide):
         ``SVI.init`` wants no more, and would compile all that is inferred for nothing.
         """
         read = self._read(args, kwargs)
-        if read.naturals:
-            check_enclosing_optimizer(next(iter(read.naturals)))
-        if read.naturals or read.kept.start is not None:
-            check_enclosing_loss()
+        check_enclosing(read.naturals, read.kept.start is not None)
         return sampling.sample_plain(self.structure, read.messages)

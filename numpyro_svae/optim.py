@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from numbers import Real
 import sys
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NaturalStepState",
-    "check_enclosing_loss",
-    "check_enclosing_optimizer",
+    "check_enclosing",
     "is_initialising",
     "svae_optimizer",
 ]
@@ -215,39 +215,38 @@ def _keep(keep: Array, move: NaturalParameters) -> NaturalParameters:
     return jax.tree.map(select, move)
 
 
-def check_enclosing_optimizer(site: str) -> None:
-    """Refuse an SVI whose optimiser would not take natural-gradient steps.
+def check_enclosing(sites: Collection[str], keeps: bool) -> None:
+    """Look at the optimiser and the loss of the SVI that a guide is begun by.
 
-    NumPyro tells a guide nothing of the optimiser, so the frame of the ``SVI.init``
-    that is calling it is looked up; outside of SVI nothing is checked.
+    NumPyro tells a guide nothing of them, so the frame of the ``SVI.init`` that is
+    calling it is looked up; outside of SVI nothing is checked.
 
-    :param site: a site whose posterior the optimiser would move.
+    :param sites: the sites whose posteriors the optimiser would move.
+    :param keeps: whether the guide keeps anything else from step to step.
     :raises TypeError: if a step of the optimiser is not along the natural gradient.
     """
     svi = _initialising()
     if svi is None:
         return
-    optimizer = svi.optim
-    if not _steps_along_gradient(optimizer):
+    if sites and not _steps_along_gradient(svi.optim):
         raise TypeError(
-            f"The posterior of site '{site}' is held by natural parameters, and the "
-            "optimiser given to SVI would rescale their natural gradient elementwise, "
-            "as Adam does. That is no natural-gradient step and can leave the domain "
-            "of the family. Use numpyro_svae.svae_optimizer(neural=<your optimiser>, "
-            "natural=0.1), which routes only the other parameters to it."
+            f"The posterior of site '{next(iter(sites))}' is held by natural "
+            "parameters, and the optimiser given to SVI would rescale their natural "
+            "gradient elementwise, as Adam does. That is no natural-gradient step and "
+            "can leave the domain of the family. Use "
+            "numpyro_svae.svae_optimizer(neural=<your optimiser>, natural=0.1), which "
+            "routes only the other parameters to it."
         )
+    if (sites or keeps) and type(svi.loss).__module__.startswith("numpyro."):
+        _say_loss(svi.loss)
 
 
-def check_enclosing_loss() -> None:
-    """Say that an SVI has a loss of NumPyro's, which scores the guide and trains it
-    badly: what is a natural gradient of :class:`~numpyro_svae.SVAE_ELBO` is not one of
-    any other."""
-    svi = _initialising()
-    if svi is None or not type(svi.loss).__module__.startswith("numpyro."):
-        return
+def _say_loss(loss: Any) -> None:
+    """What is a natural gradient of :class:`~numpyro_svae.SVAE_ELBO` is not one of any
+    other loss."""
     warnings.warn(
-        f"AutoSVAE: found the loss {type(svi.loss).__name__} in SVI. It scores the "
-        "guide, but its gradients for the posteriors of global sites are no natural "
+        f"AutoSVAE: found the loss {type(loss).__name__} in SVI. It scores the guide, "
+        "but its gradients for the posteriors of global sites are no natural "
         "gradients, and not all losses take what the guide keeps from step to step. "
         "Accepted to train: SVI(..., loss=ns.SVAE_ELBO()).",
         RuntimeWarning,

@@ -22,7 +22,7 @@ def read(model: Callable) -> tuple:
     """The factors of a program without arguments, and what is bound of their data."""
     with block():
         structure, *_ = read_program(model, None, (), {})
-        shown = structure.scans, structure.numbers, structure.time_plates
+        shown = structure.scans, structure.shown
         program = Program(model, (), {}, random.PRNGKey(0), {}, *shown)
         bound = bind(program, structure, sample_sites(plain_run(program, structure)))
     data = bound.priors, bound.regressions, bound.statistics, bound.tables

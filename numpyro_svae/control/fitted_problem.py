@@ -150,8 +150,7 @@ class FittedProblem(Problem):
             random.PRNGKey(0),
             belief.params,
             structure.scans,
-            structure.numbers,
-            structure.time_plates,
+            structure.shown,
         )
         message = plain_run(program, structure, draws)[self.chain]
         linear: Any = peel(message["fn"])[0]

@@ -107,8 +107,7 @@ class Window:
             key,
             self.params,
             structure.scans,
-            structure.numbers,
-            structure.time_plates,
+            structure.shown,
             self.beliefs,
             self.times,
             frozenset(structure.locals),
@@ -174,7 +173,7 @@ class _WindowProgram(Program):
         counts, time = jnp.array(steps[0]), self.times.get(name)
         if time is not None:
             scanned = any(self.scans) and time.lag == 1
-            moved = scanned or name in self.time_plates
+            moved = scanned or name in self.shown.time_plates
             axis = len(fn.batch_shape) if moved else int(time.axis or 0)
             counts = jnp.array(steps)[0 if scanned else time.lag :]
             counts = counts.reshape((-1,) + (1,) * (len(full) - axis - 1))

@@ -70,7 +70,10 @@ REFUSED = {
     "ratings": (ratings, r"'y' .*'u', 'v' .*dim=-2.*Normal\(jnp\.sum\(u \* v, -1\)"),
     "weight": (autoregression, r"'phi': .*weight.*as Normal\(0\.0"),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
-    "flat and alone": (alone(dist.Uniform()), "'site': no other site .* Uniform"),
+    "flat and alone": (
+        alone(dist.Uniform(0.0, 2.0)),
+        "'site': no other site .* Uniform",
+    ),
 }
 
 

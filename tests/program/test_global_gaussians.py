@@ -161,12 +161,11 @@ def test_noise_with_precisions_of_another_number():
     assert_says(message, "'y' (Normal)", "'tau'", "not conjugate", "Accepted")
 
 
-def test_weights_of_a_plate_that_are_used_together_are_refused():
+def test_steps_that_are_added_up_in_the_plate_of_the_data_are_refused():
     def model(y):
-        with numpyro.plate("inputs", 3):
+        with numpyro.plate("time", len(y)):
             w = numpyro.sample("w", dist.Normal(0.0, 1.0))
-        with numpyro.plate("data", len(y)):
-            numpyro.sample("y", dist.Normal(jnp.ones((4, 3)) @ w, 1.0), obs=y)
+            numpyro.sample("y", dist.Normal(jnp.cumsum(w), 1.0), obs=y)
 
     assert_says(error_of(model, Y[:, 0]), "'y'", "'w'", "one site", "no plate")
 

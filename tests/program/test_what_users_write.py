@@ -215,13 +215,6 @@ def inflated(y):
         numpyro.sample("y", fn, obs=np.round(np.abs(y)))
 
 
-def switched(y):
-    mu = numpyro.sample("mu", WIDE.expand([2]).to_event(1))
-    with numpyro.plate("data", len(y)):
-        z = numpyro.sample("z", dist.Bernoulli(0.3))
-        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-
-
 def multiplied(y):
     z, scale = numpyro.sample("z", WIDE), numpyro.sample("scale", dist.HalfCauchy(1.0))
     with numpyro.plate("data", len(y)):
@@ -246,17 +239,52 @@ def prior(fn, y, likelihood=halved, **options):
         numpyro.sample("y", likelihood(value), obs=y > 0)
 
 
+def covariance(fn, y, shown=lambda sigma: sigma):
+    sigma = numpyro.sample("sigma", fn)
+    with numpyro.plate("data", 6):
+        normal = dist.MultivariateNormal(jnp.zeros(2), shown(sigma))
+        numpyro.sample("y", normal, obs=y.reshape(6, 2))
+
+
+def log_scale(y):
+    s = numpyro.sample("s", WIDE)
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(0.0, jnp.exp(s)), obs=y)
+
+
 REFUSED = {
     "a table of rows": (table, r"'a' .*\(3, 1\).*a\[row\]"),
     "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
     "noises": (noise_by_noise, r"noises, as 'a', 'b', .*jnp\.stack\(\[a, b\]\)"),
-    "binary": (switched, r"'z': .*Categorical\(jnp\.stack\(\[1 - p, p\], -1\)\)"),
     "not centred": (multiplied, r"'scale': .*loc \+ scale \* z.*Normal\(loc, scale\)"),
     "a gate": (inflated, r"'gate' .*jax\.nn\.sigmoid"),
     "known": (lambda y: prior(dist.Delta(0.5), y), r"'site'.*numpyro\.deterministic"),
     "masked": (mask(level, mask=False), r"'mu': found a mask on a global .*a broad"),
     "masked in part": (masked_in_part, "'mu': found a mask on a global"),
-    "flat": (lambda y: prior(dist.Uniform(0.0, 1.0), y), r"'site'.*Beta\(1\.0, 1\.0\)"),
+    "flat": (
+        lambda y: prior(dist.Uniform(0.0, y[0]), y),
+        r"'site'.*bounds that are numbers, or Beta",
+    ),
+    "a precision matrix": (
+        lambda y: covariance(dist.Wishart(3.0, scale_matrix=jnp.eye(2)), y),
+        r"'sigma': .*InverseWishart\(nu, scale_matrix=jnp\.linalg\.inv\(V\)\)",
+    ),
+    "a log scale": (
+        lambda y: covariance(WIDE, y, lambda s: jnp.exp(s) * jnp.eye(2)),
+        r"'sigma' .*dist\.LogNormal site",
+    ),
+    "a log scale of numbers": (
+        log_scale,
+        r"'y' .*another function of 's' .*dist\.LogNormal in its place",
+    ),
+    "logs": (
+        lambda y: prior(dist.HalfNormal(1.0), y, lambda s: dist.LogNormal(0.0, s)),
+        r"'site': .*jnp\.exp of a Normal site",
+    ),
+    "a rate": (
+        lambda y: prior(dist.Gamma(1.0, 1.0), y, lambda s: dist.LogNormal(0.0, s)),
+        r"'y' .*Normal\(loc, scale\) of their logs, jnp\.log\(y\)",
+    ),
     "given": (
         substitute(scale_too, {"sigma": HALF}),
         r"'sigma': .*handlers\.condition",

@@ -66,10 +66,41 @@ def path_name(name: str, prefix: str) -> str:
     return f"{name}_{prefix}_path"
 
 
+def _point(
+    value: Array, log_density: Array | float, event_dim: int, rank: int
+) -> dist.Delta:
+    """A point mass at a draw, whose entries in the batch share a density.
+
+    :param value: the draw.
+    :param log_density: its log density, with ``rank`` batch dimensions or fewer.
+    :param event_dim: how many event dimensions the site has in the program.
+    :param rank: how many batch dimensions the draw has one density for each of.
+    """
+    batch = value.shape[: value.ndim - event_dim]
+    apart = batch[rank:]
+    share = jnp.expand_dims(log_density, tuple(range(-len(apart), 0))) / prod(apart)
+    return dist.Delta(value, jnp.broadcast_to(share, batch), event_dim=event_dim)
+
+
+def _sample(
+    name: str, fn: Any, together: dict[str, int], infer: dict[str, Any]
+) -> Array:
+    """Sample a site from its posterior, if need be of what the program has in a batch.
+
+    :param together: how many event dimensions of the posterior these are, by site.
+    """
+    if name in together and not isinstance(fn, dist.Delta):
+        value = fn.sample(numpyro.prng_key())
+        event_dim = fn.event_dim - together[name]
+        fn = _point(value, fn.log_prob(value), event_dim, len(fn.batch_shape))
+    return numpyro.sample(name, fn, infer=infer)
+
+
 def sample_global(
     prior: Prior,
     fn: dist.Distribution,
     sites: dict[str, Site],
+    together: dict[str, int],
     prefix: str,
     infer: dict[str, Any],
 ) -> dict[str, Array]:
@@ -81,41 +112,41 @@ def sample_global(
     :param prior: the block.
     :param fn: its posterior.
     :param sites: the sites of the model.
+    :param together: how many dimensions of their batch are read as event, by site.
     :param prefix: prefix of the names of auxiliary sites.
     :param infer: the closed forms that are declared.
     :return: values by site.
     """
     if len(prior.sites) == 1:
-        return {prior.name: numpyro.sample(prior.name, fn, infer=infer)}
+        return {prior.name: _sample(prior.name, fn, together, infer)}
     joint = joint_name(prior.name, prefix)
     packed = numpyro.sample(joint, fn, infer={**infer, "is_auxiliary": True})
     values = prior.unpack(packed)
     stretch = prior.log_stretch(values)  # declared at the first site
     for site, value in values.items():
-        event_dim = sites[site].outer.event_dim
-        batch = value.shape[: value.ndim - event_dim]
+        event_dim = sites[site].outer.event_dim - together.get(site, 0)
         known = {"kl": jnp.zeros(prior.batch_shape)}
-        # entries that the program has in the batch share what is declared
-        apart = batch[len(prior.batch_shape) :]
-        share = jnp.expand_dims(stretch, tuple(range(-len(apart), 0))) / prod(apart)
-        log_density = jnp.broadcast_to(share, batch)
-        point = dist.Delta(value, log_density, event_dim=event_dim)
+        point = _point(value, stretch, event_dim, len(prior.batch_shape))
         values[site] = numpyro.sample(site, point, infer=known)
         stretch = 0.0
     return values
 
 
-def draw_graphs(local: LocalPosterior, sites: dict[str, Site]) -> dict[str, dist.Delta]:
+def draw_graphs(
+    local: LocalPosterior, sites: dict[str, Site], together: dict[str, int]
+) -> dict[str, dist.Delta]:
     """Sample the sites of graphs jointly: point masses with their log density.
 
     :param local: the posterior of the local sites.
     :param sites: the sites of the model.
+    :param together: how many dimensions of their batch are read as event, by site.
     """
     found = {}
     for joint in local.draws:
         for name, (value, log_density) in joint.sample(numpyro.prng_key()).items():
             event_dim = sites[name].outer.event_dim
-            found[name] = dist.Delta(value, log_density, event_dim=event_dim)
+            rank, own = value.ndim - event_dim, event_dim - together.get(name, 0)
+            found[name] = _point(value, log_density, own, rank)
     return found
 
 
@@ -138,6 +169,7 @@ def sample_local(
     name: str,
     local: LocalPosterior,
     sites: dict[str, Site],
+    together: dict[str, int],
     mixtures: dict[str, str],
     drawn: dict[str, dist.Delta],
     values: dict[str, Array],
@@ -153,6 +185,7 @@ def sample_local(
     :param name: the site.
     :param local: the posterior of the local sites.
     :param sites: the sites of the model.
+    :param together: how many dimensions of their batch are read as event, by site.
     :param mixtures: the sites that are mixtures, with what picks from them.
     :param drawn: the sites that were drawn jointly.
     :param values: of the sites before it; this one is added.
@@ -173,7 +206,7 @@ def sample_local(
         fn = _masked(local.given(name, states), sites[name])
     scan = next((s for s in scans if name in s), None)
     if scan is None:
-        values[name] = numpyro.sample(name, fn, infer=infer)
+        values[name] = _sample(name, fn, together, infer)
         return {name: values[name]}
     infer = {**infer, "is_auxiliary": True, "scanned": name}
     path = numpyro.sample(path_name(name, prefix), fn, infer=infer)

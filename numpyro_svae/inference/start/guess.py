@@ -33,6 +33,7 @@ from numpyro_svae.inference.start.hierarchies import from_below, priors_alone
 from numpyro_svae.inference.start.joins import of_joint, stand_in
 from numpyro_svae.inference.start.members import Kind, guess_cells, guess_members
 from numpyro_svae.inference.start.regressions import (
+    by_assignment,
     regressions,
     residual_regressions,
     transitions,
@@ -94,11 +95,20 @@ class Guess:
                 return members
             return jnp.einsum("...k,...kb->...b", members, cells)
         if cells is None:
-            return jnp.ones((*positions, 1))
+            if data is None or not factor.selectors or not by_assignment(factor):
+                return jnp.ones((*positions, 1))
+            local = self.factors.structure.locals
+            return self._cells(
+                factor, math.prod(local[n].size for n in factor.selectors)
+            )
         if factor.form == "regression" and factor.selectors:
-            key, paths = self.key, self.paths
-            return guess_cells(key, self.kind, self.factors, factor, batch[0], paths)
+            return self._cells(factor, batch[0])
         return 1.0 * cells
+
+    def _cells(self, factor: Factor, size: int) -> Array:
+        """Memberships ``(*positions, size)`` where several sites pick."""
+        key, paths = self.key, self.paths
+        return guess_cells(key, self.kind, self.factors, factor, size, paths)
 
     def _block(self, name: str) -> NaturalParameters | None:
         """Where a block starts that data or estimates say something of."""

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from numpyro_svae.inference.start.values import shown_values, values_of
 from numpyro_svae.program.run.positions import read_at
 from numpyro_svae.program.structure.factors import Factor, GaussianFactor
 
-__all__ = ["regressions", "residual_regressions", "transitions"]
+__all__ = ["by_assignment", "regressions", "residual_regressions", "transitions"]
 
 _LEAST_NOISE = 0.01  # of the variance of what is seen, where the regressors are guessed
 
@@ -113,13 +115,26 @@ def _shown(
     parent_map, x = shown
     if parent_map is not None:
         w = w + (parent_map @ x[..., None])[..., 0]
-    v, u = data.to_block(v, w, len(factor.selectors))
     share, eye = weighted(members, extent), jnp.eye(v.shape[-1])
+    if by_assignment(factor):
+        v, u = data.to_block_by_state(v, w, len(factor.selectors))
+        share = share[..., None]
+        holder = factors.structure.holder(factor)
+        if holder.components is not None:
+            share = share * jnp.eye(holder.components)
+    else:
+        v, u = data.to_block(v, w, len(factor.selectors))
     if parent_map is None:
         return v, u, share, 0.0 * eye
     spread = jnp.sum(share * jnp.sum(_centred(v, share) ** 2, -1)[..., None], 0)
     spread = jnp.sum(spread.reshape(-1, share.shape[-1]), 0) / v.shape[-1]
     return v, u, share, _LEAST_NOISE * spread[:, None, None] * eye
+
+
+def by_assignment(factor: Any) -> bool:
+    """Whether regressors of a factor differ between the states of its selectors, so
+    that memberships are of these."""
+    return factor.beside.all_by_state and not factor.source.gathered
 
 
 def transitions(

@@ -41,8 +41,9 @@ class Affine(NamedTuple):
     """What is known of a factor.
 
     What differs between the states of the selectors has them as axes after those of
-    the positions: K if ``beside.by_state``, and a covariance if
-    ``beside.noise_by_state``. Positions that share a value may have no axes.
+    the positions: K if ``beside.by_state``, S and s if ``beside.all_by_state``, and a
+    covariance if ``beside.noise_by_state``. Positions that share a value may have no
+    axes.
 
     :param known: the columns of K for the parents, ``(*positions, D, P)``; None if they
         are zero. Of a part of a chain: all of K.
@@ -168,9 +169,13 @@ class View:
             parts.append(jnp.moveaxis(found, 0, -1))
         return jnp.concatenate(parts, -1)
 
-    def scale(self) -> Array:
-        """The first variance where those of the blocks are one."""
+    def scale(self, values: Values | None = None) -> Array:
+        """The first variance where those of the blocks are one.
+
+        :param values: of local sites; others are zero.
+        """
         plain = {**self.prober.plain_values(), **self.holder.unit_noise()}
+        plain |= values or {}
         found = self.prober.read(plain)[self.site.name][PARAMETERS[self.role][1]]
         return self.seen_covariance(found)[..., 0, 0]
 
@@ -202,7 +207,10 @@ def read_affine(prober: Prober, site: Site, factor: GaussianFactor) -> Affine:
     if not view.has_noise:
         own = factor.selectors if beside.noise_by_state else ()
         noise = ExpectedNoise.of(view.in_states(own, view.covariance, 2))
-    scale = view.scale() if beside.scaled else None
+    scale = None
+    if beside.scaled:
+        own = factor.selectors if beside.all_by_state else ()
+        scale = view.in_states(own, view.scale, 0)
     read = _read_site if factor.vector else _read_part
     return read(view, factor)._replace(scale=scale, noise=noise)
 
@@ -222,24 +230,31 @@ def _read_site(view: View, factor: GaussianFactor) -> Affine:
     """K and S of a site."""
     beside, parents = factor.beside, factor.parents
     picks = factor.selectors if beside.by_state else ()
+    places = factor.selectors if beside.all_by_state else ()
     known = offset = regressor = placement = None
 
     def by_parents(values: Values) -> Array:
         found = view.along(parents, lambda own: view.location({**values, **own}))
         return at_first(found) if beside.shared else found
 
+    def placed(values: Values) -> Array:
+        found = view.rows(values)
+        return found - view.location(values)[..., :1] if beside.location else found
+
+    def placed_by_parents(values: Values) -> Array:
+        found = view.along(parents, lambda own: view.rows({**values, **own}))
+        own = by_parents(values)[..., :1, :] if beside.location == "map" else 0.0
+        return found - own
+
     if beside.location:
         offset = view.in_states(picks, view.location, 1)
     if beside.location == "map" and parents:
         known = view.in_states(picks, by_parents, 2)
     if view.columns:
-        regressor, placement = view.rows({}), factor.parent_map
-        if beside.location:
-            regressor = regressor - view.location({})[..., :1]
+        regressor = view.in_states(places, placed, 1)
+        placement = factor.parent_map
         if parents and placement is None:
-            placement = view.along(parents, view.rows)
-            if beside.location == "map":
-                placement = placement - by_parents({})[..., :1, :]
+            placement = view.in_states(places, placed_by_parents, 2)
     return Affine(known, offset, placement, regressor, None, None)
 
 

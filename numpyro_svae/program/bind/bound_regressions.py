@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -89,6 +89,22 @@ class BoundRegression(NamedTuple):
 
         return v - apply(self.known), apply(self.placement)
 
+    def to_block_by_state(self, v: Array, w: Array, states: int) -> tuple[Array, Array]:
+        """The same in each state, ``(*positions, S, D)`` and ``(*positions, S, M)``.
+
+        The S assignments of the states are one axis.
+        """
+        known: Any = self.known
+        placement: Any = self.placement
+        for _ in range(states):
+            v, w = v[..., None, :], w[..., None, :]
+        v = v - jnp.squeeze(known @ w[..., None], -1)
+        u = jnp.squeeze(placement @ w[..., None], -1)
+        batch = jnp.broadcast_shapes(v.shape[:-1], u.shape[:-1])
+        lead = batch[: len(batch) - states]
+        v, u = (jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (v, u))
+        return v.reshape(*lead, -1, v.shape[-1]), u.reshape(*lead, -1, u.shape[-1])
+
 
 def bind_regression(
     prober: Prober, site: Site, factor: GaussianFactor
@@ -103,7 +119,7 @@ def bind_regression(
     if noise is not None and not factor.beside.noise_by_state:
         covariance = _in_all_states(noise.covariance, 2, states)
         noise = ExpectedNoise(covariance, _in_all_states(noise.log_det, 0, states))
-    if scale is not None:
+    if scale is not None and not factor.beside.all_by_state:
         scale = _in_all_states(scale, 0, states)
     if factor.source.gathered:
         bound = bound._replace(members=gathered_members(view, factor))
@@ -193,7 +209,8 @@ def _bind_site(view: View, factor: GaussianFactor, affine: Affine) -> BoundRegre
         return BoundRegression(value, regressor, eye, known, placement[:, 1:], *rest)
     column = jnp.zeros((dim, 1)) if offset is None else offset[..., None]
     known = _beside(known, column)
-    placement = _in_all_states(placement, 2, states)
+    if not factor.beside.all_by_state:
+        placement = _in_all_states(placement, 2, states)
     shown = jnp.eye(size + 1, size) if size else None
     last = jnp.eye(size + 1)[size]
     regressor = jnp.broadcast_to(last, (*positions, size + 1))

@@ -19,7 +19,7 @@ import numpy as np
 
 from numpyro_svae.families import GammaNatural, natural_kl
 from numpyro_svae.program.priors.precision_prior import PrecisionPrior
-from numpyro_svae.program.priors.rate_priors import GammaPrior
+from numpyro_svae.program.priors.rate_priors import GammaPrior, gamma_parameters
 from numpyro_svae.program.priors.spreads import members_of
 from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.sites import Site
@@ -70,8 +70,7 @@ class RatePopulation:
 
     def shown(self, sites: dict[str, Site]) -> tuple[Array, Array]:
         """The parameters of the prior in a run."""
-        fn: Any = sites[self.block.name].fn
-        return fn.concentration, fn.rate
+        return gamma_parameters(sites[self.block.name].fn)
 
     def bind(self, prober: Prober) -> BoundRatePopulation:
         """Read what the program gives of it."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -19,7 +20,7 @@ from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.normals import normal_rows
 from numpyro_svae.program.run.sites import Site, unwrap
 
-__all__ = ["ExpectedWeight", "GaussianPrior"]
+__all__ = ["ExpectedWeight", "GaussianPrior", "rows_and_columns"]
 
 _POPULATION = (
     "a location that is affine in other global Gaussian sites, and a covariance that "
@@ -227,6 +228,23 @@ class _Transpose(ParameterFreeTransform):
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.forward_shape(shape)
+
+
+def rows_and_columns(
+    event: tuple[int, ...], dims: frozenset[int]
+) -> tuple[int, int] | None:
+    """D and M of a site, from the dimensions of the responses."""
+    if not event and dims <= {1}:
+        return 1, 1
+    if len(event) == 1 and dims <= {event[0]}:
+        return event[0], 1
+    if len(event) == 1 and dims <= {1}:
+        return 1, event[0]
+    if len(event) == 2 and dims <= {event[0]}:
+        return event[0], event[1]
+    if len(event) > 2 and not dims:
+        return math.prod(event[:-1]), event[-1]
+    return None
 
 
 def _block_diagonal(blocks: Array) -> Array:

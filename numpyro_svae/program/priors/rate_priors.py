@@ -17,9 +17,16 @@ import numpyro.distributions as dist
 from numpyro_svae.families import DirichletNatural, GammaNatural, NaturalParameters
 from numpyro_svae.program.priors.priors import Prior, Reading
 from numpyro_svae.program.priors.table_priors import TablePrior, wrong_concentration
-from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.run.origins import depends
+from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 
-__all__ = ["POPULATION_OF_RATES", "BetaPrior", "FeaturePrior", "GammaPrior"]
+__all__ = [
+    "POPULATION_OF_RATES",
+    "BetaPrior",
+    "FeaturePrior",
+    "GammaPrior",
+    "gamma_parameters",
+]
 
 POPULATION_OF_RATES = (
     "a fixed shape and a rate that is a Gamma site times known numbers"
@@ -62,13 +69,19 @@ class _RatePrior(FeaturePrior, TablePrior):
 
 @dataclass(frozen=True)
 class BetaPrior(_RatePrior):
-    """A Beta prior over probabilities p: a Dirichlet over ``(p, 1 - p)``."""
+    """A Beta prior over probabilities p: a Dirichlet over ``(p, 1 - p)``.
+
+    ``Uniform(0, 1)`` is the one with counts of one.
+    """
 
     size = 2
-    distributions = (dist.Beta,)
+    distributions = (dist.Beta, dist.Uniform)
 
     @classmethod
-    def find(cls, reading: Reading, site: Site) -> BetaPrior:
+    def find(cls, reading: Reading, site: Site) -> BetaPrior | None:
+        uniform = isinstance(site.fn, dist.Uniform)
+        if uniform and (_is_of_gaussians(reading, site) or not _is_unit(reading, site)):
+            return None
         features = site.outer.event_shape
         return cls(site.name, (site.name,), site.batch_shape, features)
 
@@ -91,6 +104,8 @@ class BetaPrior(_RatePrior):
         return DirichletNatural(jnp.broadcast_to(counts, (*self.shape, 2)) + 0.0)
 
     def natural_of(self, fn: Any) -> DirichletNatural:
+        if isinstance(fn, dist.Uniform):
+            return DirichletNatural(jnp.ones((*fn.batch_shape, 2)))
         both = jnp.broadcast_arrays(fn.concentration1, fn.concentration0)
         return DirichletNatural(jnp.stack(both, -1))
 
@@ -105,15 +120,18 @@ class BetaPrior(_RatePrior):
 
 @dataclass(frozen=True)
 class GammaPrior(_RatePrior):
-    """A Gamma prior over rates."""
+    """A Gamma prior over rates; an Exponential one is that of shape one."""
 
     size = 1
     normalised = False
-    distributions = (dist.Gamma,)
+    distributions = (dist.Gamma, dist.Exponential)
     accepted = f"{Prior.accepted}; or {POPULATION_OF_RATES}"
 
     @classmethod
-    def find(cls, reading: Reading, site: Site) -> GammaPrior:
+    def find(cls, reading: Reading, site: Site) -> GammaPrior | None:
+        exponential = isinstance(site.fn, dist.Exponential)
+        if exponential and _is_of_gaussians(reading, site):
+            return None
         features = site.outer.event_shape
         return cls(site.name, (site.name,), site.batch_shape, features)
 
@@ -147,9 +165,34 @@ class GammaPrior(_RatePrior):
         return jax.tree.map(lambda x: jnp.broadcast_to(x, self.shape) + 0.0, natural)
 
     def natural_of(self, fn: Any) -> GammaNatural:
-        return GammaNatural(fn.concentration, fn.rate)
+        return GammaNatural(*gamma_parameters(fn))
 
     def posterior(self, natural: GammaNatural) -> dist.Distribution:
         return dist.Gamma(natural.concentration, natural.rate).to_event(
             len(self.features)
         )
+
+
+def gamma_parameters(fn: Any) -> tuple[Array, Array]:
+    """The shape and the rate of a Gamma distribution, or of an Exponential one."""
+    if isinstance(fn, dist.Exponential):
+        return jnp.ones_like(fn.rate, dtype=float), fn.rate
+    return fn.concentration, fn.rate
+
+
+def _is_of_gaussians(reading: Reading, site: Site) -> bool:
+    """Whether Gaussian sites depend on a site."""
+    return any(is_gaussian(user.fn) for user in reading.users(site.name))
+
+
+def _is_unit(reading: Reading, site: Site) -> bool:
+    """Whether a uniform prior is that from zero to one, whatever the arguments are."""
+
+    def ends(program: Program) -> list[Array]:
+        fn: Any = program.sites({})[site.name].fn
+        return [jnp.asarray(fn.low), jnp.asarray(fn.high)]
+
+    fn: Any = site.fn
+    unit = np.all(np.equal(fn.low, 0)) and np.all(np.equal(fn.high, 1))
+    given = reading.needs[site.name] or depends(reading.program, ends)
+    return bool(unit) and not given

@@ -30,7 +30,7 @@ from numpyro_svae.program.bind.affine import (
 from numpyro_svae.program.bind.gathered import gathered_members, scanned_inputs
 from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.origins import here_and_elsewhere
-from numpyro_svae.program.run.positions import Extent, extent_of, read_at
+from numpyro_svae.program.run.positions import Extent, extent_of, is_at, read_at
 from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.assignments import assignment_at, can_list, entry_at
 from numpyro_svae.program.structure.factors import Beside, GaussianFactor, Source
@@ -61,6 +61,8 @@ def find_factor(
     if not can_list(prober, selectors) or (holder is not None and several):
         return None
     extent = extent_of(view.site, view.role)
+    if not all(is_at(extent_of(prober.sites[name]), extent) for name in parents):
+        return None
     for factor in _candidates(view, parents, selectors, noise_by_state):
         affine = jax.jit(partial(read_affine, prober, view.site, factor))()
         selector = selectors[0] if len(selectors) == 1 else None
@@ -134,8 +136,9 @@ def _candidates(
         given = parent_map is not None if view.columns else not selectors
         single = single and given and shared
     name = None if view.holder is None else view.holder.name
-    for spelled, by_state in _options(view, location, parents, selectors):
-        beside = Beside(spelled, by_state, noise_by_state, shared, scaled)
+    for spelled, by_state, whole in _options(view, location, parents, selectors):
+        known = spelled, by_state, noise_by_state, shared
+        beside = Beside(*known, scaled or (whole and view.has_noise), whole)
         coupled = not single or bool(parents and by_state)
         yield GaussianFactor(
             view.site.name,
@@ -145,21 +148,25 @@ def _candidates(
             selectors=selectors,
             coupled=coupled,
             beside=beside,
-            parent_map=parent_map,
+            parent_map=None if whole else parent_map,
             support=view.support,
         )
 
 
 def _options(
     view: View, location: str, parents: tuple[str, ...], selectors: tuple[str, ...]
-) -> list[tuple[str, bool]]:
-    """Where K may be other than zero, and whether it differs between states."""
+) -> list[tuple[str, bool, bool]]:
+    """Where K may be other than zero, and whether it differs between states, and
+    whether S and s do."""
     if not selectors:
-        return [(location, False)]
-    if not view.columns:
-        return [(location, True)]
+        return [(location, False, False)]
     anything = "offset" if view.vector and not parents else "map"
-    return [(location, False), (location or anything, True)]
+    found = [(location, True, False)]
+    if view.columns:
+        found = [(location, False, False), (location or anything, True, False)]
+    if view.vector and view.holder is not None:
+        found.append((location or anything, True, True))
+    return found
 
 
 def _location(view: View, facts: list[_Facts], parents: tuple[str, ...]) -> str:
@@ -230,7 +237,7 @@ def _agrees(
     if cov is None and affine.noise is not None:
         cov = at(affine.noise.covariance, 2, beside.noise_by_state)
     if affine.scale is not None:
-        cov = np.asarray(affine.scale)[..., None, None] * cov
+        cov = at(affine.scale, 0, beside.all_by_state)[..., None, None] * cov
     known = at(affine.known, 2, beside.by_state)
     if factor.vector:
         x = _parents(prober, extent, factor.parents, values)[..., None]
@@ -238,12 +245,9 @@ def _agrees(
         if affine.known is not None:
             loc = loc + np.squeeze(known @ x, -1)
         if affine.regressor is not None:
-            u = np.asarray(affine.regressor)[..., None]
-            u = (
-                u
-                if affine.parent_map is None
-                else u + np.asarray(affine.parent_map) @ x
-            )
+            u = at(affine.regressor, 1, beside.all_by_state)[..., None]
+            if affine.parent_map is not None:
+                u = u + at(affine.parent_map, 2, beside.all_by_state) @ x
             loc = loc + np.squeeze(weight @ u, -1)
     else:
         loc = _part(view, affine, weight, known)

@@ -12,13 +12,15 @@ on it through noise that is learnt or data that are subsampled.
 from __future__ import annotations
 
 from dataclasses import dataclass
-import math
 
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from numpyro_svae.program.priors.gaussian_prior import GaussianPrior
+from numpyro_svae.program.priors.gaussian_prior import (
+    GaussianPrior,
+    rows_and_columns,
+)
 from numpyro_svae.program.priors.joint_prior import JointPrior
 from numpyro_svae.program.priors.noise_priors import NoisePrior
 from numpyro_svae.program.priors.priors import Prior
@@ -126,7 +128,9 @@ class Candidates:
         site, found = self._site(name), self._dependents(name)
         if not site.outer.event_shape or spelling_of(site.fn) == "matrix":
             return True
-        if site.batch_shape and (site.frames or self._is_picked(found)):
+        if site.batch_shape and (site.frames or self._picks(found)):
+            return True
+        if self._is_crossed(site, found):
             return True
         paths = [s for s in found if is_path(s.fn) and not is_state(s.fn)]
         if any(not self._maps_to_start(name, s) for s in paths):
@@ -170,9 +174,18 @@ class Candidates:
         ratio = moved / drawn
         return not same(ratio, ratio[..., :1])
 
-    def _is_picked(self, found: list[Site]) -> bool:
+    def _picks(self, found: list[Site]) -> list[Site]:
+        """The discrete sites that some sites depend on."""
         used = frozenset().union(*(self.needs[s.name] for s in found))
-        return any(is_state(self._site(n).fn) for n in used)
+        return [self._site(n) for n in used if is_state(self._site(n).fn)]
+
+    def _is_crossed(self, site: Site, found: list[Site]) -> bool:
+        """Whether Gaussian sites depend on a site and on labels in plates that it is
+        not in, as ``Normal(mu[z], 1)`` with one ``mu`` of all data."""
+        own = {frame.name for frame in site.frames}
+        labels = self._picks([s for s in found if is_gaussian_vector(s)])
+        inside = (s for s in labels if not is_path(s.fn))
+        return any({frame.name for frame in s.frames} - own for s in inside)
 
     def _is_learnt_apart(self, name: str, chosen: set[str]) -> bool:
         """Whether only observations depend on it, with a noise or weights to learn."""
@@ -231,7 +244,7 @@ class Candidates:
         seen = [s for s in found if s.name not in chosen]
         dims = frozenset().union(*(response_dims(self.prober, s, name) for s in seen))
         transposed = len(event) == 2 and self._is_transposed(name, dims)
-        shape = _rows_and_columns(event[::-1] if transposed else event, dims)
+        shape = rows_and_columns(event[::-1] if transposed else event, dims)
         if len(site.batch_shape) > 1 or shape is None:
             raise ValueError(
                 f"Site '{name}' ({type(site.fn).__name__}): found batch shape "
@@ -242,7 +255,10 @@ class Candidates:
                 "of the dimension D of its responses, a weight F of shape (D, M) as in "
                 "F @ u, or (M, D) as in u @ F, or the weights (M,) of a response of "
                 "dimension one. Weights of logits of latent states are known, or "
-                "numpyro.param."
+                "numpyro.param. The logarithm of a scale is no such site: write the "
+                "scale as a dist.LogNormal site. Of a product of matrices, as "
+                "u @ v.T, write the rows of both in plates, dim=-2 and dim=-1, and "
+                "Normal(jnp.sum(u * v, -1), s) in both."
             )
         dim, columns = shape
         rows = (len(event) == 2 and not transposed) or dim == 1
@@ -280,20 +296,3 @@ class Candidates:
             for value in (zero, row)
         ]
         return not same(found[0][..., 1:], found[1][..., 1:])
-
-
-def _rows_and_columns(
-    event: tuple[int, ...], dims: frozenset[int]
-) -> tuple[int, int] | None:
-    """D and M of a site, from the dimensions of the responses."""
-    if not event and dims <= {1}:
-        return 1, 1
-    if len(event) == 1 and dims <= {event[0]}:
-        return event[0], 1
-    if len(event) == 1 and dims <= {1}:
-        return 1, event[0]
-    if len(event) == 2 and dims <= {event[0]}:
-        return event[0], event[1]
-    if len(event) > 2 and not dims:
-        return math.prod(event[:-1]), event[-1]
-    return None

@@ -17,6 +17,7 @@ from numpyro_svae.program.read.sums import of_scale
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
+from numpyro_svae.program.run.wrappers import as_states
 from numpyro_svae.program.structure.factors import Local
 from numpyro_svae.program.structure.labels import label_of
 from numpyro_svae.program.structure.probing import Prober
@@ -36,7 +37,7 @@ def easy_value(message: dict) -> Array | None:
     :raises ValueError: naming the site, if nothing can be drawn from its prior, or it
         is drawn several times.
     """
-    fn, times = message["fn"], message["kwargs"].get("sample_shape")
+    fn, times = as_states(message["fn"]), message["kwargs"].get("sample_shape")
     if times:
         raise ValueError(
             f"Site '{message['name']}': found sample_shape={times}. Accepted: the "
@@ -164,24 +165,38 @@ def read_locals(
     return locals
 
 
-_BINARY = (
-    " With a probability p of one, write it as Categorical(jnp.stack([1 - p, p], -1))."
-)
 _FACTOR = (
     " Where it multiplies another site, as in loc + scale * z, write that as "
-    "Normal(loc, scale)."
+    "Normal(loc, scale). As a rate or a shape, write a Gamma, or jnp.exp of a Normal "
+    "site."
 )
+_PRECISION = (
+    " Of a precision matrix, write the covariance as the site: Wishart(nu, V) of the "
+    "first is dist.InverseWishart(nu, scale_matrix=jnp.linalg.inv(V)) of the second."
+)
+_CORRELATION = (
+    " It has no scales: with sigma = numpyro.sample('sigma', dist.HalfNormal(1.0)"
+    ".expand([D]).to_event(1)), write sigma[:, None] * root as the scale_tril, with "
+    "root of a LKJCholesky site."
+)
+_OF_COVARIANCES: dict[type, str] = {
+    dist.Wishart: _PRECISION,
+    dist.WishartCholesky: _PRECISION,
+    dist.LKJ: _CORRELATION,
+    dist.LKJCholesky: _CORRELATION,
+}
 _INSTEAD: dict[type, str] = {
-    dist.BernoulliProbs: _BINARY,
-    dist.BernoulliLogits: _BINARY,
     dist.HalfCauchy: _FACTOR,
     dist.HalfNormal: _FACTOR,
     dist.Delta: " What is known is no latent site: numpyro.deterministic(name, value).",
     dist.LogNormal: " As a rate or a shape, write it as jnp.exp of a Normal site.",
     dist.TransformedDistribution: " Write it by its name, as LogNormal, or its base as "
     "the site, as numpyro.infer.reparam.TransformReparam does.",
-    dist.Uniform: " Of a probability, write Uniform(0, 1) as Beta(1.0, 1.0); of a mean "
-    "or a weight, as that of an autoregression, Uniform(-1, 1) as Normal(0.0, 0.6).",
+    dist.Uniform: " Of a mean or a weight, as that of an autoregression, write "
+    "Uniform(-1, 1) as Normal(0.0, 0.6); of a probability, Uniform(0, 1) with bounds "
+    "that are numbers, or Beta.",
+    dist.DiscreteUniform: " Of K states, write Categorical(jnp.ones(K) / K).",
+    dist.BinomialProbs: " Of one trial, write Bernoulli(p).",
 }
 
 
@@ -197,7 +212,8 @@ def _unknown(program: Program, sites: dict[str, Site], site: Site) -> ValueError
             "numpyro.handlers.block(seed(model, 0), hide=[...]) hides is not inferred."
         )
     found = type(site.fn)
-    advice = of_scale(program, sites, site) or _INSTEAD.get(found, "")
+    advice = _OF_COVARIANCES.get(found, "") or of_scale(program, sites, site)
+    advice = advice or _INSTEAD.get(found, "")
     return ValueError(
         f"Site '{site.name}': latent {found.__name__} is neither conjugate "
         f"nor can it be given a potential.{advice} Accepted global sites: "

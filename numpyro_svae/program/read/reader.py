@@ -19,6 +19,7 @@ from numpyro_svae.program.read.predicted import (
     with_orders,
 )
 from numpyro_svae.program.read.rows import read_statistics, read_table
+from numpyro_svae.program.read.sums import of_likelihood
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.axes import axes_of
 from numpyro_svae.program.run.kinds import kind_of
@@ -87,8 +88,7 @@ def read_structure(
         program.scans,
         prober.joins,
         populations,
-        program.numbers,
-        program.time_plates,
+        program.shown,
         senders_of(likelihoods, locals, {*recognised} - refines),
         predicted,
     )
@@ -136,7 +136,8 @@ def _factors(wiring: Wiring, site: Site, recognised: frozenset[str]) -> list[Fac
         if found:
             return found
     if blocks:
-        raise not_conjugate(site, "its parameters", blocks, "no latent global site")
+        none, advice = "no latent global site", of_likelihood(site)
+        raise not_conjugate(site, "its parameters", blocks, none, advice)
     if discrete:
         return [read_table(wiring, site, parents)]
     if any(not locals[n].discrete for n in parents - recognised):

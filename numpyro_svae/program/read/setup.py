@@ -32,6 +32,7 @@ from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.scans import ChecksRun, find_scans, is_scanned
+from numpyro_svae.program.run.shown import Shown
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import (
     Potential,
@@ -48,6 +49,7 @@ from numpyro_svae.program.structure.masks import check_masks
 from numpyro_svae.program.structure.numbers import find_numbers
 from numpyro_svae.program.structure.probing import Prober, plain_run
 from numpyro_svae.program.structure.scales import check_scales
+from numpyro_svae.program.structure.together import find_together
 from numpyro_svae.program.structure.zeros import check_zeros, with_zeros
 from numpyro_svae.tracing import computed_now
 
@@ -141,13 +143,22 @@ def _show_steps(
     program: Program, messages: dict[str, dict]
 ) -> tuple[Program, dict[str, dict]]:
     """The program and a run of it with steps of chains as event dimensions, and numbers
-    at them as vectors of dimension one."""
+    at them as vectors of dimension one; and with entries of vectors in their place."""
+    together = dict[str, int]()
     prober = Prober(program, sample_sites(messages), {}, {})
-    plates, numbers = find_time_plates(prober), find_numbers(prober)
-    if not plates and not numbers:
-        return program, messages
-    program = replace(program, numbers=numbers, time_plates=plates)
-    return program, program.trace({}, easy_value)
+    while True:
+        found = find_numbers(prober), find_time_plates(prober)
+        if any(found):
+            program = replace(program, shown=Shown(*found, together))
+            messages = program.trace({}, easy_value)
+            prober = Prober(program, sample_sites(messages), {}, {})
+        more = find_together(prober)
+        if not more:
+            return program, messages
+        together = together | more
+        program = replace(program, shown=Shown(together=together))
+        messages = program.trace({}, easy_value)
+        prober = Prober(program, sample_sites(messages), {}, {})
 
 
 def recognise(

@@ -10,12 +10,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpyro.distributions as dist
 
 from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.probing import Prober
 
-__all__ = ["of_noises", "of_products", "of_scale", "of_sums"]
+__all__ = ["of_likelihood", "of_noises", "of_products", "of_scale", "of_sums"]
 
 _PARTS = (
     "each part is a site: of factors, as in W @ W.T + jnp.diag(psi), "
@@ -35,9 +36,27 @@ def of_sums(wiring: Wiring, site: Site) -> str:
         found = {block.name for block in noises}
     if not found:
         return ""
+    log = ""
+    if not {block.name for block in noises} >= found:
+        log = (
+            " The exponential of a Normal site is a site by itself: dist.LogNormal in "
+            "its place."
+        )
     return (
         f" Its covariance is a sum, or another function of {listed(found)} than a "
-        f"product. Of a sum, {_PARTS}."
+        f"product.{log} Of a sum, {_PARTS}."
+    )
+
+
+def of_likelihood(site: Site) -> str:
+    """What to write where data that are not conjugate depend on other blocks than
+    Gaussian ones, for a message."""
+    if isinstance(site.fn, dist.LogNormal):
+        return " Of positive data, write Normal(loc, scale) of their logs, jnp.log(y)."
+    return (
+        " A scale, a shape or a rate of such data is numpyro.param, or the exponential "
+        "of a Normal site: s = numpyro.sample('s', dist.Normal(0, 1)), and jnp.exp(s) "
+        "in its place."
     )
 
 

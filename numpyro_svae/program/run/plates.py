@@ -34,26 +34,30 @@ class Plates:
         """The subsample indices, by plate."""
         return {name: message["value"] for name, message in self.messages.items()}
 
-    def around(self, frames: tuple) -> ExitStack:
-        """A context in which the plates of a site are open."""
+    def around(self, frames: tuple, entries: int = 0) -> ExitStack:
+        """A context in which the plates of a site are open.
+
+        :param frames: the plates, as they are read.
+        :param entries: how many dimensions to the right of these are read as event.
+        """
         stack = ExitStack()
         for frame in frames:
             if frame.name not in self.open:
                 message = self.messages[frame.name]
                 with Fixed(data={frame.name: message["value"]}):
                     self.open[frame.name] = plate(
-                        frame.name, *message["args"], dim=frame.dim
+                        frame.name, *message["args"], dim=frame.dim - entries
                     )
             stack.enter_context(self.open[frame.name])
         return stack
 
-    def around_guide(self, site: Any) -> ExitStack:
+    def around_guide(self, site: Any, entries: int = 0) -> ExitStack:
         """A context for what the guide samples at a site: its plates and own scale.
 
         Data that count several times count so with their latent sites.
         """
         own = own_scale(site.scale, site.frames, self.messages)
-        stack = self.around(site.frames)
+        stack = self.around(site.frames, entries)
         if not (isinstance(own, Real) and isclose(own, 1.0)):
             stack.enter_context(scale(scale=own))
         return stack

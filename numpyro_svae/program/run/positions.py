@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ __all__ = [
     "Extent",
     "clean",
     "extent_of",
+    "is_at",
     "per_entry",
     "per_path",
     "per_scale",
@@ -91,6 +93,15 @@ def read_at(
         stop = offset + extent.positions[-1]
         return lax.slice_in_dim(value, offset, stop, axis=last)
     return value
+
+
+def is_at(local: Extent, extent: Extent) -> bool:
+    """Whether a local site has a value at each position of a factor."""
+    value = jax.ShapeDtypeStruct((*local.positions, 1), float)
+    read = partial(read_at, local=local, extent=extent, event_dim=1)
+    found, goal = jax.eval_shape(read, value).shape[:-1], extent.positions
+    aligned = zip(found[::-1], goal[::-1])
+    return len(found) <= len(goal) and all(n in (1, m) for n, m in aligned)
 
 
 def pull_to(

@@ -26,7 +26,7 @@ from numpyro_svae.program.run.observed import as_numbers
 from numpyro_svae.program.run.one_site import OneSite
 from numpyro_svae.program.run.ordered import register_in_order
 from numpyro_svae.program.run.scans import Scan
-from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
+from numpyro_svae.program.run.shown import Shown
 from numpyro_svae.program.run.wrappers import as_vectors, peel
 
 __all__ = [
@@ -228,9 +228,7 @@ class Program:
     :param key: random key for whatever a run draws.
     :param fixed: values of parameters and plates that every run shares.
     :param scans: its scans; their sites are shown as those of whole chains.
-    :param numbers: its observed sites of numbers that have event dimensions; they are
-        shown as vectors of dimension one.
-    :param time_plates: the plate over steps of a chain, by observed site that has one.
+    :param shown: its sites that are shown in another shape.
     """
 
     model: Callable
@@ -239,8 +237,7 @@ class Program:
     key: Array
     fixed: dict[str, Any] = field(default_factory=dict)
     scans: tuple[Scan, ...] = ()
-    numbers: frozenset[str] = frozenset()
-    time_plates: dict[str, TimePlate] = field(default_factory=dict)
+    shown: Shown = field(default_factory=Shown)
 
     def trace(
         self,
@@ -276,14 +273,7 @@ class Program:
     def _as_read(self, message: dict) -> dict:
         """A message as the reader has it."""
         message = linearised(message)
-        name = message["name"]
-        seen = message["type"] == "sample" and message["is_observed"]
-        if seen and name in self.time_plates:
-            return with_time_in_event(message, self.time_plates[name])
-        if seen and name in self.numbers:
-            fn, value = as_vectors(message["fn"], message["value"])
-            return {**message, "fn": fn, "value": value}
-        return message
+        return self.shown.message(message) if message["type"] == "sample" else message
 
     def sites(self, values: dict[str, Any]) -> dict[str, Site]:
         """The sample sites of a run with latent sites at given values."""

@@ -4,7 +4,8 @@
 """Takes distributions out of ``expand``, ``to_event`` and ``mask``.
 
 Gaussian vectors of NumPyro's other classes are the ``MultivariateNormal`` of their
-covariance, and numbers are vectors of dimension one.
+covariance, numbers are vectors of dimension one, and a latent ``Bernoulli`` is a
+``Categorical`` of two states.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import numpyro.distributions as dist
 
 from numpyro_svae.program.run.classes import entries_by_class, spelling_of
 
-__all__ = ["Layer", "as_vectors", "at_positions", "peel", "shape_of", "unmasked"]
+__all__ = [
+    "Layer",
+    "as_states",
+    "as_vectors",
+    "at_positions",
+    "peel",
+    "shape_of",
+    "unmasked",
+]
 
 
 class Layer(NamedTuple):
@@ -144,6 +153,22 @@ def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
     vector = dist.Normal(loc, scale).expand((*shape, 1)).to_event(1)
     vector = vector if mask is None else vector.mask(jnp.broadcast_to(mask, shape))
     return vector.to_event(extra), jnp.asarray(value)[..., None]
+
+
+def as_states(fn: Any) -> Any:
+    """A Bernoulli distribution as the Categorical of its two values, in the same
+    wrappers; any other one as it is."""
+    layer = Layer.of(fn)
+    if layer is not None:
+        inner = as_states(layer.inner)
+        return fn if inner is layer.inner else layer.around(inner)
+    if isinstance(fn, dist.BernoulliProbs):
+        probs = jnp.stack([1.0 - fn.probs, fn.probs], -1)
+        return dist.CategoricalProbs(probs, validate_args=False)
+    if isinstance(fn, dist.BernoulliLogits):
+        logits = jnp.stack([jnp.zeros_like(fn.logits), fn.logits], -1)
+        return dist.CategoricalLogits(logits, validate_args=False)
+    return fn
 
 
 def shape_of(fn: dist.Distribution) -> dist.Distribution:

@@ -18,6 +18,7 @@ from numpyro_svae.program.priors.joins import Join
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.kinds import LocalKind
 from numpyro_svae.program.run.scans import Scan
+from numpyro_svae.program.run.shown import Shown
 from numpyro_svae.program.structure.supports import Support
 
 __all__ = [
@@ -127,6 +128,8 @@ class Beside:
     :param noise_by_state: whether a known covariance does.
     :param shared: whether K and S are the same at all positions, but for the offset.
     :param scaled: whether there is an s that is not one.
+    :param all_by_state: whether S and s differ between the states too, as where labels
+        pick one of several sites: ``jnp.where(z == 1, a, b)``.
     """
 
     location: str = ""
@@ -134,6 +137,7 @@ class Beside:
     noise_by_state: bool = False
     shared: bool = True
     scaled: bool = False
+    all_by_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,9 +226,7 @@ class Structure:
     :param scans: the scans of the program, whose chains are among the local sites.
     :param joins: independent blocks that give the parameters of one factor together.
     :param populations: priors of global blocks that depend on other blocks, by block.
-    :param numbers: the observed sites of numbers that have event dimensions.
-    :param time_plates: the observed sites with a plate over the steps of a chain, and
-        that plate.
+    :param shown: the sites that are shown in another shape.
     :param gradients: the local sites that likelihoods send the gradient of their
         expectation to, with these likelihoods.
     :param predicted: the observed sites that are not conjugate and depend on global
@@ -243,8 +245,7 @@ class Structure:
     scans: tuple[Scan, ...] = ()
     joins: dict[str, Join] = field(default_factory=dict)
     populations: dict[str, Any] = field(default_factory=dict)
-    numbers: frozenset[str] = frozenset()
-    time_plates: dict[str, Any] = field(default_factory=dict)
+    shown: Shown = field(default_factory=Shown)
     gradients: dict[str, tuple[str, ...]] = field(default_factory=dict)
     predicted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     products: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -101,6 +101,9 @@ class _Entries:
             return True
         sizes = [s.outer.event_shape for s in sites if is_scale(s)]
         weights = [s for s in sites if _is_weight(s) and self._is_open(s)]
+        learnt = weights + [s for s in sites if is_scale(s)]
+        if any(len(s.batch_shape) > 1 for s in learnt):
+            return False  # one plate of components, and one of entries
         if (self.size,) in sizes or not all(map(_is_of_number, weights)):
             return False
         return not all(map(self._is_mean, weights))

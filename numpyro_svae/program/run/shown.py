@@ -1,0 +1,56 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sites that are shown to the reader in another shape than the program has them in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
+from numpyro_svae.program.run.wrappers import as_states, as_vectors
+
+__all__ = ["Shown"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which sites are shown in another shape, and in which.
+
+    :param numbers: the observed sites of numbers that have event dimensions; they are
+        shown as vectors of dimension one.
+    :param time_plates: the plate over steps of a chain, by observed site that has one;
+        it is shown as an event dimension.
+    :param together: how many batch dimensions of a latent site are those of one vector
+        or matrix, by site; they are shown as event dimensions.
+    """
+
+    numbers: frozenset[str] = frozenset()
+    time_plates: dict[str, TimePlate] = field(default_factory=dict)
+    together: dict[str, int] = field(default_factory=dict)
+
+    def message(self, message: dict) -> dict:
+        """A message of a sample site as it is shown."""
+        name = message["name"]
+        if not message["is_observed"]:
+            message = {**message, "fn": as_states(message["fn"])}
+            if name in self.together:
+                return _with_entries(message, self.together[name])
+            return message
+        if name in self.time_plates:
+            return with_time_in_event(message, self.time_plates[name])
+        if name in self.numbers:
+            fn, value = as_vectors(message["fn"], message["value"])
+            return {**message, "fn": fn, "value": value}
+        return message
+
+
+def _with_entries(message: dict, count: int) -> dict:
+    """A message whose last batch dimensions are entries, which have no plates."""
+    frames = [
+        frame._replace(dim=frame.dim + count)
+        for frame in message["cond_indep_stack"]
+        if frame.dim < -count
+    ]
+    fn = message["fn"].to_event(count)
+    return {**message, "fn": fn, "cond_indep_stack": frames}
