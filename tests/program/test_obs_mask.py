@@ -8,6 +8,7 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 import pytest
 from scipy.stats import multivariate_normal
@@ -208,3 +209,36 @@ def test_a_label_has_its_own_name_and_counts_where_it_is_known():
     draws = idata["posterior"]["z"]
     assert draws.dims == ("chain", "draw", "data")
     assert np.array_equal(draws.values[0][:, KNOWN], np.tile(LABELS[KNOWN], (3, 1)))
+
+
+def test_a_vector_that_a_step_of_a_scan_misses_has_its_prior_given_the_path(x64):
+    """Nothing depends on it: the path is that of a mask."""
+
+    def model(y, seen, masked):
+        x = numpyro.sample("first", dist.MultivariateNormal(jnp.ones(2), jnp.eye(2)))
+
+        def step(x, now):
+            y, seen = now
+            fn = dist.MultivariateNormal(STEP @ x, 0.5 * jnp.eye(2))
+            x = numpyro.sample("x", fn)
+            fn = dist.MultivariateNormal(WEIGHT @ x, NOISE)
+            if masked:
+                numpyro.sample("y", fn.mask(seen), obs=y)
+            else:
+                numpyro.sample("y", fn, obs=y, obs_mask=seen)
+            return x, None
+
+        scan(step, x, (y, seen))
+
+    found = {}
+    for masked in (True, False):
+        guide, args = ns.AutoSVAE(model, num_starts=1), (numbers(5, 3), SEEN, masked)
+        loss = ns.SVAE_ELBO().loss(KEY, {}, model, guide, *args)
+        found[masked] = loss, guide.posterior_local({}, *args)
+    (bound, known), (loss, posterior) = found[True], found[False]
+    np.testing.assert_allclose(loss, bound, rtol=1e-9)
+    np.testing.assert_allclose(posterior["x"].mean, known["x"].mean, rtol=1e-7)
+    expected = known["x"].mean[1:][~SEEN] @ WEIGHT.T
+    np.testing.assert_allclose(posterior["y"].mean[1:][~SEEN], expected, rtol=1e-7)
+    cov = posterior["y"].base_dist.covariance_matrix[1:][~SEEN]
+    np.testing.assert_allclose(cov, np.broadcast_to(NOISE, (2, 3, 3)), atol=1e-12)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from numpyro_svae.inference.factors import coupling
 from numpyro_svae.inference.factors.coupling import Moments, Statistics
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
-from numpyro_svae.inference.factors.forms import Form
+from numpyro_svae.inference.factors.forms import Form, form_of
 from numpyro_svae.inference.local.beliefs import (
     DiscreteBelief,
     StateBelief,
@@ -237,13 +237,11 @@ class Product:
         statistics: Statistics,
         by: GaussianPotential | None,
     ) -> StateBelief:
-        recognised, own = self.potentials.get(name), self._own(name)
+        recognised = self.potentials.get(name)
         messages = self._to_gaussian(name, self._others(name), statistics)
         if by is not None:
             messages = by if messages is None else messages + by
-        if not own:
-            return infer_state(given, name, recognised, messages)
-        prior = self._to_gaussian(name, own, statistics)
+        prior = self._prior(name, statistics)
         return infer_state(given, name, recognised, messages, prior)
 
     # messages of the factors of several sites
@@ -251,6 +249,20 @@ class Product:
     def _own(self, name: str) -> list[Form]:
         """The prior of a site, if it depends on other sites."""
         return [form for form in self.forms if form.factor.site == name]
+
+    def _prior(self, name: str, statistics: Statistics) -> GaussianPotential | None:
+        """The expected prior of a site, if it depends on other sites.
+
+        Where the site is masked its prior is not counted, and it has it all the same.
+        """
+        own = self._own(name)
+        for form in list(own):
+            mask = form.extent.mask
+            if mask is not None:
+                uncounted = form_of(self.factors, form.factor, proper=True)
+                extent = uncounted.extent._replace(mask=~mask)
+                own.append(uncounted._replace(extent=extent))
+        return self._to_gaussian(name, own, statistics)
 
     def _others(self, name: str) -> list[Form]:
         """The factors of several sites that join a site but are not its prior."""
