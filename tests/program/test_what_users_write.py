@@ -266,7 +266,9 @@ REFUSED = {
         r"'site'.*bounds that are numbers, or Beta",
     ),
     "a precision matrix": (
-        lambda y: covariance(dist.Wishart(3.0, scale_matrix=jnp.eye(2)), y),
+        lambda y: covariance(
+            dist.WishartCholesky(3.0, scale_tril=jnp.eye(2)), y, lambda c: c @ c.T
+        ),
         r"'sigma': .*InverseWishart\(nu, scale_matrix=jnp\.linalg\.inv\(V\)\)",
     ),
     "a log scale": (

@@ -24,7 +24,7 @@ class Names:
     NumPyro refuses a second site of a name, but not a plate or a parameter that has the
     name of a site: in a trace it takes the place of the site.
 
-    :param messages: what is there already.
+    :param messages: what is there already, in another run: sizes are those of one.
     :param guide: the names of what a guide makes for itself.
     """
 
@@ -35,7 +35,7 @@ class Names:
         self._sizes: dict[str, int] = {}
         self._guide = frozenset(guide)
         for message in messages:
-            self.add(message)
+            self._add_kind(message)
 
     def add(self, message: dict) -> None:
         """Take note of a message.
@@ -43,6 +43,18 @@ class Names:
         :raises ValueError: if its name is that of something else, or of a plate of
             another size.
         """
+        self._add_kind(message)
+        if message["type"] != "plate":
+            return
+        name, (size, _) = message["name"], message["args"]
+        if self._sizes.setdefault(name, size) != size:
+            raise ValueError(
+                f"Plate '{name}': found sizes {self._sizes[name]} and {size} in one "
+                "run. Accepted: one size for all plates of a name; other data have a "
+                "plate with a name of their own."
+            )
+
+    def _add_kind(self, message: dict) -> None:
         if message["type"] not in _KINDS:
             return
         name, kind = message["name"], _KINDS[message["type"]]
@@ -57,13 +69,4 @@ class Names:
             raise ValueError(
                 f"Name '{name}': found {other} and {kind}. Accepted: a name of its own "
                 f"for each, as '{name}_{message['type']}' for the latter."
-            )
-        if message["type"] != "plate":
-            return
-        size, _ = message["args"]
-        if self._sizes.setdefault(name, size) != size:
-            raise ValueError(
-                f"Plate '{name}': found sizes {self._sizes[name]} and {size} in one "
-                "run. Accepted: one size for all plates of a name; other data have a "
-                "plate with a name of their own."
             )

@@ -134,7 +134,9 @@ def find_scans(
     messages = replace(program, model=recorder).trace(values, default)
     scans = []
     for args in recorder.calls:
-        names = Names(messages.values())  # that NumPyro does not tell the body
+        names = Names()
+        for message in messages.values():  # which NumPyro does not tell the body
+            names.add(message)
         fixed = {**program.fixed, **values}
         call = ScanCall.of(args, fixed, program.key, names)
         scan = _read_scan(call, recorder.sampled, default)
