@@ -97,7 +97,7 @@ def read_at(
 
 def is_at(local: Extent, extent: Extent) -> bool:
     """Whether a local site has a value at each position of a factor."""
-    value = jax.ShapeDtypeStruct((*local.positions, 1), float)
+    value = jax.ShapeDtypeStruct((*local.positions, 1), jnp.float32)
     read = partial(read_at, local=local, extent=extent, event_dim=1)
     found, goal = jax.eval_shape(read, value).shape[:-1], extent.positions
     aligned = zip(found[::-1], goal[::-1])
