@@ -89,7 +89,7 @@ class FittedGuide(AutoGuide):
         return f"{self.prefix}_messages"
 
     @property
-    def own_names(self) -> set[str]:
+    def _own_names(self) -> set[str]:
         """The names of what the guide makes for itself, which no program may have."""
         priors, scans = self.structure.priors, self.structure.scans
         joint = (n for n, prior in priors.items() if len(prior.sites) > 1)
@@ -106,7 +106,7 @@ class FittedGuide(AutoGuide):
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior, dict]:
         raise NotImplementedError
 
-    def knowing(self, local: LocalPosterior | None) -> Self:
+    def _knowing(self, local: LocalPosterior | None) -> Self:
         """The same guide, which takes a posterior of the local sites as given.
 
         :param local: what it has inferred for the arguments that it will be called

@@ -218,7 +218,7 @@ class AutoSVAE(FittedGuide):
         program = replace(program, fixed=shared_values(messages))
 
         given = messages, args, kwargs, guide_key
-        names = Names(messages.values(), self.own_names)
+        names = Names(messages.values(), self._own_names)
 
         def recognised() -> dict[str, Potential]:
             return recognise(self.recognition, *given, names)[0]

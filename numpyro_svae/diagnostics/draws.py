@@ -24,7 +24,7 @@ from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.diagnostics.programs import compiled, first_batch
 from numpyro_svae.program.run.fixed import Fixed, Free
 
-__all__ = ["AT_ONCE", "Drawn", "draws_of", "integrated_at_draw", "weigh"]
+__all__ = ["AT_ONCE", "Drawn", "draws_of", "integrated_at_draw", "weigh", "weigh_all"]
 
 AT_ONCE = 50  # draws that are weighed by one run of a program
 

@@ -58,7 +58,7 @@ class Fit(NamedTuple):
 
     def knowing(self, local: LocalPosterior | None) -> Fit:
         """The fit with a guide that knows its local posteriors, if they are given."""
-        return self._replace(guide=self.guide.knowing(local))
+        return self._replace(guide=self.guide._knowing(local))
 
     def trace(
         self, fn: Callable, key: Array, values: dict[str, Any], *first: Any
