@@ -107,6 +107,28 @@ def test_a_label_says_whether_a_site_counts_and_how_noise_is_scaled():
     np.testing.assert_allclose(label, expected, atol=2e-3)
 
 
+def test_a_label_picks_a_member_and_how_it_counts():
+    """The mean of each member is the fixed point of its update."""
+    factor, spread = np.array([1.0, 2.0]), np.array([1.0, 3.0])
+
+    def members_with_noises():
+        with numpyro.plate("states", 2):
+            return noisy()
+
+    def gaussian(z, mu, tau):
+        scale = jnp.asarray(spread)[z] / jnp.sqrt(tau[z])
+        return dist.Normal(jnp.asarray(factor)[z] * mu[z], scale)
+
+    guide, params, _ = fitted(labelled(members_with_noises, gaussian), 40)
+    found = guide.get_posterior(params)
+    label = np.asarray(guide.posterior_local(params, Y)["z"].probs)
+    weight = found["tau"].mean * factor / spread**2
+    precision = 1 / 25 + weight * factor * label.sum(0)
+    np.testing.assert_allclose(found["mu"].variance, 1 / precision, rtol=1e-3)
+    expected = weight * (Y @ label) / precision
+    np.testing.assert_allclose(found["mu"].mean, expected, rtol=1e-3)
+
+
 X = RNG.standard_normal((16, 3))
 GROUP = np.arange(16) % 4
 
