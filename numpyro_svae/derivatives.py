@@ -74,7 +74,7 @@ mlir.register_lowering(_tied, lambda _, *arrays, count: arrays[:count])
 def _batch(arrays: Any, axes: Any, *, count: int) -> tuple[list[Array], list[int]]:
     size = next(x.shape[axis] for x, axis in zip(arrays, axes) if axis is not None)
     whole = [
-        jnp.broadcast_to(x, (size, *x.shape))
+        jnp.broadcast_to(x, (size, *jnp.shape(x)))  # a number has none
         if axis is None
         else jnp.moveaxis(x, axis, 0)
         for x, axis in zip(arrays, axes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import jax
@@ -26,6 +27,8 @@ from numpyro_svae.program.run.subsample import Subsample, find_subsample
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.labels import whole_name
 from numpyro_svae.random_keys import check_key, keys_explained
+from numpyro_svae.shared_programs import Recent, quick_jit
+from numpyro_svae.tracing import needs_values
 
 __all__ = ["FittedGuide"]
 
@@ -45,7 +48,7 @@ class FittedGuide(AutoGuide):
         self._structure: Structure | None = None
         self._shapes: tuple[tuple, dict[str, Any]] | None = None
         self._has_deterministic = False
-        self.programs: dict[Any, Callable] = {}  # of functions of its fits
+        self.programs = Recent()  # of functions of its fits
         self._local: LocalPosterior | None = None
 
     @property
@@ -199,23 +202,43 @@ class FittedGuide(AutoGuide):
         if args or kwargs:
             data |= self._subsample(params, args, kwargs).members
 
-        def draw(key: Array) -> dict[str, Array]:
-            if args or kwargs:
-                with (
-                    block(),
-                    trace() as drawn,
-                    seed(rng_seed=key),
-                    Fixed(data=data),
-                ):
-                    values = self(*args, **kwargs)
-                given = data, drawn, key, args, kwargs
-                return values | deterministic_sites(self.model, *given)
-            return self._draw_globals(key, params)
+        def draws(keys: Array, *given: Any) -> dict[str, Array]:
+            draw = partial(self._draw, given=given)
+            for _ in sample_shape:
+                draw = jax.vmap(draw)
+            return draw(keys)
 
-        keys = random.split(rng_key, sample_shape)
-        for _ in sample_shape:
-            draw = jax.vmap(draw)
-        return draw(keys if sample_shape else rng_key)
+        keys = random.split(rng_key, sample_shape) if sample_shape else rng_key
+        return self._quickly(
+            ("draws", len(sample_shape)), draws, keys, data, args, kwargs
+        )
+
+    def _draw(self, key: Array, given: tuple) -> dict[str, Array]:
+        """A draw of the latent sites, with deterministic sites at them.
+
+        :param key: random key.
+        :param given: parameters with members of what is subsampled, arguments of the
+            model and its keyword arguments.
+        """
+        data, args, kwargs = given
+        if not (args or kwargs):
+            return self._draw_globals(key, data)
+        with block(), trace() as drawn, seed(rng_seed=key), Fixed(data=data):
+            values = self(*args, **kwargs)
+        known = data, drawn, key, args, kwargs
+        return values | deterministic_sites(self.model, *known)
+
+    def _quickly(
+        self, what: tuple, function: Callable[..., dict[str, Array]], *given: Any
+    ) -> dict[str, Array]:
+        """A function as one program, which is kept, if no values have to be known."""
+        program = self.programs.get_or((self, *what), lambda: quick_jit(function))
+        try:
+            return program(*given)
+        except TypeError as error:
+            if not needs_values(error):
+                raise
+            return function(*given)
 
     def _draw_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
         """A draw of the global sites, with deterministic sites that depend on it."""
@@ -226,9 +249,8 @@ class FittedGuide(AutoGuide):
         """Deterministic sites that depend on global sites alone."""
         if not self._has_deterministic:
             return {}
-        if of_values not in self.programs:
-            self.programs[of_values] = of_values(self.model, self.shapes)
-        return self.programs[of_values](data)
+        make = partial(of_values, self.model, self.shapes)
+        return self.programs.get_or(of_values, make)(data)
 
     def _sample_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
         values: dict[str, Array] = {}
@@ -260,7 +282,11 @@ class FittedGuide(AutoGuide):
         :param num_samples: size of the sample.
         :return: arrays by site, with the quantiles leading.
         """
-        keys = random.split(random.PRNGKey(0), num_samples)
-        draws = jax.vmap(lambda key: self._draw_globals(key, params))(keys)
-        levels = jnp.asarray(quantiles)
-        return {name: jnp.quantile(v, levels, axis=0) for name, v in draws.items()}
+
+        def found(params: dict[str, Any], levels: Array) -> dict[str, Array]:
+            keys = random.split(random.PRNGKey(0), num_samples)
+            draws = jax.vmap(lambda key: self._draw_globals(key, params))(keys)
+            return {n: jnp.quantile(v, levels, axis=0) for n, v in draws.items()}
+
+        what, levels = ("quantiles", num_samples), jnp.asarray(quantiles)
+        return self._quickly(what, found, params, levels)

@@ -47,6 +47,7 @@ from numpyro_svae.program.structure.checks import (
 from numpyro_svae.program.structure.groups import mixtures
 from numpyro_svae.program.structure.probing import plain_run
 from numpyro_svae.shared_inference import once
+from numpyro_svae.shared_programs import Recent
 
 __all__ = ["AutoSVAE"]
 
@@ -149,7 +150,7 @@ class AutoSVAE(FittedGuide):
         :param sweeps: the number of sweeps, as ``refine``.
         """
         other = copy(self)
-        other.refine, other.programs = check_refine(sweeps), {}
+        other.refine, other.programs = check_refine(sweeps), Recent()
         other.watch, other._strict = Watch(self._has_few_sweeps), None
         other._structure = None
         return other
@@ -173,7 +174,7 @@ class AutoSVAE(FittedGuide):
         return few and self.recognition is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"programs": {}, "_strict": None}
+        return super().__getstate__() | {"programs": Recent(), "_strict": None}
 
     # set-up
 

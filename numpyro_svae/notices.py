@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
-import weakref
+from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 from jax import Array, lax
@@ -19,9 +20,12 @@ import numpy as np
 
 from numpyro_svae.host_calls import call_by_name, can_call
 
-__all__ = ["Said", "notice"]
+__all__ = ["Listeners", "Said", "notice", "told"]
 
 _TARGET = "numpyro_svae_notice"
+
+
+_NUMBERS = count(2**16)  # of those who are told; smaller ones are by text
 
 
 class Said:
@@ -29,6 +33,7 @@ class Said:
 
     def __init__(self) -> None:
         self._all: set[Any] = set()
+        self.number = next(_NUMBERS)
 
     def __contains__(self, what: Any) -> bool:
         return what in self._all
@@ -37,49 +42,83 @@ class Said:
         self._all.add(what)
 
 
-class _Speaker(NamedTuple):
-    """Says what has happened.
+class Listeners:
+    """Who is told what happens in a program, by numbers that it is called with.
 
-    :param say: a function of what has been said and of a pytree of NumPy arrays.
-    :param structure: of that pytree.
-    :param said: a reference to what has been said; its owner may be gone.
+    So programs that differ in nothing else are one.
+
+    :param numbers: these numbers, traced, of shape ``(ROOM,)``.
     """
 
-    say: Callable[[Said, Any], None]
-    structure: Any
-    said: weakref.ref[Said]
+    ROOM = 4
 
-    def speak(self, leaves: list[np.ndarray]) -> None:
-        said = self.said()
-        values = jax.tree.unflatten(self.structure, leaves)
-        self.say(Said() if said is None else said, values)
+    def __init__(self, numbers: Array) -> None:
+        self._numbers = numbers
+        self._all: list[Said] = []
+
+    def number_of(self, said: Said) -> Array | None:
+        """The number of one of them, if there is room."""
+        if said not in self._all:
+            self._all.append(said)
+        place = self._all.index(said)
+        return self._numbers[place] if place < self.ROOM else None
+
+    def known(self) -> np.ndarray:
+        """The numbers of those that were told of in the trace."""
+        numbers = [said.number for said in self._all] + [0] * self.ROOM
+        return np.asarray(numbers[: self.ROOM], np.uint32)
 
 
-_speakers: dict[str, _Speaker] = {}
+_listening: list[Listeners | None] = []
 
 
-def _name_of(say: Callable, structure: Any, said: Said) -> str:
-    """A name for a speaker, the same in each process that runs the same programs.
+@contextmanager
+def told(listeners: Listeners | None) -> Iterator[None]:
+    """Within it, notices are for those that a program is called with, or as they are.
 
-    It is in the compiled program. Of speakers that say the same, each has a number;
-    that of one which has gone is free again.
+    :param listeners: of the program that is traced, or None.
     """
+    _listening.append(listeners)
+    try:
+        yield
+    finally:
+        _listening.pop()
+
+
+_SAYINGS: dict[str, tuple[Callable[[Said, Any], None], Any]] = {}
+_TOLD: WeakValueDictionary[tuple[str, int], Said] = WeakValueDictionary()
+
+
+def _text_of(say: Callable, structure: Any) -> str:
+    """What is in a compiled program of what it says: the same in each process."""
     bound = f"{say.args} " if isinstance(say, partial) else ""
     plain = say.func if isinstance(say, partial) else say
     text = f"{plain.__module__}.{plain.__qualname__} {bound}{structure}"
-    name = next(n for i in count() if _is_free(n := f"{text} {i}", said))
-    _speakers[name] = _Speaker(say, structure, weakref.ref(said))
-    return name
+    _SAYINGS[text] = say, structure
+    return text
 
 
-def _is_free(name: str, said: Said) -> bool:
-    """Whether a name is that of nobody, of one who has gone, or of this speaker."""
-    known = _speakers.get(name)
-    return known is None or known.said() is None or known.said() is said
+def _number_of(text: str, said: Said) -> Array | np.generic:
+    """Who is told: a number among those who are told the same, or an argument.
+
+    The former is in the program, and should be the same in each process that runs the
+    same programs. That of one which has gone is free again.
+    """
+    listeners = _listening[-1] if _listening else None
+    argument = None if listeners is None else listeners.number_of(said)
+    if argument is not None:
+        _TOLD[text, said.number] = said
+        return argument
+    number = next(i for i in count() if _TOLD.get((text, i)) in (None, said))
+    _TOLD[text, number] = said
+    return np.uint32(number)
 
 
-def _hear(name: str, leaves: list[np.ndarray]) -> None:
-    _speakers[name].speak(leaves)
+def _hear(text: str, arrays: list[np.ndarray]) -> None:
+    number, *leaves = arrays
+    say, structure = _SAYINGS[text]
+    said = _TOLD.get((text, int(number)))  # which may be gone
+    say(Said() if said is None else said, jax.tree.unflatten(structure, leaves))
 
 
 def notice(
@@ -114,37 +153,39 @@ def notice(
         say(said, jax.tree.map(np.asarray, values))
         return np.zeros((), np.float32)
 
-    zero = jax.ShapeDtypeStruct((), jnp.float32)
-
-    def call_back(values: Any) -> Array:
-        return jax.pure_callback(tell, zero, values)
-
-    def call(values: Any) -> Array:
-        values = summary(values)
-        if not can_call(_TARGET, _hear):
-            return call_back(values)
-        structure = jax.tree.structure(values)
-        named = partial(call_by_name, _TARGET, _name_of(say, structure, said))
-        return lax.platform_dependent(
-            values,
-            cpu=lambda given: named(jax.tree.leaves(given)),
-            default=call_back,
-        )
-
-    @custom_vmap
-    def speak(happened: Array, values: Any) -> Array:
-        return lax.cond(happened, call, lambda _: jnp.zeros((), jnp.float32), values)
-
-    @speak.def_vmap
-    def _(size: int, batched: Any, happened: Array, values: Any) -> tuple[Array, bool]:
-        each = jnp.broadcast_to(happened, (size,))
-        first = jnp.argmax(each)
-        one = jax.tree.map(lambda v, b: v[first] if b else v, values, batched[1])
-        return speak(jnp.any(each), one), False
-
-    values = lax.stop_gradient(values)
     if not isinstance(happened, jax.core.Tracer):
         if happened:
             tell(summary(values))
         return jnp.zeros((), jnp.float32)
-    return lax.stop_gradient(speak(happened, values))
+    by_name = can_call(_TARGET, _hear)
+    text = _text_of(say, jax.tree.structure(jax.eval_shape(summary, values)))
+    zero = jax.ShapeDtypeStruct((), jnp.float32)
+
+    def call(number: Array, values: Any) -> Array:
+        values = summary(values)
+        if not by_name:
+            return jax.pure_callback(tell, zero, values)
+        return lax.platform_dependent(
+            number,
+            *jax.tree.leaves(values),
+            cpu=lambda *arrays: call_by_name(_TARGET, text, list(arrays)),
+            default=lambda *_: jax.pure_callback(tell, zero, values),
+        )
+
+    @custom_vmap
+    def speak(happened: Array, number: Array, values: Any) -> Array:
+        silent = jnp.zeros((), jnp.float32)
+        return lax.cond(happened, call, lambda *_: silent, number, values)
+
+    @speak.def_vmap
+    def _(
+        size: int, batched: Any, happened: Array, number: Array, values: Any
+    ) -> tuple[Array, bool]:
+        each = jnp.broadcast_to(happened, (size,))
+        first = jnp.argmax(each)
+        one = jax.tree.map(lambda v, b: v[first] if b else v, values, batched[2])
+        return speak(jnp.any(each), number, one), False
+
+    return lax.stop_gradient(
+        speak(happened, _number_of(text, said), lax.stop_gradient(values))
+    )

@@ -5,51 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
-import os
 from typing import Any
 
 import jax
-from jax.core import eval_context
-from jax.extend.core import get_opaque_trace_state
+from jax.errors import JAXTypeError
 import jax.numpy as jnp
 from numpyro.util import not_jax_tracer
 
-__all__ = ["check_known", "computed_now", "quick_jit", "without_scanned"]
-
-_LEVEL = "xla_backend_optimization_level"
-
-
-def quick_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """:func:`jax.jit` for programs that run a few times.
-
-    At its highest level of optimisation, XLA for CPUs makes up to fifteen times as much
-    machine code of a loop that generates random numbers: such a program takes twice as
-    long to compile and no less to run, and others take a sixth longer. The level is
-    that below, if the user has chosen none and the program is not a part of another.
-
-    :param function: of pytrees of arrays.
-    :param options: those of :func:`jax.jit`.
-    """
-    plain = jax.jit(function, **options)
-    quick = jax.jit(function, compiler_options={_LEVEL: 2}, **options)
-
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return (quick if _has_options() else plain)(*args, **kwargs)
-
-    return call
-
-
-def _has_options() -> bool:
-    """Whether nothing is traced, so that JAX takes options, and there are none yet."""
-    chosen = _LEVEL in os.environ.get("XLA_FLAGS", "")
-    here = get_opaque_trace_state(convention="nnx")
-    with eval_context():
-        alone = here == get_opaque_trace_state(convention="nnx")
-    return alone and not chosen and jax.default_backend() == "cpu"
+__all__ = ["check_known", "computed_now", "needs_values", "without_scanned"]
 
 
 def computed_now() -> AbstractContextManager:
@@ -77,6 +41,11 @@ def check_known(name: str, values: Any, instead: str) -> None:
         f"{name}: found a jax.jit, jax.vmap or jax.grad around it, within which no "
         f"values are known. Accepted: a call outside of these. Within them: {instead}."
     )
+
+
+def needs_values(error: Exception) -> bool:
+    """Whether an error says that a value had to be known of what JAX traces."""
+    return isinstance(error.__cause__ or error, JAXTypeError)
 
 
 def without_scanned(guide_trace: dict, model_trace: dict) -> dict:

@@ -3,8 +3,6 @@
 
 """How many programs XLA compiles before a first result, and for a second one."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -17,26 +15,12 @@ import pytest
 import numpyro_svae as ns
 from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.diagnostics.programs import kept
+from tests.compilations import compilations
 from tests.data import make_svi
 from tests.models import lds_recognition, lds_svae, linear_lds, mixture
 from tests.switching import hmm
 
 KEY = random.PRNGKey(0)
-_compiled = [0]
-
-
-def _count(event: str, *_: Any, **__: Any) -> None:
-    _compiled[0] += event == "/jax/core/compile/backend_compile_duration"
-
-
-jax.monitoring.register_event_duration_secs_listener(_count)
-
-
-@contextmanager
-def compilations() -> Iterator[Callable[[], int]]:
-    """Count programs that are compiled inside."""
-    before = _compiled[0]
-    yield lambda: _compiled[0] - before
 
 
 def run_by_numpyro(model, recognition, *args):

@@ -10,16 +10,14 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.errors import JAXTypeError
 import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit
-from numpyro_svae.tracing import computed_now, quick_jit
+from numpyro_svae.shared_programs import Leaf, quick_jit
+from numpyro_svae.tracing import computed_now, needs_values
 
 __all__ = ["compiled", "first_batch", "in_batches", "kept"]
-
-_MOST = 64  # programs that a guide keeps
 
 
 def compiled(
@@ -36,16 +34,9 @@ def compiled(
     :param static: what the program is made for.
     :return: a function of the further arrays.
     """
-    leaves, tree = _leaves(fit)
-    known = [not isinstance(leaf, Array | np.ndarray) for leaf in leaves]
-    plain = [leaf if fixed else None for leaf, fixed in zip(leaves, known)]
-    arrays = [leaf for leaf, fixed in zip(leaves, known) if not fixed]
     model, guide, batch = fit.model, fit.guide, fit.batch
 
-    def run(arrays: list[Array], *given: Any) -> Any:
-        rest = iter(arrays)
-        found = [x if fixed else next(rest) for x, fixed in zip(plain, known)]
-        params, args, kwargs = jax.tree.unflatten(tree, found)
+    def run(params: dict, args: tuple, kwargs: dict, *given: Any) -> Any:
         own = Fit(model, guide, params, args, kwargs, batch)
         return function(own, *given, *static)
 
@@ -53,8 +44,10 @@ def compiled(
 
     def call(*given: Any) -> Any:
         try:
-            return program(arrays, *given)
-        except JAXTypeError:
+            return program(fit.params, fit.args, fit.kwargs, *given)
+        except TypeError as error:
+            if not needs_values(error):
+                raise
             return quick_jit(lambda given: function(fit, *given, *static))(given)
 
     return call
@@ -71,35 +64,12 @@ def kept(
     :param shapes: whether it is made for arrays of these shapes alone.
     """
     leaves, tree = _leaves(fit)
-    key = what, fit.model, fit.batch, tree, tuple(_Key(leaf, shapes) for leaf in leaves)
-    programs = fit.guide.programs
-    found = programs.pop(key) if key in programs else make()
-    programs[key] = found  # in the order of their last use
-    while len(programs) > _MOST:
-        programs.pop(next(iter(programs)))
-    return found
+    key = what, fit.model, fit.batch, tree, tuple(Leaf(leaf, shapes) for leaf in leaves)
+    return fit.guide.programs.get_or(key, make)
 
 
 def _leaves(fit: Fit) -> tuple[list[Any], Any]:
     return jax.tree.flatten((fit.params, fit.args, fit.kwargs))
-
-
-class _Key:
-    """What tells leaves of arguments apart: an array has its shape, if at all."""
-
-    def __init__(self, leaf: Any, shapes: bool) -> None:
-        if isinstance(leaf, Array | np.ndarray):
-            self.value: Hashable = (leaf.shape, leaf.dtype) if shapes else None
-        elif isinstance(leaf, bool | int | float | complex | str | bytes | np.generic):
-            self.value = type(leaf), leaf
-        else:
-            self.value, self.leaf = id(leaf), leaf  # which lives as long as this
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.value == other.value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
 
 
 def in_batches(fit: Fit, function: Callable[[Fit], Any]) -> Any:

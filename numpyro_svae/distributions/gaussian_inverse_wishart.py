@@ -12,7 +12,6 @@ and a covariance matrix Sigma (D x D) with
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Self
 
 from jax import Array, random
@@ -31,7 +30,7 @@ from numpyro_svae.distributions.arguments import (
 from numpyro_svae.distributions.bartlett import bartlett_tril, solve_tril
 from numpyro_svae.distributions.constraints import pack, symmetrize, unpack, weight_cov
 from numpyro_svae.families import RegressionNatural, RegressionStandard
-from numpyro_svae.tracing import quick_jit
+from numpyro_svae.shared_programs import quick_jit
 
 __all__ = ["GaussianInverseWishart"]
 
@@ -245,7 +244,7 @@ def _infinite_if(exists: Array) -> Array:
     return jnp.where(exists, jnp.inf, jnp.nan)
 
 
-@partial(quick_jit, static_argnums=1)
+@quick_jit
 def _draw(key: Array, shape: tuple[int, ...], standard: RegressionStandard) -> Array:
     """Samples of a batch shape, in one program even where nothing else is compiled."""
     key_cov, key_weight = random.split(key)

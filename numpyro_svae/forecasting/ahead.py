@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.forecasting.continuation import Continue
 from numpyro_svae.forecasting.timeline import InTime, at_last
+from numpyro_svae.shared_programs import quick_jit
 
 if TYPE_CHECKING:
     from numpyro_svae.forecasting.filter import FilterState
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["draws_ahead"]
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_samples"))
+@quick_jit
 def draws_ahead(
     state: FilterState,
     key: Array,

@@ -30,6 +30,7 @@ from numpyro_svae.forecasting.filter_setup import FilterSetup, look_ahead
 from numpyro_svae.forecasting.filter_window import Belief, Beliefs
 from numpyro_svae.forecasting.timeline import Arguments
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.shared_programs import shared_jit
 from numpyro_svae.tracing import check_known
 
 __all__ = ["FilterState", "filter", "read_filter"]
@@ -176,10 +177,10 @@ def _started(state: FilterState, arrays: dict[int, Any]) -> FilterState:
     return replace(state, beliefs=beliefs, bound=bound, last=last)
 
 
-_start = jax.jit(_started)
+_start = shared_jit(_started)
 
 
-@jax.jit
+@shared_jit
 def _begin(state: FilterState, before: Beliefs, first: dict[str, Array]) -> FilterState:
     setup, names = state.setup, state.setup.arguments.names
     fixed = {i: first.get(names[i], leaf) for i, leaf in state.fixed.items()}

@@ -20,6 +20,7 @@ from numpyro_svae.families import NaturalParameters
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.factors.global_priors import expected_prior
 from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.shared_programs import shared_jit
 
 __all__ = ["Merges", "merge_components"]
 
@@ -100,15 +101,17 @@ def merge_components(
         }
         return found, priors, local.marginals[_label(structure, site)].probs
 
-    @jax.jit
-    def loss(naturals: Naturals) -> Array:
-        given = {**params, **_named(guide, naturals)}
-        options = {**kwargs, **svi.static_kwargs}
-
+    @shared_jit
+    def loss_of(params: dict, keys: Array, args: tuple, kwargs: dict) -> Array:
         def sampled(key: Array) -> Array:
-            return svi.loss.loss(key, given, svi.model, svi.guide, *args, **options)
+            return svi.loss.loss(key, params, svi.model, svi.guide, *args, **kwargs)
 
-        return jnp.mean(lax.map(sampled, random.split(state.rng_key, num_particles)))
+        return jnp.mean(lax.map(sampled, keys))
+
+    def loss(naturals: Naturals) -> Array:
+        keys = random.split(state.rng_key, num_particles)
+        options = {**kwargs, **svi.static_kwargs}
+        return loss_of({**params, **_named(guide, naturals)}, keys, args, options)
 
     naturals, priors, probs = infer({})
     axes = _axes_of_states(guide.structure, _label(guide.structure, site))

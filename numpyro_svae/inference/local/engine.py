@@ -8,10 +8,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import jax
 from jax import Array
 import numpyro.distributions as dist
 
@@ -24,16 +22,14 @@ from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.ordered import as_given, in_order
 from numpyro_svae.program.structure.factors import Structure
-from numpyro_svae.tracing import quick_jit
+from numpyro_svae.shared_programs import quick_jit, shared_jit
 
 __all__ = ["global_posteriors", "local_posterior"]
 
 Naturals = dict[str, NaturalParameters]
 
-_OPTIONS = "structure", "mean_field", "fixed_point", "examine"
 
-
-@partial(quick_jit, static_argnames=_OPTIONS)
+@quick_jit
 def local_posterior(
     structure: Structure,
     mean_field: bool,
@@ -56,7 +52,7 @@ def global_posteriors(
     return as_given(_global_posteriors(structure, naturals, bound))
 
 
-@partial(jax.jit, static_argnames="structure")
+@shared_jit
 def _global_posteriors(structure: Structure, naturals: Naturals, bound: Bound) -> Any:
     posteriors = {n: p.posterior(naturals[n]) for n, p in structure.priors.items()}
     moments = {n: p.moments(naturals[n]) for n, p in structure.priors.items()}

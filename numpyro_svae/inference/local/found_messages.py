@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
@@ -38,6 +36,7 @@ from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.likelihoods import Likelihoods, Statics
+from numpyro_svae.shared_programs import shared_jit
 
 __all__ = [
     "find_messages",
@@ -80,7 +79,7 @@ def find_messages(
     return lax.stop_gradient(_find(structure, statics, ascent, *given))
 
 
-@partial(jax.jit, static_argnames=("structure", "statics", "ascent"))
+@shared_jit
 def _find(
     structure: Structure,
     statics: Statics,
@@ -185,7 +184,7 @@ def with_linear_steps(
     return bound, messages.beside(potentials)
 
 
-@partial(jax.jit, static_argnames=("structure", "statics", "rule"))
+@shared_jit
 def _linear(
     structure: Structure,
     statics: Statics,
@@ -245,7 +244,7 @@ def with_expectations(
     return local
 
 
-@partial(jax.jit, static_argnames=("structure", "statics", "rule"))
+@shared_jit
 def _expected(
     structure: Structure,
     statics: Statics,

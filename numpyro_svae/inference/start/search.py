@@ -35,6 +35,7 @@ from numpyro_svae.inference.start.values import estimate_paths, turned
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups
+from numpyro_svae.shared_programs import quick_jit
 
 __all__ = ["Search", "check_num_starts", "find_start"]
 
@@ -90,7 +91,7 @@ def _searches(structure: Structure, given: Any, potentials: dict[str, Any]) -> b
     return any(local.discrete or local.chain for local in structure.locals.values())
 
 
-@partial(jax.jit, static_argnames=("structure", "search"))
+@quick_jit
 def find_start(
     key: Array,
     structure: Structure,
