@@ -126,9 +126,11 @@ class Guess:
                 if factor.site in self._members:
                     members = self._members[factor.site]
                     used = jnp.any(members.reshape(-1, members.shape[-1]) > 0, 0)
-                picked = bound.picked.get((factor.site, factor.role))
+                picked: Any = bound.picked.get((factor.site, factor.role))
                 if picked is None:
                     return spread_counts(prior, extent, 1.0 * used)
+                if factor.source.prior in structure.joins:
+                    picked = picked.of(name)
                 size = structure.locals[factor.site].size
                 before = size if factor.role == "transition" else 0
                 return spread_rows(prior, picked, extent, 1.0 * used, before)
@@ -184,7 +186,7 @@ class Guess:
         if not bound.active(factor.site, structure):
             return None
         block: Any = structure.priors[name]
-        join = structure.joins.get(str(factor.source.prior))
+        join: Any = structure.joins.get(str(factor.source.prior))
         if join is None:
             found = self._regression(factor, block.whole(self._priors[name]))
             return None if found is None else block.of_whole(found)

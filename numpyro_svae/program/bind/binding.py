@@ -30,6 +30,7 @@ from numpyro_svae.program.bind.predictors import (
     BoundPredictors,
     bind_predictors,
 )
+from numpyro_svae.program.bind.row_products import BoundProducts
 from numpyro_svae.program.bind.statistics import (
     BoundStatistics,
     bind_rows,
@@ -105,7 +106,7 @@ class Bound:
     regressions: dict[tuple[str, str], BoundRegression]
     statistics: dict[tuple[str, str], BoundStatistics]
     tables: dict[str, BoundTable]
-    picked: dict[tuple[str, str], Picked]
+    picked: dict[tuple[str, str], Picked | BoundProducts]
     populations: dict[str, Any]
     seen: dict[str, Array | None]
     predictors: dict[str, BoundPredictors]
