@@ -54,6 +54,14 @@ def ratings(y):
         numpyro.sample("y", fn, obs=y.ravel())
 
 
+def stacked(y):
+    a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+    b = numpyro.sample("b", dist.Normal(0.0, 2.0))
+    with numpyro.plate("data", len(y)):
+        fn = dist.MultivariateNormal(jnp.stack([a, b]), jnp.eye(2))
+        numpyro.sample("y", fn, obs=y)
+
+
 def autoregression(y):
     phi = numpyro.sample("phi", dist.Uniform(-1.0, 1.0))
     numpyro.sample("y", dist.Normal(phi * y[:-1], 1.0).to_event(2), obs=y[1:])
@@ -68,6 +76,7 @@ REFUSED = {
         rf"'psi': .*noise of 'y'.*{FACTORS}",
     ),
     "ratings": (ratings, r"'y' .*'u', 'v' .*dim=-2.*Normal\(jnp\.sum\(u \* v, -1\)"),
+    "stacked": (stacked, r"'a', 'b' that are entries.*one site.*of 2 entries"),
     "weight": (autoregression, r"'phi': .*weight.*as Normal\(0\.0"),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
     "flat and alone": (
