@@ -295,6 +295,6 @@ class ExpectedFactors:
             if not factor.selectors:
                 value = per_entry(self.table(factor), self.extent(factor))
                 found[factor.site] = found.get(factor.site, 0.0) + value
-        for name, predictors in self.bound.predictors.items():
-            found[name] = predictors.expected(self.moments)
+        for name, bound in (self.bound.predictors | self.bound.bilinear).items():
+            found[name] = bound.expected(self.moments)
         return found

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.inference.start.bilinear import away_from_zero
 from numpyro_svae.inference.start.counts import (
     add_statistics,
     spread_counts,
@@ -142,11 +143,21 @@ class Guess:
                 members = self._members_at(factor, prior.batch_shape)
                 extent = self.factors.extent(factor)
                 return add_statistics(prior, data.log_prob, members, extent)
+            if factor.form == "bilinear":
+                kind: Any = structure.holder(factor)
+                if name in kind.multiplied and bound.active(factor.site, structure):
+                    value = bound.bilinear[factor.site].value
+                    return away_from_zero(self._key_of(name), prior, value)
             if factor.form == "regression":
                 found = self._weights_and_noise(name, self._largest(factor))
                 if found is not None:
                     return found
         return self._weights_of_predictors(name)
+
+    def _key_of(self, name: str) -> Array:
+        """A random key for each block."""
+        index = list(self.factors.structure.priors).index(name)
+        return random.fold_in(self.key, index)
 
     def _largest(self, factor: Any) -> Any:
         """That with most data of an observed factor and those that are like it.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from numpyro_svae.program.priors.bilinear import Bilinear
 from numpyro_svae.program.priors.joins import Join
 from numpyro_svae.program.priors.table_priors import TablePrior
 
@@ -56,5 +57,5 @@ class RowProducts:
         return np.exp(total)
 
 
-Joined = Join | RowProducts
+Joined = Join | Bilinear | RowProducts
 """What holds the parameters of a factor of several blocks."""

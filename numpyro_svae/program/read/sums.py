@@ -96,9 +96,10 @@ def of_products(wiring: Wiring, site: Site) -> str:
         return ""
     return (
         f" It multiplies {listed(found)}. Of vectors, as in matrix factorisation, "
-        "write each in its plate, rows with dim=-2 and columns with dim=-1, and "
-        "Normal(jnp.sum(u * v, -1), s) in both, with s known or numpyro.param, and a "
-        "mask where there are no data."
+        "multiply two at a time, write each in a plate of its own, and "
+        "Normal(jnp.sum(u[row] * v[column], -1), s) in one plate of the data, with the "
+        "row and the column of each, and s known, numpyro.param, or from one Gamma, "
+        "InverseGamma or HalfNormal site."
     )
 
 
@@ -123,8 +124,8 @@ def of_shape(site: Site, dims: Collection[int], beside: list[Site]) -> ValueErro
     return ValueError(
         f"Site '{site.name}' ({type(site.fn).__name__}): found batch shape "
         f"{site.batch_shape} and event shape {tuple(site.outer.event_shape)}, for "
-        f"responses of dimension {sorted(dims)}. Accepted for a global mean or weight: at "
-        "most one plate of K components, dim=-1 (of a table, one plate of all "
+        f"responses of dimension {sorted(dims)}. Accepted for a global mean or weight: "
+        "at most one plate of K components, dim=-1 (of a table, one plate of all "
         "entries: a[row], or X @ w with ones in X for row and column); a mean "
         "of the dimension D of its responses, a weight F of shape (D, M) as in "
         "F @ u, or (M, D) as in u @ F, or the weights (M,) of a response of "
