@@ -197,3 +197,24 @@ def test_sticks_with_another_parameter_than_one_are_refused():
     model = partial(process, broken, padded)
     with pytest.raises(ValueError, match=r"'v'.*where the other is 1"):
         make_svi(model, ns.AutoSVAE(model)).init(random.PRNGKey(0), Y)
+
+
+def by_group(group, y):
+    with numpyro.plate("groups", 2, dim=-2), numpyro.plate("sticks", K - 1, dim=-1):
+        v = numpyro.sample("v", dist.Beta(1.0, 2.0))
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(padded_rows(v)[group]))
+        numpyro.sample("y", dist.Normal(jnp.arange(K)[z], 1.0), obs=y)
+
+
+def padded_rows(v):
+    one = jnp.ones((2, 1))
+    rest = jnp.cumprod(1 - v, -1)
+    return jnp.concatenate([v, one], -1) * jnp.concatenate([one, rest], -1)
+
+
+def test_sticks_that_data_pick_are_refused():
+    """Where they are would be another place in a later call."""
+    svi = make_svi(by_group, ns.AutoSVAE(by_group))
+    with pytest.raises(ValueError, match=r"'z'.*the same for all data"):
+        svi.init(random.PRNGKey(0), jnp.arange(15) % 2, Y)
