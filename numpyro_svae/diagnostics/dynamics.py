@@ -60,7 +60,7 @@ def _draws(
     """Draws of the weight that a block holds, ``(S, [K], D, M)``."""
     structure = guide.structure
     source = str(factor.source.prior)
-    join = structure.joins.get(source)
+    join: Any = structure.joins.get(source)
     prior: Any = structure.priors.get(source)
     if join is not None and len(join.weights) == 1:
         prior = join.weights[0]

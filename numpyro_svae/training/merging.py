@@ -169,8 +169,9 @@ def _axes_of_states(structure: Structure, site: str) -> Axes:
         if (own or picked) and elsewhere and factor.source.prior is not None:
             raise ValueError(
                 f"site: '{site}' has parameters at '{factor.site}' that data pick, or "
-                f"entries of '{factor.source.prior}' one by one, whose states cannot "
-                "be merged. Accepted: a site whose states are the members of a batch."
+                f"entries of {' and '.join(map(repr, structure.blocks_of(factor)))} "
+                "one by one, whose states cannot be merged. Accepted: a site whose "
+                "states are the members of a batch."
             )
         for name in structure.blocks_of(factor):
             members = picked and structure.priors[name].components == size

@@ -64,11 +64,20 @@ def switched(rows):
     return jnp.stack([rows[0], rows[1, ::-1]])
 
 
+def broken(rows):
+    """Three probabilities, or their logs, from two sticks."""
+    (first, second), (rest, end) = jnp.moveaxis(rows, (-1, -2), (0, 1))
+    found = jnp.stack([first, rest * second, rest * end], -1)
+    logs = jnp.stack([first, rest + second, rest + end], -1)
+    return jnp.where(jnp.sum(rows) < 0, logs, found)
+
+
 CASES = {
     "by-subject": Case((6, 2), lambda r: r.reshape(3, 2, 2)[SUBJECT][:, None]),
     "by-both": Case((3, 2, 2, 2), lambda r: r[SUBJECT[:, None], PHASE]),
     "left-to-right": Case((2, 2), in_band, lambda r: evens(r, 3)[0], size=3),
     "beta": Case((2, 2), switched, beta=True),
+    "sticks": Case((3, 2, 2), broken, lambda r: broken(r)[0], 3, beta=True),
     "first": Case((3, 2), initial=lambda r: r[SUBJECT]),
     "tied": Case((2,), lambda r: jnp.stack([r, r[::-1]]), lambda r: r),
     "scan": Case((4, 2), lambda r: r.reshape(2, 2, 2)[PHASE], scanned=True),
@@ -109,7 +118,9 @@ def scanned(first, matrix, y):
 
 def log_evidence(case, y, logs):
     """The log of the sum over all paths, at logs of the rows."""
-    place = partial(in_band, zero=-1e5, one=0.0) if case.size == 3 else case.place
+    place = case.place
+    if place is in_band:
+        place = partial(in_band, zero=-1e5, one=0.0)
     table = jnp.broadcast_to(place(logs), (N, T - 1, case.size, case.size))
     first = jnp.broadcast_to(case.initial(logs), (N, case.size))
     seen = dist.Normal(LEVELS[: case.size], 1.0).log_prob(y[..., None])
@@ -126,7 +137,9 @@ def test_rows_are_updated_by_the_expected_counts(name, x64):
     case = CASES[name]
     counts = jnp.asarray(np.random.default_rng(1).uniform(1.0, 4.0, case.shape))
     start = (
-        dist.Beta(counts[:, 0], counts[:, 1]) if case.beta else dist.Dirichlet(counts)
+        dist.Beta(counts[..., 0], counts[..., 1])
+        if case.beta
+        else dist.Dirichlet(counts)
     )
     guide = ns.AutoSVAE(partial(program, case), init={"rows": start})
     params, losses = steps(make_svi(guide.model, guide), 1, Y)

@@ -48,10 +48,19 @@ def ratings(y):
         u = numpyro.sample("u", standard)
     with numpyro.plate("columns", 2):
         v = numpyro.sample("v", standard)
+    w = numpyro.sample("w", standard)
     row, column = np.divmod(np.arange(24), 2)
     with numpyro.plate("ratings", 24):
-        fn = dist.Normal(jnp.sum(u[row] * v[column], -1), 1.0)
+        fn = dist.Normal(jnp.sum(w * u[row] * v[column], -1), 1.0)
         numpyro.sample("y", fn, obs=y.ravel())
+
+
+def stacked(y):
+    a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+    b = numpyro.sample("b", dist.Normal(0.0, 2.0))
+    with numpyro.plate("data", len(y)):
+        fn = dist.MultivariateNormal(jnp.stack([a, b]), jnp.eye(2))
+        numpyro.sample("y", fn, obs=y)
 
 
 def autoregression(y):
@@ -67,7 +76,8 @@ REFUSED = {
         integrated(dist.HalfNormal(1.0), jnp.ones((2, 1))),
         rf"'psi': .*noise of 'y'.*{FACTORS}",
     ),
-    "ratings": (ratings, r"'y' .*'u', 'v' .*dim=-2.*Normal\(jnp\.sum\(u \* v, -1\)"),
+    "ratings": (ratings, r"'y' .*'u', 'v'\. .*two at a time.*u\[row\] \* v\[column\]"),
+    "stacked": (stacked, r"'a', 'b' that are entries.*one site.*of 2 entries"),
     "weight": (autoregression, r"'phi': .*weight.*as Normal\(0\.0"),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
     "flat and alone": (

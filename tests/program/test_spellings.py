@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine
 from numpyro.handlers import seed, substitute, trace
 import pytest
 from scipy.special import digamma
@@ -268,6 +269,25 @@ def noises_in_plates():
         return numpyro.sample("w", WIDE), numpyro.sample("tau", dist.Gamma(2.0, 1.0))
 
 
+def groups_of(prior):
+    def model():
+        with numpyro.plate("groups", 4):
+            mu = numpyro.sample("mu", prior)
+        with numpyro.plate("data", 16):
+            numpyro.sample("y", dist.Normal(mu[GROUP], 0.5).to_event(1), obs=X)
+
+    return model
+
+
+LOC, ROOT = jnp.array([1.0, 0.0, 2.0]), jnp.eye(3) + jnp.eye(3, k=-1)
+SCALE = jnp.array([2.0, -1.0, 0.5])
+STANDARD = dist.Normal(0.0, 1.0).expand([3]).to_event(1)
+
+
+def moved(prior, *transforms):
+    return groups_of(dist.TransformedDistribution(prior, [*transforms]))
+
+
 def shapes_alone(*shape):
     return numpyro.sample("w", dist.Normal(jnp.zeros(shape), 5.0))
 
@@ -281,6 +301,16 @@ ALIKE = {
     "crossed": (crossed(effects, effects), crossed(effects_in_one, effects_in_one)),
     "vectors": (vectors(entries_in_plates), vectors(vectors_of_data)),
     "binary": (binary(dist.Bernoulli), binary(of_two)),
+    "moved numbers": (
+        moved(STANDARD, AffineTransform(LOC, SCALE)),
+        groups_of(dist.Normal(LOC, jnp.abs(SCALE)).to_event(1)),
+    ),
+    "moved vectors": (
+        moved(
+            STANDARD, LowerCholeskyAffine(0.0 * LOC, ROOT), AffineTransform(LOC, SCALE)
+        ),
+        groups_of(dist.MultivariateNormal(LOC, ROOT @ ROOT.T * SCALE * SCALE[:, None])),
+    ),
     "uniform": (
         rates(dist.Uniform(), dist.Bernoulli),
         rates(dist.Beta(1.0, 1.0), dist.Bernoulli),

@@ -91,8 +91,7 @@ class ExpectedFactors:
         if isinstance(factor, str):
             extent = extent_of(self.site(factor))
             if factor in self.structure.labels:
-                mask = counted_labels(self.bound.sites, factor)
-                return extent._replace(mask=mask)
+                return extent._replace(mask=counted_labels(self.bound.sites, factor))
             return self._uncounted(factor, extent)
         if factor.form == "density":
             return self.bound.tables[factor.site].extent
@@ -143,7 +142,7 @@ class ExpectedFactors:
         states, entries = len(factor.selectors), bound.entries
         if entries is not None:
             entries = jnp.expand_dims(entries, tuple(range(-1 - states, -1)))
-        join = self.structure.joins.get(str(source.prior))
+        join: Any = self.structure.joins.get(str(source.prior))
         if join is not None:
             moments = join.moments(self.moments, bound.noise, bound.members, entries)
         elif bound.noise is not None:
@@ -152,8 +151,7 @@ class ExpectedFactors:
             moments = self.moments[str(source.prior)]
             if bound.members is not None:
                 moments = jax.tree.map(lambda leaf: leaf[bound.members], moments)
-            prior: Any = self.structure.priors[str(source.prior)]
-            moments = prior.regression(moments, entries)
+            moments = self.structure.holder(factor).regression(moments, entries)
         moments = bound.placed(moments, entries)
         if source.selector is not None:
             moments = messages.in_states(moments, self.local(source.selector).size)
@@ -252,7 +250,7 @@ class ExpectedFactors:
             return self._weighted(factor) if factor.weights else whole
         if factor.form == "statistics":
             bound = self.bound.statistics[factor.site, factor.role]
-            return bound.log_prob(self.moments.get(str(factor.source.prior)))
+            return bound.log_prob(self._held(factor))
         if factor.form == "rows":
             return self.rows(factor)
         v, c, _ = self._regression_data(factor)
@@ -264,9 +262,14 @@ class ExpectedFactors:
         """Expected logs of the rows of a latent site, which blocks hold."""
         if factor.form == "weights":
             return self._weighted(factor)
-        moments = self.moments[str(factor.source.prior)]
+        moments = self._held(factor)
         picked = self.bound.picked.get((factor.site, factor.role))
         return moments if picked is None else picked.take(moments)
+
+    def _held(self, factor: Factor) -> Any:
+        """Moments of the block of a table; of all where it is made of several."""
+        name = str(factor.source.prior)
+        return self.moments if name in self.structure.joins else self.moments.get(name)
 
     def _weighted(self, factor: Any) -> Array:
         """A table that is averaged over the weights of Gaussian blocks."""
@@ -292,6 +295,6 @@ class ExpectedFactors:
             if not factor.selectors:
                 value = per_entry(self.table(factor), self.extent(factor))
                 found[factor.site] = found.get(factor.site, 0.0) + value
-        for name, predictors in self.bound.predictors.items():
-            found[name] = predictors.expected(self.moments)
+        for name, bound in (self.bound.predictors | self.bound.bilinear).items():
+            found[name] = bound.expected(self.moments)
         return found

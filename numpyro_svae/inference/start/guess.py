@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
+from numpyro_svae.inference.start.bilinear import away_from_zero
 from numpyro_svae.inference.start.counts import (
     add_statistics,
     spread_counts,
@@ -126,9 +127,11 @@ class Guess:
                 if factor.site in self._members:
                     members = self._members[factor.site]
                     used = jnp.any(members.reshape(-1, members.shape[-1]) > 0, 0)
-                picked = bound.picked.get((factor.site, factor.role))
+                picked: Any = bound.picked.get((factor.site, factor.role))
                 if picked is None:
                     return spread_counts(prior, extent, 1.0 * used)
+                if factor.source.prior in structure.joins:
+                    picked = picked.of(name)
                 size = structure.locals[factor.site].size
                 before = size if factor.role == "transition" else 0
                 return spread_rows(prior, picked, extent, 1.0 * used, before)
@@ -140,11 +143,21 @@ class Guess:
                 members = self._members_at(factor, prior.batch_shape)
                 extent = self.factors.extent(factor)
                 return add_statistics(prior, data.log_prob, members, extent)
+            if factor.form == "bilinear":
+                kind: Any = structure.holder(factor)
+                if name in kind.multiplied and bound.active(factor.site, structure):
+                    value = bound.bilinear[factor.site].value
+                    return away_from_zero(self._key_of(name), prior, value)
             if factor.form == "regression":
                 found = self._weights_and_noise(name, self._largest(factor))
                 if found is not None:
                     return found
         return self._weights_of_predictors(name)
+
+    def _key_of(self, name: str) -> Array:
+        """A random key for each block."""
+        index = list(self.factors.structure.priors).index(name)
+        return random.fold_in(self.key, index)
 
     def _largest(self, factor: Any) -> Any:
         """That with most data of an observed factor and those that are like it.
@@ -184,7 +197,7 @@ class Guess:
         if not bound.active(factor.site, structure):
             return None
         block: Any = structure.priors[name]
-        join = structure.joins.get(str(factor.source.prior))
+        join: Any = structure.joins.get(str(factor.source.prior))
         if join is None:
             found = self._regression(factor, block.whole(self._priors[name]))
             return None if found is None else block.of_whole(found)

@@ -121,7 +121,7 @@ def find_start(
     rising = bound_of(structure, bound, potentials, given, *search[1:])
     if recurrent or search.guesses == 1 or not _searches(structure, given, potentials):
         begun = guess(key, Kind(), paths)
-        climbs = bound.predictors and not structure.likelihoods
+        climbs = (bound.predictors or bound.bilinear) and not structure.likelihoods
         return _climbed(rising, begun, size) if climbs else begun
     kinds, picks = _kinds(structure, search.guesses), _picks(structure)
     count, few = search.guesses, _few(structure, search.mean_field, picks)

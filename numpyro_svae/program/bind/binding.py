@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.program.bind.affine import View
+from numpyro_svae.program.bind.bilinear import BoundBilinear, bind_bilinear
 from numpyro_svae.program.bind.bound_regressions import BoundRegression, bind_regression
 from numpyro_svae.program.bind.entries import Picked
 from numpyro_svae.program.bind.gathered import scanned_inputs
@@ -30,6 +31,7 @@ from numpyro_svae.program.bind.predictors import (
     BoundPredictors,
     bind_predictors,
 )
+from numpyro_svae.program.bind.row_products import BoundProducts
 from numpyro_svae.program.bind.statistics import (
     BoundStatistics,
     bind_rows,
@@ -91,6 +93,7 @@ class Bound:
         they are not their members.
     :param populations: what the program gives of priors that depend on other blocks, by
         block.
+    :param bilinear: data of the factors that are linear in each block, by site.
     :param logits: what the program says of discrete sites given a latent vector, by
         site.
     :param seen: which positions of labels that are known in part are known, by the
@@ -105,10 +108,11 @@ class Bound:
     regressions: dict[tuple[str, str], BoundRegression]
     statistics: dict[tuple[str, str], BoundStatistics]
     tables: dict[str, BoundTable]
-    picked: dict[tuple[str, str], Picked]
+    picked: dict[tuple[str, str], Picked | BoundProducts]
     populations: dict[str, Any]
     seen: dict[str, Array | None]
     predictors: dict[str, BoundPredictors]
+    bilinear: dict[str, BoundBilinear] = field(default_factory=dict)
     logits: dict[str, LatentLogits] = field(default_factory=dict)
     weights: dict[tuple[str, str], BoundWeights | BoundDensities] = field(
         default_factory=dict
@@ -146,7 +150,7 @@ def bind(
     predictors = bind_predictors(program, structure, sites, rule)
     own = _priors(structure, latent)
     weights = bind_weights(program, structure, rule)
-    bound = Bound(kept, own, {}, {}, {}, {}, above, seen, predictors, {}, weights)
+    bound = Bound(kept, own, {}, {}, {}, {}, above, seen, predictors, weights=weights)
     for factor in structure.factors:
         if not bound.active(factor.site, structure):
             continue
@@ -155,6 +159,9 @@ def bind(
             bound.tables[factor.site] = _table(prober, site, factor)
         elif factor.form == "statistics":
             bound.statistics[key] = bind_statistics(prober, site, factor)
+        elif factor.form == "bilinear":
+            kind: Any = structure.holder(factor)
+            bound.bilinear[factor.site] = bind_bilinear(prober, site, kind)
         elif factor.form == "logits":
             average: Any = rule
             own = average.points(structure.locals[factor.parent].size)

@@ -16,7 +16,9 @@ from jax.scipy.special import xlogy
 
 from numpyro_svae.families import GammaNatural
 from numpyro_svae.program.bind.entries import Entries, Parameter, Picked, read_entries
+from numpyro_svae.program.bind.row_products import BoundProducts, bind_products
 from numpyro_svae.program.priors.observations import observation_of
+from numpyro_svae.program.priors.row_products import RowProducts
 from numpyro_svae.program.run.positions import Extent, extent_of
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Factor
@@ -40,12 +42,13 @@ class BoundStatistics(NamedTuple):
 
     statistics: Any
     base: Array
-    picked: Picked | None
+    picked: Picked | BoundProducts | None
 
     def log_prob(self, moments: Any) -> Array:
         """Expected log density ``(*positions, *states)``.
 
-        :param moments: of the block; None if there is none.
+        :param moments: of the block; of all blocks by name, of products of several;
+            None if there is none.
         """
         if self.picked is not None:
             moments = self.picked.take(moments, _nothing(moments))
@@ -83,8 +86,20 @@ def _entries(prober: Prober, site: Site, factor: Factor) -> Entries:
     return read_entries(prober, site, parameter, prior, factor.selectors)
 
 
-def bind_rows(prober: Prober, site: Site, factor: Factor) -> Picked:
+def _products(prober: Prober, site: Site, factor: Factor) -> BoundProducts | None:
+    """Rows that are products of entries of blocks; None if they are not."""
+    found = prober.holder(factor.source.prior)
+    if not isinstance(found, RowProducts):
+        return None
+    parameter = parameter_of(site, factor.role)
+    return bind_products(prober, site, parameter, factor.selectors, found)
+
+
+def bind_rows(prober: Prober, site: Site, factor: Factor) -> Picked | BoundProducts:
     """Where the rows of a latent site are in a block, if they are not its members."""
+    products = _products(prober, site, factor)
+    if products is not None:
+        return products
     entries = _entries(prober, site, factor)
     return _picked(entries, factor, prober.priors[str(factor.source.prior)], True)
 
@@ -99,7 +114,7 @@ def bind_statistics(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
 def _of_observation(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     extent = extent_of(site, factor.role, factor.event_dim)
     kind: Any = observation_of(site.fn)
-    prior: Any = prober.priors[str(factor.source.prior)]
+    prior: Any = prober.holder(factor.source.prior)
     features = prior.features if factor.event_dim else ()
     value = site.value if site.mask is None else _where(site.mask, site.value)
     statistics, base = kind.statistics(site.fn, value)
@@ -114,8 +129,8 @@ def _of_observation(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
         lambda leaf: jnp.expand_dims(leaf, tuple(range(first, first + states))),
         (statistics, base),
     )
-    picked = None
-    if not factor.source.plain:
+    picked: Any = _products(prober, site, factor)
+    if picked is None and not factor.source.plain:
         entries = _entries(prober, site, factor)
         picked = _picked(entries, factor, prior, kind.rows)
         if isinstance(statistics, GammaNatural) and factor.source.placed:
@@ -139,12 +154,16 @@ def _of_chain(prober: Prober, site: Site, factor: Any) -> BoundStatistics:
     extent, value = extent_of(site, factor.role), site.value
     prior: Any = prober.priors.get(str(factor.source.prior))
     selectors = factor.selectors
-    picked, size = None, site.fn.initial_probs.shape[-1]  # type: ignore[attr-defined]
+    picked: Any = None
+    size = site.fn.initial_probs.shape[-1]  # type: ignore[attr-defined]
     initial = factor.role == "initial"
     now, before = (
         (value[..., 0], None) if initial else (value[..., 1:], value[..., :-1])
     )
-    if prior is None or not factor.source.plain:
+    products = _products(prober, site, factor)
+    if products is not None:
+        picked = _products_at(products, before, extent)
+    elif prior is None or not factor.source.plain:
         picked = _picked_at(
             _entries(prober, site, factor), factor, prior, before, extent
         )
@@ -178,6 +197,19 @@ def _picked_at(
         for leaf in (picked.index, picked.log_known)
     )
     return replace(picked, index=index, log_known=log_known)
+
+
+def _products_at(
+    products: BoundProducts, before: Array | None, extent: Extent
+) -> BoundProducts:
+    """The same for products of entries."""
+    if before is None:
+        return products
+    powers = {
+        name: _at_states(own, before, extent, 3)
+        for name, own in products.exponents.items()
+    }
+    return BoundProducts(powers, _at_states(products.log_known, before, extent, 2))
 
 
 def _at_states(leaf: Array, before: Array, extent: Extent, event_dim: int) -> Array:

@@ -76,6 +76,11 @@ class BetaPrior(_RatePrior):
 
     size = 2
     distributions = (dist.Beta, dist.Uniform)
+    accepted = (
+        f"{Prior.accepted}; or one of the two of them, as that of the sticks of a "
+        "Dirichlet process in Beta(1, alpha), a Gamma site times known numbers, where "
+        "the other is 1"
+    )
 
     @classmethod
     def find(cls, reading: Reading, site: Site) -> BetaPrior | None:

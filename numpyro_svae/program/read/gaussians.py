@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from numpyro_svae.program.bind.affine import PARAMETERS, View
+from numpyro_svae.program.read.bilinear import find_bilinear
 from numpyro_svae.program.read.find_supports import find_support
 from numpyro_svae.program.read.gaussian_factors import find_factor
 from numpyro_svae.program.read.sums import of_noises, of_products, of_sums
@@ -95,12 +96,12 @@ def _find(
     return find_factor(view, parents, selectors, of_noise and known_noise)
 
 
-def read_gaussian(wiring: Wiring, site: Site) -> GaussianFactor:
+def read_gaussian(wiring: Wiring, site: Site) -> Factor:
     """The factor of a Gaussian site that is latent or depends on a global block."""
     used = wiring.used(site.name)
     if not used:
         return GaussianFactor(site.name, beside=Beside("offset"))
-    found = _find(wiring, site, "value", used)
+    found = _find(wiring, site, "value", used) or find_bilinear(wiring, site)
     if found is None:
         raise not_conjugate(
             site,

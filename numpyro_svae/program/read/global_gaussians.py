@@ -25,6 +25,7 @@ from numpyro_svae.program.priors.joint_prior import JointPrior
 from numpyro_svae.program.priors.noise_priors import NoisePrior
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.read.find_supports import response_dims
+from numpyro_svae.program.read.sums import of_shape
 from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import (
@@ -236,6 +237,12 @@ class Candidates:
         both = loc(first, second) + loc()
         return not same(both, loc(first) + loc(second))
 
+    def _beside(self, users: list[Site]) -> list[Site]:
+        """The Gaussian sites that some sites depend on, in program order."""
+        names = frozenset().union(*(self.needs[user.name] for user in users))
+        sites = self.prober.sites
+        return [sites[n] for n in sites if n in names and self._is_gaussian(n)]
+
     # the block
 
     def _prior(self, name: str, chosen: set[str]) -> GaussianPrior:
@@ -246,20 +253,7 @@ class Candidates:
         transposed = len(event) == 2 and self._is_transposed(name, dims)
         shape = rows_and_columns(event[::-1] if transposed else event, dims)
         if len(site.batch_shape) > 1 or shape is None:
-            raise ValueError(
-                f"Site '{name}' ({type(site.fn).__name__}): found batch shape "
-                f"{site.batch_shape} and event shape {event}, for responses of "
-                f"dimension {sorted(dims)}. Accepted for a global mean or weight: at "
-                "most one plate of K components, dim=-1 (of a table, one plate of all "
-                "entries: a[row], or X @ w with ones in X for row and column); a mean "
-                "of the dimension D of its responses, a weight F of shape (D, M) as in "
-                "F @ u, or (M, D) as in u @ F, or the weights (M,) of a response of "
-                "dimension one. Weights of logits of latent states are known, or "
-                "numpyro.param. The logarithm of a scale is no such site: write the "
-                "scale as a dist.LogNormal site. Of a product of matrices, as "
-                "u @ v.T, write the rows of both in plates, dim=-2 and dim=-1, and "
-                "Normal(jnp.sum(u * v, -1), s) in both."
-            )
+            raise of_shape(site, dims, self._beside(seen))
         dim, columns = shape
         rows = (len(event) == 2 and not transposed) or dim == 1
         spelling = spelling_of(site.fn)

@@ -13,8 +13,9 @@ import jax
 from numpyro_svae.program.bind.free_populations import FreePopulation
 from numpyro_svae.program.bind.free_priors import FreePrior
 from numpyro_svae.program.bind.populations import Population, bind_populations
-from numpyro_svae.program.bind.rate_populations import RatePopulation
+from numpyro_svae.program.bind.rate_populations import RatePopulation, StickPopulation
 from numpyro_svae.program.priors.gaussian_prior import GaussianPrior
+from numpyro_svae.program.priors.rate_priors import BetaPrior
 from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.structure.probing import Prober
 
@@ -99,6 +100,9 @@ def _candidates(
         return
     if [p.of_rates for p in (block, *above)] == [True, True]:
         yield RatePopulation(block, above[0])
+    if isinstance(block, BetaPrior) and [p.of_rates for p in above] == [True]:
+        yield StickPopulation(block, above[0])
+        yield StickPopulation(block, above[0], first=True)
     if FreePopulation.fits(block, above):
         yield FreePopulation(block, tuple(above))
 

@@ -16,8 +16,8 @@ from numpyro_svae.program.read.global_gaussians import Candidates
 from numpyro_svae.program.read.sums import of_scale
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
+from numpyro_svae.program.run.moved_gaussians import as_latent
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
-from numpyro_svae.program.run.wrappers import as_states
 from numpyro_svae.program.structure.factors import Local
 from numpyro_svae.program.structure.labels import label_of
 from numpyro_svae.program.structure.probing import Prober
@@ -37,7 +37,7 @@ def easy_value(message: dict) -> Array | None:
     :raises ValueError: naming the site, if nothing can be drawn from its prior, or it
         is drawn several times.
     """
-    fn, times = as_states(message["fn"]), message["kwargs"].get("sample_shape")
+    fn, times = as_latent(message["fn"]), message["kwargs"].get("sample_shape")
     if times:
         raise ValueError(
             f"Site '{message['name']}': found sample_shape={times}. Accepted: the "
@@ -186,12 +186,16 @@ _OF_COVARIANCES: dict[type, str] = {
     dist.LKJCholesky: _CORRELATION,
 }
 _INSTEAD: dict[type, str] = {
+    dist.Normal: " A number of each datum is a vector of one entry, "
+    "Normal(loc[..., None], scale).to_event(1); numbers that are used together, as in "
+    "jnp.stack([a, b], -1), are one site, Normal(0, 1).expand([2]).to_event(1).",
     dist.HalfCauchy: _FACTOR,
     dist.HalfNormal: _FACTOR,
     dist.Delta: " What is known is no latent site: numpyro.deterministic(name, value).",
     dist.LogNormal: " As a rate or a shape, write it as jnp.exp of a Normal site.",
     dist.TransformedDistribution: " Write it by its name, as LogNormal, or its base as "
-    "the site, as numpyro.infer.reparam.TransformReparam does.",
+    "the site, as numpyro.infer.reparam.TransformReparam does. Of a Normal or "
+    "MultivariateNormal, AffineTransform and LowerCholeskyAffine are read.",
     dist.Uniform: " Of a mean or a weight, as that of an autoregression, write "
     "Uniform(-1, 1) as Normal(0.0, 0.6); of a probability, Uniform(0, 1) with bounds "
     "that are numbers, or Beta.",

@@ -16,7 +16,8 @@ from numpyro_svae.program.priors.rate_priors import BetaPrior, GammaPrior
 from numpyro_svae.program.priors.table_priors import DirichletPrior, TablePrior
 from numpyro_svae.program.read.logits import read_logits
 from numpyro_svae.program.read.placing import find_entries, moves
-from numpyro_svae.program.read.wiring import Wiring, not_conjugate
+from numpyro_svae.program.read.row_products import find_products
+from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
 from numpyro_svae.program.run.positions import extent_of
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Factor, Source, TableFactor
@@ -48,8 +49,9 @@ def read_table(
 _ROWS = DirichletPrior | BetaPrior
 _ACCEPTED = (
     "the value of one Dirichlet or Beta site, members of a batch of it that data or "
-    "discrete sites pick, its entries in other places among known ones (as zeros), or "
-    "fixed probabilities. Latent discrete sites may pick the rows of a latent "
+    "discrete sites pick, its entries in other places among known ones (as zeros), "
+    "products of entries of one or several such sites, the same for all data, or fixed "
+    "probabilities. Latent discrete sites may pick the rows of a latent "
     "Categorical (in plates of its own) or of an observed site, not of a latent chain"
 )
 
@@ -71,7 +73,8 @@ def _chain_part(wiring: Wiring, site: Site, role: str) -> Factor:
             return logits
     found = _find(wiring, site, parameter, used, _ROWS)
     if found is None or (found.selectors and not site.observed):
-        raise not_conjugate(site, parameter.name, used, _ACCEPTED)
+        advice = _of_sticks(wiring, used)
+        raise not_conjugate(site, parameter.name, used, _ACCEPTED, advice)
     if len(found.selectors) > 1:
         raise not_conjugate(site, parameter.name, used, "one of these sites alone")
     return TableFactor(site.name, found.source, role, form, (), found.selectors)
@@ -94,7 +97,8 @@ def read_latent_row(wiring: Wiring, site: Site) -> Factor:
             return table
     found = _find(wiring, site, parameter, used, _ROWS)
     if found is None or found.source.offset:
-        raise not_conjugate(site, parameter.name, used, _ACCEPTED)
+        advice = _of_sticks(wiring, used)
+        raise not_conjugate(site, parameter.name, used, _ACCEPTED, advice)
     coupled = bool(found.selectors)
     return TableFactor(
         site.name, found.source, selectors=found.selectors, coupled=coupled
@@ -126,7 +130,8 @@ def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> Factor:
         )
         if kind.prior is GammaPrior:
             accepted += ", either of them times known positive numbers"
-        raise not_conjugate(site, kind.parameter, used, accepted)
+        advice = _of_sticks(wiring, used) if kind.rows else ""
+        raise not_conjugate(site, kind.parameter, used, accepted, advice)
     return TableFactor(
         site.name,
         found.source,
@@ -134,6 +139,20 @@ def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> Factor:
         selectors=found.selectors,
         coupled=len(found.selectors) > 1,
         event_dim=event_dim,
+    )
+
+
+def _of_sticks(wiring: Wiring, used: Collection[str]) -> str:
+    """What to write where sticks may be broken, for a message."""
+    blocks = {n: wiring.block_of[n] for n in used if n in wiring.block_of}
+    found = {n for n, block in blocks.items() if isinstance(block, BetaPrior)}
+    if not found:
+        return ""
+    return (
+        f" Of sticks {listed(found)} from Beta(1, alpha), v of the K - 1, the weights "
+        "are jnp.append(v, 1.0) * jnp.append(1.0, jnp.cumprod(1 - v)), with nothing "
+        "added to them; dist.transforms.StickBreakingTransform is none of v, but of "
+        "real numbers, that it shifts."
     )
 
 
@@ -163,11 +182,12 @@ def _find(
     prober, selectors = wiring.prober, wiring.ordered(used, True)
     blocks = {wiring.block_of[n].name for n in used if n in wiring.block_of}
     others = {n for n in used if n not in wiring.block_of} - {*selectors}
-    if len(blocks) > 1 or others:
+    priors: Any = tuple(p for n, p in prober.priors.items() if n in blocks)
+    if others or not all(isinstance(prior, kinds) for prior in priors):
         return None
-    prior: Any = prober.priors[blocks.pop()] if blocks else None
-    if prior is not None and not isinstance(prior, kinds):
-        return None
+    if len(priors) > 1:
+        return _products(prober, site, parameter, priors, selectors)
+    prior = priors[0] if priors else None
     if prior is not None and len(selectors) < 2:
         source = _as_it_is(prober, site, parameter, prior, selectors)
         if source is not None:
@@ -176,8 +196,24 @@ def _find(
     selector = selectors[0] if len(selectors) == 1 else None
     how = find_entries(prober, site, parameter, prior, selectors)
     if how is None:
-        return None
+        return _products(prober, site, parameter, priors, selectors)
     return _FoundRows(Source(name, selector, 0, **{how: True}), selectors)
+
+
+def _products(
+    prober: Prober,
+    site: Site,
+    parameter: Parameter,
+    priors: tuple[TablePrior, ...],
+    selectors: tuple[str, ...],
+) -> _FoundRows | None:
+    """The source of probabilities that are products of entries of blocks."""
+    found = find_products(prober, site, parameter, priors, selectors)
+    if found is None:
+        return None
+    prober.joins[found.name] = found
+    selector = selectors[0] if len(selectors) == 1 else None
+    return _FoundRows(Source(found.name, selector, placed=True), selectors)
 
 
 def _as_it_is(

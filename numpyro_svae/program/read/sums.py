@@ -16,7 +16,14 @@ from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.probing import Prober
 
-__all__ = ["of_likelihood", "of_noises", "of_products", "of_scale", "of_sums"]
+__all__ = [
+    "of_likelihood",
+    "of_noises",
+    "of_products",
+    "of_scale",
+    "of_shape",
+    "of_sums",
+]
 
 _PARTS = (
     "each part is a site: of factors, as in W @ W.T + jnp.diag(psi), "
@@ -89,9 +96,10 @@ def of_products(wiring: Wiring, site: Site) -> str:
         return ""
     return (
         f" It multiplies {listed(found)}. Of vectors, as in matrix factorisation, "
-        "write each in its plate, rows with dim=-2 and columns with dim=-1, and "
-        "Normal(jnp.sum(u * v, -1), s) in both, with s known or numpyro.param, and a "
-        "mask where there are no data."
+        "multiply two at a time, write each in a plate of its own, and "
+        "Normal(jnp.sum(u[row] * v[column], -1), s) in one plate of the data, with the "
+        "row and the column of each, and s known, numpyro.param, or from one Gamma, "
+        "InverseGamma or HalfNormal site."
     )
 
 
@@ -105,6 +113,43 @@ def _are_multiplied(prober: Prober, site: Site, pair: tuple[str, ...]) -> bool:
 
     first, second = pair
     return not np.allclose(loc() + loc(*pair), loc(first) + loc(second), 1e-3, 1e-4)
+
+
+def of_shape(site: Site, dims: Collection[int], beside: list[Site]) -> ValueError:
+    """The error for a mean or weight of another shape than one may have.
+
+    :param dims: the dimensions of its responses.
+    :param beside: the Gaussian sites that are used with it, itself among them.
+    """
+    return ValueError(
+        f"Site '{site.name}' ({type(site.fn).__name__}): found batch shape "
+        f"{site.batch_shape} and event shape {tuple(site.outer.event_shape)}, for "
+        f"responses of dimension {sorted(dims)}. Accepted for a global mean or weight: "
+        "at most one plate of K components, dim=-1 (of a table, one plate of all "
+        "entries: a[row], or X @ w with ones in X for row and column); a mean "
+        "of the dimension D of its responses, a weight F of shape (D, M) as in "
+        "F @ u, or (M, D) as in u @ F, or the weights (M,) of a response of "
+        "dimension one. Weights of logits of latent states are known, or "
+        "numpyro.param. The logarithm of a scale is no such site: write the "
+        "scale as a dist.LogNormal site. Of a product of matrices, as "
+        "u @ v.T, write the rows of both in plates, dim=-2 and dim=-1, and "
+        "Normal(jnp.sum(u * v, -1), s) in both." + _of_stacked(site, beside)
+    )
+
+
+def _of_stacked(site: Site, beside: list[Site]) -> str:
+    """What to write where numbers are entries of one vector, for a message.
+
+    :param beside: the Gaussian sites that are used with a site, itself among them.
+    """
+    found = [other.name for other in beside if not other.outer.event_shape]
+    if site.name not in found or len(found) < 2:
+        return ""
+    return (
+        f" Of numbers {listed(found)} that are entries of one vector, as in "
+        "jnp.stack([a, b], -1), write one site, with a location and a scale for each: "
+        f"dist.Normal(locs, scales).to_event(1) of {len(found)} entries."
+    )
 
 
 def of_noises(wiring: Wiring, used: frozenset[str]) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from numpyro_svae.program.run.moved_gaussians import as_latent
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
-from numpyro_svae.program.run.wrappers import as_states, as_vectors
+from numpyro_svae.program.run.wrappers import as_vectors
 
 __all__ = ["Shown"]
 
@@ -33,7 +34,7 @@ class Shown:
         """A message of a sample site as it is shown."""
         name = message["name"]
         if not message["is_observed"]:
-            message = {**message, "fn": as_states(message["fn"])}
+            message = {**message, "fn": as_latent(message["fn"])}
             if name in self.together:
                 return _with_entries(message, self.together[name])
             return message

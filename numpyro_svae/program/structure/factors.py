@@ -14,8 +14,8 @@ from typing import Any
 
 from jax import Array
 
-from numpyro_svae.program.priors.joins import Join
 from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.priors.row_products import Joined
 from numpyro_svae.program.run.kinds import LocalKind
 from numpyro_svae.program.run.scans import Scan
 from numpyro_svae.program.run.shown import Shown
@@ -224,7 +224,7 @@ class Structure:
     :param axes: names of the axes of the positions of local sites, and of those that
         have conjugate factors.
     :param scans: the scans of the program, whose chains are among the local sites.
-    :param joins: independent blocks that give the parameters of one factor together.
+    :param joins: blocks that give the parameters of one factor together.
     :param populations: priors of global blocks that depend on other blocks, by block.
     :param shown: the sites that are shown in another shape.
     :param gradients: the local sites that likelihoods send the gradient of their
@@ -243,7 +243,7 @@ class Structure:
     leaves: frozenset[str]
     axes: dict[str, tuple[str, ...]]
     scans: tuple[Scan, ...] = ()
-    joins: dict[str, Join] = field(default_factory=dict)
+    joins: dict[str, Joined] = field(default_factory=dict)
     populations: dict[str, Any] = field(default_factory=dict)
     shown: Shown = field(default_factory=Shown)
     gradients: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.ops.provenance import eval_provenance
 
-from numpyro_svae.program.priors.joins import Join
 from numpyro_svae.program.priors.observations import observation_of
 from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.priors.row_products import Joined
 from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
@@ -82,14 +82,14 @@ class Prober:
         sites: dict[str, Site],
         priors: dict[str, Prior],
         locals: dict[str, Local],
-        joins: dict[str, Join] | None = None,
+        joins: dict[str, Joined] | None = None,
         at_plain: bool = False,
     ) -> None:
         self.program = program
         self.sites = sites
         self.priors = priors
         self.locals = locals
-        self.joins = {} if joins is None else joins
+        self.joins: dict[str, Joined] = {} if joins is None else joins
         self.at_plain = at_plain
         self.read = jax.jit(self._read)
 

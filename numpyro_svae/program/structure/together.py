@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.program.priors.precision_prior import PrecisionPrior
+from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import (
     Site,
@@ -46,6 +47,8 @@ def find_together(prober: Prober) -> dict[str, int]:
     if not any(found.values()):
         weights = [m for m in every if is_gaussian(m.site.fn)]
         found = {m.site.name: m.rank for m in weights if m.are_apart(every)}
+        if any(m.site.name in found and m.are_multiplied(weights) for m in weights):
+            return {}
     return {name: count for name, count in found.items() if count}
 
 
@@ -125,6 +128,23 @@ class _Members:
             for name in common
             for a, b in zip(self._at(name, bit, 0), other._at(name, bit, 1))
         )
+
+    def are_multiplied(self, others: list[_Members]) -> bool:
+        """Whether a location has products of members of several batches, one each, as
+        in ``jnp.sum(u[row] * v[column], -1)``."""
+        return any(self._is_product(user, others) for user in self.users)
+
+    def _is_product(self, user: Site, others: list[_Members]) -> bool:
+        """Whether a location is no sum of functions of one of some sites each."""
+        names = [o.site.name for o in others if user in o.users]
+        zeros = {name: np.zeros_like(self.values[name]) for name in names}
+
+        def loc(*own: str) -> np.ndarray:
+            values = {**self.values, **zeros, **{n: self.values[n] for n in own}}
+            return self._shown(values)[self.users.index(user)][0]
+
+        alone = sum(loc(name) for name in names)
+        return not same(loc(*names) + (len(names) - 1) * loc(), alone)
 
     def _at(self, user: str, bit: int, value: int) -> list[np.ndarray]:
         names = [s.name for s in self.users]
