@@ -15,6 +15,7 @@ from jax import Array, random
 import numpyro
 import numpyro.distributions as dist
 
+from numpyro_svae.enclosing import check_enclosing, is_initialising
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.fitted import FittedGuide
 from numpyro_svae.inference.declare import sampling
@@ -29,7 +30,6 @@ from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
-from numpyro_svae.optim import check_enclosing, is_initialising
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
 from numpyro_svae.program.read.numpy_calls import numpy_is_named
