@@ -35,11 +35,8 @@ def svi_of(optimizer):
         (optax.adam(optax.linear_schedule(0.0, 0.1, 5)), "turn"),
         (optax.MultiSteps(optax.adam(0.1), 4).gradient_transformation(), "turn"),
         (optax.chain(optax.centralize(), ours()), "turn"),
-        (optax.chain(optax.adaptive_grad_clip(0.1), ours()), "turn"),
         (optax.chain(ours(), optax.add_noise(0.1, 0.5, 0)), "no gradient"),
-        (optax.chain(ours(), optax.keep_params_nonnegative()), "no gradient"),
         (optax.chain(ours(), optax.add_decayed_weights(0.1)), "no gradient"),
-        (optax.chain(ours(), optax.scale(3.0)), "longer"),
         (optax.chain(ours(), optax.trace(0.9)), "longer"),
         (optax.chain(ours(), optax.apply_every(4)), "longer"),
         (numpyro.optim.Minimize(), "search"),
@@ -56,7 +53,6 @@ def test_what_is_no_natural_gradient_step_is_refused(optimizer, what):
         optax.chain(optax.clip_by_global_norm(1.0), ours()),
         optax.chain(optax.zero_nans(), ours(), optax.scale(0.5)),
         optax.MultiSteps(ours(natural=1.0), 4).gradient_transformation(),
-        optax.apply_if_finite(ours(), 3),
     ],
 )
 def test_what_keeps_natural_steps_is_taken_and_says_nothing(optimizer):
@@ -76,14 +72,11 @@ def test_a_neural_optimiser_that_takes_a_step_in_four_leaves_natural_ones_alone(
     "neural",
     [
         optax.lbfgs(),
-        optax.contrib.sophia(0.1),
         optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1)),
-        optax.lookahead(optax.sgd(0.1), 5, 0.5),
         optax.masked(optax.adam(0.1), {"scale": True}),
     ],
-    ids=["lbfgs", "sophia", "sam", "lookahead", "masked"],
+    ids=["lbfgs", "sam", "masked"],
 )
-@pytest.mark.filterwarnings("ignore")
 def test_a_neural_optimiser_that_wants_what_svi_has_not_is_named(neural):
     with pytest.raises(TypeError, match=r"`neural` ended.*`value_fn`.*linesearch=None"):
         svi_of(ours(neural)).run(random.key(0), 1, Y, progress_bar=False)

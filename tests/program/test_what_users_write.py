@@ -11,9 +11,11 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.contrib.funsor import enum
 import numpyro.distributions as dist
 from numpyro.handlers import (
     block,
+    collapse,
     condition,
     mask,
     reparam,
@@ -66,6 +68,13 @@ def exponentials(y):
         base = dist.Normal(mu, 1.0)
         fn = dist.TransformedDistribution(base, [dist.transforms.ExpTransform()])
         numpyro.sample("y", fn, obs=jnp.exp(y))
+
+
+def labelled(y):
+    with numpyro.plate("data", len(y)):
+        fn = dist.Bernoulli(0.5)
+        z = numpyro.sample("z", fn, infer={"enumerate": "parallel"})
+        numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y)
 
 
 def penalised(y):
@@ -290,6 +299,8 @@ REFUSED = {
         substitute(scale_too, {"sigma": HALF}),
         r"'sigma': .*handlers\.condition",
     ),
+    "enumerated": (enum(labelled, -2), r"'z': .*funsor\.enum .*summed over without"),
+    "collapsed": (collapse(level), r"handlers\.collapse around .*the model without"),
     "several": (
         lambda y: prior(WIDE, y, sample_shape=(2,)),
         r"'site': found sample_shape=\(2,\).*expand\(\[2\]\)\.to_event\(1\)",

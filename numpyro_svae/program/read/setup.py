@@ -26,12 +26,13 @@ from numpyro_svae.program.read.latents import (
 from numpyro_svae.program.read.padding import check_padding
 from numpyro_svae.program.read.reader import read_structure
 from numpyro_svae.program.read.time_plates import find_time_plates
+from numpyro_svae.program.run.checked_run import ChecksRun
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.plates import Plates, shared_values
-from numpyro_svae.program.run.scans import ChecksRun, find_scans, is_scanned
+from numpyro_svae.program.run.scans import find_scans, is_scanned
 from numpyro_svae.program.run.shown import Shown
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import (

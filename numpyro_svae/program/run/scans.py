@@ -25,10 +25,10 @@ from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.classes import spelling_of, tril_of
 from numpyro_svae.program.run.names import Names
-from numpyro_svae.program.run.scan_calls import ScanCall, num_steps, run_body
+from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 from numpyro_svae.program.run.wrappers import peel
 
-__all__ = ["ChecksRun", "Scan", "ScannedChain", "find_scans", "is_scanned"]
+__all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,6 @@ class Scan:
 def is_scanned(message: dict) -> bool:
     """Whether the message of a site is from the body of a scan."""
     return "_scan_current_index" in message["infer"]
-
-
-class ChecksRun(Messenger):
-    """Refuses scans without steps, before they run, and latent sites that have values.
-
-    A guide replays its own value of such a site, so that of the program would be lost.
-    """
-
-    def process_message(self, msg: dict) -> None:
-        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            num_steps(msg["args"])
-        latent = msg["type"] == "sample" and not msg["is_observed"]
-        if latent and msg["value"] is not None and not is_scanned(msg):
-            raise ValueError(
-                f"Site '{msg['name']}': latent, and the program gives it a value, as "
-                "numpyro.handlers.substitute does. Accepted: "
-                "numpyro.handlers.condition, which makes it known, or no value."
-            )
 
 
 class _Recorder(Messenger):
