@@ -22,9 +22,9 @@ from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.deterministic import deterministic_sites, of_values
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.parts import whole_name
 from numpyro_svae.program.run.subsample import Subsample, find_subsample
 from numpyro_svae.program.structure.factors import Structure
-from numpyro_svae.program.structure.labels import whole_name
 from numpyro_svae.random_keys import check_key, keys_explained
 
 __all__ = ["FittedGuide"]

@@ -19,8 +19,8 @@ from numpyro_svae.inference.declare.sampling import joint_name
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given, check_state
+from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.subsample import Subsample
-from numpyro_svae.program.structure.labels import label_of
 from numpyro_svae.random_keys import check_key
 
 __all__ = ["Batch", "Fit", "check_subsample", "read_fit", "sample_messages"]

@@ -134,7 +134,8 @@ def _show_scans(
     if not scanned:
         return program, messages
     sites = sample_sites(messages)
-    check_scanned(sites[name] for name in scanned if not sites[name].observed)
+    latent = (sites[name] for name in scanned if not sites[name].observed)
+    check_scanned(latent, sites)
     values = random_globals(program, sites, scanned)
     program = replace(program, scans=find_scans(program, values, easy_value))
     return program, program.trace({}, easy_value)

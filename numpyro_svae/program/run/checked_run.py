@@ -46,7 +46,7 @@ class ChecksRun(Messenger):
         if latent and msg["value"] is not None and not is_scanned(msg):
             raise ValueError(
                 f"Site '{msg['name']}': latent, and the program gives it a value, as "
-                "numpyro.handlers.substitute, replay and numpyro.contrib.funsor.enum do. "
+                "handlers.substitute, handlers.replay and contrib.funsor.enum do. "
                 "Accepted: numpyro.handlers.condition, which makes it known, or no "
                 "value; labels are summed over without a handler."
             )
