@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, Self, TypeVar
 
@@ -22,6 +22,7 @@ from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.deterministic import deterministic_sites, of_values
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.parameters import check_parameters
 from numpyro_svae.program.run.parts import whole_name
 from numpyro_svae.program.run.subsample import Subsample, find_subsample
 from numpyro_svae.program.structure.factors import Structure
@@ -45,6 +46,9 @@ class FittedGuide(AutoGuide):
         self._structure: Structure | None = None
         self._shapes: tuple[tuple, dict[str, Any]] | None = None
         self._has_deterministic = False
+        self.state_names = frozenset[str]()  # of networks
+        self.plate_names = frozenset[str]()
+        self.param_names = frozenset[str]()  # of the model and the recognition function
         self.programs: dict[Any, Callable] = {}  # of functions of its fits
         self._local: LocalPosterior | None = None
 
@@ -123,6 +127,7 @@ class FittedGuide(AutoGuide):
         :return: a distribution by site; a prior spelled as two sites has the joint
             distribution of both under the name of its location or weight.
         """
+        check_parameters(params, self._natural_names)
         return {
             name: prior.posterior(params[self._natural_name(name)])
             for name, prior in self.structure.priors.items()
@@ -162,17 +167,39 @@ class FittedGuide(AutoGuide):
         ends = local.convergence.items()
         return {whole_name(bound.sites, name): ended for name, ended in ends}
 
+    def ready(self, params: Any, args: tuple, kwargs: dict) -> Subsample:
+        """Read the model, if it has not been, and look at the parameters of a fit.
+
+        :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`; none
+            at all for where training starts.
+        :param args: the arguments of the model.
+        :param kwargs: the keyword arguments of the model.
+        :return: what the model subsamples of these arguments.
+        :raises TypeError: if they are no dictionary by name.
+        :raises ValueError: naming those that are missing, or are not fit to go on with.
+        """
+        check_parameters(params, ())
+        with keys_explained(self.model, args):
+            found = find_subsample(self.model, params, args, kwargs)
+        if not self.is_read:
+            given = {**params, **found.members}
+            with block(), seed(rng_seed=0), Fixed(data=given):
+                self._setup_prototype(*args, **kwargs)
+        if params.keys() - self.plate_names:
+            check_parameters(params, self._natural_names, self.param_names)
+        return found
+
+    @property
+    def _natural_names(self) -> list[str]:
+        return [self._natural_name(name) for name in self.structure.priors]
+
     def _infer_all(
         self, params: dict, args: tuple, kwargs: dict, examine: bool = True
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior]:
-        params = {**params, **self._subsample(params, args, kwargs).members}
+        found = self.ready(params, args, kwargs)
+        params = {**params, **found.members}
         with block(), seed(rng_seed=0), Fixed(data=params):
             return self._infer(args, kwargs, examine)[:3]
-
-    def _subsample(self, params: dict, args: tuple, kwargs: dict) -> Subsample:
-        """What the model subsamples of these arguments."""
-        with keys_explained(self.model, args):
-            return find_subsample(self.model, params, args, kwargs)
 
     def sample_posterior(
         self,
@@ -195,9 +222,9 @@ class FittedGuide(AutoGuide):
         :raises TypeError: if the key is none.
         """
         check_key(rng_key, "guide.sample_posterior(rng_key, params, *args)")
-        data = dict(params)
+        data = {**params} if isinstance(params, Mapping) else {}
         if args or kwargs:
-            data |= self._subsample(params, args, kwargs).members
+            data |= self.ready(params, args, kwargs).members
 
         def draw(key: Array) -> dict[str, Array]:
             if args or kwargs:

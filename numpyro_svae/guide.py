@@ -136,7 +136,6 @@ class AutoSVAE(FittedGuide):
         self.refine = check_refine(refine)
         self.init = dict(init or {})
         self.num_starts = check_num_starts(num_starts)
-        self.state_names = frozenset[str]()
         self.watch = Watch(self._has_few_sweeps)
         self._strict: AutoSVAE | None = None
 
@@ -180,7 +179,8 @@ class AutoSVAE(FittedGuide):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         given = self.model, self.recognition, args, kwargs, bool(self.refine)
         with numpy_is_named(self.model, args, kwargs):
-            self._structure, messages, self.state_names = read_program(*given)
+            self._structure, messages, *names = read_program(*given)
+        self.state_names, self.param_names = names
         check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
         self.prototype_trace = {
@@ -188,8 +188,9 @@ class AutoSVAE(FittedGuide):
             for name, message in messages.items()
             if message["type"] in ("sample", "plate")
         }
-        kinds = {message["type"] for message in messages.values()}
-        self._has_deterministic = "deterministic" in kinds
+        kinds = {name: message["type"] for name, message in messages.items()}
+        self.plate_names = frozenset(n for n in kinds if kinds[n] == "plate")
+        self._has_deterministic = "deterministic" in kinds.values()
         self._shapes = shapes_of((args, kwargs))
 
     # inference

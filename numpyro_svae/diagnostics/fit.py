@@ -144,17 +144,14 @@ def read_fit(
     :param kwargs: keyword arguments of both.
     :param keys: what is given as a random key between parameters and arguments.
     :raises TypeError: if the guide is not an :class:`AutoSVAE`, or a key is none.
-    :raises ValueError: if parameters lack the mutable state of networks.
+    :raises ValueError: if parameters lack some, or the mutable state of networks.
     """
     if not isinstance(guide, AutoSVAE):
         raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
     for key in keys:
         check_key(key, "(model, guide, params, rng_key, *args)")
     fit = Fit(model, guide, params, args, kwargs)
-    found = guide._subsample(params, args, kwargs)
-    if not guide.is_read:
-        with block(), seed(rng_seed=0), Fixed(data=params):
-            guide._setup_prototype(*args, **kwargs)
+    found = guide.ready(params, args, kwargs)
     fit = fit._replace(params={**params, **found.members}, batch=_batch(guide, found))
     if guide.state_names - set(params):
         _check_state(fit)

@@ -63,7 +63,7 @@ def read_program(
     args: tuple,
     kwargs: dict[str, Any],
     refined: bool = False,
-) -> tuple[Structure, dict[str, dict], frozenset[str]]:
+) -> tuple[Structure, dict[str, dict], frozenset[str], frozenset[str]]:
     """Read the wiring of a model, and check all that can be checked before inference.
 
     :param model: the NumPyro program.
@@ -72,7 +72,7 @@ def read_program(
     :param kwargs: keyword arguments of both.
     :param refined: whether what the recognition function says of vectors is refined.
     :return: the wiring, the trace of a run of the model, and the names of the mutable
-        states of both.
+        states and of the parameters of both.
     :raises ValueError: naming the site or the plate that is at fault.
     """
     # a distribution cannot say which site it is at
@@ -89,8 +89,11 @@ def read_program(
         check_draws(program, structure)
     with block(), Given(), jax.ensure_compile_time_eval():
         check_zeros(partial(program.trace, {}, easy_value), zeros)
-    of_model = (n for n, m in messages.items() if m["type"] == "mutable")
-    return structure, messages, frozenset((*given.begun, *of_model))
+    kinds = "mutable", "param"
+    own = {n: m["type"] for n, m in messages.items() if m["type"] in kinds}
+    states = frozenset((*given.begun, *(n for n in own if own[n] == "mutable")))
+    parameters = frozenset((*given.parameters, *(n for n in own if own[n] == "param")))
+    return structure, messages, states, parameters
 
 
 def _read_program(
