@@ -21,7 +21,7 @@ from numpyro_svae.families import RegressionNatural
 from numpyro_svae.tracing import computed_now
 from numpyro_svae.whole_steps import WholeStepState
 
-__all__ = ["check_enclosing", "is_initialising"]
+__all__ = ["check_enclosing", "check_step", "is_initialising"]
 
 _STEPS = 8  # of a trial: momentum and sums of several steps have shown by then
 
@@ -73,10 +73,39 @@ def is_initialising() -> bool:
 
 
 def _initialising() -> SVI | None:
+    found = _calling(SVI.init)
+    return None if found is None else found["self"]
+
+
+def _calling(*methods: Any) -> dict[str, Any] | None:
+    """The variables of the call of one of these that this is within, if it is."""
     frame: Any = sys._getframe()
-    while frame is not None and frame.f_code is not SVI.init.__code__:
+    while frame is not None and frame.f_code not in {m.__code__ for m in methods}:
         frame = frame.f_back
-    return None if frame is None else frame.f_locals["self"]
+    return None if frame is None else frame.f_locals
+
+
+def check_step(summed: bool) -> None:
+    """Look at how the step of an SVI, within which a loss is, differentiates it.
+
+    :param summed: whether the loss is a number.
+    :raises TypeError: if it is not, or it is differentiated in forward mode.
+    """
+    found = _calling(SVI.update, SVI.stable_update)
+    if found is None:
+        return
+    if not summed:
+        raise TypeError(
+            "SVAE_ELBO: found sum_sites=False in a step of SVI, which takes the "
+            "gradient of a number. Accepted: SVAE_ELBO() to train, and for terms by "
+            "site the `loss` of SVAE_ELBO(sum_sites=False), or an SVI with it to evaluate."
+        )
+    if found["forward_mode_differentiation"]:
+        raise TypeError(
+            "SVAE_ELBO: found forward_mode_differentiation=True in a step of SVI. Its "
+            "derivatives are rules for reverse mode, natural gradients among them. "
+            "Accepted: forward_mode_differentiation=False, the default."
+        )
 
 
 def _trial(optimizer: Any) -> str | None:

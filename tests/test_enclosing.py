@@ -87,3 +87,21 @@ def test_a_neural_optimiser_that_wants_what_svi_has_not_is_named(neural):
 )
 def test_a_neural_optimiser_is_handed_the_loss(neural):
     svi_of(ours(neural)).run(random.key(0), 2, Y, progress_bar=False)
+
+
+@pytest.mark.parametrize(
+    ("loss", "forward", "text"),
+    [
+        (
+            ns.SVAE_ELBO(sum_sites=False),
+            False,
+            r"sum_sites=False.*SVAE_ELBO\(\) to tra",
+        ),
+        (ns.SVAE_ELBO(), True, "forward_mode_differentiation=True.*the default"),
+    ],
+)
+def test_a_step_that_cannot_differentiate_the_loss_is_named(loss, forward, text):
+    svi = SVI(model, ns.AutoSVAE(model), ours(), loss)
+    options = {"progress_bar": False, "forward_mode_differentiation": forward}
+    with pytest.raises(TypeError, match=text):
+        svi.run(random.key(0), 1, Y, **options)
