@@ -90,7 +90,7 @@ class SVAE_ELBO(ELBO):
         :return: a dictionary with the ``loss`` and the ``mutable_state``.
         """
 
-        check_step(self.sum_sites)
+        check_step(param_map, self.sum_sites)
 
         def particle(key: Array) -> tuple[dict[str, Array], dict[str, Any]]:
             options = args, kwargs, self.sum_sites

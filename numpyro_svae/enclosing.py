@@ -17,7 +17,7 @@ import numpy as np
 from numpyro.infer import SVI
 from numpyro.optim import Minimize
 
-from numpyro_svae.families import RegressionNatural
+from numpyro_svae.families import NaturalParameters, RegressionNatural
 from numpyro_svae.tracing import computed_now
 from numpyro_svae.whole_steps import WholeStepState
 
@@ -85,11 +85,13 @@ def _calling(*methods: Any) -> dict[str, Any] | None:
     return None if frame is None else frame.f_locals
 
 
-def check_step(summed: bool) -> None:
+def check_step(params: dict[str, Any], summed: bool) -> None:
     """Look at how the step of an SVI, within which a loss is, differentiates it.
 
+    :param params: the parameters.
     :param summed: whether the loss is a number.
-    :raises TypeError: if it is not, or it is differentiated in forward mode.
+    :raises TypeError: if it is not, it is differentiated in forward mode, or training
+        began in fewer bits than JAX computes in now.
     """
     found = _calling(SVI.update, SVI.stable_update)
     if found is None:
@@ -98,7 +100,7 @@ def check_step(summed: bool) -> None:
         raise TypeError(
             "SVAE_ELBO: found sum_sites=False in a step of SVI, which takes the "
             "gradient of a number. Accepted: SVAE_ELBO() to train, and for terms by "
-            "site the `loss` of SVAE_ELBO(sum_sites=False), or an SVI with it to evaluate."
+            "site SVAE_ELBO(sum_sites=False).loss, or an SVI with it to evaluate."
         )
     if found["forward_mode_differentiation"]:
         raise TypeError(
@@ -106,6 +108,17 @@ def check_step(summed: bool) -> None:
             "derivatives are rules for reverse mode, natural gradients among them. "
             "Accepted: forward_mode_differentiation=False, the default."
         )
+    for name, value in params.items():
+        natural = isinstance(value, NaturalParameters)
+        types = {leaf.dtype for leaf in jax.tree.leaves(value)} if natural else set()
+        others = types - {jnp.result_type(float)}
+        if others:
+            raise TypeError(
+                f"SVAE_ELBO: found '{name}' in {others.pop()}, while JAX computes in "
+                f"{jnp.result_type(float)}. Accepted: one precision in a process, as "
+                "by numpyro.enable_x64() before anything else; or training that begins "
+                "anew, SVI.run(..., init_params=...) with parameters of its precision."
+            )
 
 
 def _trial(optimizer: Any) -> str | None:

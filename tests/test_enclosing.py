@@ -3,6 +3,7 @@
 
 """Optimisers that SVI is given in the place of, around or within svae_optimizer."""
 
+import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +106,22 @@ def test_a_step_that_cannot_differentiate_the_loss_is_named(loss, forward, text)
     options = {"progress_bar": False, "forward_mode_differentiation": forward}
     with pytest.raises(TypeError, match=text):
         svi.run(random.key(0), 1, Y, **options)
+
+
+def test_training_goes_on_in_the_precision_that_it_began_in(x64):
+    """A prior in float32 begins in float64, as everything beside it."""
+
+    def narrow(y):
+        probs = numpyro.sample("probs", dist.Dirichlet(jnp.ones(2, jnp.float32)))
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Categorical(probs))
+            numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y)
+
+    svi = SVI(narrow, ns.AutoSVAE(narrow), ours(), ns.SVAE_ELBO())
+    state = svi.init(random.key(0), Y)
+    assert svi.get_params(state)["probs_auto_natural"].concentration.dtype == float
+    old = jax.tree.map(
+        lambda x: x.astype(jnp.float32) if x.dtype == float else x, state
+    )
+    with pytest.raises(TypeError, match=r"'probs_auto.* in float32, while .*float64"):
+        svi.update(old, Y)
