@@ -77,6 +77,11 @@ def labelled(y):
         numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y)
 
 
+def unplated(y):
+    mu = numpyro.sample("mu", WIDE)
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y[:0])
+
+
 def penalised(y):
     mu = numpyro.sample("mu", WIDE)
     numpyro.factor("penalty", -(mu**2))
@@ -301,6 +306,11 @@ REFUSED = {
     ),
     "enumerated": (enum(labelled, -2), r"'z': .*funsor\.enum .*summed over without"),
     "collapsed": (collapse(level), r"handlers\.collapse around .*the model without"),
+    "no data": (unplated, r"'y': found data of shape \(0, 1\), which is nothing"),
+    "no weights": (
+        lambda y: prior(dist.Normal(0.0, 1.0).expand([0]).to_event(1), y),
+        r"'site': found a latent site of shape \(0,\), which is nothing",
+    ),
     "several": (
         lambda y: prior(WIDE, y, sample_shape=(2,)),
         r"'site': found sample_shape=\(2,\).*expand\(\[2\]\)\.to_event\(1\)",
