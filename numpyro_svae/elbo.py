@@ -20,6 +20,7 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
 
+from numpyro_svae.enclosing import check_step
 from numpyro_svae.inference.declare.declared import check_declared, sums_of_terms
 from numpyro_svae.inference.local.weights import Weight, weighted
 from numpyro_svae.notices import Said, notice
@@ -88,6 +89,8 @@ class SVAE_ELBO(ELBO):
         :param kwargs: keyword arguments of both.
         :return: a dictionary with the ``loss`` and the ``mutable_state``.
         """
+
+        check_step(param_map, self.sum_sites)
 
         def particle(key: Array) -> tuple[dict[str, Array], dict[str, Any]]:
             options = args, kwargs, self.sum_sites

@@ -23,12 +23,12 @@ from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.deterministic import deterministic_sites, of_values
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.parameters import check_parameters
+from numpyro_svae.program.run.parts import whole_name
 from numpyro_svae.program.run.subsample import Subsample, find_subsample
 from numpyro_svae.program.structure.factors import Structure
-from numpyro_svae.program.structure.labels import whole_name
 from numpyro_svae.random_keys import check_key, keys_explained
-from numpyro_svae.shared_programs import Recent, quick_jit
-from numpyro_svae.tracing import needs_values
+from numpyro_svae.shared_programs import Recent
 
 __all__ = ["FittedGuide"]
 
@@ -48,6 +48,9 @@ class FittedGuide(AutoGuide):
         self._structure: Structure | None = None
         self._shapes: tuple[tuple, dict[str, Any]] | None = None
         self._has_deterministic = False
+        self.state_names = frozenset[str]()  # of networks
+        self.plate_names = frozenset[str]()
+        self.param_names = frozenset[str]()  # of the model and the recognition function
         self.programs = Recent()  # of functions of its fits
         self._local: LocalPosterior | None = None
 
@@ -110,11 +113,8 @@ class FittedGuide(AutoGuide):
         raise NotImplementedError
 
     def _knowing(self, local: LocalPosterior | None) -> Self:
-        """The same guide, which takes a posterior of the local sites as given.
-
-        :param local: what it has inferred for the arguments that it will be called
-            with, or None if it is to infer them.
-        """
+        """The same guide, which takes a posterior of the local sites as given, for the
+        arguments that it will be called with; None if it is to infer them."""
         other = copy(self)
         other._local = local
         return other
@@ -126,6 +126,7 @@ class FittedGuide(AutoGuide):
         :return: a distribution by site; a prior spelled as two sites has the joint
             distribution of both under the name of its location or weight.
         """
+        check_parameters(params, self._natural_names)
         return {
             name: prior.posterior(params[self._natural_name(name)])
             for name, prior in self.structure.priors.items()
@@ -165,17 +166,34 @@ class FittedGuide(AutoGuide):
         ends = local.convergence.items()
         return {whole_name(bound.sites, name): ended for name, ended in ends}
 
+    def _ready(self, params: Any, args: tuple, kwargs: dict) -> Subsample:
+        """Read the model, if it has not been, and look at the parameters of a fit.
+
+        :param params: none at all for where training starts.
+        :return: what the model subsamples of these arguments.
+        """
+        check_parameters(params, ())
+        with keys_explained(self.model, args):
+            found = find_subsample(self.model, params, args, kwargs)
+        if not self.is_read:
+            given = {**params, **found.members}
+            with block(), seed(rng_seed=0), Fixed(data=given):
+                self._setup_prototype(*args, **kwargs)
+        if params.keys() - self.plate_names:
+            check_parameters(params, self._natural_names, self.param_names)
+        return found
+
+    @property
+    def _natural_names(self) -> list[str]:
+        return [self._natural_name(name) for name in self.structure.priors]
+
     def _infer_all(
         self, params: dict, args: tuple, kwargs: dict, examine: bool = True
     ) -> tuple[dict[str, NaturalParameters], Bound, LocalPosterior]:
-        params = {**params, **self._subsample(params, args, kwargs).members}
+        found = self._ready(params, args, kwargs)
+        params = {**params, **found.members}
         with block(), seed(rng_seed=0), Fixed(data=params):
             return self._infer(args, kwargs, examine)[:3]
-
-    def _subsample(self, params: dict, args: tuple, kwargs: dict) -> Subsample:
-        """What the model subsamples of these arguments."""
-        with keys_explained(self.model, args):
-            return find_subsample(self.model, params, args, kwargs)
 
     def sample_posterior(
         self,
@@ -198,9 +216,12 @@ class FittedGuide(AutoGuide):
         :raises TypeError: if the key is none.
         """
         check_key(rng_key, "guide.sample_posterior(rng_key, params, *args)")
-        data = dict(params)
+        members = dict[str, Any]()
         if args or kwargs:
-            data |= self._subsample(params, args, kwargs).members
+            members = self._ready(params, args, kwargs).members
+        else:
+            check_parameters(params, self._natural_names)
+        data = {**params, **members}
 
         def draws(keys: Array, *given: Any) -> dict[str, Array]:
             draw = partial(self._draw, given=given)
@@ -209,9 +230,8 @@ class FittedGuide(AutoGuide):
             return draw(keys)
 
         keys = random.split(rng_key, sample_shape) if sample_shape else rng_key
-        return self._quickly(
-            ("draws", len(sample_shape)), draws, keys, data, args, kwargs
-        )
+        what = self, "draws", len(sample_shape)
+        return self.programs.run(what, draws, keys, data, args, kwargs)
 
     def _draw(self, key: Array, given: tuple) -> dict[str, Array]:
         """A draw of the latent sites, with deterministic sites at them.
@@ -227,18 +247,6 @@ class FittedGuide(AutoGuide):
             values = self(*args, **kwargs)
         known = data, drawn, key, args, kwargs
         return values | deterministic_sites(self.model, *known)
-
-    def _quickly(
-        self, what: tuple, function: Callable[..., dict[str, Array]], *given: Any
-    ) -> dict[str, Array]:
-        """A function as one program, which is kept, if no values have to be known."""
-        program = self.programs.get_or((self, *what), lambda: quick_jit(function))
-        try:
-            return program(*given)
-        except TypeError as error:
-            if not needs_values(error):
-                raise
-            return function(*given)
 
     def _draw_globals(self, key: Array, params: dict[str, Any]) -> dict[str, Array]:
         """A draw of the global sites, with deterministic sites that depend on it."""
@@ -272,10 +280,9 @@ class FittedGuide(AutoGuide):
     ) -> dict[str, Array]:
         """Posterior quantiles of each entry of the global sites.
 
-        Deterministic sites that depend on nothing else are among them.
-
-        They are those of a sample with a fixed key: the covariances' entries have no
-        quantile function in closed form.
+        Deterministic sites that depend on nothing else are among them. All are those of
+        a sample with a fixed key: the covariances' entries have no quantile function in
+        closed form.
 
         :param params: parameters, from :meth:`~numpyro.infer.svi.SVI.get_params`.
         :param quantiles: the quantiles, between 0 and 1.
@@ -288,5 +295,6 @@ class FittedGuide(AutoGuide):
             draws = jax.vmap(lambda key: self._draw_globals(key, params))(keys)
             return {n: jnp.quantile(v, levels, axis=0) for n, v in draws.items()}
 
-        what, levels = ("quantiles", num_samples), jnp.asarray(quantiles)
-        return self._quickly(what, found, params, levels)
+        check_parameters(params, self._natural_names)
+        what, levels = (self, "quantiles", num_samples), jnp.asarray(quantiles)
+        return self.programs.run(what, found, params, levels)

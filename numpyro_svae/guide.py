@@ -15,6 +15,7 @@ from jax import Array, random
 import numpyro
 import numpyro.distributions as dist
 
+from numpyro_svae.enclosing import check_enclosing, is_initialising
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.fitted import FittedGuide
 from numpyro_svae.inference.declare import sampling
@@ -29,7 +30,6 @@ from numpyro_svae.inference.local.site_posteriors import site_posteriors
 from numpyro_svae.inference.start.given import check_names, check_starts
 from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
-from numpyro_svae.optim import check_enclosing, is_initialising
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
 from numpyro_svae.program.read.numpy_calls import numpy_is_named
@@ -137,7 +137,6 @@ class AutoSVAE(FittedGuide):
         self.refine = check_refine(refine)
         self.init = dict(init or {})
         self.num_starts = check_num_starts(num_starts)
-        self.state_names = frozenset[str]()
         self.watch = Watch(self._has_few_sweeps)
         self._strict: AutoSVAE | None = None
 
@@ -181,7 +180,8 @@ class AutoSVAE(FittedGuide):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         given = self.model, self.recognition, args, kwargs, bool(self.refine)
         with numpy_is_named(self.model, args, kwargs):
-            self._structure, messages, self.state_names = read_program(*given)
+            self._structure, messages, *names = read_program(*given)
+        self.state_names, self.param_names = names
         check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
         self.prototype_trace = {
@@ -189,8 +189,9 @@ class AutoSVAE(FittedGuide):
             for name, message in messages.items()
             if message["type"] in ("sample", "plate")
         }
-        kinds = {message["type"] for message in messages.values()}
-        self._has_deterministic = "deterministic" in kinds
+        kinds = {name: message["type"] for name, message in messages.items()}
+        self.plate_names = frozenset(n for n in kinds if kinds[n] == "plate")
+        self._has_deterministic = "deterministic" in kinds.values()
         self._shapes = shapes_of((args, kwargs))
 
     # inference

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from numbers import Real
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 import warnings
 
@@ -16,26 +15,29 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import SVI
 
-from numpyro_svae.families import DirichletNatural, NaturalParameters
+from numpyro_svae.families import NaturalParameters
 from numpyro_svae.notices import Said, notice
-from numpyro_svae.tracing import computed_now
 from numpyro_svae.whole_steps import whole_steps
 
 if TYPE_CHECKING:
     import optax
 
-__all__ = [
-    "NaturalStepState",
-    "check_enclosing",
-    "is_initialising",
-    "svae_optimizer",
-]
+__all__ = ["NaturalStepState", "svae_optimizer"]
 
 _HARDLY = 0.01  # of a step: a block that goes less far has hardly moved
 _LONG = 10  # steps in a row, after which a block that hardly moved is said to be stuck
 _COUNTED = Said()  # the number of steps in a row tells when it is said
+
+_NOT_TAKEN = (
+    "svae_optimizer: `neural` ended in an error. SVI hands it the gradient, the state, "
+    "the parameters in one dictionary by name (those that natural steps move are empty "
+    "there), and the `value` of the loss. It evaluates no loss a second time: a line "
+    "search, as that of optax.lbfgs(), and what else needs `value_fn`, `obj_fn`, "
+    "`grad_fn` or a gradient for each datum is not accepted, nor are parameters in a "
+    "class of its own. Accepted: optax.adam(1e-3), or optax.lbfgs(1e-2, "
+    "linesearch=None); in optax.masked, a function of the parameters."
+)
 
 
 class NaturalStepState(NamedTuple):
@@ -80,12 +82,15 @@ def svae_optimizer(
         that one step may go, between 0 and 1.
     :return: an optax transformation for :class:`~numpyro.infer.svi.SVI`.
     :raises TypeError: if ``neural`` is not an optax transformation, or ``natural`` is
-        neither a number nor a schedule.
+        neither a number nor a schedule; in the first step, if ``neural`` wants more
+        than SVI has: the gradient, the parameters and the value of the loss.
     :raises ValueError: if a step size or the fraction is out of range.
     """
     import optax
 
     neural = optax.adam(1e-3) if neural is None else neural
+    if isinstance(neural, optax.MultiSteps):
+        neural = neural.gradient_transformation()
     if not isinstance(neural, optax.GradientTransformation):
         raise TypeError(
             "svae_optimizer: `neural` must be an optax transformation such as "
@@ -113,7 +118,8 @@ def svae_optimizer(
             f"found {boundary_fraction}."
         )
     step = _natural_step(natural, boundary_fraction)
-    return whole_steps(optax.partition({"natural": step, "neural": neural}, _label))
+    parts = {"natural": step, "neural": _said_by_name(neural)}
+    return whole_steps(optax.partition(parts, _label))
 
 
 def _is_natural(tree: Any) -> bool:
@@ -125,6 +131,26 @@ def _label(params: Any) -> Any:
         return "natural" if _is_natural(leaf) else "neural"
 
     return jax.tree.map(name, params, is_leaf=_is_natural)
+
+
+def _said_by_name(
+    neural: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The same transformation, whose errors say what SVI hands it."""
+    import optax
+
+    def named(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*args: Any, **extra: Any) -> Any:
+            try:
+                return function(*args, **extra)
+            except Exception as error:
+                raise TypeError(f"{_NOT_TAKEN} It says: {error}") from error
+
+        return call
+
+    inner = optax.with_extra_args_support(neural)
+    return optax.GradientTransformationExtraArgs(named(inner.init), named(inner.update))
 
 
 def _natural_step(rate: Any, fraction: float) -> optax.GradientTransformation:
@@ -213,73 +239,3 @@ def _keep(keep: Array, move: NaturalParameters) -> NaturalParameters:
         return jnp.where(jnp.expand_dims(keep, tuple(range(-extra, 0))), leaf, 0.0)
 
     return jax.tree.map(select, move)
-
-
-def check_enclosing(sites: Collection[str], keeps: bool) -> None:
-    """Look at the optimiser and the loss of the SVI that a guide is begun by.
-
-    NumPyro tells a guide nothing of them, so the frame of the ``SVI.init`` that is
-    calling it is looked up; outside of SVI nothing is checked.
-
-    :param sites: the sites whose posteriors the optimiser would move.
-    :param keeps: whether the guide keeps anything else from step to step.
-    :raises TypeError: if a step of the optimiser is not along the natural gradient.
-    """
-    svi = _initialising()
-    if svi is None:
-        return
-    if sites and not _steps_along_gradient(svi.optim):
-        raise TypeError(
-            f"The posterior of site '{next(iter(sites))}' is held by natural "
-            "parameters, and the optimiser given to SVI would rescale their natural "
-            "gradient elementwise, as Adam does. That is no natural-gradient step and "
-            "can leave the domain of the family. Use "
-            "numpyro_svae.svae_optimizer(neural=<your optimiser>, natural=0.1), which "
-            "routes only the other parameters to it."
-        )
-    if (sites or keeps) and type(svi.loss).__module__.startswith("numpyro."):
-        _say_loss(svi.loss)
-
-
-def _say_loss(loss: Any) -> None:
-    """What is a natural gradient of :class:`~numpyro_svae.SVAE_ELBO` is not one of any
-    other loss."""
-    warnings.warn(
-        f"AutoSVAE: found the loss {type(loss).__name__} in SVI. It scores the guide, "
-        "but its gradients for the posteriors of global sites are no natural "
-        "gradients, and not all losses take what the guide keeps from step to step. "
-        "Accepted to train: SVI(..., loss=ns.SVAE_ELBO()).",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-
-
-def is_initialising() -> bool:
-    """Whether this is called by an ``SVI.init``, where everything begins."""
-    return _initialising() is not None
-
-
-def _initialising() -> SVI | None:
-    frame: Any = sys._getframe()
-    while frame is not None and frame.f_code is not SVI.init.__code__:
-        frame = frame.f_back
-    return None if frame is None else frame.f_locals["self"]
-
-
-def _steps_along_gradient(optimizer: Any) -> bool:
-    """Whether one step of an optimiser from a trial point is along the gradient."""
-
-    def step() -> Any:
-        natural = {"trial": DirichletNatural(jnp.array([10.0, 10.0]))}
-        gradient = {"trial": DirichletNatural(jnp.array([1.0, 10.0]))}
-        state = optimizer.update(gradient, optimizer.init(natural), value=jnp.zeros(()))
-        return optimizer.get_params(state)["trial"] - natural["trial"]
-
-    try:
-        with computed_now():
-            moved = np.asarray(jax.jit(step)().concentration)
-    except (KeyError, TypeError, ValueError):
-        return True  # an optimiser tied to its own parameters cannot be tried out
-    along = np.array([1.0, 10.0])
-    length = np.linalg.norm(moved) * np.linalg.norm(along)
-    return length == 0 or -moved @ along > 0.99 * length

@@ -24,6 +24,7 @@ from jax.extend.core import ClosedJaxpr, get_opaque_trace_state
 import numpy as np
 
 from numpyro_svae.notices import Listeners, told
+from numpyro_svae.tracing import needs_values
 
 __all__ = ["Leaf", "Recent", "quick_jit", "shared_jit"]
 
@@ -47,6 +48,16 @@ class Recent(dict):
         while len(self) > self.most:
             self.pop(next(iter(self)))
         return found
+
+    def run(self, key: Hashable, function: Callable[..., Any], *given: Any) -> Any:
+        """A function as one program, which is kept, if no values have to be known."""
+        program = self.get_or(key, lambda: quick_jit(function))
+        try:
+            return program(*given)
+        except TypeError as error:
+            if not needs_values(error):
+                raise
+            return function(*given)
 
 
 _EXECUTABLES = Recent()

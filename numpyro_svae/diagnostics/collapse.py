@@ -14,10 +14,10 @@ import numpy as np
 from numpyro_svae.diagnostics.masks import counted_positions
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.run.parts import whole_name
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import Group, coupled_groups
-from numpyro_svae.program.structure.labels import whole_name
 
 __all__ = ["collapsed_sites"]
 

@@ -22,9 +22,9 @@ from numpyro_svae.diagnostics.programs import compiled, kept
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.declare.sampling import joint_name
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.groups import is_exact
-from numpyro_svae.program.structure.labels import label_of
 
 __all__ = [
     "Integrated",

@@ -19,8 +19,8 @@ from numpyro_svae.inference.declare.sampling import joint_name
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given, check_state
+from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.subsample import Subsample
-from numpyro_svae.program.structure.labels import label_of
 from numpyro_svae.random_keys import check_key
 
 __all__ = ["Batch", "Fit", "check_subsample", "read_fit", "sample_messages"]
@@ -144,17 +144,14 @@ def read_fit(
     :param kwargs: keyword arguments of both.
     :param keys: what is given as a random key between parameters and arguments.
     :raises TypeError: if the guide is not an :class:`AutoSVAE`, or a key is none.
-    :raises ValueError: if parameters lack the mutable state of networks.
+    :raises ValueError: if parameters lack some, or the mutable state of networks.
     """
     if not isinstance(guide, AutoSVAE):
         raise TypeError(f"guide: found {type(guide).__name__}; accepted is AutoSVAE.")
     for key in keys:
         check_key(key, "(model, guide, params, rng_key, *args)")
     fit = Fit(model, guide, params, args, kwargs)
-    found = guide._subsample(params, args, kwargs)
-    if not guide.is_read:
-        with block(), seed(rng_seed=0), Fixed(data=params):
-            guide._setup_prototype(*args, **kwargs)
+    found = guide._ready(params, args, kwargs)
     fit = fit._replace(params={**params, **found.members}, batch=_batch(guide, found))
     if guide.state_names - set(params):
         _check_state(fit)

@@ -15,11 +15,12 @@ import numpy as np
 from numpyro_svae.inference.factors.expected_factors import ExpectedFactors
 from numpyro_svae.program.bind.binding import Bound
 from numpyro_svae.program.run.kinds import lengths_of
+from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.positions import extent_of, pull_to
 from numpyro_svae.program.run.wrappers import at_positions, peel, unmasked
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import coupled_groups, scope
-from numpyro_svae.program.structure.labels import counted_labels, label_of
+from numpyro_svae.program.structure.labels import counted_labels
 
 __all__ = [
     "blanked",

@@ -23,9 +23,9 @@ from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.factors.global_priors import expected_prior
 from numpyro_svae.inference.local.posterior import Convergence, LocalPosterior
 from numpyro_svae.program.bind.binding import Bound
+from numpyro_svae.program.run.parts import whole_name
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.factors import Structure
-from numpyro_svae.program.structure.labels import whole_name
 from numpyro_svae.tracing import check_known
 from numpyro_svae.training.plateau import finite_mean
 from numpyro_svae.whole_steps import skipped_steps

@@ -92,6 +92,20 @@ class NaturalParameters(ABC):
     def __sub__(self, other: Self) -> Self:
         return jax.tree.map(jnp.subtract, self, other)
 
+    def widened(self) -> Self:
+        """In the precision that JAX computes in, where numbers are given in fewer bits.
+
+        All blocks of a program are moved together, and numbers in float32 beside others
+        in float64 would be no state to go on with.
+        """
+        default = jnp.result_type(float)
+
+        def widen(leaf: Array) -> Array:
+            leaf = jnp.asarray(leaf)
+            return leaf.astype(jnp.promote_types(leaf.dtype, default))
+
+        return jax.tree.map(widen, self)
+
     def scale(self, factor: Array | float) -> Self:
         """Multiply by a factor of shape ``batch_shape`` (or a scalar)."""
         rank = len(self.batch_shape)

@@ -68,6 +68,23 @@ def autoregression(y):
     numpyro.sample("y", dist.Normal(phi * y[:-1], 1.0).to_event(2), obs=y[1:])
 
 
+def picked(scale, members=()):
+    """Numbers whose means a label picks, and whose noises another one may pick."""
+
+    def model(y):
+        with numpyro.plate("members", 2):
+            mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+            s = numpyro.sample("s", dist.HalfNormal(1.0)) if "s" in members else None
+        a = numpyro.sample("a", dist.HalfNormal(1.0)) if "a" in members else None
+        b = numpyro.sample("b", dist.HalfNormal(1.0)) if "b" in members else None
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.ones(2) / 2))
+            q = numpyro.sample("q", dist.Categorical(jnp.ones(2) / 2))
+            numpyro.sample("y", dist.Normal(mu[z], scale(z, q, s, a, b)), obs=y[:, 0])
+
+    return model
+
+
 FACTORS = r"x = numpyro\.sample\('x', Normal\(0, 1\).*Normal\(x @ W\.T, jnp\.sqrt\(psi"
 REFUSED = {
     "loading integrated out": (integrated(jnp.ones(2)), rf"'y' .*'W'.*{FACTORS}"),
@@ -79,6 +96,18 @@ REFUSED = {
     "ratings": (ratings, r"'y' .*'u', 'v'\. .*two at a time.*u\[row\] \* v\[column\]"),
     "stacked": (stacked, r"'a', 'b' that are entries.*one site.*of 2 entries"),
     "weight": (autoregression, r"'phi': .*weight.*as Normal\(0\.0"),
+    "noises that a label picks": (
+        picked(lambda z, q, s, a, b: jnp.where(z == 1, a, b), "ab"),
+        r"'a', 'b', .*where\(z == 1, a, b\).*\('members', 2\), and s\[z\]",
+    ),
+    "a noise that another label picks": (
+        picked(lambda z, q, s, a, b: s[q], "s"),
+        r"'z' picks its mean and 'q' its noise\..*expand\(\[K\]\).*and mu\[z\]",
+    ),
+    "a noise that is known for a state": (
+        picked(lambda z, q, s, a, b: jnp.where(q == 1, 10.0, a), "a"),
+        r"'q' says where 'a' is its noise\..*narrow prior.*'members', 2\), and s\[z\]",
+    ),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
     "flat and alone": (
         alone(dist.Uniform(0.0, 2.0)),

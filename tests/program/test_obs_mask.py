@@ -3,6 +3,8 @@
 
 """What ``obs_mask`` leaves out is latent: inferred exactly, or an error."""
 
+from itertools import product
+
 import jax
 from jax import random
 import jax.numpy as jnp
@@ -242,3 +244,70 @@ def test_a_vector_that_a_step_of_a_scan_misses_has_its_prior_given_the_path(x64)
     np.testing.assert_allclose(posterior["y"].mean[1:][~SEEN], expected, rtol=1e-7)
     cov = posterior["y"].base_dist.covariance_matrix[1:][~SEEN]
     np.testing.assert_allclose(cov, np.broadcast_to(NOISE, (2, 3, 3)), atol=1e-12)
+
+
+def states(y, labels, known, how):
+    """Three states in a path, of which some are known: said in the body of a scan."""
+
+    def step(z, now):
+        y, label, known = now
+        fn = dist.Categorical(jnp.asarray(ROWS)[z])
+        if how == "obs_mask":
+            z = numpyro.sample("z", fn, obs=label, obs_mask=known)
+        else:
+            z = numpyro.sample("z", fn)
+            fn = dist.Categorical(jnp.eye(3)[z]).mask(known)
+            numpyro.sample("z_known", fn, obs=label)
+        if how == "number":
+            y = numpyro.sample("number", dist.Normal(jnp.asarray(CENTRES_OF_3)[z], 1.0))
+        numpyro.sample("y", dist.Normal(jnp.asarray(CENTRES_OF_3)[z], 1.0), obs=y)
+        return z, None
+
+    z = numpyro.sample("first", dist.Categorical(jnp.ones(3) / 3))
+    scan(step, z, (y, labels, known))
+
+
+ROWS = np.array([[0.8, 0.1, 0.1], [0.3, 0.5, 0.2], [0.2, 0.2, 0.6]])
+CENTRES_OF_3 = np.array([-1.0, 0.0, 2.0])
+PATH = np.array([0.3, -1.0, 0.5, 2.0]), np.array([0, 2, 1, 0]), np.arange(4) % 2 == 0
+
+
+def test_states_that_are_known_in_part_are_data_of_their_own(x64):
+    """As the error says; against all paths."""
+    with pytest.raises(ValueError, match=r"'z': .*eye\(K\)\[z\]\)\.mask\(known\)"):
+        ns.AutoSVAE(states).posterior_local({}, *PATH, "obs_mask")
+    y, labels, known = PATH
+    weights = {}
+    for path in product(range(3), repeat=5):
+        steps = np.array(path)
+        fits = np.all((steps[1:] == labels) | ~known)
+        terms = -0.5 * (y - CENTRES_OF_3[steps[1:]]) ** 2 + np.log(
+            ROWS[steps[:-1], steps[1:]]
+        )
+        weights[path] = float(fits * np.exp(np.sum(terms)))
+    total = sum(weights.values())
+    expected = [
+        [sum(w for p, w in weights.items() if p[t] == k) / total for k in range(3)]
+        for t in range(5)
+    ]
+    found = ns.AutoSVAE(states).posterior_local({}, *PATH, "data")["z"]
+    np.testing.assert_allclose(found.probs, expected, atol=1e-9)
+
+
+def test_a_latent_number_in_the_body_of_a_scan_is_named():
+    with pytest.raises(ValueError, match=r"'number': found a latent number .*to_event"):
+        ns.AutoSVAE(states).posterior_local({}, *PATH, "number")
+
+
+def test_a_mask_of_steps_makes_no_copies_of_a_path():
+    """NumPyro would draw a path for each entry of the mask."""
+
+    def model(y, labels, known):
+        chain = ns.DiscreteMarkovChain(jnp.ones(3) / 3, ROWS, num_steps=4)
+        z = numpyro.sample("z", chain, obs=labels, obs_mask=known)
+        numpyro.sample(
+            "y", dist.Normal(jnp.asarray(CENTRES_OF_3)[z], 1.0).to_event(1), obs=y
+        )
+
+    with pytest.raises(ValueError, match=r"'z': .*\(4,\).* 4 times.*mask\(known\)"):
+        ns.AutoSVAE(model).posterior_local({}, *PATH)

@@ -11,9 +11,11 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.contrib.funsor import enum
 import numpyro.distributions as dist
 from numpyro.handlers import (
     block,
+    collapse,
     condition,
     mask,
     reparam,
@@ -66,6 +68,18 @@ def exponentials(y):
         base = dist.Normal(mu, 1.0)
         fn = dist.TransformedDistribution(base, [dist.transforms.ExpTransform()])
         numpyro.sample("y", fn, obs=jnp.exp(y))
+
+
+def labelled(y):
+    with numpyro.plate("data", len(y)):
+        fn = dist.Bernoulli(0.5)
+        z = numpyro.sample("z", fn, infer={"enumerate": "parallel"})
+        numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y)
+
+
+def unplated(y):
+    mu = numpyro.sample("mu", WIDE)
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y[:0])
 
 
 def penalised(y):
@@ -289,6 +303,13 @@ REFUSED = {
     "given": (
         substitute(scale_too, {"sigma": HALF}),
         r"'sigma': .*handlers\.condition",
+    ),
+    "enumerated": (enum(labelled, -2), r"'z': .*funsor\.enum .*summed over without"),
+    "collapsed": (collapse(level), r"handlers\.collapse around .*the model without"),
+    "no data": (unplated, r"'y': found data of shape \(0, 1\), which is nothing"),
+    "no weights": (
+        lambda y: prior(dist.Normal(0.0, 1.0).expand([0]).to_event(1), y),
+        r"'site': found a latent site of shape \(0,\), which is nothing",
     ),
     "several": (
         lambda y: prior(WIDE, y, sample_shape=(2,)),

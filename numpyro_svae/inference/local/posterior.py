@@ -17,9 +17,9 @@ import numpyro.distributions as dist
 from numpyro_svae.inference.local.fixed_point import Solution
 from numpyro_svae.inference.local.joint_draw import JointDraw
 from numpyro_svae.program.run.ordered import register_in_order
+from numpyro_svae.program.run.parts import label_of, whole_name
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.run.wrappers import peel
-from numpyro_svae.program.structure.labels import label_of, whole_name
 
 __all__ = ["Convergence", "LocalPosterior"]
 

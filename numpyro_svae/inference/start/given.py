@@ -79,5 +79,5 @@ def _described(start: Any) -> str:
 def natural_of(block: Prior, given: Start) -> NaturalParameters:
     """Natural parameters of a distribution that a user gave as a start of a block."""
     if isinstance(given, NaturalParameters):
-        return given
-    return block.natural_of(peel(given)[0])
+        return given.widened()
+    return block.natural_of(peel(given)[0]).widened()

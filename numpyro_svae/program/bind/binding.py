@@ -189,7 +189,8 @@ def _as_data(site: Site, structure: Structure) -> Site:
 def _priors(
     structure: Structure, sites: dict[str, Site]
 ) -> dict[str, NaturalParameters]:
-    return {name: prior.natural(sites) for name, prior in structure.priors.items()}
+    blocks = structure.priors.items()
+    return {name: prior.natural(sites).widened() for name, prior in blocks}
 
 
 def _with_inputs(prober: Prober, site: Site, structure: Structure) -> Site:

@@ -9,7 +9,7 @@ from numpyro_svae.program.bind.affine import PARAMETERS, View
 from numpyro_svae.program.read.bilinear import find_bilinear
 from numpyro_svae.program.read.find_supports import find_support
 from numpyro_svae.program.read.gaussian_factors import find_factor
-from numpyro_svae.program.read.sums import of_noises, of_products, of_sums
+from numpyro_svae.program.read.sums import of_noises, of_picks, of_products, of_sums
 from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
 from numpyro_svae.program.run.sites import Site, is_gaussian_vector, response_dim
 from numpyro_svae.program.structure.factors import (
@@ -117,7 +117,9 @@ def read_gaussian(wiring: Wiring, site: Site) -> Factor:
             "together are one site, as Normal(0, 1).expand([M]).to_event(1), and no "
             "plate; a latent chain over time is one LinearGaussianChain, or one site "
             "for each step" + of_noises(wiring, used),
-            of_sums(wiring, site) or of_products(wiring, site),
+            of_picks(wiring, site)
+            or of_sums(wiring, site)
+            or of_products(wiring, site),
         )
     return found
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from jax import Array
 import numpy as np
@@ -17,9 +17,9 @@ from numpyro_svae.program.read.sums import of_scale
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.moved_gaussians import as_latent
+from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
 from numpyro_svae.program.structure.factors import Local
-from numpyro_svae.program.structure.labels import label_of
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
@@ -82,14 +82,25 @@ def read_priors(program: Program, sites: dict[str, Site]) -> dict[str, Prior]:
     return dict(sorted(priors.items(), key=lambda item: order.index(item[0])))
 
 
-def check_scanned(sites: Iterable[Site]) -> None:
+def check_scanned(scanned: Iterable[Site], names: Container[str]) -> None:
     """Latent sites in the bodies of scans are states or vectors of their steps.
 
-    :param sites: these sites.
-    :raises ValueError: naming a site that is neither discrete nor Gaussian.
+    :param scanned: these sites.
+    :param names: of all sites.
+    :raises ValueError: naming a site that is neither discrete nor a Gaussian vector.
     """
-    for site in sites:
+    for site in scanned:
         kind = kind_of(site.fn)
+        number = is_gaussian(site.fn) and not site.outer.event_shape
+        if label_of(site.name) in names and (kind is None or number):
+            raise _no_part(site)
+        if number:
+            raise ValueError(
+                f"Site '{site.name}': found a latent number in the body of a scan. "
+                "Accepted there: vectors, of one entry too, as "
+                "Normal(loc, scale).to_event(1) with loc of shape (..., 1); of the "
+                "states of the scan, for the first one too."
+            )
         if kind is None or kind.chain:
             raise ValueError(
                 f"Site '{site.name}': found {type(site.fn).__name__} in the body of a "
@@ -98,6 +109,17 @@ def check_scanned(sites: Iterable[Site]) -> None:
                 "stand before the scan; one for each step is a site before it too, in "
                 "a plate, whose rows the body takes from xs."
             )
+
+
+def _no_part(site: Site) -> ValueError:
+    """What ``obs_mask`` makes latent, and nothing can be said of."""
+    found = type(site.fn).__name__
+    return ValueError(
+        f"Site '{site.name}': obs_mask makes a latent site of what is missing, and "
+        f"{found} is none that AutoSVAE knows there. Accepted: a mask, as "
+        "numpyro.sample(name, fn.mask(seen), obs=y), with which ns.impute draws what "
+        "is missing."
+    )
 
 
 def random_globals(
@@ -153,14 +175,8 @@ def read_locals(
         kind = kind_of(site.fn)
         size = None if kind is None else kind.size(site)
         if kind is None or size is None:
-            if label_of(name) not in sites:
-                raise _unknown(program, sites, site)
-            raise ValueError(
-                f"Site '{name}': obs_mask makes a latent site of what is missing, "
-                f"and {type(site.fn).__name__} is none that AutoSVAE knows. "
-                "Accepted: a mask, as numpyro.sample(name, fn.mask(seen), obs=y), "
-                "with which ns.impute draws what is missing."
-            )
+            part = label_of(name) in sites
+            raise _no_part(site) if part else _unknown(program, sites, site)
         locals[name] = Local(name, kind, size)
     return locals
 

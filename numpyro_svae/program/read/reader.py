@@ -23,11 +23,11 @@ from numpyro_svae.program.read.sums import of_likelihood
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.axes import axes_of
 from numpyro_svae.program.run.kinds import kind_of
+from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.factors import Factor, Local, Structure
 from numpyro_svae.program.structure.graphs import check_graphs
 from numpyro_svae.program.structure.groups import parents_of, with_mixtures
-from numpyro_svae.program.structure.labels import label_of
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = ["read_structure"]

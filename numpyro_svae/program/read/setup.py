@@ -26,12 +26,13 @@ from numpyro_svae.program.read.latents import (
 from numpyro_svae.program.read.padding import check_padding
 from numpyro_svae.program.read.reader import read_structure
 from numpyro_svae.program.read.time_plates import find_time_plates
+from numpyro_svae.program.run.checked_run import ChecksRun
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.plates import Plates, shared_values
-from numpyro_svae.program.run.scans import ChecksRun, find_scans, is_scanned
+from numpyro_svae.program.run.scans import find_scans, is_scanned
 from numpyro_svae.program.run.shown import Shown
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import (
@@ -62,7 +63,7 @@ def read_program(
     args: tuple,
     kwargs: dict[str, Any],
     refined: bool = False,
-) -> tuple[Structure, dict[str, dict], frozenset[str]]:
+) -> tuple[Structure, dict[str, dict], frozenset[str], frozenset[str]]:
     """Read the wiring of a model, and check all that can be checked before inference.
 
     :param model: the NumPyro program.
@@ -71,7 +72,7 @@ def read_program(
     :param kwargs: keyword arguments of both.
     :param refined: whether what the recognition function says of vectors is refined.
     :return: the wiring, the trace of a run of the model, and the names of the mutable
-        states of both.
+        states and of the parameters of both.
     :raises ValueError: naming the site or the plate that is at fault.
     """
     # a distribution cannot say which site it is at
@@ -88,8 +89,11 @@ def read_program(
         check_draws(program, structure)
     with block(), Given(), jax.ensure_compile_time_eval():
         check_zeros(partial(program.trace, {}, easy_value), zeros)
-    of_model = (n for n, m in messages.items() if m["type"] == "mutable")
-    return structure, messages, frozenset((*given.begun, *of_model))
+    kinds = "mutable", "param"
+    own = {n: m["type"] for n, m in messages.items() if m["type"] in kinds}
+    states = frozenset((*given.begun, *(n for n in own if own[n] == "mutable")))
+    parameters = frozenset((*given.parameters, *(n for n in own if own[n] == "param")))
+    return structure, messages, states, parameters
 
 
 def _read_program(
@@ -133,7 +137,8 @@ def _show_scans(
     if not scanned:
         return program, messages
     sites = sample_sites(messages)
-    check_scanned(sites[name] for name in scanned if not sites[name].observed)
+    latent = (sites[name] for name in scanned if not sites[name].observed)
+    check_scanned(latent, sites)
     values = random_globals(program, sites, scanned)
     program = replace(program, scans=find_scans(program, values, easy_value))
     return program, program.trace({}, easy_value)

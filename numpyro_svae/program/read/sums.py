@@ -19,6 +19,7 @@ from numpyro_svae.program.structure.probing import Prober
 __all__ = [
     "of_likelihood",
     "of_noises",
+    "of_picks",
     "of_products",
     "of_scale",
     "of_shape",
@@ -160,8 +161,38 @@ def of_noises(wiring: Wiring, used: frozenset[str]) -> str:
         return ""
     return (
         f"; of several noises, as {listed(noises)}, each alone that of entries of its "
-        "own, as in jnp.stack([a, b]), and those of members from one batch"
+        "own, as in jnp.stack([a, b]), and those of members from one batch; of those "
+        "that a label z or data pick, as in jnp.where(z == 1, a, b), each a member of "
+        "one site, s = numpyro.sample(name, prior) in numpyro.plate('members', 2), and "
+        "s[z], where priors may differ by member"
     )
+
+
+def of_picks(wiring: Wiring, site: Site) -> str:
+    """What to write where labels pick a noise that is learnt, for a message; empty if
+    none does."""
+    of_cov, of_loc = (wiring.needs[site.name][part] for part in ("covariance", "loc"))
+    blocks = {wiring.block_of[n] for n in of_cov if n in wiring.block_of}
+    noises = [block for block in blocks if block.part == "noise"]
+    labels = wiring.ordered(frozenset(of_cov), True)
+    if len(noises) != 1 or not labels:
+        return ""
+    if noises[0].components is None:
+        return (
+            f" {listed(labels)} says where '{noises[0].name}' is its noise. A noise "
+            "that is known elsewhere is a member with a narrow prior: s = "
+            "numpyro.sample(name, dist.LogNormal(jnp.log(jnp.array([1.0, 10.0])), "
+            "jnp.array([1.0, 0.01]))) in numpyro.plate('members', 2), and s[z]."
+        )
+    means = wiring.ordered(frozenset(of_loc), True)
+    if means and set(means) != set(labels):
+        return (
+            f" {listed(means)} picks its mean and {listed(labels)} its noise. Where "
+            "they differ, the means are entries of one site, mu = numpyro.sample(name, "
+            "dist.Normal(m, s).expand([K]).to_event(1)) in the place of a plate, and "
+            "mu[z]."
+        )
+    return ""
 
 
 def of_scale(program: Program, sites: dict[str, Site], site: Site) -> str:

@@ -28,12 +28,14 @@ class Given(Messenger):
 
     :param values: of those that are, by name.
     :param begun: first values of the mutable states that are not, by name.
+    :param parameters: the names of all parameters, given or not.
     """
 
     def __init__(self) -> None:
         super().__init__(None)
         self.values: dict[str, Any] = {}
         self.begun: dict[str, Any] = {}
+        self.parameters: set[str] = set()
         self._drawn: set[str] = set()
 
     def __enter__(self) -> Given:
@@ -54,6 +56,8 @@ class Given(Messenger):
     def postprocess_message(self, msg: dict) -> None:
         """Note what was given."""
         kind, name = msg["type"], str(msg.get("name"))
+        if kind == "param":
+            self.parameters.add(name)
         if kind not in ("param", "mutable") or name in self._drawn:
             return
         given = not msg["args"] or msg["value"] is not msg["args"][0]

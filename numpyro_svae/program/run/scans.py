@@ -24,11 +24,13 @@ from numpyro.primitives import Messenger
 from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.classes import spelling_of, tril_of
+from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.names import Names
-from numpyro_svae.program.run.scan_calls import ScanCall, num_steps, run_body
+from numpyro_svae.program.run.parts import REST, known_as_data, label_of
+from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 from numpyro_svae.program.run.wrappers import peel
 
-__all__ = ["ChecksRun", "Scan", "ScannedChain", "find_scans", "is_scanned"]
+__all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
 
 
 @dataclass(frozen=True)
@@ -82,24 +84,6 @@ class Scan:
 def is_scanned(message: dict) -> bool:
     """Whether the message of a site is from the body of a scan."""
     return "_scan_current_index" in message["infer"]
-
-
-class ChecksRun(Messenger):
-    """Refuses scans without steps, before they run, and latent sites that have values.
-
-    A guide replays its own value of such a site, so that of the program would be lost.
-    """
-
-    def process_message(self, msg: dict) -> None:
-        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            num_steps(msg["args"])
-        latent = msg["type"] == "sample" and not msg["is_observed"]
-        if latent and msg["value"] is not None and not is_scanned(msg):
-            raise ValueError(
-                f"Site '{msg['name']}': latent, and the program gives it a value, as "
-                "numpyro.handlers.substitute does. Accepted: "
-                "numpyro.handlers.condition, which makes it known, or no value."
-            )
 
 
 class _Recorder(Messenger):
@@ -223,6 +207,14 @@ def _check_carry(
     used = frozenset[str]().union(*eval_provenance(rest, **values, **before))
     if used:
         name = sorted(used & set(values) or body)[0]
+        if label_of(name):
+            kind = kind_of(peel(body[name]["fn"])[0])
+            discrete = kind is not None and kind.discrete
+            name = name.removesuffix(REST)
+            raise ValueError(
+                f"Site '{name}': found obs_mask on the states of a scan. Accepted: "
+                f"{known_as_data(name, discrete)}."
+            )
         raise ValueError(
             f"Site '{name}': the scan carries something that is computed from it. "
             "Accepted: a carry whose parts are the values of latent sites, as they "
@@ -234,17 +226,11 @@ def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain
     """Find out if a Gaussian chain is linear, and if it has more than that.
 
     :raises ValueError: naming the site, if its covariance depends on the state before
-        it, or its states are no vectors.
+        it.
     """
     fn = body[chain.name]["fn"]
     if chain.discrete or _gaussian(fn) is None:
         return chain
-    if not fn.event_shape:
-        raise ValueError(
-            f"Site '{chain.name}': the states of the scan are numbers. Accepted: "
-            "vectors, of one entry too, as Normal(loc, scale).to_event(1) with loc of "
-            "shape (..., 1), here and for the first state."
-        )
     given = {name: jnp.zeros_like(m["value"]) for name, m in body.items()}
     start = call.init[chain.leaf]
 

@@ -58,9 +58,18 @@ def stand_ins(tree: Any) -> Any:
 def check_shapes(sites: dict[str, Site]) -> None:
     """Observed values must have the shapes that their distributions draw.
 
-    :raises ValueError: naming the site, both shapes and the plates.
+    :raises ValueError: naming the site, both shapes and the plates, or a latent site or
+        data of which there is nothing.
     """
     for site in sites.values():
+        drawn, found = site.outer.shape(), np.shape(site.value)
+        none = 0 in found and 0 not in drawn if site.observed else 0 in drawn
+        if none:
+            what = "data" if site.observed else "a latent site"
+            raise ValueError(
+                f"Site '{site.name}': found {what} of shape {found}, which is nothing. "
+                "Accepted: one entry or more; without any, a program without the site."
+            )
         if site.observed:
             check_shape(site.name, site.outer, site.value, site.frames)
 

@@ -9,32 +9,14 @@ and of the unknown part, and whatever masks are around both.
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 from jax import Array
 import jax.numpy as jnp
 
+from numpyro_svae.program.run.parts import REST, label_of
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.run.wrappers import Layer
 
-__all__ = ["counted_labels", "label_of", "seen_labels", "whole_name"]
-
-_REST = "_unobserved"
-
-
-def label_of(name: str) -> str | None:
-    """Name of the observed part of a site, of which ``obs_mask`` made this the rest."""
-    whole = name.removesuffix(_REST)
-    return None if whole == name else whole + "_observed"
-
-
-def whole_name(names: Container[str], name: str) -> str:
-    """Name that the program gave a site, of which ``obs_mask`` made this the rest.
-
-    :param names: of all sites.
-    :param name: of a latent site.
-    """
-    return name.removesuffix(_REST) if label_of(name) in names else name
+__all__ = ["counted_labels", "seen_labels"]
 
 
 def seen_labels(program: Program, sites: dict[str, Site], name: str) -> Array | None:
@@ -55,7 +37,7 @@ def seen_labels(program: Program, sites: dict[str, Site], name: str) -> Array | 
 
     def whole(state: int) -> Array:
         values = {**latent, name: jnp.full_like(sites[name].value, state)}
-        return program.trace(values)[name.removesuffix(_REST)]["value"]
+        return program.trace(values)[name.removesuffix(REST)]["value"]
 
     return whole(0) == whole(1)
 

@@ -11,9 +11,11 @@ from jax import Array
 import numpy as np
 from numpyro.util import not_jax_tracer
 
+from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.origins import depends
+from numpyro_svae.program.run.parts import known_as_data, whole_name
 from numpyro_svae.program.run.sites import Program, Site
-from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.run.wrappers import Layer, peel
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.probing import plain_run
 
@@ -41,12 +43,42 @@ def check_masks(program: Program, structure: Structure, sites: dict[str, Site]) 
             if depends(program, partial(mask_of, name)):
                 raise _has_mask(name, ", computed from arguments of the model")
     for name in structure.locals:
+        _check_copies(sites, name)
         if sites[name].entries is not None:
             raise ValueError(
                 f"Site '{name}': latent, and its mask leaves out some entries of a "
                 "vector and not others. Accepted: a mask of whole vectors, on a latent "
                 "site; of entries, on an observed Normal(...).to_event(1)."
             )
+
+
+def _check_copies(sites: dict[str, Site], name: str) -> None:
+    """A mask must not make a latent site one of several: NumPyro draws it so often.
+
+    :raises ValueError: naming the site.
+    """
+    site, mask = sites[name], None
+    plates = [frame.dim for frame in site.frames]
+    inner, layer = site.outer, Layer.of(site.outer)
+    while layer is not None:
+        mask = layer.mask if layer.mask is not None else mask
+        inner, layer = layer.inner, Layer.of(layer.inner)
+    if mask is None:
+        return
+    shape, own = site.batch_shape, (1,) * len(site.batch_shape) + inner.batch_shape
+    extra = [d for d in range(-len(shape), 0) if shape[d] != own[d] and d not in plates]
+    if not extra:
+        return
+    whole, kind = whole_name(sites, name), kind_of(site.fn)
+    instead = "a mask of the shape of the plates around it"
+    if kind is not None and kind.chain:
+        instead += "; for states of a path that are known in part, "
+        instead += known_as_data(whole, kind.discrete)
+    raise ValueError(
+        f"Site '{whole}': found a mask, or an obs_mask, of shape {np.shape(mask)}, "
+        f"with which NumPyro draws the site {shape[extra[0]]} times, in no plate. "
+        f"Accepted: {instead}."
+    )
 
 
 def check_counted(structure: Structure, sites: dict[str, Site]) -> None:

@@ -28,9 +28,10 @@ from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.origins import at_others, depends, union_of
+from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.structure.factors import Local, Structure
-from numpyro_svae.program.structure.labels import label_of, seen_labels
+from numpyro_svae.program.structure.labels import seen_labels
 
 __all__ = [
     "Found",
