@@ -131,7 +131,7 @@ def _trial(optimizer: Any) -> str | None:
         return "search along their natural gradient for lower values of the loss"
     block = _regression([[4.0, 1.0], [1.0, 3.0]], [[-1.0], [0.5]], [[2.0]], 9.0)
     slope = _regression([[40.0, 9.0], [9.0, 2.0]], [[-1.0], [30.0]], [[5.0]], 0.3)
-    start = {"trial": block, "weights": jnp.ones(2)}
+    start = {"trial": block, "weights": np.ones(2, block.df.dtype)}
 
     @jax.jit
     def step(weight: Array, state: Any) -> Any:
@@ -145,9 +145,9 @@ def _trial(optimizer: Any) -> str | None:
 
     try:
         with computed_now():
-            begun = optimizer.init(start)
-            if isinstance(begun[1][1], WholeStepState):
+            if isinstance(jax.eval_shape(optimizer.init, start)[1][1], WholeStepState):
                 return None  # svae_optimizer by itself, which keeps to all of this
+            begun = optimizer.init(jax.tree.map(jnp.asarray, start))
             idle = _entries(after(step(jnp.zeros(()), begun)) - block)
             states = [begun]
             for _ in range(_STEPS):
@@ -174,7 +174,9 @@ def _trial(optimizer: Any) -> str | None:
 
 
 def _regression(vv: Any, vu: Any, uu: Any, df: float) -> RegressionNatural:
-    return RegressionNatural(*map(jnp.asarray, (vv, vu, uu, df)))
+    """Arrays of NumPy, of which none is compiled."""
+    leaves: Any = (np.asarray(x, jnp.result_type(float)) for x in (vv, vu, uu, df))
+    return RegressionNatural(*leaves)
 
 
 def _entries(block: RegressionNatural) -> np.ndarray:
