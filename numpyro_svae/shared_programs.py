@@ -214,14 +214,14 @@ def _options(level: int | None) -> dict[str, Any]:
 
 
 def _identity(text: str, jaxpr: ClosedJaxpr, places: tuple) -> Hashable:
-    """What tells a program from others: its text, where it runs, what results are.
+    """What tells a program from others: its text, its types, and where it runs.
 
     One that calls Python, or has constants beside its arguments, is like no other.
     """
     entry = next(line for line in text.splitlines() if "@main(" in line)
     if "callback" in text or f"%arg{len(places) + 1}:" in entry:
         return jaxpr
-    weak = tuple(aval.weak_type for aval in jaxpr.out_avals)
     config: Any = jax.config
+    types = tuple(jaxpr.in_avals), tuple(jaxpr.out_avals)  # of keys, and weak ones
     where = places, config.jax_default_device
-    return sha256(text.encode()).digest(), weak, where
+    return sha256(text.encode()).digest(), types, where

@@ -169,5 +169,6 @@ def numbers_in_a_scan():
 
 def test_states_that_are_numbers_are_refused_with_what_to_write():
     guide = ns.AutoSVAE(numbers_in_a_scan)
-    with pytest.raises(ValueError, match=r"'x': the states .* \(\.\.\., 1\)"):
+    message = r"'x': found a latent number .* \(\.\.\., 1\)"
+    with pytest.raises(ValueError, match=message):
         make_svi(numbers_in_a_scan, guide).init(random.PRNGKey(0))
