@@ -298,6 +298,7 @@ def child(name: str, again: bool) -> None:
     warnings.simplefilter("ignore")
     start = time.process_time()
     import jax
+    from jax.experimental.compilation_cache import compilation_cache
     from numpyro.infer import SVI, Trace_ELBO
     import optax
 
@@ -320,6 +321,7 @@ def child(name: str, again: bool) -> None:
         if found:  # nor does it read what the first has left on disk
             stages.found = {}
             jax.config.update("jax_enable_compilation_cache", False)
+            compilation_cache.reset_cache()  # it has been looked at, once
         guide = ns.AutoSVAE(model, recognition)
         optimizer = ns.svae_optimizer(optax.adam(1e-3), 0.1)
         stages.begin()
