@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from itertools import count
 from typing import Any
@@ -69,7 +70,7 @@ class Listeners:
         return np.asarray(numbers[: self.ROOM], np.uint32)
 
 
-_listening: list[Listeners | None] = []
+_listening: ContextVar[Listeners | None] = ContextVar("listening", default=None)
 
 
 @contextmanager
@@ -78,11 +79,11 @@ def told(listeners: Listeners | None) -> Iterator[None]:
 
     :param listeners: of the program that is traced, or None.
     """
-    _listening.append(listeners)
+    before = _listening.set(listeners)
     try:
         yield
     finally:
-        _listening.pop()
+        _listening.reset(before)
 
 
 _SAYINGS: dict[str, tuple[Callable[[Said, Any], None], Any]] = {}
@@ -104,7 +105,7 @@ def _number_of(text: str, said: Said) -> Array | np.generic:
     The former is in the program, and should be the same in each process that runs the
     same programs. That of one which has gone is free again.
     """
-    listeners = _listening[-1] if _listening else None
+    listeners = _listening.get()  # of this thread
     argument = None if listeners is None else listeners.number_of(said)
     if argument is not None:
         _TOLD[text, said.number] = said

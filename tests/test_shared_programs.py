@@ -4,6 +4,8 @@
 """Programs that are compiled quickly, and once for all of the same text."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import jax
@@ -156,6 +158,25 @@ def test_each_owner_of_one_program_is_told():
             run(x).block_until_ready()
             assert heard[said] == before + 1
     assert count() == 1
+
+
+def test_threads_trace_programs_of_their_own():
+    """Both are within their traces at the same time."""
+    meet, owners, x = Barrier(2, timeout=20), (Said(), Said()), jnp.array([2.0])
+
+    def run(said, by):
+        def program(x):
+            meet.wait()
+            told = notice(jnp.any(x > 1), x, say, said)
+            meet.wait()
+            return by * x + told
+
+        return quick_jit(program)(x).block_until_ready()
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(run, owners, (2.0, 3.0)))
+    np.testing.assert_array_equal(found, [[4.0], [6.0]])
+    assert [heard[said] for said in owners] == [1, 1]
 
 
 heard = Counter[Said]()
