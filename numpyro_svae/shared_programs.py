@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable
 from functools import partial, wraps
 from hashlib import sha256
 import os
+from threading import Lock
 from typing import Any
 from weakref import finalize
 
@@ -43,10 +44,11 @@ class Recent(dict):
 
     def get_or(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What is kept under a key, or else what is made now."""
-        found = self.pop(key) if key in self else make()
+        found = self.pop(key, None)  # which another thread may have taken
+        found = make() if found is None else found
         self[key] = found  # in the order of their last use
-        while len(self) > self.most:
-            self.pop(next(iter(self)))
+        for old in list(self)[: -self.most]:
+            self.pop(old, None)
         return found
 
     def run(self, key: Hashable, function: Callable[..., Any], *given: Any) -> Any:
@@ -142,6 +144,7 @@ class _Program:
         self, function: Callable[..., Any], level: int | None, tree: Any, known: list
     ) -> None:
         self.last: tuple | None = None
+        self.lock = Lock()
 
         def whole(arrays: list[Array]) -> Any:
             rest = iter(arrays)
@@ -171,9 +174,10 @@ class _Program:
     def __call__(self, arrays: list[Array]) -> Any:
         if not _is_alone():
             return self.part(arrays)
-        traced = self.alone.trace(_NOBODY, *arrays)
-        if self.last is not None:  # else it was traced before
-            self.traced[traced.jaxpr], self.last = self.last, None
+        with self.lock:  # what a trace leaves is of one thread
+            traced = self.alone.trace(_NOBODY, *arrays)
+            if self.last is not None:  # else it was traced before
+                self.traced[traced.jaxpr], self.last = self.last, None
         numbers, tree = self.traced[traced.jaxpr]
         own = traced.jaxpr, tuple(getattr(array, "sharding", None) for array in arrays)
         lowered, options = None, _options(self.level)
