@@ -82,6 +82,7 @@ def ascend(
     :return: the best bound, where it is reached, and what else was computed there.
     """
 
+    @jax.jit  # traced once, for its shapes and for the loop
     def evaluate(natural: Naturals) -> _Point:
         (value, seen), rise = bound(natural)
         inside = [jnp.all(block.has_density()) for block in natural.values()]
