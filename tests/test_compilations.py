@@ -18,6 +18,7 @@ from numpyro_svae.diagnostics.programs import kept
 from tests.compilations import compilations
 from tests.data import make_svi
 from tests.models import lds_recognition, lds_svae, linear_lds, mixture
+from tests.recurrent import Y, recurrent
 from tests.switching import hmm
 
 KEY = random.PRNGKey(0)
@@ -41,11 +42,12 @@ def run_by_numpyro(model, recognition, *args):
             (random.normal(KEY, (4, 6, 3)), jnp.ones((4, 5, 1))),
             17,
         ),
+        (recurrent, None, (jnp.asarray(Y),), 209),
     ],
-    ids=["mixture", "dynamics"],
+    ids=["mixture", "dynamics", "scan"],
 )
 def test_set_up_compiles_few_programs_of_its_own(model, recognition, args, most):
-    """Beside those of NumPyro's first run; there were 280 and 350."""
+    """Beside those of NumPyro's first run; there were 280, 350 and 420."""
     jax.clear_caches()  # which others may have filled
     run_by_numpyro(model, recognition, *args)
     svi = make_svi(model, ns.AutoSVAE(model, recognition, num_starts=2))

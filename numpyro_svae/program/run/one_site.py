@@ -164,7 +164,8 @@ class _Run:
         if padded:
             steps = jax.tree.map(lambda x: jnp.concatenate([x[:1], x]), steps)
             given = {n: jnp.concatenate([self.first[n], v]) for n, v in given.items()}
-        return jax.vmap(step)(*steps, given)
+        # Outside of a trace each operation would be compiled by itself.
+        return jax.jit(jax.vmap(step), inline=True)(*steps, given)
 
     def _at_state(self, chain: ScannedChain, state: Array, read: Callable) -> Any:
         """Read something of every step with another state before it."""
