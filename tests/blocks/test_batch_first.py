@@ -48,7 +48,7 @@ def test_agrees_with_lanes_last(all_large, steps, lanes, own, shared, diagonal):
         value = jnp.sum(q.log_normalizer) + jnp.sum(jnp.sin(path)) + jnp.sum(cross**2)
         return value + jnp.sum(jnp.cos(q.marginals.cov)), (q, path)
 
-    both = jax.value_and_grad(loss, tuple(range(7)), has_aux=True)
+    both = jax.jit(jax.value_and_grad(loss, tuple(range(7)), has_aux=True))
     expected = both(*args)
     all_large(own)
     found = both(*args)
