@@ -74,7 +74,7 @@ def test_gradient_of_the_log_normaliser_is_the_expected_statistics(diagonal):
         q = gaussian_chain.smooth(*chain, h, J)
         return q.log_normalizer.sum(), flip_steps(q.marginals)
 
-    (g_h, g_J), (mean, P) = jax.grad(evidence, (0, 1), has_aux=True)(h, J)
+    (g_h, g_J), (mean, P) = jax.jit(jax.grad(evidence, (0, 1), has_aux=True))(h, J)
     second = P + mean[:, None] * mean[None]
     if diagonal:
         second = jnp.einsum("iitn->itn", second)
@@ -109,7 +109,7 @@ def test_what_is_shared_is_the_same_as_copied(diagonal):
 
     every = tuple(range(7))
     for g, g_copied in zip(
-        jax.grad(loss, every)(*some), jax.grad(loss, every)(*copied)
+        jax.jit(jax.grad(loss, every))(*some), jax.jit(jax.grad(loss, every))(*copied)
     ):
         axes = tuple(i for i in range(g.ndim) if g.shape[i] != g_copied.shape[i])
         np.testing.assert_allclose(g, g_copied.sum(axes, keepdims=True), rtol=1e-8)
@@ -130,7 +130,7 @@ def moments(matrix, noise, h, J, eps, dtype):
         value = jnp.sum(q.marginals.mean**2) + jnp.sum(q.marginals.cov)
         return value + jnp.sum(q.log_normalizer) + jnp.sum(jnp.sin(path)), q
 
-    return jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)(*cast)
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*cast)
 
 
 # The process noise, the scale of potentials, and the error of a good moment form in
