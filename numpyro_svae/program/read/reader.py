@@ -14,6 +14,7 @@ from numpyro_svae.program.read.hierarchies import read_populations
 from numpyro_svae.program.read.latents import read_locals, read_priors
 from numpyro_svae.program.read.predicted import (
     check_predictors,
+    is_regression,
     predicting,
     weights_alone,
     with_orders,
@@ -24,7 +25,7 @@ from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.axes import axes_of
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.parts import label_of
-from numpyro_svae.program.run.sites import Program, Site, is_gaussian
+from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.structure.factors import Factor, Local, Structure
 from numpyro_svae.program.structure.graphs import check_graphs
 from numpyro_svae.program.structure.groups import parents_of, with_mixtures
@@ -125,7 +126,7 @@ def _factors(wiring: Wiring, site: Site, recognised: frozenset[str]) -> list[Fac
         return locals[site.name].kind.read(wiring, site)
     seen = observation_of(site.fn)
     discrete = bool(parents) and all(locals[n].discrete for n in parents)
-    if discrete and not is_gaussian(site.fn):
+    if discrete and is_regression(wiring, site):
         weights = weights_alone(wiring, site, blocks)
         if weights or not blocks:
             return [read_table(wiring, site, parents, weights)]
