@@ -85,6 +85,30 @@ def picked(scale, members=()):
     return model
 
 
+def of_all_and_each(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    with numpyro.plate("data", len(y)):
+        w = numpyro.sample("w", dist.Gamma(2.0, 2.0))
+        numpyro.sample("y", dist.Normal(mu, s / jnp.sqrt(w)), obs=y[:, 0])
+
+
+def labelled(fn):
+    def model(y):
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", fn)
+            numpyro.sample("y", dist.Normal(0.0, jnp.array([1.0, 2.0])[z]), obs=y[:, 0])
+
+    return model
+
+
+def mixed(y):
+    with numpyro.plate("data", len(y)):
+        parts = dist.Categorical(jnp.ones(2) / 2), dist.Normal(jnp.arange(2.0), 1.0)
+        x = numpyro.sample("x", dist.MixtureSameFamily(*parts))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y[:, 0])
+
+
 FACTORS = r"x = numpyro\.sample\('x', Normal\(0, 1\).*Normal\(x @ W\.T, jnp\.sqrt\(psi"
 REFUSED = {
     "loading integrated out": (integrated(jnp.ones(2)), rf"'y' .*'W'.*{FACTORS}"),
@@ -108,6 +132,9 @@ REFUSED = {
         picked(lambda z, q, s, a, b: jnp.where(q == 1, 10.0, a), "a"),
         r"'q' says where 'a' is its noise\..*narrow prior.*'members', 2\), and s\[z\]",
     ),
+    "a product of noises": (of_all_and_each, r"product of 's', 'w'\. .*StudentT\(df"),
+    "a label": (labelled(dist.DiscreteUniform(0, 1)), r"potential\. Of K states"),
+    "a mixture": (mixed, r"'x': .* potential\. Write the label"),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
     "flat and alone": (
         alone(dist.Uniform(0.0, 2.0)),

@@ -15,11 +15,11 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 
 from numpyro_svae.program.bind.latent_weights import BoundWeights, bind_weights
 from numpyro_svae.program.bind.predictor_layout import Layout
 from numpyro_svae.program.bind.predictors import bind_predictors
+from numpyro_svae.program.read.sums import MIXTURES, OF_MIXTURES
 from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.classes import spelling_of
@@ -42,9 +42,6 @@ _ACCEPTED = (
     "plate of data, or Poisson(jnp.exp(X @ w)). The layers of a network are "
     "numpyro.param, or have a guide of their own in AutoGuideList"
 )
-
-
-_MIXTURES = dist.MixtureSameFamily | dist.MixtureGeneral
 
 
 def predicting(wiring: Wiring, site: Site) -> tuple[str, ...]:
@@ -107,12 +104,8 @@ def weights_alone(
             "place of r, which has a log-normal prior, and a probability as "
             "jax.nn.sigmoid of one."
         )
-        if isinstance(site.fn, _MIXTURES):
-            advice = (
-                "Write the label of a mixture as a latent site: z = numpyro.sample("
-                "'z', dist.Categorical(weights)), and the components at z, as in "
-                "dist.Normal(mu[z], sigma). It is summed over."
-            )
+        if isinstance(site.fn, MIXTURES):
+            advice = OF_MIXTURES.lstrip()
         raise ValueError(
             f"Site '{site.name}' ({type(site.fn).__name__}): not conjugate, and "
             f"depends on latent {listed(others)} beside the weights "

@@ -17,6 +17,8 @@ from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
+    "MIXTURES",
+    "OF_MIXTURES",
     "of_likelihood",
     "of_noises",
     "of_picks",
@@ -26,12 +28,28 @@ __all__ = [
     "of_sums",
 ]
 
+MIXTURES = dist.MixtureSameFamily, dist.MixtureGeneral
+OF_MIXTURES = (
+    " Write the label of a mixture as a latent site in the same plates: z = "
+    "numpyro.sample('z', dist.Categorical(weights)), and the components at z, as in "
+    "dist.Normal(mu[z], sigma). It is summed over."
+)
+
 _PARTS = (
     "each part is a site: of factors, as in W @ W.T + jnp.diag(psi), "
     "x = numpyro.sample('x', Normal(0, 1).expand([K]).to_event(1)) in the plate of the "
     "data, and Normal(x @ W.T, jnp.sqrt(psi)).to_event(1) in the place of this site; "
     "of two variances, as in jnp.sqrt(tau**2 + s**2), x ~ Normal(loc, tau) and "
     "Normal(x, s)"
+)
+
+_FACTORS = (
+    " Of a scale for all and one for each group, as in s * t[group], write those of "
+    "the groups alone, and the first as a number in their prior: m = numpyro.sample("
+    "'m', dist.Normal(0.0, 1.0)), t ~ LogNormal(m, 0.5) in their plate, and t[group]. "
+    "Of one for each datum, as in s / jnp.sqrt(w), with w ~ Gamma(df / 2, df / 2), "
+    "write data of dist.StudentT(df, loc, s), with numpyro.param for s or jnp.exp of a "
+    "Normal site."
 )
 
 
@@ -44,6 +62,9 @@ def of_sums(wiring: Wiring, site: Site) -> str:
         found = {block.name for block in noises}
     if not found:
         return ""
+    alone = (_scales(wiring.prober, site, [block]) for block in noises)
+    if len(noises) > 1 and all(alone):
+        return f" Its covariance is a product of {listed(found)}.{_FACTORS}"
     log = ""
     if not {block.name for block in noises} >= found:
         log = (
@@ -61,6 +82,8 @@ def of_likelihood(site: Site) -> str:
     Gaussian ones, for a message."""
     if isinstance(site.fn, dist.LogNormal):
         return " Of positive data, write Normal(loc, scale) of their logs, jnp.log(y)."
+    if isinstance(site.fn, MIXTURES):
+        return OF_MIXTURES
     return (
         " A scale, a shape or a rate of such data is numpyro.param, or the exponential "
         "of a Normal site: s = numpyro.sample('s', dist.Normal(0, 1)), and jnp.exp(s) "
