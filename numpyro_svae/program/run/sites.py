@@ -25,9 +25,9 @@ from numpyro_svae.program.run.linearised import linearised
 from numpyro_svae.program.run.observed import as_numbers, as_wide_as_data
 from numpyro_svae.program.run.one_site import OneSite
 from numpyro_svae.program.run.ordered import register_in_order
-from numpyro_svae.program.run.scans import Scan
+from numpyro_svae.program.run.scans import Scan, is_scanned
 from numpyro_svae.program.run.shown import Shown
-from numpyro_svae.program.run.wrappers import as_vectors, peel
+from numpyro_svae.program.run.wrappers import as_states, as_vectors, peel
 
 __all__ = [
     "GaussianView",
@@ -275,6 +275,8 @@ class Program:
         message = linearised(message)
         if message["type"] != "sample":
             return message
+        if is_scanned(message):  # its shapes are those of one step, but for its arrays
+            return {**message, "fn": as_states(message["fn"])}
         return self.shown.message(as_wide_as_data(message))
 
     def sites(self, values: dict[str, Any]) -> dict[str, Site]:
