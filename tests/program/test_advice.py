@@ -109,6 +109,13 @@ def mixed(y):
         numpyro.sample("y", dist.Normal(x, 1.0), obs=y[:, 0])
 
 
+def beside(y):
+    b = numpyro.sample("b", dist.Normal(0.0, 1.0))
+    with numpyro.plate("data", len(y)):
+        a = numpyro.sample("a", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        numpyro.sample("y", dist.StudentT(4.0, a + b * y, 1.0).to_event(1), obs=y)
+
+
 FACTORS = r"x = numpyro\.sample\('x', Normal\(0, 1\).*Normal\(x @ W\.T, jnp\.sqrt\(psi"
 REFUSED = {
     "loading integrated out": (integrated(jnp.ones(2)), rf"'y' .*'W'.*{FACTORS}"),
@@ -133,6 +140,7 @@ REFUSED = {
         r"'q' says where 'a' is its noise\..*narrow prior.*'members', 2\), and s\[z\]",
     ),
     "a product of noises": (of_all_and_each, r"product of 's', 'w'\. .*StudentT\(df"),
+    "weights and vectors": (beside, r"weights 'b' and .* 'a'\. .*a\[group\] in the"),
     "a label": (labelled(dist.DiscreteUniform(0, 1)), r"potential\. Of K states"),
     "a mixture": (mixed, r"'x': .* potential\. Write the label"),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),

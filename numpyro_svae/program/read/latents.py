@@ -203,7 +203,9 @@ _INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
         (dist.Normal,),
         " A number of each datum is a vector of one entry, "
         "Normal(loc[..., None], scale).to_event(1); numbers that are used together, as "
-        "in jnp.stack([a, b], -1), are one site, Normal(0, 1).expand([2]).to_event(1).",
+        "in jnp.stack([a, b], -1), are one site, Normal(0, 1).expand([2]).to_event(1). "
+        "Effects of groups have a plate of their own, numpyro.plate('groups', G), and "
+        "data have a[group].",
     ),
     ((dist.HalfCauchy, dist.HalfNormal), _FACTOR),
     (
@@ -219,6 +221,14 @@ _INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
         " Of a mean or a weight, as that of an autoregression, write "
         "Uniform(-1, 1) as Normal(0.0, 0.6); of a probability, Uniform(0, 1) with "
         "bounds that are numbers, or Beta.",
+    ),
+    (
+        (
+            dist.LeftTruncatedDistribution,
+            dist.RightTruncatedDistribution,
+            dist.TwoSidedTruncatedDistribution,
+        ),
+        " Of a mean or a weight, write the distribution without bounds.",
     ),
     (
         (dist.DiscreteUniform,),

@@ -13,7 +13,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.program.read.wiring import Wiring, listed
-from numpyro_svae.program.run.sites import Program, Site, is_gaussian
+from numpyro_svae.program.run.sites import Program, Site, is_gaussian, is_path
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "of_scale",
     "of_shape",
     "of_sums",
+    "of_weights_beside",
 ]
 
 MIXTURES = dist.MixtureSameFamily, dist.MixtureGeneral
@@ -88,6 +89,24 @@ def of_likelihood(site: Site) -> str:
         " A scale, a shape or a rate of such data is numpyro.param, or the exponential "
         "of a Normal site: s = numpyro.sample('s', dist.Normal(0, 1)), and jnp.exp(s) "
         "in its place."
+    )
+
+
+def of_weights_beside(wiring: Wiring, site: Site) -> str:
+    """What to write where data that are no Gaussians depend on weights and on latent
+    vectors, for a message; empty if they do not."""
+    used = wiring.used(site.name)
+    blocks = (wiring.block_of.get(name) for name in used)
+    weights = {block.name for block in blocks if block and block.part == "weight"}
+    vectors = wiring.ordered(used, False)
+    if is_gaussian(site.fn) or is_path(site.fn) or not (weights and vectors):
+        return ""
+    return (
+        f" It depends on the weights {listed(weights)} and on the latent vectors "
+        f"{listed(vectors)}. Write the former as numpyro.param; or the latter, where "
+        "they are effects of groups, as numbers in a plate of their own: a = "
+        "numpyro.sample(name, dist.Normal(mu, s)) in numpyro.plate('groups', G), and "
+        "a[group] in the plate of the data."
     )
 
 
