@@ -85,3 +85,16 @@ def test_what_would_count_several_times_is_refused(name):
     model, y, text = REFUSED[name]
     with pytest.raises(ValueError, match=text), trace(), seed(rng_seed=0):
         ns.AutoSVAE(model)(y)
+
+
+def test_global_sites_keep_their_shape():
+    def model(y, count):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(count)))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Categorical(weights), obs=y)
+
+    guide, y = ns.AutoSVAE(model), np.array([0, 1, 1])
+    with seed(rng_seed=0):
+        guide(y, 2)
+    with pytest.raises(ValueError, match=r"'weights': .*\(3,\), .*\(2,\).*same shape"):
+        guide.posterior_local({}, y, 3)
