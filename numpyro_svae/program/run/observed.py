@@ -30,7 +30,7 @@ def as_wide_as_data(message: dict) -> dict:
     """
     fn, value = message["fn"], message["value"]
     found = getattr(value, "shape", None)
-    if not message["is_observed"] or found is None:
+    if not message["is_observed"] or found is None or 0 in found:
         return message
     drawn, events = fn.shape(), len(fn.event_shape)
     try:
