@@ -292,6 +292,7 @@ class AutoSVAE(FittedGuide):
 
         ``SVI.init`` wants no more, and would compile all that is inferred for nothing.
         """
-        read = self._read(args, kwargs)
+        with numpy_is_named(self.model, args, kwargs):
+            read = self._read(args, kwargs)
         check_enclosing(read.naturals, read.kept.start is not None)
         return sampling.sample_plain(self.structure, read.messages)

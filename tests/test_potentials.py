@@ -126,6 +126,10 @@ def test_transformations(potential):
             r"scale: found shape \(2,\)",
         ),
         (
+            lambda: GaussianPotential.from_loc_scale(np.ones(2), np.array([1.0, -0.5])),
+            r"scale: found -0\.5; .*softplus",
+        ),
+        (
             lambda: GaussianPotential.from_loc_scale_tril(np.ones(3), np.ones(3)),
             r"scale_tril: found shape \(3,\).*\(..., 3, 3\)",
         ),

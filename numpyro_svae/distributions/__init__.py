@@ -13,6 +13,8 @@ from numpyro_svae.distributions.matrix_normal_inverse_wishart import (
 )
 from numpyro_svae.distributions.nonlinear_gaussian_chain import NonlinearGaussianChain
 from numpyro_svae.distributions.normal_inverse_wishart import NormalInverseWishart
+from numpyro_svae.distributions.root_inverse_gamma import RootInverseGamma
+from numpyro_svae.distributions.truncated_gamma import PowerOfTruncatedGamma
 
 __all__ = [
     "DirichletWithZeros",
@@ -21,5 +23,7 @@ __all__ = [
     "MatrixNormalInverseWishart",
     "NonlinearGaussianChain",
     "NormalInverseWishart",
+    "PowerOfTruncatedGamma",
+    "RootInverseGamma",
     "weight_cov",
 ]

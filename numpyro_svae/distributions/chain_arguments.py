@@ -3,6 +3,8 @@
 
 """The arguments of a chain: their checks, their axis of time and their layout."""
 
+from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ __all__ = [
     "batch_of",
     "canonical_arguments",
     "check_potential",
+    "check_takes",
     "checked_lengths",
     "lanes_of",
 ]
@@ -55,6 +58,25 @@ def canonical_arguments(
     arguments.setdefault("inputs", jnp.zeros((num_steps - 1, 0), dtype))
     _check_batch(arguments)
     return arguments, (num_steps, size)
+
+
+def check_takes(transition: Callable, *args: Array) -> None:
+    """A transition must take a state and its inputs, as far as can be seen.
+
+    :raises ValueError: if it is a function of other arguments.
+    """
+    try:
+        taken = signature(transition)
+    except ValueError:  # of a function that is not of Python
+        return
+    try:
+        taken.bind(*args)
+    except TypeError:
+        raise ValueError(
+            "transition: found a function of other arguments than a state and its "
+            "inputs. Accepted: one of both, as `lambda x, u: ...`, with u of size zero "
+            "where there are no inputs."
+        ) from None
 
 
 def checked_lengths(lengths: ArrayLike | None, time_reversed: bool) -> Array | None:

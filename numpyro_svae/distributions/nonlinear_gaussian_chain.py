@@ -19,6 +19,7 @@ from numpyro.distributions.util import validate_sample
 from numpyro_svae.distributions.arguments import CheckedArguments
 from numpyro_svae.distributions.chain_arguments import (
     canonical_arguments,
+    check_takes,
     checked_lengths,
 )
 from numpyro_svae.distributions.linear_gaussian_chain import LinearGaussianChain
@@ -141,6 +142,7 @@ class NonlinearGaussianChain(CheckedArguments):
     def _check_transition(self) -> None:
         x = jnp.zeros(self.event_shape[1:], self.initial_loc.dtype)
         u = jnp.zeros(self.inputs.shape[-1:], self.inputs.dtype)
+        check_takes(self.transition, x, u)
         found = jax.eval_shape(self.transition, x, u)
         shape = getattr(found, "shape", None)
         if shape != x.shape:

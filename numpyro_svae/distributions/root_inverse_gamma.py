@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import PowerTransform
 
-__all__ = ["RootInverseGamma", "power_of_gamma"]
+__all__ = ["RootInverseGamma", "is_power_of_gamma", "power_of_gamma"]
 
 
 class RootInverseGamma(dist.TransformedDistribution):
@@ -73,3 +73,8 @@ def power_of_gamma(power: int, concentration: Array, rate: Array) -> dist.Distri
     :param rate: of the Gamma.
     """
     return _FAMILIES[power](concentration, rate)
+
+
+def is_power_of_gamma(power: int, fn: Any) -> bool:
+    """Whether a distribution is of values of which a power is a Gamma."""
+    return isinstance(fn, _FAMILIES[power])

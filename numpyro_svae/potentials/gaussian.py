@@ -11,6 +11,8 @@ from jax import Array, tree_util
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
+import numpy as np
+from numpyro.util import not_jax_tracer
 
 __all__ = ["GaussianPotential"]
 
@@ -47,6 +49,7 @@ class GaussianPotential:
 
         :param loc: :math:`\mu`, shape ``(..., D)``.
         :param scale: :math:`\sigma > 0`, shape ``(..., D)``, or ``()``.
+        :raises ValueError: if shapes do not fit, or a scale is seen to be negative.
         """
         loc, scale = jnp.asarray(loc), jnp.asarray(scale)
         _check_vector("loc", loc)
@@ -55,6 +58,11 @@ class GaussianPotential:
                 f"scale: found shape {scale.shape} with loc of shape {loc.shape}; "
                 "accepted is one standard deviation for each entry of loc, shape "
                 f"(..., {loc.shape[-1]}), or a scalar."
+            )
+        if not_jax_tracer(scale) and np.any(np.asarray(scale) < 0):
+            raise ValueError(
+                f"scale: found {np.min(scale):.3g}; accepted are positive numbers, as "
+                "jax.nn.softplus(scale) makes of what a network returns."
             )
         loc, scale = jnp.broadcast_arrays(loc, scale)
         precision = 1.0 / scale**2

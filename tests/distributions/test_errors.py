@@ -10,7 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_svae.distributions import MatrixNormalInverseWishart, NormalInverseWishart
+from numpyro_svae.distributions import (
+    MatrixNormalInverseWishart,
+    NonlinearGaussianChain,
+    NormalInverseWishart,
+)
 
 EYE = np.eye(2)
 NIW = {"loc": np.zeros(2), "concentration": 1.0, "df": 4.0, "scale_matrix": EYE}
@@ -156,3 +160,8 @@ def test_integer_arguments_are_accepted():
     made = NormalInverseWishart(np.arange(2), 1, 4, 2 * np.eye(2, dtype=int))
     assert {x.dtype for x in jax.tree.leaves(made)} == {np.dtype("float32")}
     np.testing.assert_allclose(made.scale_matrix, 2 * EYE, rtol=1e-6)
+
+
+def test_a_transition_takes_a_state_and_inputs():
+    with pytest.raises(ValueError, match="transition: found a function of other arg"):
+        NonlinearGaussianChain(np.zeros(2), EYE, lambda x: x, EYE, num_steps=3)

@@ -5,11 +5,14 @@
 
 from jax import random
 import jax.numpy as jnp
+import numpy as np
+import numpyro
 from numpyro import handlers
 import numpyro.distributions as dist
 import pytest
 
 import numpyro_svae as ns
+from numpyro_svae.distributions import RootInverseGamma
 from numpyro_svae.inference.start.given import natural_of
 from numpyro_svae.training import run_restarts
 from tests.data import clusters, make_svi
@@ -44,6 +47,22 @@ def call(init):
 def test_starts_that_do_not_fit_are_named(init, message):
     with pytest.raises(ValueError, match=message):
         call(init)
+
+
+def deviations(y):
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(0.0, s), obs=y[:, 0])
+
+
+def test_a_start_of_a_deviation_is_none_of_a_precision():
+    message = r"found Gamma .*numpyro_svae\.distributions\.RootInverseGamma"
+    with pytest.raises(ValueError, match=message), handlers.seed(rng_seed=0):
+        ns.AutoSVAE(deviations, init={"s": dist.Gamma(3.0, 1.0)})(Y)
+    start = RootInverseGamma(40.0, 10.0)
+    with handlers.seed(rng_seed=0), handlers.trace() as messages:
+        ns.AutoSVAE(deviations, init={"s": start})(Y)
+    np.testing.assert_allclose(messages["s"]["fn"].mean, start.mean, rtol=1e-5)
 
 
 def test_restarts_that_are_copies_are_said():

@@ -19,7 +19,7 @@ import pytest
 
 import numpyro_svae as ns
 from tests.coupled import grouped_offsets
-from tests.data import clusters, make_svi, sequences
+from tests.data import clusters, make_svi, sequences, steps
 from tests.models import linear_lds, mixture
 from tests.switching import hmm_svae, recognition
 from tests.test_compilations import compilations
@@ -171,3 +171,19 @@ def test_batches_from_outside_are_what_is_given():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     with pytest.raises(ValueError, match="'data': found 2 of its 100 members"):
         ns.report(model, guide, {}, y, show=False)
+
+
+def test_the_mean_of_a_population_that_is_subsampled_is_global():
+    def model(y, subsample=None):
+        mu = numpyro.sample("mu", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        with numpyro.plate("data", len(y), subsample_size=subsample) as index:
+            x = numpyro.sample("x", dist.Normal(mu, 1.0).to_event(1))
+            numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=y[index])
+
+    y = jnp.full((8, 1), 2.0)  # every batch says the same
+    guide = ns.AutoSVAE(model)
+    params, _ = steps(make_svi(model, guide, natural=1.0), 30, y, 4)
+    found = guide.get_posterior(params)["mu"]
+    exact = 8 * 2.0 / 1.25 / (1 + 8 / 1.25)
+    np.testing.assert_allclose(found.mean, [exact], rtol=1e-3)
+    np.testing.assert_allclose(found.variance, [1 / (1 + 8)], rtol=1e-3)

@@ -33,6 +33,8 @@ LIKELIHOODS = {
     "negative binomial": (lambda x: dist.NegativeBinomial2(jnp.exp(x), 2.0), COUNTS),
     "gamma": (lambda x: dist.Gamma(3.0, jnp.exp(-x)), COUNTS + 0.5),
     "student": (lambda x: dist.StudentT(4.0, x, 0.4), REAL),
+    "normal scale": (lambda x: dist.Normal(0.4, 0.2 + jax.nn.softplus(x)), REAL),
+    "normal curve": (lambda x: dist.Normal(jnp.exp(x), 1.0), COUNTS),
 }
 
 

@@ -85,6 +85,37 @@ def picked(scale, members=()):
     return model
 
 
+def of_all_and_each(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    with numpyro.plate("data", len(y)):
+        w = numpyro.sample("w", dist.Gamma(2.0, 2.0))
+        numpyro.sample("y", dist.Normal(mu, s / jnp.sqrt(w)), obs=y[:, 0])
+
+
+def labelled(fn):
+    def model(y):
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", fn)
+            numpyro.sample("y", dist.Normal(0.0, jnp.array([1.0, 2.0])[z]), obs=y[:, 0])
+
+    return model
+
+
+def mixed(y):
+    with numpyro.plate("data", len(y)):
+        parts = dist.Categorical(jnp.ones(2) / 2), dist.Normal(jnp.arange(2.0), 1.0)
+        x = numpyro.sample("x", dist.MixtureSameFamily(*parts))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y[:, 0])
+
+
+def beside(y):
+    b = numpyro.sample("b", dist.Normal(0.0, 1.0))
+    with numpyro.plate("data", len(y)):
+        a = numpyro.sample("a", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        numpyro.sample("y", dist.StudentT(4.0, a + b * y, 1.0).to_event(1), obs=y)
+
+
 FACTORS = r"x = numpyro\.sample\('x', Normal\(0, 1\).*Normal\(x @ W\.T, jnp\.sqrt\(psi"
 REFUSED = {
     "loading integrated out": (integrated(jnp.ones(2)), rf"'y' .*'W'.*{FACTORS}"),
@@ -108,6 +139,10 @@ REFUSED = {
         picked(lambda z, q, s, a, b: jnp.where(q == 1, 10.0, a), "a"),
         r"'q' says where 'a' is its noise\..*narrow prior.*'members', 2\), and s\[z\]",
     ),
+    "a product of noises": (of_all_and_each, r"product of 's', 'w'\. .*StudentT\(df"),
+    "weights and vectors": (beside, r"weights 'b' and .* 'a'\. .*a\[group\] in the"),
+    "a label": (labelled(dist.DiscreteUniform(0, 1)), r"potential\. Of K states"),
+    "a mixture": (mixed, r"'x': .* potential\. Write the label"),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
     "flat and alone": (
         alone(dist.Uniform(0.0, 2.0)),

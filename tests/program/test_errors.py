@@ -239,6 +239,15 @@ def test_plates_that_disagree(plate, parts):
     assert_says(message, *parts, "Accepted")
 
 
+def test_recognition_that_samples():
+    def recognition(y):
+        loc = numpyro.sample("draw", dist.Normal(y[:, :2], 1.0).to_event(2))
+        return {"x": ns.GaussianPotential.from_loc_scale(loc, 1.0)}
+
+    message = error_of(mixture_svae, np.zeros((4, 3)), recognition=recognition)
+    assert_says(message, "recognition function samples 'draw'", "prng_key")
+
+
 def test_minibatch_that_the_recognition_function_does_not_know_of():
     y = sequences()[0][:, 0]
     model = partial(mixture_svae, subsample=2)

@@ -41,6 +41,17 @@ def test_a_numpy_array_that_a_latent_site_indexes_is_an_error_that_says_so():
         ns.AutoSVAE(model).posterior_local({}, Y)
 
 
+def test_numpy_that_a_search_for_a_start_traces_is_named():
+    def model(y):
+        weight = numpyro.sample("weight", dist.Normal(0.0, 1.0))
+        with numpyro.plate("data", len(y)):
+            above = np.where(y > 0, 1, 0)
+            numpyro.sample("y", dist.Bernoulli(logits=weight * Y), obs=above)
+
+    with pytest.raises(TypeError, match=r"found NumPy .* for an argument of the model"):
+        make_svi(model, ns.AutoSVAE(model)).init(random.key(0), Y)
+
+
 def test_held_out_data_of_another_size_are_an_error_that_names_the_plate():
     def model(y, size=6):
         rate = numpyro.sample("rate", dist.Gamma(2.0, 2.0))

@@ -288,6 +288,21 @@ def moved(prior, *transforms):
     return groups_of(dist.TransformedDistribution(prior, [*transforms]))
 
 
+def seen_as(response):
+    def model():
+        mu = numpyro.sample("mu", STANDARD)
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("data", 16):
+            numpyro.sample("y", response(mu, tau**-0.5), obs=X)
+
+    return model
+
+
+def moved_data(mu, scale):
+    base = dist.Normal(0.0, scale).expand([3])
+    return dist.TransformedDistribution(base, AffineTransform(mu, -2.0)).to_event(1)
+
+
 def shapes_alone(*shape):
     return numpyro.sample("w", dist.Normal(jnp.zeros(shape), 5.0))
 
@@ -310,6 +325,10 @@ ALIKE = {
             STANDARD, LowerCholeskyAffine(0.0 * LOC, ROOT), AffineTransform(LOC, SCALE)
         ),
         groups_of(dist.MultivariateNormal(LOC, ROOT @ ROOT.T * SCALE * SCALE[:, None])),
+    ),
+    "moved data": (
+        seen_as(moved_data),
+        seen_as(lambda mu, s: dist.Normal(mu, 2.0 * s).to_event(1)),
     ),
     "uniform": (
         rates(dist.Uniform(), dist.Bernoulli),

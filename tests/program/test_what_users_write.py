@@ -264,7 +264,8 @@ def covariance(fn, y, shown=lambda sigma: sigma):
 def log_scale(y):
     s = numpyro.sample("s", WIDE)
     with numpyro.plate("data", len(y)):
-        numpyro.sample("y", dist.Normal(0.0, jnp.exp(s)), obs=y)
+        x = numpyro.sample("x", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        numpyro.sample("y", dist.Normal(x[..., 0], jnp.exp(s)), obs=y)
 
 
 REFUSED = {

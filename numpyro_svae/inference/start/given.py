@@ -68,12 +68,17 @@ def _shapes(tree: Any) -> list[tuple[int, ...]]:
 
 
 def _described(start: Any) -> str:
-    name = type(start).__name__
     if not isinstance(start, dist.Distribution):
-        return f"{name} with arrays of shapes {_shapes(start)}"
+        return f"{_name(start)} with arrays of shapes {_shapes(start)}"
     start = peel(start)[0]
-    name = type(start).__name__
-    return f"{name} that draws arrays of shape {start.shape()}"
+    return f"{_name(start)} that draws arrays of shape {start.shape()}"
+
+
+def _name(start: Any) -> str:
+    """The name of a class, with the package to import it from if it is ours."""
+    package, *folders = type(start).__module__.split(".")
+    ours = f"{package}.{folders[0]}." if package == "numpyro_svae" else ""
+    return ours + type(start).__name__
 
 
 def natural_of(block: Prior, given: Start) -> NaturalParameters:

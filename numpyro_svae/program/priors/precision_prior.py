@@ -19,7 +19,10 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.constraints import is_dependent
 
-from numpyro_svae.distributions.root_inverse_gamma import power_of_gamma
+from numpyro_svae.distributions.root_inverse_gamma import (
+    is_power_of_gamma,
+    power_of_gamma,
+)
 from numpyro_svae.distributions.truncated_gamma import PowerOfTruncatedGamma
 from numpyro_svae.families import GammaNatural, LogBounds, TruncatedGammaNatural
 from numpyro_svae.families.free_prior import closest_gamma, free_kl
@@ -173,6 +176,8 @@ class PrecisionPrior(FeaturePrior, NoisePrior):
     def natural_of(self, fn: Any) -> GammaNatural:
         if self.bounds is not None and not isinstance(fn, PowerOfTruncatedGamma):
             raise TypeError("found a start without the bounds of the prior")
+        if self.bounds is None and not is_power_of_gamma(self.power, fn):
+            raise TypeError("found a start of another power of the precisions")
         return self._full(fn.concentration, fn.rate)
 
     def _full(self, concentration: Any, rate: Any) -> GammaNatural:

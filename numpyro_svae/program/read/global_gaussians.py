@@ -44,6 +44,11 @@ def _is_vector(fn: dist.Distribution) -> bool:
     return is_gaussian(fn) and not is_path(fn)
 
 
+def _is_apart(site: Site, member: Site) -> bool:
+    """Whether latent members of a population are subsampled, and it is not."""
+    return not member.observed and not np.all(np.equal(member.scale, site.scale))
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The Gaussian sites of a program that no other block holds.
@@ -131,7 +136,7 @@ class Candidates:
             return True
         if site.batch_shape and (site.frames or self._picks(found)):
             return True
-        if self._is_crossed(site, found):
+        if self._is_crossed(site, found) or any(_is_apart(site, s) for s in found):
             return True
         paths = [s for s in found if is_path(s.fn) and not is_state(s.fn)]
         if any(not self._maps_to_start(name, s) for s in paths):

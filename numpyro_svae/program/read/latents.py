@@ -11,9 +11,10 @@ from jax import Array
 import numpy as np
 import numpyro.distributions as dist
 
+from numpyro_svae.program.priors.precision_prior import PrecisionPrior
 from numpyro_svae.program.priors.priors import Prior, Reading, priors_of
 from numpyro_svae.program.read.global_gaussians import Candidates
-from numpyro_svae.program.read.sums import of_scale
+from numpyro_svae.program.read.sums import MIXTURES, OF_MIXTURES, of_scale
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.moved_gaussians import as_latent
@@ -195,29 +196,70 @@ _CORRELATION = (
     ".expand([D]).to_event(1)), write sigma[:, None] * root as the scale_tril, with "
     "root of a LKJCholesky site."
 )
-_OF_COVARIANCES: dict[type, str] = {
-    dist.Wishart: _PRECISION,
-    dist.WishartCholesky: _PRECISION,
-    dist.LKJ: _CORRELATION,
-    dist.LKJCholesky: _CORRELATION,
-}
-_INSTEAD: dict[type, str] = {
-    dist.Normal: " A number of each datum is a vector of one entry, "
-    "Normal(loc[..., None], scale).to_event(1); numbers that are used together, as in "
-    "jnp.stack([a, b], -1), are one site, Normal(0, 1).expand([2]).to_event(1).",
-    dist.HalfCauchy: _FACTOR,
-    dist.HalfNormal: _FACTOR,
-    dist.Delta: " What is known is no latent site: numpyro.deterministic(name, value).",
-    dist.LogNormal: " As a rate or a shape, write it as jnp.exp of a Normal site.",
-    dist.TransformedDistribution: " Write it by its name, as LogNormal, or its base as "
-    "the site, as numpyro.infer.reparam.TransformReparam does. Of a Normal or "
-    "MultivariateNormal, AffineTransform and LowerCholeskyAffine are read.",
-    dist.Uniform: " Of a mean or a weight, as that of an autoregression, write "
-    "Uniform(-1, 1) as Normal(0.0, 0.6); of a probability, Uniform(0, 1) with bounds "
-    "that are numbers, or Beta.",
-    dist.DiscreteUniform: " Of K states, write Categorical(jnp.ones(K) / K).",
-    dist.BinomialProbs: " Of one trial, write Bernoulli(p).",
-}
+_INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((dist.Wishart, dist.WishartCholesky), _PRECISION),
+    ((dist.LKJ, dist.LKJCholesky), _CORRELATION),
+    (
+        (dist.Normal,),
+        " A number of each datum is a vector of one entry, "
+        "Normal(loc[..., None], scale).to_event(1); numbers that are used together, as "
+        "in jnp.stack([a, b], -1), are one site, Normal(0, 1).expand([2]).to_event(1). "
+        "Effects of groups have a plate of their own, numpyro.plate('groups', G), and "
+        "data have a[group].",
+    ),
+    ((dist.HalfCauchy, dist.HalfNormal), _FACTOR),
+    (
+        (dist.Delta,),
+        " What is known is no latent site: numpyro.deterministic(name, value).",
+    ),
+    (
+        (dist.LogNormal,),
+        " As a rate or a shape, write it as jnp.exp of a Normal site.",
+    ),
+    (
+        (dist.Uniform,),
+        " Of a mean or a weight, as that of an autoregression, write "
+        "Uniform(-1, 1) as Normal(0.0, 0.6); of a probability, Uniform(0, 1) with "
+        "bounds that are numbers, or Beta.",
+    ),
+    (
+        (
+            dist.LeftTruncatedDistribution,
+            dist.RightTruncatedDistribution,
+            dist.TwoSidedTruncatedDistribution,
+        ),
+        " Of a mean or a weight, write the distribution without bounds.",
+    ),
+    (
+        (dist.DiscreteUniform,),
+        " Of K states, write Categorical(jnp.ones(K) / K).",
+    ),
+    (
+        (dist.BinomialProbs, dist.MultinomialProbs),
+        " Of one trial, write Bernoulli(p), or Categorical(p) of several categories.",
+    ),
+    (MIXTURES, OF_MIXTURES),
+    (
+        (dist.Laplace, dist.StudentT, dist.Cauchy),
+        " A location or a weight with heavy tails is a Normal whose scale has a prior: "
+        "Normal(0, jnp.sqrt(v)) with v ~ Exponential(0.5 / b**2) is a Laplace(0, b), "
+        "and Normal(0, 1 / jnp.sqrt(w)) with w ~ Gamma(df / 2, df / 2 * s**2) is a "
+        "StudentT(df, 0, s).",
+    ),
+    ((dist.Kumaraswamy,), " Of a probability, write Beta(a, b)."),
+    (
+        (dist.ZeroSumNormal,),
+        " Write Normal(0, s), whose prior keeps the sum near zero, and take the mean "
+        "off draws.",
+    ),
+    (
+        (dist.TransformedDistribution,),
+        " Write it by its name, as LogNormal, or its base as the site, as "
+        "numpyro.infer.reparam.TransformReparam does. Of a Normal or "
+        "MultivariateNormal, AffineTransform and LowerCholeskyAffine are read.",
+    ),
+)
+_BY_CLASS = {fn: text for classes, text in _INSTEAD for fn in classes}
 
 
 def _unknown(program: Program, sites: dict[str, Site], site: Site) -> ValueError:
@@ -232,8 +274,9 @@ def _unknown(program: Program, sites: dict[str, Site], site: Site) -> ValueError
             "numpyro.handlers.block(seed(model, 0), hide=[...]) hides is not inferred."
         )
     found = type(site.fn)
-    advice = _OF_COVARIANCES.get(found, "") or of_scale(program, sites, site)
-    advice = advice or _INSTEAD.get(found, "")
+    advice = _BY_CLASS.get(found, "")
+    if issubclass(found, PrecisionPrior.distributions):
+        advice = of_scale(program, sites, site) or advice
     return ValueError(
         f"Site '{site.name}': latent {found.__name__} is neither conjugate "
         f"nor can it be given a potential.{advice} Accepted global sites: "

@@ -15,17 +15,25 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 
 from numpyro_svae.program.bind.latent_weights import BoundWeights, bind_weights
 from numpyro_svae.program.bind.predictor_layout import Layout
 from numpyro_svae.program.bind.predictors import bind_predictors
+from numpyro_svae.program.read.sums import MIXTURES, OF_MIXTURES
 from numpyro_svae.program.read.wiring import Wiring, listed
+from numpyro_svae.program.run.agreement import same
+from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.linear_parts import Split
 
-__all__ = ["check_predictors", "predicting", "weights_alone", "with_orders"]
+__all__ = [
+    "check_predictors",
+    "is_regression",
+    "predicting",
+    "weights_alone",
+    "with_orders",
+]
 
 _LARGEST = 32  # predictors at one position
 _ACCEPTED = (
@@ -36,18 +44,44 @@ _ACCEPTED = (
 )
 
 
-_MIXTURES = dist.MixtureSameFamily | dist.MixtureGeneral
-
-
 def predicting(wiring: Wiring, site: Site) -> tuple[str, ...]:
     """The blocks of the weights of a regression, in program order.
 
     :return: empty if the site is conjugate, or none of a regression.
     """
     used = wiring.used(site.name)
-    if not site.observed or is_gaussian(site.fn) or not used <= {*wiring.block_of}:
+    if not site.observed or not used <= {*wiring.block_of}:
+        return ()
+    if not is_regression(wiring, site):
         return ()
     return weights_alone(wiring, site, {wiring.block_of[name].name for name in used})
+
+
+def is_regression(wiring: Wiring, site: Site) -> bool:
+    """Whether data are not conjugate to the weights that they depend on.
+
+    Normal numbers are not where their scales depend on some, as in ``Normal(X @ w,
+    jnp.exp(X @ v))``, or their locations are not affine in each given the others.
+    """
+    if not is_gaussian(site.fn):
+        return True
+    if not site.observed or spelling_of(site.fn) != "numbers":
+        return False
+    needs = wiring.needs[site.name]
+    weights = {n for n, block in wiring.block_of.items() if block.part == "weight"}
+    if weights & needs["covariance"]:
+        return True
+    prober = wiring.prober
+    values = prober.random_values(0)
+
+    def loc(name: str, times: float) -> Any:
+        moved = {**values, name: times * values[name]}
+        return prober.read(moved)[site.name]["loc"]
+
+    return not all(
+        same(loc(name, 2.0) - loc(name, 1.0), loc(name, 1.0) - loc(name, 0.0))
+        for name in sorted(weights & needs["loc"])
+    )
 
 
 def weights_alone(
@@ -70,12 +104,8 @@ def weights_alone(
             "place of r, which has a log-normal prior, and a probability as "
             "jax.nn.sigmoid of one."
         )
-        if isinstance(site.fn, _MIXTURES):
-            advice = (
-                "Write the label of a mixture as a latent site: z = numpyro.sample("
-                "'z', dist.Categorical(weights)), and the components at z, as in "
-                "dist.Normal(mu[z], sigma). It is summed over."
-            )
+        if isinstance(site.fn, MIXTURES):
+            advice = OF_MIXTURES.lstrip()
         raise ValueError(
             f"Site '{site.name}' ({type(site.fn).__name__}): not conjugate, and "
             f"depends on latent {listed(others)} beside the weights "

@@ -14,17 +14,18 @@ from numpyro_svae.program.read.hierarchies import read_populations
 from numpyro_svae.program.read.latents import read_locals, read_priors
 from numpyro_svae.program.read.predicted import (
     check_predictors,
+    is_regression,
     predicting,
     weights_alone,
     with_orders,
 )
 from numpyro_svae.program.read.rows import read_statistics, read_table
-from numpyro_svae.program.read.sums import of_likelihood
+from numpyro_svae.program.read.sums import of_likelihood, of_weights_beside
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.axes import axes_of
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.parts import label_of
-from numpyro_svae.program.run.sites import Program, Site, is_gaussian
+from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.structure.factors import Factor, Local, Structure
 from numpyro_svae.program.structure.graphs import check_graphs
 from numpyro_svae.program.structure.groups import parents_of, with_mixtures
@@ -125,10 +126,13 @@ def _factors(wiring: Wiring, site: Site, recognised: frozenset[str]) -> list[Fac
         return locals[site.name].kind.read(wiring, site)
     seen = observation_of(site.fn)
     discrete = bool(parents) and all(locals[n].discrete for n in parents)
-    if discrete and not is_gaussian(site.fn):
+    if discrete and is_regression(wiring, site):
         weights = weights_alone(wiring, site, blocks)
         if weights or not blocks:
             return [read_table(wiring, site, parents, weights)]
+    none, beside = "no latent global site", of_weights_beside(wiring, site)
+    if beside:
+        raise not_conjugate(site, "its parameters", blocks, none, beside)
     if seen is not None and blocks:
         return [read_statistics(wiring, site, seen)]
     if kind is not None and kind.size(site) is not None:
@@ -136,8 +140,7 @@ def _factors(wiring: Wiring, site: Site, recognised: frozenset[str]) -> list[Fac
         if found:
             return found
     if blocks:
-        none, advice = "no latent global site", of_likelihood(site)
-        raise not_conjugate(site, "its parameters", blocks, none, advice)
+        raise not_conjugate(site, "its parameters", blocks, none, of_likelihood(site))
     if discrete:
         return [read_table(wiring, site, parents)]
     if any(not locals[n].discrete for n in parents - recognised):

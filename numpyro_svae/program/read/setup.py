@@ -183,6 +183,7 @@ def recognise(
     :param key: random key for what it draws.
     :param names: what names stand for already; those of the run, if not given.
     :return: potentials by site, and the messages of the plates that it opened.
+    :raises ValueError: naming a latent site, if the function samples one.
     """
     seen = any(m["type"] == "sample" and m["is_observed"] for m in messages.values())
     if recognition is None or not seen:
@@ -196,9 +197,26 @@ def recognise(
             "a dictionary from latent sites to their GaussianPotential or "
             "CategoricalPotential."
         )
+    _check_samples(own)
     rest = {n: f"{n}_unobserved" for n in potentials if f"{n}_observed" in messages}
     potentials = {rest.get(name, name): x for name, x in potentials.items()}
     return potentials, Plates(own).messages
+
+
+def _check_samples(own: dict[str, dict]) -> None:
+    """A recognition function draws nothing at sites.
+
+    :param own: the messages of its run.
+    """
+    sites = (m for m in own.values() if m["type"] == "sample" and not m["is_observed"])
+    for site in sites:
+        raise ValueError(
+            f"The recognition function samples '{site['name']}': its density would "
+            "count in the bound, and there is none of it in the model. Accepted: "
+            "parameters, modules, plates, and numpyro.prng_key() for what is random, "
+            "as dropout; for a site that is hidden from AutoSVAE, a guide of its own "
+            "in AutoGuideList."
+        )
 
 
 def _read_priors(

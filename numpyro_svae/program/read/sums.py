@@ -13,10 +13,12 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.program.read.wiring import Wiring, listed
-from numpyro_svae.program.run.sites import Program, Site, is_gaussian
+from numpyro_svae.program.run.sites import Program, Site, is_gaussian, is_path
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
+    "MIXTURES",
+    "OF_MIXTURES",
     "of_likelihood",
     "of_noises",
     "of_picks",
@@ -24,7 +26,15 @@ __all__ = [
     "of_scale",
     "of_shape",
     "of_sums",
+    "of_weights_beside",
 ]
+
+MIXTURES = dist.MixtureSameFamily, dist.MixtureGeneral
+OF_MIXTURES = (
+    " Write the label of a mixture as a latent site in the same plates: z = "
+    "numpyro.sample('z', dist.Categorical(weights)), and the components at z, as in "
+    "dist.Normal(mu[z], sigma). It is summed over."
+)
 
 _PARTS = (
     "each part is a site: of factors, as in W @ W.T + jnp.diag(psi), "
@@ -32,6 +42,15 @@ _PARTS = (
     "data, and Normal(x @ W.T, jnp.sqrt(psi)).to_event(1) in the place of this site; "
     "of two variances, as in jnp.sqrt(tau**2 + s**2), x ~ Normal(loc, tau) and "
     "Normal(x, s)"
+)
+
+_FACTORS = (
+    " Of a scale for all and one for each group, as in s * t[group], write those of "
+    "the groups alone, and the first as a number in their prior: m = numpyro.sample("
+    "'m', dist.Normal(0.0, 1.0)), t ~ LogNormal(m, 0.5) in their plate, and t[group]. "
+    "Of one for each datum, as in s / jnp.sqrt(w), with w ~ Gamma(df / 2, df / 2), "
+    "write data of dist.StudentT(df, loc, s), with numpyro.param for s or jnp.exp of a "
+    "Normal site."
 )
 
 
@@ -44,6 +63,9 @@ def of_sums(wiring: Wiring, site: Site) -> str:
         found = {block.name for block in noises}
     if not found:
         return ""
+    alone = (_scales(wiring.prober, site, [block]) for block in noises)
+    if len(noises) > 1 and all(alone):
+        return f" Its covariance is a product of {listed(found)}.{_FACTORS}"
     log = ""
     if not {block.name for block in noises} >= found:
         log = (
@@ -61,10 +83,30 @@ def of_likelihood(site: Site) -> str:
     Gaussian ones, for a message."""
     if isinstance(site.fn, dist.LogNormal):
         return " Of positive data, write Normal(loc, scale) of their logs, jnp.log(y)."
+    if isinstance(site.fn, MIXTURES):
+        return OF_MIXTURES
     return (
         " A scale, a shape or a rate of such data is numpyro.param, or the exponential "
         "of a Normal site: s = numpyro.sample('s', dist.Normal(0, 1)), and jnp.exp(s) "
         "in its place."
+    )
+
+
+def of_weights_beside(wiring: Wiring, site: Site) -> str:
+    """What to write where data that are no Gaussians depend on weights and on latent
+    vectors, for a message; empty if they do not."""
+    used = wiring.used(site.name)
+    blocks = (wiring.block_of.get(name) for name in used)
+    weights = {block.name for block in blocks if block and block.part == "weight"}
+    vectors = wiring.ordered(used, False)
+    if is_gaussian(site.fn) or is_path(site.fn) or not (weights and vectors):
+        return ""
+    return (
+        f" It depends on the weights {listed(weights)} and on the latent vectors "
+        f"{listed(vectors)}. Write the former as numpyro.param; or the latter, where "
+        "they are effects of groups, as numbers in a plate of their own: a = "
+        "numpyro.sample(name, dist.Normal(mu, s)) in numpyro.plate('groups', G), and "
+        "a[group] in the plate of the data."
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.contrib.control_flow.scan import scan_wrapper
 from numpyro.handlers import collapse
 from numpyro.primitives import Messenger
@@ -18,7 +19,7 @@ __all__ = ["ChecksRun"]
 
 
 class ChecksRun(Messenger):
-    """Refuses scans without steps, before they run, and latent sites that have values.
+    """Refuses scans without steps and branches, and latent sites that have values.
 
     A guide replays its own value of such a site, so that of the program would be lost.
 
@@ -42,6 +43,13 @@ class ChecksRun(Messenger):
     def process_message(self, msg: dict) -> None:
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
             num_steps(msg["args"])
+        if msg["type"] == "control_flow" and msg["fn"] is cond_wrapper:
+            raise ValueError(
+                "The model: found numpyro.contrib.control_flow.cond, in which AutoSVAE "
+                "sees no site. Accepted: for what an argument decides, `if` of Python, "
+                "or the parameters of one site, as jnp.where(flag, a, b); for what a "
+                "label z decides, mu[z] or jnp.where(z == 1, a, b)."
+            )
         latent = msg["type"] == "sample" and not msg["is_observed"]
         if latent and msg["value"] is not None and not is_scanned(msg):
             raise ValueError(

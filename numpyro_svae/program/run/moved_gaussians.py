@@ -15,7 +15,7 @@ from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffin
 from numpyro_svae.program.run.classes import spelling_of, tril_of
 from numpyro_svae.program.run.wrappers import Layer, as_states, peel
 
-__all__ = ["as_latent"]
+__all__ = ["as_gaussian", "as_latent"]
 
 
 def as_latent(fn: Any) -> Any:
@@ -24,12 +24,18 @@ def as_latent(fn: Any) -> Any:
     A Bernoulli is the Categorical of its two values, and a Gaussian under affine
     transforms is a Gaussian; any other one is as it is.
     """
+    return as_states(as_gaussian(fn))
+
+
+def as_gaussian(fn: Any) -> Any:
+    """A Gaussian under affine transforms as a Gaussian, in the same wrappers; any other
+    distribution as it is."""
     layer = Layer.of(fn)
     if layer is not None:
-        inner = as_latent(layer.inner)
+        inner = as_gaussian(layer.inner)
         return fn if inner is layer.inner else layer.around(inner)
     moved = _moved(fn) if type(fn) is dist.TransformedDistribution else None
-    return as_states(fn) if moved is None else moved
+    return fn if moved is None else moved
 
 
 def _moved(fn: Any) -> Any:

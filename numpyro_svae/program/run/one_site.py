@@ -30,6 +30,7 @@ from numpyro_svae.program.run.plates import Plates, own_scale
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 from numpyro_svae.program.run.scans import Scan, ScannedChain
 from numpyro_svae.program.run.steps import Steps, log_probs_of
+from numpyro_svae.program.run.wrappers import as_states
 
 __all__ = ["OneSite"]
 
@@ -68,7 +69,7 @@ class OneSite(Messenger):
         """Give first states their value, and run scans, both out of sight."""
         if msg["type"] == "sample" and msg["name"] in self.firsts:
             chain = self.firsts[msg["name"]]
-            self.first_fn[chain.name] = fn = msg["fn"]
+            self.first_fn[chain.name] = fn = as_states(msg["fn"])
             path = self.values.get(chain.name)
             if path is None:
                 value = jnp.zeros(fn.shape(), int if chain.discrete else float)

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-__all__ = ["REST", "known_as_data", "label_of", "whole_name"]
+__all__ = ["REST", "is_part", "known_as_data", "label_of", "whole_name"]
 
-REST = "_unobserved"
+REST, _KNOWN = "_unobserved", "_observed"
+
+
+def is_part(name: str) -> bool:
+    """Whether the name of observed data is as those have that ``obs_mask`` made."""
+    return name.endswith(_KNOWN)
 
 
 def label_of(name: str) -> str | None:
     """Name of the observed part of a site, of which ``obs_mask`` made this the rest."""
     whole = name.removesuffix(REST)
-    return None if whole == name else whole + "_observed"
+    return None if whole == name else whole + _KNOWN
 
 
 def whole_name(names: Container[str], name: str) -> str:

@@ -16,7 +16,7 @@ from numpyro.handlers import scale
 
 from numpyro_svae.program.run.fixed import Fixed
 
-__all__ = ["Plates", "check_shape", "own_scale", "shared_values"]
+__all__ = ["Plates", "check_shape", "fits", "own_scale", "shared_values"]
 
 
 class Plates:
@@ -73,9 +73,7 @@ def check_shape(name: str, fn: Any, value: Any, frames: tuple) -> None:
     :raises ValueError: naming the site, both shapes and the plates.
     """
     drawn, found = fn.shape(), np.shape(value)
-    try:
-        np.broadcast_shapes(drawn, found)
-    except ValueError:
+    if not fits(drawn, found):
         plates = ", ".join(f"'{frame.name}' of {frame.size}" for frame in frames)
         among = f", with the plates {plates}," if plates else ""
         raise ValueError(
@@ -83,7 +81,16 @@ def check_shape(name: str, fn: Any, value: Any, frames: tuple) -> None:
             f"{among} draws {drawn}. Accepted: data of the shape that is drawn. A "
             "plate that takes its size from the data, as numpyro.plate('data', len(y)) "
             "does, also takes held-out data of another size."
-        ) from None
+        )
+
+
+def fits(*shapes: tuple[int, ...]) -> bool:
+    """Whether shapes broadcast."""
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
 
 
 def own_scale(total: Any, frames: tuple, plates: dict[str, dict]) -> Any:

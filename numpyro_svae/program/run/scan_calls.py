@@ -16,6 +16,7 @@ from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.names import Names
+from numpyro_svae.program.run.wrappers import as_states
 
 __all__ = ["ScanCall", "num_steps", "run_body"]
 
@@ -112,4 +113,11 @@ def run_body(
         Fixed(data={**call.fixed, **given}, names=call.names),
     ):
         carry, y = call.body(jax.tree.unflatten(call.tree, carry), x)
-    return jax.tree.leaves(carry), y, messages
+    return jax.tree.leaves(carry), y, {n: _as_read(m) for n, m in messages.items()}
+
+
+def _as_read(message: dict) -> dict:
+    """The message of a latent site with its distribution as it is read."""
+    if message["type"] != "sample" or message["is_observed"]:
+        return message
+    return {**message, "fn": as_states(message["fn"])}

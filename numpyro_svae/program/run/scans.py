@@ -91,12 +91,14 @@ class _Recorder(Messenger):
 
     def __init__(self, fn: Callable) -> None:
         super().__init__(fn)
-        self.calls: list[tuple] = []
+        self.calls: list[tuple[tuple, frozenset[str]]] = []
         self.sampled: dict[str, dict] = {}
 
     def process_message(self, msg: dict) -> None:
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            self.calls.append(msg["args"])
+            stack = msg["kwargs"].get("substitute_stack", ())
+            given = (data for _, data in stack if isinstance(data, dict))
+            self.calls.append((msg["args"], frozenset().union(*given)))
 
     def postprocess_message(self, msg: dict) -> None:
         if msg["type"] == "sample" and not msg["is_observed"]:
@@ -117,13 +119,13 @@ def find_scans(
     recorder = _Recorder(program.model)
     messages = replace(program, model=recorder).trace(values, default)
     scans = []
-    for args in recorder.calls:
+    for args, given in recorder.calls:
         names = Names()
         for message in messages.values():  # which NumPyro does not tell the body
             names.add(message)
         fixed = {**program.fixed, **values}
         call = ScanCall.of(args, fixed, program.key, names)
-        scan = _read_scan(call, recorder.sampled, default)
+        scan = _read_scan(call, recorder.sampled, default, given)
         for name, chain in scan.chains.items():
             _check_counted(messages[chain.first], messages[name])
         scans.append(scan)
@@ -131,9 +133,23 @@ def find_scans(
 
 
 def _read_scan(
-    call: ScanCall, sampled: dict[str, dict], default: Callable[[dict], Any]
+    call: ScanCall,
+    sampled: dict[str, dict],
+    default: Callable[[dict], Any],
+    given: frozenset[str],
 ) -> Scan:
+    """The chains of a scan.
+
+    :param given: the names that handlers around it give values of.
+    """
     carry, _, messages = run_body(call, call.init, call.first_inputs(), {}, default)
+    given &= frozenset(messages)
+    if given:
+        raise ValueError(
+            f"Site '{min(given)}': found a handler that gives it values, as "
+            "numpyro.handlers.condition does, around the scan of its body. Accepted: "
+            "data among what is scanned over, and obs= in the body."
+        )
     body = {
         name: message
         for name, message in messages.items()

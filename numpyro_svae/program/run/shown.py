@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from numpyro_svae.program.run.moved_gaussians import as_latent
+from numpyro_svae.program.run.moved_gaussians import as_gaussian, as_latent
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
 from numpyro_svae.program.run.wrappers import as_vectors
 
@@ -38,6 +38,7 @@ class Shown:
             if name in self.together:
                 return _with_entries(message, self.together[name])
             return message
+        message = {**message, "fn": as_gaussian(message["fn"])}
         if name in self.time_plates:
             return with_time_in_event(message, self.time_plates[name])
         if name in self.numbers:

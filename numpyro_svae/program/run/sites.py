@@ -22,12 +22,12 @@ from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
-from numpyro_svae.program.run.observed import as_numbers
+from numpyro_svae.program.run.observed import as_numbers, as_wide_as_data
 from numpyro_svae.program.run.one_site import OneSite
 from numpyro_svae.program.run.ordered import register_in_order
-from numpyro_svae.program.run.scans import Scan
+from numpyro_svae.program.run.scans import Scan, is_scanned
 from numpyro_svae.program.run.shown import Shown
-from numpyro_svae.program.run.wrappers import as_vectors, peel
+from numpyro_svae.program.run.wrappers import as_states, as_vectors, peel
 
 __all__ = [
     "GaussianView",
@@ -273,7 +273,11 @@ class Program:
     def _as_read(self, message: dict) -> dict:
         """A message as the reader has it."""
         message = linearised(message)
-        return self.shown.message(message) if message["type"] == "sample" else message
+        if message["type"] != "sample":
+            return message
+        if is_scanned(message):  # its shapes are those of one step, but for its arrays
+            return {**message, "fn": as_states(message["fn"])}
+        return self.shown.message(as_wide_as_data(message))
 
     def sites(self, values: dict[str, Any]) -> dict[str, Site]:
         """The sample sites of a run with latent sites at given values."""

@@ -17,7 +17,7 @@ from numpyro_svae.families import NaturalParameters
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
-from numpyro_svae.program.run.plates import check_shape
+from numpyro_svae.program.run.plates import check_shape, fits
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Structure
 
@@ -59,7 +59,7 @@ def check_shapes(sites: dict[str, Site]) -> None:
     """Observed values must have the shapes that their distributions draw.
 
     :raises ValueError: naming the site, both shapes and the plates, or a latent site or
-        data of which there is nothing.
+        data of which there is nothing, or a global site that had another shape.
     """
     for site in sites.values():
         drawn, found = site.outer.shape(), np.shape(site.value)
@@ -72,6 +72,12 @@ def check_shapes(sites: dict[str, Site]) -> None:
             )
         if site.observed:
             check_shape(site.name, site.outer, site.value, site.frames)
+        elif not fits(drawn, found):
+            raise ValueError(
+                f"Site '{site.name}': found a prior of shape {drawn}, and the guide "
+                f"was set up with one of shape {found}. Accepted: arguments with which "
+                "global sites have the same shape; for others, a guide of their own."
+            )
 
 
 def check_data(sites: dict[str, Site]) -> None:
