@@ -274,7 +274,7 @@ def read_filter(
     :param kwargs: likewise.
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    draws, depends, lengths = compiled(look_ahead, fit)(random.PRNGKey(0))
+    draws, depends, lengths, says = compiled(look_ahead, fit)(random.PRNGKey(0))
     matter = jax.device_get(depends)  # with these parameters
     names = frozenset(argument.name for argument in matter)
     needed = frozenset(argument.name for argument in matter if matter[argument])
@@ -284,7 +284,7 @@ def read_filter(
 
     setup = kept(fit, (FilterSetup, needed), make, shapes=True)
     leaves = Arguments.of(model, args, kwargs).leaves
-    fixed = setup.fixed(leaves, lengths)
+    fixed = setup.fixed(leaves, jax.device_get(says))
     nothing = jnp.zeros(())
     state = FilterState({}, nothing, {}, dict(fit.params), fixed, lengths, setup)
     return state, leaves

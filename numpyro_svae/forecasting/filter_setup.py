@@ -128,11 +128,12 @@ class FilterSetup(StepArguments):
 
 def look_ahead(
     fit: Fit, key: Array
-) -> tuple[dict[str, Array], dict[Missing, Array], Array | None]:
+) -> tuple[dict[str, Array], dict[Missing, Array], Array | None, dict[int, Array]]:
     """A draw of the latent sites, what the next states depend on in it, and lengths.
 
     :param fit: the fitted guide, its model and the data.
     :param key: random key.
+    :return: these, and whether an argument says the lengths, where it may.
     """
     course = Course.of(fit, key, 1)
     window, begin = course.window(1, {}), course.begin(course.start)
@@ -141,7 +142,8 @@ def look_ahead(
         messages = course.run(random.PRNGKey(0), begin, leaves)
         return [m["value"] for m in messages.values()]
 
-    return course.draws, window.depends(run), course.lengths
+    depends = window.depends(run)
+    return course.draws, depends, course.lengths, course.says_lengths
 
 
 def _check_locals(course: Course) -> None:

@@ -18,6 +18,7 @@ from numpyro_svae.diagnostics.fit import Fit, read_fit
 from numpyro_svae.diagnostics.programs import compiled, in_batches
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.course import Begin, Course, Messages
+from numpyro_svae.forecasting.future_indices import check_future_indices
 from numpyro_svae.forecasting.timeline import InTime
 from numpyro_svae.forecasting.window import Missing, checked_independent
 from numpyro_svae.guide import AutoSVAE
@@ -78,6 +79,7 @@ def forecast(
         low, high = jnp.quantile(paths["y"], jnp.array([0.05, 0.95]), axis=0)
     """
     fit = read_fit(model, guide, params, args, kwargs, rng_key)
+    check_future_indices(fit, future_inputs or {})
     inputs = _arrays(future_inputs or {})
 
     def run(own: Fit) -> Any:
@@ -113,6 +115,7 @@ def log_score(
     The other parameters are those of :func:`forecast`.
     """
     fit = read_fit(model, guide, params, args, kwargs, rng_key)
+    check_future_indices(fit, future_inputs or {})
     given = _arrays(future_inputs or {}), _arrays(future)
 
     def run(own: Fit) -> Any:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,17 +58,20 @@ class StepArguments:
             "T or T - 1, A), with A numbers at each step."
         )
 
-    def fixed(self, leaves: Sequence[Any], lengths: Array | None) -> dict[int, Array]:
+    def fixed(
+        self, leaves: Sequence[Any], says_lengths: Mapping[int, Any]
+    ) -> dict[int, Array]:
         """The arrays among arguments that have no time, by their place.
 
         :param leaves: of the arguments, with known values.
-        :param lengths: of the sequences; a window has two steps.
+        :param says_lengths: whether they are the lengths of the sequences, where they
+            may be; a window has two steps.
         """
         found = {}
         for i, (leaf, time) in enumerate(zip(leaves, self.times[0])):
             if time is None and isinstance(leaf, Array | np.ndarray):
-                same = lengths is not None and np.array_equal(leaf, lengths)
-                found[i] = jnp.full_like(leaf, 2) if same else jnp.asarray(leaf)
+                short = says_lengths.get(i, False)
+                found[i] = jnp.full_like(leaf, 2) if short else jnp.asarray(leaf)
         return found
 
     def _over_time(self) -> list[tuple[int, str, Any, InTime]]:
