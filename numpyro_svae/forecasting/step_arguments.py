@@ -58,6 +58,15 @@ class StepArguments:
             "T or T - 1, A), with A numbers at each step."
         )
 
+    def step_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an argument over time at one step, that of sequences in front.
+
+        :param name: of one of those that are arrays over time.
+        """
+        leaf, time = next((x, t) for _, own, x, t in self._over_time() if own == name)
+        shape, axis = tuple(leaf.shape), int(time.axis or 0)
+        return shape[:axis] + shape[axis + 1 :]
+
     def fixed(
         self, leaves: Sequence[Any], says_lengths: Mapping[int, Any]
     ) -> dict[int, Array]:
@@ -168,7 +177,9 @@ class StepArguments:
             raise ValueError(
                 f"Arguments {sorted(missing)}: found no values for the next step. "
                 f"Accepted: one each of {sorted(self.needed)}, and all or none of "
-                f"{sorted(self.data)}, which are data."
+                f"{sorted(self.data)}, which are data. Data that come at some steps "
+                "want a mask among the arguments; those that never come are None from "
+                "the first step of the filter on."
             )
         for name, leaf, time in zip(arguments.names, arguments.leaves, times):
             if name in new and time is not None:
