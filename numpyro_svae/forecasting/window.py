@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -131,9 +132,13 @@ def checked_independent(values: dict[str, Array], depends: Depends) -> dict[str,
             if depends[argument]:
                 argument.refuse()
         return values
-    looks = [notice(d, d, a.refuse, _SAID) for a, d in depends.items()]
+    looks = [notice(d, d, partial(_refuse, a), _SAID) for a, d in depends.items()]
     zero = sum(looks, jnp.zeros(()))
     return {name: value + zero.astype(value.dtype) for name, value in values.items()}
+
+
+def _refuse(what: Missing | OwnTime, *_: Any) -> None:
+    what.refuse()
 
 
 def check_names(
