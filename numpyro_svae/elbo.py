@@ -24,6 +24,7 @@ from numpyro_svae.enclosing import check_step
 from numpyro_svae.inference.declare.declared import check_declared, sums_of_terms
 from numpyro_svae.inference.local.weights import Weight, weighted
 from numpyro_svae.notices import Said, notice
+from numpyro_svae.program.run.log_probs import log_prob_of
 from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.shared_inference import SharedInference
 from numpyro_svae.tracing import without_scanned
@@ -286,8 +287,6 @@ def _sampled_term(site: dict, guide_site: dict | None, extra: int) -> Array:
 
 def _log_prob(site: dict, extra: int = 0) -> Array:
     """Log probability, with the first ``extra`` event dimensions not summed over."""
-    intermediates = site["intermediates"]
-    arguments = (intermediates,) if intermediates else ()
     fn = at_positions(site["fn"], extra)
     if fn is None:
         raise ValueError(
@@ -296,5 +295,4 @@ def _log_prob(site: dict, extra: int = 0) -> Array:
             "independent over its first event dimension. Accepted: a distribution made "
             "of independent steps by to_event; or AutoSVAE(..., mean_field=True)."
         )
-    log_prob = fn.log_prob(site["value"], *arguments)
-    return scale_and_mask(log_prob, site["scale"])
+    return scale_and_mask(log_prob_of({**site, "fn": fn}), site["scale"])

@@ -100,7 +100,8 @@ class FittedProblem(Problem):
             draws as if they were seen: where a system is unstable, few draws are noise
             that drowns what should hold it.
         :raises ValueError: if the belief is not one of one Gaussian path of one
-            sequence, an argument is missing, or bounds are not those of an action.
+            sequence, an argument is missing or has another shape, or bounds are not
+            those of an action.
         """
         known, setup = dict(known or {}), belief.setup
         given = {actions, *known}
@@ -127,6 +128,8 @@ class FittedProblem(Problem):
         noise = random.normal(other, size, start.dtype) if noisy else None
         width = setup.width(actions)
         check_bounds(lower, upper, width)
+        for name, value in known.items():
+            _check_known(name, jnp.shape(value), horizon, setup.step_shape(name))
         rest = actions, width, chain, lower, upper, known, noise
         return cls(cost, final, horizon, belief, draws, start, *rest)
 
@@ -140,7 +143,7 @@ class FittedProblem(Problem):
         :param new: by argument of the model, its value at this step.
         """
         belief, setup = self.belief, self.belief.setup
-        new = {name: value[None] for name, value in new.items()}  # one sequence
+        new = {n: jnp.reshape(x, setup.step_shape(n)) for n, x in new.items()}
         (args, kwargs), _ = setup.window(belief.last, belief.fixed, new)
         structure = setup.guide.structure
         program = Program(
@@ -182,3 +185,18 @@ class FittedProblem(Problem):
         if noise is None:
             return x
         return x + jnp.linalg.cholesky(covariance) @ noise
+
+
+def _check_known(
+    name: str, found: tuple[int, ...], horizon: int, step: tuple[int, ...]
+) -> None:
+    """Values by step have the shape of an argument; one sequence may be left out.
+
+    :raises ValueError: naming the argument.
+    """
+    own = step[1:] if step[:1] == (1,) else step
+    if found not in ((horizon, *own), (horizon, *step)):
+        raise ValueError(
+            f"known: found shape {found} for '{name}'; accepted is {(horizon, *own)}, "
+            f"its values at the {horizon} steps of a plan."
+        )

@@ -22,6 +22,7 @@ from numpyro_svae.diagnostics.programs import compiled, kept
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.declare.sampling import joint_name
 from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.log_probs import log_prob_of
 from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.wrappers import peel
 from numpyro_svae.program.structure.groups import is_exact
@@ -245,9 +246,7 @@ def _shared_plates(sites: dict[str, dict]) -> dict[int, str]:
 
 def log_prob(message: dict, plates: Collection[int] = ()) -> Array:
     """Log probability of a site, summed over all dimensions but those of plates."""
-    intermediates = message["intermediates"]
-    arguments = (intermediates,) if intermediates else ()
-    value = message["fn"].log_prob(message["value"], *arguments)
+    value = log_prob_of(message)
     axes = tuple(axis for axis in range(-value.ndim, 0) if axis not in plates)
     return jnp.sum(value, axis=axes)
 

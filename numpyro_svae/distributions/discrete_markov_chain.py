@@ -35,7 +35,8 @@ class DiscreteMarkovChain(CheckedArguments):
     :param initial_probs: :math:`\pi`, shape ``(..., K)``.
     :param transition_probs: :math:`P`, with rows that sum to one, shape ``(K, K)`` or
         ``(..., T - 1 or 1, K, K)``.
-    :param num_steps: :math:`T`; needed where the transitions do not tell.
+    :param num_steps: :math:`T`; needed where the transitions have no axis of time. One
+        step there is all there are, unless this says otherwise.
     :param lengths: number of steps of each sequence, shape ``(...)``, if sequences are
         padded to ``T``. States of the padding are uniform and independent of all else.
     :raises ValueError: if shapes do not fit.
@@ -63,7 +64,7 @@ class DiscreteMarkovChain(CheckedArguments):
             transition = jnp.asarray(transition_probs, dtype)
             self.initial_probs = initial
             self.transition_probs = _with_time(transition, initial.shape)
-        steps = _count_steps(self.transition_probs, num_steps)
+        steps = _count_steps(transition.shape, num_steps)
         self.lengths = None if lengths is None else jnp.asarray(lengths)
         super().__init__(self._batch(), (steps,), validate_args=validate_args)
 
@@ -190,19 +191,22 @@ def _with_time(transition: Array, initial_shape: tuple[int, ...]) -> Array:
     return transition[None] if transition.ndim == 2 else transition
 
 
-def _count_steps(transition: Array, num_steps: int | None) -> int:
-    told = transition.shape[-3]
-    if num_steps is None and told == 1:
+def _count_steps(shape: tuple[int, ...], num_steps: int | None) -> int:
+    """``T``: one step may stand for all; where nothing says how many, it is one."""
+    told = shape[-3] if len(shape) > 2 else None
+    if num_steps is None:
+        if told is not None:
+            return told + 1
         raise ValueError(
             "num_steps: found none, and the transitions are the same at all steps; "
             "accepted is the number of steps."
         )
-    if num_steps is not None and (num_steps < 1 or told not in (1, num_steps - 1)):
+    if num_steps < 1 or told not in (None, 1, num_steps - 1):
         raise ValueError(
             f"num_steps: found {num_steps} with transitions of {told} steps; accepted "
             "is one more than the steps of the transitions."
         )
-    return told + 1 if num_steps is None else num_steps
+    return num_steps
 
 
 @kl_divergence.register(DiscreteMarkovChain, DiscreteMarkovChain)

@@ -164,6 +164,24 @@ class Course:
         """Lengths of the sequences, if they are padded."""
         return next(iter(self.chains.values())).lengths
 
+    @cached_property
+    def says_lengths(self) -> dict[int, Array]:
+        """Arguments that may be the lengths of the sequences, and whether they are.
+
+        They are where the sequences are shorter by one if the argument is. What has the
+        same values may be something else.
+        """
+        leaves, found = self.arguments.leaves, dict[int, Array]()
+        for i, (leaf, time) in enumerate(zip(leaves, self.times[0])):
+            if self.lengths is None or time is not None or not _counts(leaf):
+                continue
+            shorter = (*leaves[:i], leaf - 1, *leaves[i + 1 :])
+            args, kwargs = self.arguments.join(shorter)
+            fit = self.fit._replace(args=args, kwargs=kwargs)
+            other: Any = Course(fit, self.draws, self.num_samples).lengths
+            found[i] = jnp.array_equal(other, self.lengths - 1)
+        return found
+
     def _path(self, draw: dict[str, Array], name: str) -> Array:
         return draw[name] if name in draw else self.observed[name]["value"]
 
@@ -232,8 +250,11 @@ class Course:
         check_names(arguments, times, future)
         leaves: list[Any] = []
         blanks: dict[int, InTime] = {}
-        for name, leaf, time in zip(arguments.names, arguments.leaves, times):
-            if time is not None and name in future:
+        for i, (name, leaf) in enumerate(zip(arguments.names, arguments.leaves)):
+            time = times[i]
+            if i in self.says_lengths:  # none ends within the window
+                leaf = jnp.where(self.says_lengths[i], horizon + 1, leaf)
+            elif time is not None and name in future:
                 leaf = self._extended(name, leaf, time, horizon, future[name])
             elif time is not None:
                 if time.axis is not None:
@@ -252,3 +273,9 @@ class Course:
             return future
         last = jnp.expand_dims(at_last(leaf, axis, self.lengths), axis)
         return jnp.concatenate([last, future.astype(leaf.dtype)], axis)
+
+
+def _counts(leaf: Any) -> bool:
+    """Whether an argument is an array of whole numbers."""
+    known = isinstance(leaf, Array | np.ndarray)
+    return known and jnp.issubdtype(leaf.dtype, jnp.integer)

@@ -26,7 +26,11 @@ from numpyro_svae.diagnostics.fit import read_fit
 from numpyro_svae.diagnostics.programs import compiled, kept
 from numpyro_svae.forecasting.ahead import draws_ahead
 from numpyro_svae.forecasting.course import Course
-from numpyro_svae.forecasting.filter_setup import FilterSetup, look_ahead
+from numpyro_svae.forecasting.filter_setup import (
+    FilterSetup,
+    look_ahead,
+    only_arguments,
+)
 from numpyro_svae.forecasting.filter_window import Belief, Beliefs
 from numpyro_svae.forecasting.timeline import Arguments
 from numpyro_svae.guide import AutoSVAE
@@ -274,8 +278,8 @@ def read_filter(
     :param kwargs: likewise.
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    draws, depends, lengths = compiled(look_ahead, fit)(random.PRNGKey(0))
-    matter = jax.device_get(depends)  # with these parameters
+    draws, depends, lengths, says = compiled(look_ahead, fit)(random.PRNGKey(0))
+    matter = only_arguments(jax.device_get(depends))  # with these parameters
     names = frozenset(argument.name for argument in matter)
     needed = frozenset(argument.name for argument in matter if matter[argument])
 
@@ -284,7 +288,7 @@ def read_filter(
 
     setup = kept(fit, (FilterSetup, needed), make, shapes=True)
     leaves = Arguments.of(model, args, kwargs).leaves
-    fixed = setup.fixed(leaves, lengths)
+    fixed = setup.fixed(leaves, jax.device_get(says))
     nothing = jnp.zeros(())
     state = FilterState({}, nothing, {}, dict(fit.params), fixed, lengths, setup)
     return state, leaves

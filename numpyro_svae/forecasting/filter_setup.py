@@ -23,13 +23,14 @@ from numpyro_svae.forecasting.filter_window import (
     belief_of,
     continued,
 )
+from numpyro_svae.forecasting.own_time import own_time
 from numpyro_svae.forecasting.step_arguments import StepArguments
 from numpyro_svae.forecasting.timeline import at_last
-from numpyro_svae.forecasting.window import Missing
+from numpyro_svae.forecasting.window import Depends, Missing
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.local.datum_bounds import bound_of
 
-__all__ = ["FilterSetup", "look_ahead"]
+__all__ = ["FilterSetup", "look_ahead", "only_arguments"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +129,12 @@ class FilterSetup(StepArguments):
 
 def look_ahead(
     fit: Fit, key: Array
-) -> tuple[dict[str, Array], dict[Missing, Array], Array | None]:
+) -> tuple[dict[str, Array], Depends, Array | None, dict[int, Array]]:
     """A draw of the latent sites, what the next states depend on in it, and lengths.
 
     :param fit: the fitted guide, its model and the data.
     :param key: random key.
+    :return: these, and whether an argument says the lengths, where it may.
     """
     course = Course.of(fit, key, 1)
     window, begin = course.window(1, {}), course.begin(course.start)
@@ -141,7 +143,23 @@ def look_ahead(
         messages = course.run(random.PRNGKey(0), begin, leaves)
         return [m["value"] for m in messages.values()]
 
-    return course.draws, window.depends(run), course.lengths
+    depends = window.depends(run) | own_time(course)
+    return course.draws, depends, course.lengths, course.says_lengths
+
+
+def only_arguments(depends: Depends) -> dict[Missing, Any]:
+    """Whether the next states depend on each argument.
+
+    :param depends: as :func:`look_ahead` has it, with known values.
+    :raises ValueError: if steps depend on a number that the model gives them.
+    """
+    found = {}
+    for what, matters in depends.items():
+        if isinstance(what, Missing):
+            found[what] = matters
+        elif matters:
+            what.refuse()
+    return found
 
 
 def _check_locals(course: Course) -> None:

@@ -18,8 +18,10 @@ from numpyro_svae.diagnostics.fit import Fit, read_fit
 from numpyro_svae.diagnostics.programs import compiled, in_batches
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.course import Begin, Course, Messages
+from numpyro_svae.forecasting.future_indices import check_future_indices
+from numpyro_svae.forecasting.own_time import own_time
 from numpyro_svae.forecasting.timeline import InTime
-from numpyro_svae.forecasting.window import Missing, checked_independent
+from numpyro_svae.forecasting.window import Depends, checked_independent
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.wrappers import peel
 
@@ -78,6 +80,7 @@ def forecast(
         low, high = jnp.quantile(paths["y"], jnp.array([0.05, 0.95]), axis=0)
     """
     fit = read_fit(model, guide, params, args, kwargs, rng_key)
+    check_future_indices(fit, future_inputs or {})
     inputs = _arrays(future_inputs or {})
 
     def run(own: Fit) -> Any:
@@ -113,6 +116,7 @@ def log_score(
     The other parameters are those of :func:`forecast`.
     """
     fit = read_fit(model, guide, params, args, kwargs, rng_key)
+    check_future_indices(fit, future_inputs or {})
     given = _arrays(future_inputs or {}), _arrays(future)
 
     def run(own: Fit) -> Any:
@@ -125,13 +129,13 @@ def _arrays(given: Mapping[str, Any]) -> dict[str, Array]:
     return {name: jnp.asarray(value) for name, value in given.items()}
 
 
-def _checked(found: tuple[dict[str, Array], dict[Missing, Array]]) -> dict[str, Array]:
+def _checked(found: tuple[dict[str, Array], Depends]) -> dict[str, Array]:
     return checked_independent(*found)
 
 
 def _paths(
     fit: Fit, key: Array, inputs: dict[str, Any], horizon: int, num_samples: int
-) -> tuple[dict[str, Array], dict[Missing, Array]]:
+) -> tuple[dict[str, Array], Depends]:
     """Draws of what comes after, and what they depend on that is not given."""
 
     def show(messages: Messages, times: dict[str, InTime]) -> dict[str, Array]:
@@ -148,7 +152,7 @@ def _densities(
     inputs: dict[str, Any],
     future: dict[str, Any],
     num_samples: int,
-) -> tuple[dict[str, Array], dict[Missing, Array]]:
+) -> tuple[dict[str, Array], Depends]:
     """Log densities of what came after, and what they depend on that is not given."""
     draw_key, run_key = random.split(key)
     course = Course.of(fit, draw_key, num_samples)
@@ -172,7 +176,7 @@ def _run(
     horizon: int,
     inputs: Mapping[str, Any],
     show: Callable[[Messages, dict[str, InTime]], dict[str, Array]],
-) -> tuple[dict[str, Array], dict[Missing, Array]]:
+) -> tuple[dict[str, Array], Depends]:
     """What is shown of one run of the model for each draw.
 
     Whether that depends on what is not given is tried with the first of them.
@@ -187,8 +191,9 @@ def _run(
         return show(course.run(key, begin, leaves), times)
 
     first = keys[0], jax.tree.map(lambda leaf: leaf[0], begins)
-    depends = window.depends(lambda leaves: one(*first, leaves))
-    return jax.vmap(one, (0, 0, None))(keys, begins, window.leaves), depends
+    depends: Depends = window.depends(lambda leaves: one(*first, leaves))
+    paths = jax.vmap(one, (0, 0, None))(keys, begins, window.leaves)
+    return paths, depends | own_time(course)
 
 
 def _after(value: Array, time: InTime) -> Array:

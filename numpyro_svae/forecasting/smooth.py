@@ -20,6 +20,7 @@ from numpyro_svae.distributions import LinearGaussianChain
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.program.run.kinds import lengths_of
 from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.tracing import check_known
 
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ def smooth(
     check_known("smooth", (params, args, kwargs), instead)
     fit = read_fit(model, guide, params, args, kwargs)
     marginals = guide.posterior_local(params, *args, **kwargs)
-    messages, existing = _read(fit)
-    states = plates_of_states(guide.structure, messages)
-    dims, values = Dims(messages, states), dict[str, Array]()
+    messages, dims, existing = _read(fit, guide.structure)
+    values = dict[str, Array]()
     for name, marginal in marginals.items():
         message = messages.get(f"{name}_unobserved", messages.get(name))
         exists = existing.get(message["name"]) if message else None
@@ -103,22 +103,28 @@ def _moments(marginal: Any) -> Iterator[tuple[str, Array]]:
         yield "covariance", covariance_of(marginal)
 
 
-def _read(fit: Fit) -> tuple[dict[str, dict], dict[str, Array]]:
-    """The messages of the model, and by site which states are no padding.
+def _read(
+    fit: Fit, structure: Structure
+) -> tuple[dict[str, dict], Dims, dict[str, Array]]:
+    """Messages of the model, names of dimensions, and by site what is no padding.
 
-    Nothing else of the model is computed: values in the messages are shapes.
+    Nothing else of the model is computed: values in the messages are shapes, and so
+    may be all that distributions hold, so that these are looked at in the trace.
     """
     messages: dict[str, dict] = {}
+    dims: list[Dims] = []
 
     def existing() -> dict[str, Array]:
         messages.update(fit.trace(fit.model, random.PRNGKey(0), {}))
+        dims.append(Dims(messages, plates_of_states(structure, messages)))
         found = {n: _exists(m["fn"]) for n, m in sample_messages(messages).items()}
         return {name: exists for name, exists in found.items() if exists is not None}
 
     try:
-        return messages, jax.jit(existing)()
+        exists = jax.jit(existing)()
     except JAXTypeError:  # the model has to know values of its arguments
-        return messages, existing()
+        exists = existing()
+    return messages, dims[-1], exists
 
 
 def _exists(fn: Any) -> Array | None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,17 +58,29 @@ class StepArguments:
             "T or T - 1, A), with A numbers at each step."
         )
 
-    def fixed(self, leaves: Sequence[Any], lengths: Array | None) -> dict[int, Array]:
+    def step_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an argument over time at one step, that of sequences in front.
+
+        :param name: of one of those that are arrays over time.
+        """
+        leaf, time = next((x, t) for _, own, x, t in self._over_time() if own == name)
+        shape, axis = tuple(leaf.shape), int(time.axis or 0)
+        return shape[:axis] + shape[axis + 1 :]
+
+    def fixed(
+        self, leaves: Sequence[Any], says_lengths: Mapping[int, Any]
+    ) -> dict[int, Array]:
         """The arrays among arguments that have no time, by their place.
 
         :param leaves: of the arguments, with known values.
-        :param lengths: of the sequences; a window has two steps.
+        :param says_lengths: whether they are the lengths of the sequences, where they
+            may be; a window has two steps.
         """
         found = {}
         for i, (leaf, time) in enumerate(zip(leaves, self.times[0])):
             if time is None and isinstance(leaf, Array | np.ndarray):
-                same = lengths is not None and np.array_equal(leaf, lengths)
-                found[i] = jnp.full_like(leaf, 2) if same else jnp.asarray(leaf)
+                short = says_lengths.get(i, False)
+                found[i] = jnp.full_like(leaf, 2) if short else jnp.asarray(leaf)
         return found
 
     def _over_time(self) -> list[tuple[int, str, Any, InTime]]:
@@ -165,7 +177,9 @@ class StepArguments:
             raise ValueError(
                 f"Arguments {sorted(missing)}: found no values for the next step. "
                 f"Accepted: one each of {sorted(self.needed)}, and all or none of "
-                f"{sorted(self.data)}, which are data."
+                f"{sorted(self.data)}, which are data. Data that come at some steps "
+                "want a mask among the arguments; those that never come are None from "
+                "the first step of the filter on."
             )
         for name, leaf, time in zip(arguments.names, arguments.leaves, times):
             if name in new and time is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 from jax import Array
@@ -15,10 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.util import not_jax_tracer
 
+from numpyro_svae.forecasting.own_time import OwnTime
 from numpyro_svae.forecasting.timeline import Arguments, InTime, blank
 from numpyro_svae.notices import Said, notice
 
-__all__ = ["Missing", "Window", "check_names", "check_shape", "checked_independent"]
+__all__ = [
+    "Depends",
+    "Missing",
+    "Window",
+    "check_names",
+    "check_shape",
+    "checked_independent",
+]
 
 _SAID = Said()  # an error is raised each time
 
@@ -47,7 +55,7 @@ class Window(NamedTuple):
             leaves[index] = blank(leaves[index], time, self.horizon + 1, own)
         return tuple(leaves)
 
-    def depends(self, function: Callable[[tuple], Any]) -> dict[Missing, Array]:
+    def depends(self, function: Callable[[tuple], Any]) -> Depends:
         """Whether the result of a function changes with what was not given.
 
         It is run once for each of that, and once for all, and again with ones where
@@ -92,36 +100,45 @@ class Missing(NamedTuple):
     name: str
     shape: tuple[int, ...]
 
+    def refuse(self, *_: Any) -> NoReturn:
+        """Say what to give.
 
-def checked_independent(
-    values: dict[str, Array], depends: Mapping[Missing, Array]
-) -> dict[str, Array]:
-    """Values of which nothing that was not given may matter.
+        :raises ValueError: always.
+        """
+        raise ValueError(
+            f"Argument '{self.name}': the model depends on its future values, and "
+            f"found none. Accepted: future_inputs={{'{self.name}': an array of shape "
+            f"{self.shape}}}, its values at the steps after the data."
+        )
+
+
+Depends = dict[Missing | OwnTime, Array]
+"""What the future must not depend on, and whether it does."""
+
+
+def checked_independent(values: dict[str, Array], depends: Depends) -> dict[str, Array]:
+    """Values that must depend on nothing that is not known of the future.
 
     Where it is not known yet, within a trace, the compiled program looks.
 
     :param values: the values, by name.
-    :param depends: whether what was not given matters.
+    :param depends: whether it matters.
     :return: the values.
-    :raises ValueError: naming the argument that something depends on.
+    :raises ValueError: naming what matters.
     """
     if all(map(not_jax_tracer, depends.values())):
         depends = jax.device_get(depends)
         for argument in depends:
             if depends[argument]:
-                _refuse(*argument)
+                argument.refuse()
         return values
-    looks = [notice(d, d, partial(_refuse, *a), _SAID) for a, d in depends.items()]
+    looks = [notice(d, d, partial(_refuse, a), _SAID) for a, d in depends.items()]
     zero = sum(looks, jnp.zeros(()))
     return {name: value + zero.astype(value.dtype) for name, value in values.items()}
 
 
-def _refuse(name: str, shape: tuple[int, ...], *_: Any) -> None:
-    raise ValueError(
-        f"Argument '{name}': the model depends on its future values, and found none. "
-        f"Accepted: future_inputs={{'{name}': an array of shape {shape}}}, its values "
-        "at the steps after the data."
-    )
+def _refuse(what: Missing | OwnTime, *_: Any) -> None:
+    what.refuse()
 
 
 def check_names(

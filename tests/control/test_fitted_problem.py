@@ -109,13 +109,15 @@ def next_of(x, action, size, pull):
     return x + size * jnp.concatenate([x[..., 1:], force], -1)
 
 
+@pytest.mark.parametrize("own", [(), (1, 1)])  # of all sequences, or of each
 @pytest.mark.filterwarnings("ignore:shape requires ndarray")  # by the replay of a scan
-def test_steps_of_a_scan_are_its_own(x64):
+def test_steps_of_a_scan_are_its_own(x64, own):
     """With the time between steps, which is known beforehand, and noise."""
-    sizes = random.uniform(KEY, (3, 1, 1))
+    sizes = random.uniform(KEY, (3, *own))
     args = Y[:, 0, :1], Y[:, 1:, :1].swapaxes(0, 1), ACTIONS.swapaxes(0, 1), sizes
     belief = belief_of(swinging, *args)
-    later, plan = jnp.array([[0.1], [0.4]]), jnp.array([[1.0], [-0.5]])
+    later = jnp.reshape(jnp.array([0.1, 0.4]), (2, *own[1:]))
+    plan = jnp.array([[1.0], [-0.5]])
     options = {"known": {"sizes": later}, "num_samples": 2, "noisy": True}
     problem = FittedProblem.of(KEY, belief, COST, COST.final, 2, **options)
     paths = problem.rollout(plan)
@@ -126,3 +128,6 @@ def test_steps_of_a_scan_are_its_own(x64):
             np.testing.assert_allclose(paths[s, t + 1], x, rtol=1e-10)
     with pytest.raises(ValueError, match=r"known: found \['actions'\]; .*'sizes'"):
         FittedProblem.of(KEY, belief, COST, COST.final, 2)
+    options["known"] = {"sizes": jnp.ones((3, *own))}
+    with pytest.raises(ValueError, match=r"known: found shape \(3.*'sizes'.* is \(2"):
+        FittedProblem.of(KEY, belief, COST, COST.final, 2, **options)

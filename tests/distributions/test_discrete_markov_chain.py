@@ -235,6 +235,12 @@ def test_errors_name_the_argument(changes, parts):
             assert part in str(raised.value)
 
 
+def test_one_step_is_all_there_are_where_nothing_else_tells():
+    one = {"transition_probs": parameters("constant")[1][None]}
+    assert make("constant", **one, num_steps=None).num_steps == 2
+    assert make("constant", **one).num_steps == STEPS
+
+
 def test_steps_that_contradict_the_transitions():
     with pytest.raises(ValueError, match="num_steps"):
         make("per-step", num_steps=9)

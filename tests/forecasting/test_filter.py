@@ -144,10 +144,29 @@ def test_padded_sequences_go_on_from_their_ends(x64):
         np.testing.assert_allclose(state.beliefs["z"][n], goal, atol=1e-10)
 
 
+def test_what_has_the_values_of_the_lengths_is_something_else(x64):
+    """One sequence of three steps, of group 3."""
+
+    def model(y, group, lengths):
+        exists = jnp.arange(y.shape[1]) < lengths[:, None]
+        with numpyro.plate("sequences", len(y)):
+            chain = ns.DiscreteMarkovChain(INITIAL, ROWS, y.shape[1], lengths=lengths)
+            z = numpyro.sample("z", chain)
+            loc = z + jnp.arange(4.0)[group, None]
+            numpyro.sample("y", dist.Normal(loc, 1).mask(exists).to_event(1), obs=y)
+
+    y, group = sequences(count=1, steps=5, outputs=1)[0][..., 0], jnp.array([3])
+    guide = ns.AutoSVAE(model)
+    state = ns.filter(model, guide, {}, y, group, jnp.array([3])).update(y=y[:, 3])
+    goal = guide.posterior_local({}, y[:, :4], group, jnp.array([4]))["z"].probs[:, 3]
+    np.testing.assert_allclose(state.beliefs["z"], goal, atol=1e-10)
+
+
 def autoregressive_hmm(x):
     """A switching system whose states are seen."""
     with numpyro.plate("sequences", len(x)):
-        states = ns.DiscreteMarkovChain(INITIAL, ROWS, x.shape[1])
+        rows = jnp.broadcast_to(jnp.asarray(ROWS), (x.shape[1] - 1, 2, 2))
+        states = ns.DiscreteMarkovChain(INITIAL, rows)
         z = numpyro.sample("z", states)[..., 1:]
         noise = jnp.array([0.1, 0.3])[z][..., None, None] * jnp.eye(2)
         weight = jnp.asarray(TURNS)[z]

@@ -25,7 +25,10 @@ from tests.models import (
     observed_lds,
 )
 from tests.switching import (
+    LOC,
+    NOISE,
     ROWS,
+    SPREAD,
     STEP_NOISE,
     TURNS,
     known_hmm,
@@ -195,6 +198,15 @@ def test_a_padded_sequence_goes_on_from_its_own_end(x64):
         goal = np.asarray(probs[n, length - 1]) @ np.linalg.matrix_power(ROWS, 2)
         error = np.sqrt(goal[1] * goal[0] / DRAWS)
         assert abs(paths["z"][:, n, 1].mean() - goal[1]) < 5 * error
+    came, seen = y[:, :4], {"mask": jnp.ones((2, 4), bool)}  # longer than one of them
+    options = {"future": {"y": came}, "future_inputs": seen, "num_samples": DRAWS}
+    found = ns.log_score(*data, **options, **padded)["y"]
+    for n, h in np.ndindex(2, 4):
+        last = np.asarray(probs[n, lengths[n] - 1])
+        goal = last @ np.linalg.matrix_power(ROWS, h + 1)
+        noise = [(spread + NOISE) * np.eye(2) for spread in SPREAD]
+        density = [multivariate_normal(*at).pdf(came[n, h]) for at in zip(LOC, noise)]
+        np.testing.assert_allclose(found[n, h], np.log(goal @ density), atol=0.05)
 
 
 def test_a_constant_input_is_a_bias(x64):

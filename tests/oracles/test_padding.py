@@ -7,11 +7,12 @@ import jax
 from jax import random
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pytest
 
 import numpyro_svae as ns
 from tests.data import make_svi, sequences, steps
-from tests.switching import TURNS, hmm, known_hmm, known_slds
+from tests.switching import INITIAL, ROWS, TURNS, hmm, known_hmm, known_slds
 
 LENGTHS = jnp.array([6, 3])
 
@@ -50,6 +51,46 @@ def test_padding_changes_nothing(x64, model, mean_field):
                 found, getattr(expected[site], read)[0], atol=1e-8
             )
     np.testing.assert_allclose(together, apart, rtol=1e-9)
+
+
+def seen_path(x, lengths=None):
+    """A path of known dynamics, which is seen."""
+    with numpyro.plate("sequences", len(x)):
+        start, step = (jnp.zeros(2), jnp.eye(2)), (0.5 * jnp.eye(2), 0.3 * jnp.eye(2))
+        chain = ns.LinearGaussianChain(
+            *start, *step, num_steps=x.shape[1], lengths=lengths
+        )
+        numpyro.sample("x", chain, obs=x)
+
+
+def seen_regimes(x, lengths=None):
+    """A path that is seen, of which a path of states picks the steps."""
+    with numpyro.plate("sequences", len(x)):
+        chain = ns.DiscreteMarkovChain(INITIAL, ROWS, x.shape[1], lengths=lengths)
+        z = numpyro.sample("z", chain)
+        start, turns = (jnp.zeros(2), jnp.eye(2)), jnp.asarray(TURNS)[z[..., 1:]]
+        path = ns.LinearGaussianChain(*start, turns, 0.3 * jnp.eye(2), lengths=lengths)
+        numpyro.sample("x", path, obs=x)
+
+
+def seen_states(x, lengths=None):
+    """A path of known states and transitions."""
+    chain = ns.DiscreteMarkovChain(INITIAL, ROWS, x.shape[1], lengths=lengths)
+    with numpyro.plate("sequences", len(x)):
+        numpyro.sample("z", chain, obs=jnp.where(x[..., 0] > 0, 1, 0))
+
+
+@pytest.mark.parametrize("model", [seen_path, seen_states, seen_regimes])
+def test_padding_of_what_is_seen_is_no_data(x64, model):
+    x, _ = padded()
+    guide = ns.AutoSVAE(model)
+    together = loss_of(guide, model, {}, x, lengths=LENGTHS)
+    args = model, guide, {}, random.PRNGKey(0)
+    found = ns.log_likelihood(*args, x, lengths=LENGTHS)
+    apart = [x[n : n + 1, :length] for n, length in enumerate(LENGTHS)]
+    goal = [ns.log_likelihood(*args, own).value[0] for own in apart]
+    np.testing.assert_allclose(found.value, goal, rtol=1e-9)
+    np.testing.assert_allclose(together, -sum(goal), rtol=1e-9)
 
 
 def slope_of(y, **ragged):

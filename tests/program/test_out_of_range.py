@@ -110,6 +110,26 @@ def test_new_data_are_looked_at_too():
         guide.posterior_local(params, LABELS % 3 - 4, Y)
 
 
+def test_what_comes_after_the_data_is_looked_at_too():
+    def seasons(labels, y):
+        with numpyro.plate("seasons", 3):
+            mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        one = jnp.eye(1)
+        chain = ns.LinearGaussianChain(jnp.zeros(1), one, one, one, num_steps=len(y))
+        x = numpyro.sample("x", chain)
+        seen = dist.Normal(x[:, 0] + mu[labels], 1.0).to_event(1)
+        numpyro.sample("y", seen, obs=y)
+
+    guide, params = read(seasons, LABELS % 3, Y)
+    args = seasons, guide, params, random.key(0), LABELS % 3, Y
+    after = {"labels": np.arange(8) % 7}  # more than there are data
+    with pytest.raises(ValueError, match="future_inputs: Site 'mu': found the index 3"):
+        ns.forecast(*args, horizon=8, future_inputs=after)
+    late = {"labels": np.array([0] * 7 + [3])}
+    with pytest.raises(ValueError, match="future_inputs: Site 'mu': found the index 3"):
+        ns.log_score(*args, future={"y": np.zeros(8)}, future_inputs=late)
+
+
 def test_what_asks_for_the_nearest_has_it():
     def nearest(mu, at):
         return mu.at[at].get(mode="clip")

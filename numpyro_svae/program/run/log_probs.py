@@ -1,0 +1,53 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Log probabilities of sites, of which the padding of observed chains is no part."""
+
+from __future__ import annotations
+
+from math import log, pi
+from typing import Any
+
+from jax import Array
+import jax.numpy as jnp
+
+from numpyro_svae.program.run.kinds import lengths_of
+from numpyro_svae.program.run.wrappers import Layer, peel
+
+__all__ = ["log_prob_of"]
+
+
+def log_prob_of(message: dict) -> Array:
+    """Log probability of a site.
+
+    A latent chain draws the states after the ends of its sequences too, from a density
+    that counts here and in the guide. Those of an observed one are no data: what is
+    stored there is not looked at, and has no density.
+
+    :param message: of a sample site.
+    :return: of the batch shape of its distribution.
+    """
+    fn, value, known = (message[part] for part in ("fn", "value", "intermediates"))
+    if message["is_observed"] and lengths_of(_inside(fn)) is not None:
+        return _of_what_exists(fn, value)
+    return fn.log_prob(value, *([known] if known else []))
+
+
+def _inside(fn: Any) -> Any:
+    """A distribution without what it is wrapped in, as it is."""
+    while (layer := Layer.of(fn)) is not None:
+        fn = layer.inner
+    return fn
+
+
+def _of_what_exists(fn: Any, value: Array) -> Array:
+    chain, mask, extra = peel(fn)
+    ended = jnp.arange(chain.event_shape[0]) >= chain.lengths[..., None]
+    state = chain.event_shape[1:]  # a vector, or nothing where it is discrete
+    there = jnp.reshape(ended, ended.shape + (1,) * len(state))
+    each = -0.5 * state[0] * log(2 * pi) if state else -log(chain.num_states)
+    beyond = jnp.broadcast_to(each * jnp.sum(ended, -1), chain.batch_shape)
+    if mask is not None:
+        beyond = jnp.where(mask, beyond, 0.0)
+    axes = tuple(range(beyond.ndim - extra, beyond.ndim))
+    return fn.log_prob(jnp.where(there, 0, value)) - jnp.sum(beyond, axes)
