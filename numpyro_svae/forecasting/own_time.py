@@ -41,7 +41,7 @@ class OwnTime(NamedTuple):
 
     name: str
 
-    def refuse(self, *_: Any) -> NoReturn:
+    def refuse(self) -> NoReturn:
         """Say what to write.
 
         :raises ValueError: always.

@@ -100,7 +100,7 @@ class Missing(NamedTuple):
     name: str
     shape: tuple[int, ...]
 
-    def refuse(self, *_: Any) -> NoReturn:
+    def refuse(self) -> NoReturn:
         """Say what to give.
 
         :raises ValueError: always.

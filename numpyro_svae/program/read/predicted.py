@@ -79,7 +79,7 @@ def is_regression(wiring: Wiring, site: Site) -> bool:
         return prober.read(moved)[site.name]["loc"]
 
     return not all(
-        same(loc(name, 2.0) - loc(name, 1.0), loc(name, 1.0) - loc(name, 0.0))
+        same(2.0 * loc(name, 0.25), loc(name, 1.0) + loc(name, -0.5))
         for name in sorted(weights & needs["loc"])
     )
 

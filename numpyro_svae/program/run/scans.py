@@ -263,8 +263,8 @@ def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain
     rng = np.random.default_rng(0)
     state = jnp.asarray(rng.standard_normal(jnp.shape(start)), jnp.result_type(start))
     at = jax.jit(at)
-    (origin, spread), (once, other) = at(jnp.zeros_like(state)), at(state)
-    twice, _ = at(2 * state)
+    (origin, spread), (one, other) = at(jnp.zeros_like(state)), at(state)
+    (opposite, _), (between, _) = at(-0.5 * state), at(0.25 * state)
     if not jnp.all(jnp.isfinite(spread)):
         raise ValueError(
             f"Site '{chain.name}': in the scan it has no Cholesky factor of its "
@@ -280,7 +280,8 @@ def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain
             "before it. Accepted: MultivariateNormal(f(x, u), Q) with any function f "
             "of that state and of inputs, and a Q that depends on inputs at most."
         )
-    linear = _alike(twice - once, once - origin)
+    # A rectifier is linear on either side of zero.
+    linear = _alike(one + opposite - 2 * origin, 2 * (between - origin))
     return replace(chain, moved=bool(jnp.any(origin != 0)), linear=linear)
 
 

@@ -5,8 +5,10 @@
 
 Which latent sites a parameter depends on is read off the computation (provenance). How
 it does is a polynomial identity that is checked at random latent values: identities
-that hold there hold everywhere, with probability one. (A function with kinks, such as
-a clip far from where the probes fall, can pass for the identity that it is near them.)
+that hold there hold everywhere, with probability one. Some are opposite to each other,
+as an absolute value is linear on either side of zero. (A function with other kinks,
+such as a clip far from where the probes fall, can pass for the identity that it is near
+them.)
 """
 
 from __future__ import annotations
@@ -42,6 +44,19 @@ __all__ = [
 ]
 
 _NUM_PROBES = 3
+
+
+class _Opposite(np.random.Generator):
+    """Draws the opposite of what another generator draws from the same seed.
+
+    That is on the other side of zero, or of the geometric mean of positive bounds.
+    """
+
+    def standard_normal(self, *args: Any, **kwargs: Any) -> Any:
+        return -super().standard_normal(*args, **kwargs)
+
+    def uniform(self, low: Any = 1.0, high: Any = 2.0, size: Any = None) -> Any:
+        return low * high / super().uniform(low, high, size)
 
 
 def parameters(site: Site) -> dict[str, Any]:
@@ -111,11 +126,14 @@ class Prober:
 
     def probes(self) -> Iterator[dict[str, Any]]:
         """Random values of the latent sites, the same every time."""
-        return map(self.random_values, range(_NUM_PROBES))
+        yield from map(self.random_values, range(_NUM_PROBES))
+        yield self._drawn(_Opposite(np.random.PCG64(0)))
 
     def random_values(self, seed: int) -> dict[str, Any]:
         """Random values of all latent sites."""
-        rng = np.random.default_rng(seed)
+        return self._drawn(np.random.default_rng(seed))
+
+    def _drawn(self, rng: np.random.Generator) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for prior in self.priors.values():
             values.update(prior.random_values(rng))
