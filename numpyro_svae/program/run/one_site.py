@@ -27,7 +27,7 @@ from numpyro.primitives import Messenger
 from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
 from numpyro_svae.distributions.logit_chain import LogitChain
 from numpyro_svae.program.run.plates import Plates, own_scale
-from numpyro_svae.program.run.scan_calls import ScanCall, run_body
+from numpyro_svae.program.run.scan_calls import ScanCall, constants, run_body
 from numpyro_svae.program.run.scans import Scan, ScannedChain
 from numpyro_svae.program.run.steps import Steps, log_probs_of
 from numpyro_svae.program.run.wrappers import as_states
@@ -130,22 +130,10 @@ class _Run:
         chains = {chain.leaf: chain for chain in self.scan.chains.values()}
         carries = list(self.call.init)
         if len(chains) < len(carries):
-            carries = self._constants()
+            nothing = {n: jnp.zeros_like(v[0]) for n, v in self.given.items()}
+            carries = constants(self.call, chains, nothing)
         for leaf, chain in chains.items():
             carries[leaf] = self._steps(chain.name, self.paths[chain.name])[:-1]
-        return carries
-
-    def _constants(self) -> list[Any]:
-        """What is carried at states of zero: of use for what depends on no state."""
-        nothing = {n: jnp.zeros_like(v[0]) for n, v in self.given.items()}
-
-        def step(carry: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
-            new, _, _ = run_body(self.call, carry, x, nothing)
-            same = [jnp.asarray(n, jnp.result_type(c)) for n, c in zip(new, carry)]
-            return same, carry
-
-        init = [jnp.asarray(leaf) for leaf in self.call.init]
-        _, carries = jax.lax.scan(step, init, self.call.xs, self.call.length)
         return carries
 
     # running all steps at once

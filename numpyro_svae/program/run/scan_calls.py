@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.wrappers import as_states
 
-__all__ = ["ScanCall", "num_steps", "run_body"]
+__all__ = ["ScanCall", "constants", "num_steps", "run_body"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,31 @@ def run_body(
     ):
         carry, y = call.body(jax.tree.unflatten(call.tree, carry), x)
     return jax.tree.leaves(carry), y, {n: _as_read(m) for n, m in messages.items()}
+
+
+def constants(
+    call: ScanCall, states: Container[int], given: dict[str, Any]
+) -> list[Array]:
+    """What is carried before each step where all states are zero.
+
+    It is of use for what depends on no state, as a number of the step.
+
+    :param call: the scan.
+    :param states: the leaves of the carry that are states.
+    :param given: values of the sites of each step.
+    :return: the leaves, with an axis of steps in front.
+    """
+
+    def step(carry: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
+        new, _, _ = run_body(call, carry, x, given)
+        same = [jnp.asarray(n, jnp.result_type(c)) for n, c in zip(new, carry)]
+        return same, carry
+
+    init = [
+        jnp.zeros_like(leaf) if i in states else jnp.asarray(leaf)
+        for i, leaf in enumerate(call.init)
+    ]
+    return jax.lax.scan(step, init, call.xs, call.length)[1]
 
 
 def _as_read(message: dict) -> dict:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
@@ -23,11 +22,11 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 from numpyro.util import not_jax_tracer
 
-from numpyro_svae.program.run.classes import spelling_of, tril_of
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.parts import REST, known_as_data, label_of
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
+from numpyro_svae.program.run.scan_steps import steps_of
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
@@ -170,7 +169,13 @@ def _read_scan(
         discrete = jnp.issubdtype(jnp.result_type(end), jnp.integer)
         chains[name] = ScannedChain(name, first, leaf, bool(discrete))
     _check_carry(call, carry, body, chains)
-    found = {n: _with_moved(call, chain, body) for n, chain in chains.items()}
+    states = frozenset(chain.leaf for chain in chains.values())
+    found = {
+        name: chain
+        if chain.discrete
+        else replace(chain, **steps_of(call, name, chain.leaf, body, states))
+        for name, chain in chains.items()
+    }
     return Scan(found, frozenset(body) - frozenset(found))
 
 
@@ -236,62 +241,3 @@ def _check_carry(
             "Accepted: a carry whose parts are the values of latent sites, as they "
             "are, or do not depend on any latent site."
         )
-
-
-def _with_moved(call: ScanCall, chain: ScannedChain, body: dict) -> ScannedChain:
-    """Find out if a Gaussian chain is linear, and if it has more than that.
-
-    :raises ValueError: naming the site, if its covariance depends on the state before
-        it.
-    """
-    fn = body[chain.name]["fn"]
-    if chain.discrete or _gaussian(fn) is None:
-        return chain
-    given = {name: jnp.zeros_like(m["value"]) for name, m in body.items()}
-    start = call.init[chain.leaf]
-
-    def at(state: Array) -> tuple[Array, Array]:
-        def one(x: Any) -> tuple[Array, Array]:
-            carry = list(call.init)
-            carry[chain.leaf] = state
-            _, _, messages = run_body(call, carry, x, given)
-            loc, spread = _gaussian(messages[chain.name]["fn"]) or (start, start)
-            return jnp.broadcast_to(loc, jnp.shape(start)), spread
-
-        return jax.vmap(one)(call.xs) if jax.tree.leaves(call.xs) else one(call.xs)
-
-    rng = np.random.default_rng(0)
-    state = jnp.asarray(rng.standard_normal(jnp.shape(start)), jnp.result_type(start))
-    at = jax.jit(at)
-    (origin, spread), (one, other) = at(jnp.zeros_like(state)), at(state)
-    (opposite, _), (between, _) = at(-0.5 * state), at(0.25 * state)
-    if not jnp.all(jnp.isfinite(spread)):
-        raise ValueError(
-            f"Site '{chain.name}': in the scan it has no Cholesky factor of its "
-            "covariance, which is singular or not finite. Accepted of parts of a state "
-            "that move without noise: Normal(loc, scale, validate_args=False).to_event("
-            "1) with zeros in scale, MultivariateNormal(loc, scale_tril=L, "
-            "validate_args=False) with zeros on the diagonal of L, or "
-            "ns.LinearGaussianChain, which takes a singular transition_cov as it is."
-        )
-    if not _alike(spread, other):
-        raise ValueError(
-            f"Site '{chain.name}': in the scan its covariance depends on the state "
-            "before it. Accepted: MultivariateNormal(f(x, u), Q) with any function f "
-            "of that state and of inputs, and a Q that depends on inputs at most."
-        )
-    # A rectifier is linear on either side of zero.
-    linear = _alike(one + opposite - 2 * origin, 2 * (between - origin))
-    return replace(chain, moved=bool(jnp.any(origin != 0)), linear=linear)
-
-
-def _gaussian(fn: Any) -> tuple[Array, Array] | None:
-    """Location and scale of a Gaussian."""
-    fn, _, _ = peel(fn)
-    vectors = spelling_of(fn) in ("numbers", "vector")
-    return (fn.loc, tril_of(fn)) if vectors else None
-
-
-def _alike(found: Array, expected: Array) -> bool:
-    size = max(float(jnp.max(jnp.abs(expected))), 1e-6)
-    return bool(jnp.max(jnp.abs(found - expected)) < 1e-3 * size)
