@@ -3,6 +3,8 @@
 
 """What a scan may be of: a single step, and a plate that was opened before it."""
 
+from functools import partial
+
 from jax import random
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from numpyro.handlers import seed, trace
 import pytest
 
 import numpyro_svae as ns
+from tests.data import make_svi
 
 # NumPyro's replay takes the shape of everything in the trace of a guide.
 pytestmark = pytest.mark.filterwarnings("ignore:shape requires ndarray")
@@ -78,3 +81,62 @@ def test_a_counter_that_is_carried_drives_a_path(first):
         random.PRNGKey(0), {}, model, guide, jnp.asarray(y), first
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+Y = np.random.default_rng(1).normal(1.0, 1.0, 4).astype(np.float32)
+ROWS = jnp.array([[0.7, 0.3], [0.2, 0.8]])
+
+
+def driven(y, inputs, drift, outside=False, curve=lambda x: 0.9 * x):
+    """A path that inputs, a parameter and a label or the states of a chain drive."""
+    slope = numpyro.param("slope", jnp.zeros(()))
+    first = numpyro.sample("z0", dist.Categorical(jnp.array([0.5, 0.5])))
+
+    def step(carry, given):
+        (z, x), (u, y) = carry, given
+        z = first if outside else numpyro.sample("z", dist.Categorical(ROWS[z]))
+        loc = jnp.where(z == 1, curve(x), 0.9 * x) + slope * u + drift[z]
+        x = numpyro.sample("x", dist.MultivariateNormal(loc, jnp.eye(1)))
+        numpyro.sample("y", dist.Normal(x[0], 0.5), obs=y)
+        return (z, x), None
+
+    x = numpyro.sample("x0", dist.MultivariateNormal(jnp.zeros(1), jnp.eye(1)))
+    scan(step, (first, x), (inputs, y))
+
+
+def loss_of(guide, slope, drift, outside):
+    params, given = {"slope": jnp.array(slope)}, (Y, jnp.ones(4), drift, outside)
+    return ns.SVAE_ELBO().loss(random.PRNGKey(0), params, driven, guide, *given)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_drives_a_path_need_not_do_so_where_it_is_read(outside):
+    """Inputs and a parameter that are zero at first, and the drift of one state alone.
+
+    The oracle is a guide that has read the program where all drives the path.
+    """
+    guides = []
+    for start in (0.0, 1.0):
+        guides.append(ns.AutoSVAE(driven))
+        given = jnp.full(4, start), jnp.array([start, 2.0 * start])
+        make_svi(driven, guides[-1]).init(random.PRNGKey(0), Y, *given, outside)
+    for slope, drift in ((0.7, jnp.zeros(2)), (0.0, jnp.array([0.0, 2.0]))):
+        found, expected = (loss_of(g, slope, drift, outside) for g in guides)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert abs(found - loss_of(guides[0], 0.0, jnp.zeros(2), outside)) > 0.01
+
+
+def test_one_state_alone_may_have_a_drift():
+    def loss(least):
+        model = partial(driven, Y, jnp.zeros(4), jnp.array([least, 2.0]))
+        return ns.SVAE_ELBO().loss(random.PRNGKey(0), {}, model, ns.AutoSVAE(model))
+
+    np.testing.assert_allclose(loss(0.0), loss(1e-6), rtol=1e-5)
+
+
+def test_steps_that_are_linear_in_one_state_alone_are_not_linear():
+    def model():
+        driven(Y, jnp.ones(4), jnp.zeros(2), curve=lambda x: jnp.tanh(2.0 * x))
+
+    with pytest.raises(ValueError, match=r"'x' \(NonlinearGaussianChain\).*latent 'z'"):
+        make_svi(model, ns.AutoSVAE(model)).init(random.PRNGKey(0))

@@ -31,6 +31,7 @@ from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.names import Names
+from numpyro_svae.program.run.origins import at_others
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.scans import find_scans, is_scanned
 from numpyro_svae.program.run.shown import Shown
@@ -140,7 +141,8 @@ def _show_scans(
     latent = (sites[name] for name in scanned if not sites[name].observed)
     check_scanned(latent, sites)
     values = random_globals(program, sites, scanned)
-    program = replace(program, scans=find_scans(program, values, easy_value))
+    given = program, at_others(program), values, easy_value
+    program = replace(program, scans=find_scans(*given))
     return program, program.trace({}, easy_value)
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,50 +13,98 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 
 from numpyro_svae.program.run.classes import spelling_of, tril_of
 from numpyro_svae.program.run.scan_calls import ScanCall, constants, run_body
-from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.run.steps import log_probs_of
+from numpyro_svae.program.run.wrappers import as_states, peel
 
-__all__ = ["steps_of"]
+__all__ = ["num_states", "steps_of"]
 
 
 def steps_of(
-    call: ScanCall, name: str, leaf: int, body: dict[str, dict], states: Set[int]
+    calls: list[ScanCall],
+    name: str,
+    states: Mapping[int, str],
+    body: dict[str, dict],
 ) -> dict[str, Any]:
     """Whether the steps of a chain are linear, and whether they have more than that.
 
-    :param call: the scan.
+    It is looked at in each state of the discrete sites, as only some may have a drift.
+
+    :param calls: the scan, and the same where arguments, parameters or labels are
+        others, as inputs may be zero at first.
     :param name: of the site of the chain in the body.
-    :param leaf: the place of its state in the carry.
+    :param states: the leaves of the carry that are states, with their sites.
     :param body: messages of the latent sites of a step.
-    :param states: the leaves of the carry that are states.
     :return: ``linear`` and ``moved``; empty if it is no Gaussian vector.
     :raises ValueError: naming the site, if its covariance depends on the state before
         it, or has no Cholesky factor.
     """
     if _gaussian(body[name]["fn"]) is None:
         return {}
-    given = {n: jnp.zeros_like(m["value"]) for n, m in body.items()}
-    start = call.init[leaf]
+    counts = {n: num_states(message["fn"]) for n, message in body.items()}
+    most = max(count or 1 for count in counts.values())
+    moved, linear = False, True
+    for call in calls:
+        at = jax.jit(partial(_moments, call, name, states, body, counts))
+        for k in range(most):
+            zero = jnp.zeros_like(body[name]["value"])
+            rng = np.random.default_rng(k)
+            state = jnp.asarray(rng.standard_normal(zero.shape), zero.dtype)
+            (origin, spread), (ahead, other) = at(zero, k), at(state, k)
+            (behind, _), (between, _) = at(-0.5 * state, k), at(0.25 * state, k)
+            if call is calls[0]:
+                _check_spread(name, spread, other)
+            elif not jnp.all(jnp.isfinite(origin + ahead)):
+                continue  # the others need not make sense
+            moved = moved or bool(jnp.any(origin != 0))
+            # A rectifier is linear on either side of zero.
+            found = ahead + behind - 2 * origin
+            linear = linear and _alike(found, 2 * (between - origin))
+    return {"moved": moved, "linear": linear}
 
-    @jax.jit
-    def at(state: Array) -> tuple[Array, Array]:
-        def one(carry: list[Any], x: Any) -> tuple[Array, Array]:
-            carry = [state if i == leaf else part for i, part in enumerate(carry)]
-            _, _, messages = run_body(call, carry, x, given)
-            loc, spread = _gaussian(messages[name]["fn"]) or (start, start)
-            return jnp.broadcast_to(loc, jnp.shape(start)), spread
 
-        if len(states) < len(call.init):
-            return jax.vmap(one)(constants(call, states, given), call.xs)
-        each = partial(one, call.init)
-        return jax.vmap(each)(call.xs) if jax.tree.leaves(call.xs) else each(call.xs)
+def num_states(fn: Any) -> int | None:
+    """The number of states of a discrete distribution, if it has some."""
+    base = peel(as_states(fn))[0]
+    if isinstance(base, dist.CategoricalProbs | dist.CategoricalLogits):
+        return log_probs_of(base).shape[-1]
+    return getattr(base, "num_states", None)  # of a chain
 
-    rng = np.random.default_rng(0)
-    state = jnp.asarray(rng.standard_normal(jnp.shape(start)), jnp.result_type(start))
-    (origin, spread), (ahead, other) = at(jnp.zeros_like(state)), at(state)
-    (behind, _), (between, _) = at(-0.5 * state), at(0.25 * state)
+
+def _moments(
+    call: ScanCall,
+    name: str,
+    states: Mapping[int, str],
+    body: dict[str, dict],
+    counts: dict[str, int | None],
+    state: Array,
+    k: Array,
+) -> tuple[Array, Array]:
+    """Location and scale of a state at each step, where discrete sites have state k."""
+
+    def chosen(site: str | None, like: Any) -> Any:
+        if site == name:
+            return state
+        count = counts.get(str(site))
+        return jnp.full_like(like, jnp.minimum(k, count - 1)) if count else like
+
+    def one(carry: list[Any], x: Any) -> tuple[Array, Array]:
+        carry = [chosen(states.get(i), part) for i, part in enumerate(carry)]
+        _, _, messages = run_body(call, carry, x, given)
+        loc, spread = _gaussian(messages[name]["fn"]) or (state, state)
+        return jnp.broadcast_to(loc, jnp.shape(state)), spread
+
+    given = {n: chosen(n, jnp.zeros_like(m["value"])) for n, m in body.items()}
+    if len(states) < len(call.init):
+        return jax.vmap(one)(constants(call, states, given), call.xs)
+    each = partial(one, call.init)
+    return jax.vmap(each)(call.xs) if jax.tree.leaves(call.xs) else each(call.xs)
+
+
+def _check_spread(name: str, spread: Array, other: Array) -> None:
     if not jnp.all(jnp.isfinite(spread)):
         raise ValueError(
             f"Site '{name}': in the scan it has no Cholesky factor of its "
@@ -72,9 +120,6 @@ def steps_of(
             "before it. Accepted: MultivariateNormal(f(x, u), Q) with any function f "
             "of that state and of inputs, and a Q that depends on inputs at most."
         )
-    # A rectifier is linear on either side of zero.
-    linear = _alike(ahead + behind - 2 * origin, 2 * (between - origin))
-    return {"moved": bool(jnp.any(origin != 0)), "linear": linear}
 
 
 def _gaussian(fn: Any) -> tuple[Array, Array] | None:

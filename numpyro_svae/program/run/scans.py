@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from jax import Array
@@ -26,7 +27,7 @@ from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.parts import REST, known_as_data, label_of
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
-from numpyro_svae.program.run.scan_steps import steps_of
+from numpyro_svae.program.run.scan_steps import num_states, steps_of
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
@@ -105,26 +106,45 @@ class _Recorder(Messenger):
 
 
 def find_scans(
-    program: Any, values: dict[str, Any], default: Callable[[dict], Any]
+    program: Any,
+    elsewhere: Any,
+    values: dict[str, Any],
+    default: Callable[[dict], Any],
 ) -> tuple[Scan, ...]:
     """The scans of a program, in the order in which it runs them.
 
     :param program: the program, with concrete arguments and its parameters fixed.
+    :param elsewhere: the program at other arguments and parameters.
     :param values: random values of the global sites.
     :param default: gives values of the other latent sites.
     :raises ValueError: naming the site, if a latent site of a scan depends on the
         steps before it but not as a chain does.
     """
-    recorder = _Recorder(program.model)
-    messages = replace(program, model=recorder).trace(values, default)
-    scans = []
-    for args, given in recorder.calls:
-        names = Names()
+
+    def recorded(
+        program: Any, default: Callable[[dict], Any] = default
+    ) -> tuple[list[ScanCall], _Recorder, dict[str, dict]]:
+        recorder, names = _Recorder(program.model), Names()
+        messages = replace(program, model=recorder).trace(values, default)
         for message in messages.values():  # which NumPyro does not tell the body
             names.add(message)
-        fixed = {**program.fixed, **values}
-        call = ScanCall.of(args, fixed, program.key, names)
-        scan = _read_scan(call, recorder.sampled, default, given)
+        given = {**program.fixed, **values}, program.key, names
+        calls = [ScanCall.of(args, *given) for args, _ in recorder.calls]
+        return calls, recorder, messages
+
+    def at_state(k: int, message: dict) -> Any:
+        value, count = default(message), num_states(message["fn"])
+        return jnp.full_like(value, min(k, count - 1)) if count else value
+
+    calls, recorder, messages = recorded(program)
+    # Inputs may be zero here, and labels outside may pick what moves a path.
+    labels = (m for m in recorder.sampled.values() if not is_scanned(m))
+    most = max((num_states(m["fn"]) or 1 for m in labels), default=1)
+    others = [recorded(elsewhere)[0]]
+    others += [recorded(program, partial(at_state, k))[0] for k in range(1, most)]
+    scans = []
+    for (_, given), *own in zip(recorder.calls, calls, *others):
+        scan = _read_scan(own, recorder.sampled, default, given)
         for name, chain in scan.chains.items():
             _check_counted(messages[chain.first], messages[name])
         scans.append(scan)
@@ -132,15 +152,18 @@ def find_scans(
 
 
 def _read_scan(
-    call: ScanCall,
+    calls: list[ScanCall],
     sampled: dict[str, dict],
     default: Callable[[dict], Any],
     given: frozenset[str],
 ) -> Scan:
     """The chains of a scan.
 
+    :param calls: the scan, and the same where arguments, parameters or labels are
+        others.
     :param given: the names that handlers around it give values of.
     """
+    call = calls[0]
     carry, _, messages = run_body(call, call.init, call.first_inputs(), {}, default)
     given &= frozenset(messages)
     if given:
@@ -169,11 +192,11 @@ def _read_scan(
         discrete = jnp.issubdtype(jnp.result_type(end), jnp.integer)
         chains[name] = ScannedChain(name, first, leaf, bool(discrete))
     _check_carry(call, carry, body, chains)
-    states = frozenset(chain.leaf for chain in chains.values())
+    states = {chain.leaf: name for name, chain in chains.items()}
     found = {
         name: chain
         if chain.discrete
-        else replace(chain, **steps_of(call, name, chain.leaf, body, states))
+        else replace(chain, **steps_of(calls, name, states, body))
         for name, chain in chains.items()
     }
     return Scan(found, frozenset(body) - frozenset(found))

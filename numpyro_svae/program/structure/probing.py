@@ -195,10 +195,11 @@ class Prober:
         :param read: reads arrays; if they are computed from neither, at its own.
         """
         moves = depends(self.program, lambda program: read(self.at(program)))
-        return read(self._elsewhere if moves else self)
+        return read(self.elsewhere if moves else self)
 
     @cached_property
-    def _elsewhere(self) -> Prober:
+    def elsewhere(self) -> Prober:
+        """The same for other arguments and parameters of the program."""
         return self.at(at_others(self.program))
 
 
