@@ -42,7 +42,7 @@ def run_by_numpyro(model, recognition, *args):
             (random.normal(KEY, (4, 6, 3)), jnp.ones((4, 5, 1))),
             17,
         ),
-        (recurrent, None, (jnp.asarray(Y),), 218),
+        (recurrent, None, (jnp.asarray(Y),), 222),
     ],
     ids=["mixture", "dynamics", "scan"],
 )
