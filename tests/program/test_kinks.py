@@ -82,3 +82,24 @@ def test_a_piecewise_linear_system_is_not_linear(rectified):
         scan(step, numpyro.sample("first", first), jnp.asarray(Y))
 
     assert ("nonlinear chain" in read(model)) == rectified
+
+
+def bent(loc):
+    """With a part that is not linear, of which there is none at first."""
+    return loc + numpyro.param("share", jnp.zeros(())) * jnp.tanh(loc)
+
+
+def number():
+    seen(bent(numpyro.sample("w", dist.Normal(0.0, 2.0))))
+
+
+def latent():
+    with numpyro.plate("data", len(Y)):
+        x = numpyro.sample("w", dist.Normal(jnp.zeros(1), 2.0).to_event(1))
+        numpyro.sample("y", dist.Normal(bent(x), 1.0).to_event(1), obs=Y)
+
+
+@pytest.mark.parametrize("model", [number, latent])
+def test_what_a_parameter_switches_off_at_first_is_there(model):
+    """As of a network whose last layer begins at zero."""
+    assert "'y'  sends its gradient to 'w'" in read(model)

@@ -71,7 +71,9 @@ def find_factor(
             if prober.holds(partial(_agrees, view, found, affine)):
                 agreeing.append(found)
         if agreeing:
-            return agreeing[0] if len(agreeing) == 1 else _told_apart(view, agreeing)
+            found = agreeing[0] if len(agreeing) == 1 else _told_apart(view, agreeing)
+            if _agrees_in_training(view, found):
+                return found
     return None
 
 
@@ -87,6 +89,25 @@ def _told_apart(view: View, agreeing: list[GaussianFactor]) -> GaussianFactor:
         if there.prober.holds(partial(_agrees, there, found, affine)):
             return found
     return agreeing[0]
+
+
+def _agrees_in_training(view: View, factor: GaussianFactor) -> bool:
+    """Whether a factor agrees with the program at other parameters, too.
+
+    What they switch off at first, as a network whose last layer is zero, comes back.
+    Others of a parameter that is bounded may make no sense, and then say nothing.
+    """
+    name = view.site.name
+    if name not in view.prober.trained:
+        return True
+    there = replace(view, prober=view.prober.in_training)
+    affine = jax.jit(partial(read_affine, there.prober, view.site, factor))()
+
+    def agrees(values: Values, run: Found) -> bool:
+        finite = all(np.all(np.isfinite(x)) for x in jax.tree.leaves(run[name]))
+        return not finite or _agrees(there, factor, affine, values, run)
+
+    return there.prober.holds(agrees)
 
 
 # agreement

@@ -26,6 +26,7 @@ from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.linear_parts import Split
+from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
     "check_predictors",
@@ -71,17 +72,21 @@ def is_regression(wiring: Wiring, site: Site) -> bool:
     weights = {n for n, block in wiring.block_of.items() if block.part == "weight"}
     if weights & needs["covariance"]:
         return True
-    prober = wiring.prober
+    prober, names = wiring.prober, sorted(weights & needs["loc"])
+    probers = [prober, *([prober.in_training] if site.name in prober.trained else [])]
+    return not all(_is_affine(own, site, name) for own in probers for name in names)
+
+
+def _is_affine(prober: Prober, site: Site, name: str) -> bool:
+    """Whether the locations of data are affine in a site on a line through zero."""
     values = prober.random_values(0)
 
-    def loc(name: str, times: float) -> Any:
-        moved = {**values, name: times * values[name]}
-        return prober.read(moved)[site.name]["loc"]
+    def loc(times: float) -> Any:
+        return prober.read({**values, name: times * values[name]})[site.name]["loc"]
 
-    return not all(
-        same(2.0 * loc(name, 0.25), loc(name, 1.0) + loc(name, -0.5))
-        for name in sorted(weights & needs["loc"])
-    )
+    ahead, behind, between = loc(1.0), loc(-0.5), loc(0.25)
+    finite = bool(np.all(np.isfinite(ahead)))  # other parameters may make no sense
+    return not finite or same(2.0 * between, ahead + behind)
 
 
 def weights_alone(

@@ -26,6 +26,8 @@ __all__ = [
     "elsewhere",
     "here_and_elsewhere",
     "is_number",
+    "others_of",
+    "parameters_of",
 ]
 
 # what a program raises that looks at the values of its arguments
@@ -58,7 +60,7 @@ def here_and_elsewhere(program: Program, read: Callable[[Program], Any]) -> list
     leaves, rebuild = _arrays(program)
     compiled = jax.jit(lambda own: read(rebuild(own)))
     try:
-        return [compiled(own) for own in (leaves, _others(leaves))]
+        return [compiled(own) for own in (leaves, others_of(leaves))]
     except NOT_TRACEABLE:
         both = program, at_others(program)
         return [jax.jit(partial(read, own))() for own in both]
@@ -87,25 +89,50 @@ def union_of(sets: Any) -> frozenset[str]:
 def at_others(program: Program) -> Program:
     """A program at other arguments and parameters than its own."""
     leaves, rebuild = _arrays(program)
-    return rebuild(_others(leaves))
+    return rebuild(others_of(leaves))
 
 
-def _others(leaves: dict[str, Any]) -> dict[str, Any]:
+def parameters_of(
+    program: Program,
+) -> tuple[dict[str, Any], Callable[[dict], Program]]:
+    """The numbers among the parameters, and a program that has others."""
+    numbers, rebuild = _split(program.fixed, _is_real)
+    return numbers, lambda own: replace(program, fixed=rebuild(own))
+
+
+def others_of(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Other arrays of the same kinds."""
     return {name: _other(leaf) for name, leaf in leaves.items()}
 
 
 def _arrays(program: Program) -> tuple[dict[str, Any], Callable[[dict], Program]]:
     """The arrays among arguments and parameters, and a program that has others."""
     given = program.args, program.kwargs, program.fixed
-    leaves, tree = jax.tree.flatten(given)
-    numbers = {str(i): x for i, x in enumerate(leaves) if is_number(x)}
+    numbers, rebuild = _split(given, is_number)
 
-    def rebuild(own: dict[str, Any]) -> Program:
-        every = [own.get(str(i), leaf) for i, leaf in enumerate(leaves)]
-        args, kwargs, fixed = jax.tree.unflatten(tree, every)
+    def with_others(own: dict[str, Any]) -> Program:
+        args, kwargs, fixed = rebuild(own)
         return replace(program, args=args, kwargs=kwargs, fixed=fixed)
 
-    return numbers, rebuild
+    return numbers, with_others
+
+
+def _split(
+    given: Any, wanted: Callable[[Any], bool]
+) -> tuple[dict[str, Any], Callable[[dict], Any]]:
+    """Some leaves of a tree, and a tree that has others in their places."""
+    leaves, tree = jax.tree.flatten(given)
+    found = {str(i): leaf for i, leaf in enumerate(leaves) if wanted(leaf)}
+
+    def rebuild(own: dict[str, Any]) -> Any:
+        every = [own.get(str(i), leaf) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(tree, every)
+
+    return found, rebuild
+
+
+def _is_real(leaf: Any) -> bool:
+    return is_number(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def is_number(leaf: Any) -> bool:

@@ -29,7 +29,13 @@ from numpyro_svae.program.priors.row_products import Joined
 from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.kinds import kind_of
-from numpyro_svae.program.run.origins import at_others, depends, union_of
+from numpyro_svae.program.run.origins import (
+    at_others,
+    depends,
+    others_of,
+    parameters_of,
+    union_of,
+)
 from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.structure.factors import Local, Structure
@@ -180,6 +186,22 @@ class Prober:
             name: {key: union_of(value) for key, value in entry.items()}
             for name, entry in sets.items()
         }
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """The sites whose parameters depend on those of ``numpyro.param``."""
+        numbers, rebuild = parameters_of(self.program)
+        values = self.random_values(0)
+        sets = eval_provenance(
+            lambda **own: self.at(rebuild(own))._read(values), **numbers
+        )
+        return frozenset(name for name, entry in sets.items() if union_of(entry))
+
+    @cached_property
+    def in_training(self) -> Prober:
+        """The same at other values of ``numpyro.param``."""
+        numbers, rebuild = parameters_of(self.program)
+        return self.at(rebuild(others_of(numbers)))
 
     def holder(self, name: str | None) -> Any:
         """The block or the join with a name; None without one."""
