@@ -142,8 +142,10 @@ def find_scans(
     most = max((num_states(m["fn"]) or 1 for m in labels), default=1)
     others = [recorded(elsewhere)[0]]
     others += [recorded(program, partial(at_state, k))[0] for k in range(1, most)]
+    # Where a program branches, others may have other scans, which say nothing of these.
+    others = [other for other in others if len(other) == len(calls)]
     scans = []
-    for (_, given), *own in zip(recorder.calls, calls, *others):
+    for (_, given), *own in zip(recorder.calls, calls, *others, strict=True):
         scan = _read_scan(own, recorder.sampled, default, given)
         for name, chain in scan.chains.items():
             _check_counted(messages[chain.first], messages[name])
