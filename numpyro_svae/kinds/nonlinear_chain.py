@@ -77,9 +77,9 @@ class NonlinearChainKind(GaussianChainKind):
             raise not_conjugate(site, "its steps", used, _ACCEPTED)
         if step.selectors:
             raise ValueError(
-                f"Site '{site.name}' (NonlinearGaussianChain): its noise depends on "
-                f"latent {listed(step.selectors)}. Accepted: a transition_cov that no "
-                "discrete site picks; linear chains (LinearGaussianChain) may switch."
+                f"Site '{site.name}' (NonlinearGaussianChain): its steps depend on "
+                f"latent {listed(step.selectors)}. Accepted: a transition and a "
+                "transition_cov that no discrete site picks; linear steps may switch."
             )
         if step.support is not None:
             raise ValueError(
