@@ -153,12 +153,15 @@ def test_the_product_is_a_stationary_point_of_brute_force(optimum):
 
 @pytest.mark.slow
 def test_a_minibatch_stands_for_all_of_the_data():
-    """Two sequences that are equal, and one of them that counts twice."""
+    """Two sequences that are equal, and one of them that counts twice.
+
+    What they share is global then, and as far as the sweeps of its start went.
+    """
     y = np.concatenate([Y, Y])
     converged = {"tolerance": 1e-9, "max_sweeps": 600}
     whole = loss_of(coupled.grouped_offsets, y, **converged)
     half = partial(coupled.grouped_offsets, subsample=1)
-    np.testing.assert_allclose(loss_of(half, y, **converged), whole, rtol=1e-9)
+    np.testing.assert_allclose(loss_of(half, y, **converged), whole, rtol=1e-6)
 
 
 @pytest.mark.slow
