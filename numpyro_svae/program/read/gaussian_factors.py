@@ -81,7 +81,8 @@ def _told_apart(view: View, agreeing: list[GaussianFactor]) -> GaussianFactor:
     """Which state of a chain picks, that before a step or that after it.
 
     All states may be alike at the arguments and parameters that a program is read at:
-    the factor is the one that agrees with it at others, too.
+    the factor is the one that agrees with it at others, too. Where it makes no sense
+    there, as with a covariance that is none, it is the first.
     """
     there = replace(view, prober=view.prober.elsewhere)
     affine = jax.jit(partial(read_affine, there.prober, view.site, agreeing[0]))()
