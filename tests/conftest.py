@@ -3,12 +3,15 @@
 
 """What every test may rely on: one precision at a time, and compiled code kept."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import gc
 import os
 from pathlib import Path
+import threading
 
 import jax
+from jax._src.interpreters import mlir
+from jaxlib.mlir import ir
 import numpyro
 import pytest
 
@@ -26,12 +29,35 @@ def pytest_configure(config: pytest.Config) -> None:
     after every few hundred took a twelfth of the time of those it was measured with.
     """
     gc.set_threshold(50_000, 10, 10)
+    if jax.__version_info__ < (0, 12):
+        mlir.make_ir_context = _Contexts(mlir.make_ir_context)
     cache = Path(config.rootpath, ".cache")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     os.environ["XDG_CACHE_HOME"] = str(cache / "others" / worker)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache / "jax" / worker))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+class _Contexts(threading.local):
+    """MLIR contexts, each for ten programs and one thread: JAX 0.12 does the same.
+
+    Older ones make one for every program that they lower. Making and deleting them took
+    an eighth of the time of tests, most of whose programs are small.
+    """
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self.make = make
+        self.uses = 0
+
+    def __call__(self) -> object:
+        """The context of the next program: its own, while another one is lowered."""
+        if ir.Context.current is not None:
+            return self.make()
+        if self.uses % 10 == 0:
+            self.context = self.make()
+        self.uses += 1
+        return self.context
 
 
 @pytest.hookimpl(tryfirst=True)
