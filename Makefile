@@ -25,12 +25,12 @@ BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 # The tests compile many programs and run each a few times: without these, XLA takes up
 # to four times as long. Slow tests too take longer to compile than to run.
-# The tutorials run as a user's programs do: with the one that costs no speed.
+# The tutorials run for as long as they compile: with those that cost little speed.
 # The preset computes wrong numbers with jax 0.12, which does not know the emitters.
 OLD = --xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE
 QUICK = "$(OLD)" --xla_cpu_parallel_codegen_split_count=1 \
 	--xla_backend_optimization_level=0
-EMITTERS = $$(grep -o '[^ ]*emitters[^ ]*' $(READY)/quick)
+LIGHT = $$(sed 's/ [^ ]*preset[^ ]*//; s/level=0/level=1/' $(READY)/quick | xargs)
 QUICKLY = [ $$\# -eq 0 ] || export XLA_FLAGS="$$* $$XLA_FLAGS"
 
 export SDL_VIDEODRIVER ?= dummy
@@ -87,13 +87,15 @@ types: $(READY)/dev
 # licence above it is left out. Each is executed once, here, and the documentation
 # renders the result, warnings too. Figures are the notebook's own, whatever backend the
 # caller has, and so is what other packages keep: ArviZ 0.x fails if it is imported
-# twice at once on a new day.
+# twice at once on a new day. What takes long to compile is kept for all of them: the
+# switching system of nascar is that of recurrent, too.
 tutorials: $(NOTEBOOKS)
 	@echo "Tutorials executed: $(words $^)"
 
 docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials $(READY)/quick
 	@mkdir -p $(@D)
-	sed '1,/^$$/d' $< | env -u MPLBACKEND XLA_FLAGS="$(EMITTERS) $$XLA_FLAGS" \
+	sed '1,/^$$/d' $< | env -u MPLBACKEND XLA_FLAGS="$(LIGHT) $$XLA_FLAGS" \
+		JAX_COMPILATION_CACHE_DIR=$${JAX_COMPILATION_CACHE_DIR:-$(CURDIR)/.cache/tutorials} \
 		XDG_CACHE_HOME=$(CURDIR)/.cache/others/$* \
 		$(BIN)/jupytext \
 		--from py:percent --to ipynb --set-kernel python3 --execute \
