@@ -21,7 +21,7 @@ PYTEST := MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # which compiles what recurrent needs later.
 LONG := $(patsubst %,tutorials/%.py,recurrent nascar oscillator swing_up)
 # What takes longer to compile than to run.
-SHORT := choosing digits few_labels nascar recurrent study swing_up
+SHORT := choosing digits few_labels nascar recurrent spikes study swing_up
 NOTEBOOKS := $(patsubst tutorials/%.py,docs/tutorials/%.ipynb,\
 	$(LONG) $(filter-out $(LONG),$(shell grep -ls '^\# %%' tutorials/*.py)))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
