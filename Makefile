@@ -91,8 +91,8 @@ types: $(READY)/dev
 # licence above it is left out. Each is executed once, here, and the documentation
 # renders the result, warnings too. Figures are the notebook's own, whatever backend the
 # caller has, and so is what other packages keep: ArviZ 0.x fails if it is imported
-# twice at once on a new day. What takes long to compile is kept for all of them: the
-# switching system of nascar is that of recurrent, too.
+# twice at once on a new day. What takes long to compile is kept for all of them: starts
+# and posteriors of the switching system of nascar are those of recurrent, too.
 tutorials: $(NOTEBOOKS)
 	@echo "Tutorials executed: $(words $^)"
 
