@@ -95,12 +95,12 @@ source(demo.make_svi, demo.fit_svae)
 # networks know what images look like: they are those of a plain VAE at first, trained
 # for a few seconds. `init_params` hands them over. Components start by k-means++ on the
 # codes of all images, since that is what `svi.init` is given; training continues from
-# its state on batches.
+# its state on batches, here for half as many steps as in the demo.
 
 # %%
 vae = demo.fit_vae(y, progress_bar=False)
 svi = demo.make_svi()
-result = demo.fit_svae(svi, vae.params, y, progress_bar=False)
+result = demo.fit_svae(svi, vae.params, y, num_steps=500, progress_bar=False)
 
 # %%
 figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
@@ -159,7 +159,7 @@ demo.show_images(axes[2], new[clusters], "new images from each cluster")
 plt.show()
 
 # %% [markdown]
-# Several clusters may share a digit: people write 1 and 5 in more than one way. The
+# Several clusters may share a digit: people write 1 and 4 in more than one way. The
 # right panel draws codes from each component and decodes them.
 #
 # The responsibilities also say where the model is in doubt. These are the images with
@@ -192,7 +192,7 @@ drawn = predictive(random.key(3), size=3)
 figure, axes = plt.subplots(
     2, 1, figsize=(7, 2.9), height_ratios=[2, 3], layout="constrained"
 )
-pairs = jnp.stack([y[:16], demo.reconstruct(guide, params, y[:16])])
+pairs = jnp.stack([y[:16], demo.reconstruct(guide, params, y)[:16]])
 demo.show_images(axes[0], pairs, "images, and below each its reconstruction")
 demo.show_images(
     axes[1], drawn["y"].swapaxes(0, 1), "the posterior predictive, with noise"

@@ -93,7 +93,7 @@ svi = SVI(model, guide, optimiser, ns.SVAE_ELBO())
 update = jax.jit(partial(svi.update, batch_size=demo.BATCH))  # compiled once
 
 
-def fit(per_digit, num_steps=400):
+def fit(per_digit, num_steps=200):
     """Parameters, and probabilities of the digits for all images."""
     data = y, labels, jnp.asarray(known_labels(per_digit))
     state = svi.init(random.key(0), *data, init_params=networks)

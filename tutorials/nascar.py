@@ -79,7 +79,7 @@ Code(inspect.getsource(track.switching_lds), language="python")
 guide = ns.AutoSVAE(track.switching_lds)
 optimizer = ns.svae_optimizer(optax.adam(1e-3), 0.5)
 svi = SVI(track.switching_lds, guide, optimizer, ns.SVAE_ELBO())
-result = svi.run(random.key(0), 30, y, progress_bar=False)
+result = svi.run(random.key(0), 10, y, progress_bar=False)
 local = guide.posterior_local(result.params, y)
 found = np.argmax(local["z"].probs, -1)
 

@@ -264,7 +264,7 @@ def recognition(frames, actions, batch_size=None):
 # everything else to Adam.
 
 # %%
-NUM_STEPS = 1200
+NUM_STEPS = 800
 guide = ns.AutoSVAE(model, recognition)
 rate = optax.cosine_decay_schedule(2e-3, NUM_STEPS)
 optimizer = ns.svae_optimizer(optax.adam(rate), natural=0.1)
@@ -315,10 +315,9 @@ def read_out(x_train, x_test):
     return weight, 1 - error.var((0, 1)) / truth.var((0, 1))
 
 
-posterior = smooth(test["frames"], test["actions"])
-means = posterior.mean
-train_means = smooth(train["frames"], train["actions"]).mean
-weight, smoothed_r2 = read_out(np.asarray(train_means), np.asarray(means))
+posterior = smooth(data["frames"], data["actions"])
+train_means, means = np.split(np.asarray(posterior.mean), [NUM_TRAIN])
+weight, smoothed_r2 = read_out(train_means, means)
 with numpyro.handlers.substitute(data=params):
     encoded = [np.asarray(encode(split["frames"])[0]) for split in (train, test)]
 _, encoded_r2 = read_out(*encoded)
@@ -337,7 +336,7 @@ figure, axes = plt.subplots(
     2, len(sequences), figsize=(10, 4), sharex=True, sharey="row"
 )
 time = np.arange(NUM_FRAMES) * 0.05
-covariances = posterior.covariance
+covariances = posterior.covariance[NUM_TRAIN:]
 for column, i in zip(axes.T, sequences):
     for axis, target, truth in zip(column, (0, 1), test["states"][i].T):
         centre = add_one(np.asarray(means[i])) @ weight[:, target]

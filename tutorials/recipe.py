@@ -90,6 +90,7 @@ class Learner:
         optimizer = ns.svae_optimizer(rule, 0.1)
         self.svi = SVI(self.world.model, self.guide, optimizer, ns.SVAE_ELBO())
         self.params, self.losses, self.done, self.own_frames = {}, [], 0, 0
+        self.first_noise = None  # it has looked at nothing yet
         fit = self.world.model, self.guide, self.params
         self.tracker = control.Tracker(*fit, self.arguments, sizes.actions)
 
@@ -129,7 +130,7 @@ class Learner:
 
     def fit(self, episodes, gather=None, rounds=0, every=1000, watch=None):
         """Learn from windows of episodes; return the agent that plans with what was
-        learnt.
+        learnt. A learner that has not looked at anything looks at these episodes first.
 
         A world is good where there are data, and an agent gets where random actions
         do not. So its own episodes may join: after half of the steps, when the noise
@@ -148,7 +149,8 @@ class Learner:
                 "of the learner that returns episodes of its agent."
             )
         seen, _, gained = map(np.concatenate, list(zip(*episodes))[:3])
-        self.look(seen)
+        if self.first_noise is None:
+            self.look(seen)
         self.scale = float(np.mean(gained)), 2 * float(np.std(gained))
         half, state = self.num_steps // 2, None
         own = np.linspace(half, self.num_steps, rounds, endpoint=False, dtype=int)

@@ -102,7 +102,7 @@ def fit(recognition, steps, rate):
 # Loadings and offsets are `numpyro.param`, the dynamics are learnt by natural steps.
 
 # %%
-guide, result = fit(None, 150, 0.05)
+guide, result = fit(None, 100, 0.1)
 print(guide.convergence(result.params, y, everything)["x"])
 
 # %% [markdown]
@@ -124,7 +124,7 @@ def recognition(y, seen):
     return {"x": ns.GaussianPotential(info, jax.nn.softplus(precision))}
 
 
-amortised, trained = fit(recognition, 800, 5e-3)
+amortised, trained = fit(recognition, 600, 1e-2)
 
 figure, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
 for losses, label in (

@@ -19,7 +19,7 @@ import warnings
 warnings.filterwarnings("ignore", "IProgress not found")  # no widgets are needed
 
 import jax
-from jax import random
+from jax import lax, random
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -87,13 +87,14 @@ def model(y, seen):
 
 guide = ns.AutoSVAE(model)
 svi = SVI(model, guide, ns.svae_optimizer(natural=0.5), ns.SVAE_ELBO())
-update = jax.jit(svi.update)
 
 
-def fit(y, seen, steps=80):
-    state = svi.init(random.key(0), y, seen)
-    for _ in range(steps):
-        state, _ = update(state, y, seen)
+@jax.jit
+def fit(y, seen):
+    def step(state, _):
+        return svi.update(state, y, seen)
+
+    state, _ = lax.scan(step, svi.init(random.key(0), y, seen), length=40)
     return svi.get_params(state)
 
 
@@ -161,7 +162,7 @@ for seed in range(STUDIES):
     means = y.sum(-1)[came] / seen.sum(-1)[came]
     found["sessions"].append(interval(means, treated[came]))
     found["subjects"].append(interval(y.sum((0, 2)) / own, group == 1))
-    own = guide.get_posterior(fit(y, seen, 40))["group"]
+    own = guide.get_posterior(fit(y, seen))["group"]
     own = own.unpack(own.sample(random.key(1), (1000,)))[0][..., 0]
     low, high = np.quantile(own[:, 1] - own[:, 0], [0.05, 0.95])
     found["tree"].append(((low + high) / 2, (high - low) / 2))

@@ -103,7 +103,7 @@ show(World.transition, World.model, World.recognition)
 
 # %%
 sizes = Sizes(SIZE**2, task.actions, task.positions, task.noise)
-learner = Learner(sizes, num_steps=400)
+learner = Learner(sizes, num_steps=200)
 pictures = np.concatenate([episode.observations for episode in episodes])
 learner.look(pictures)
 places = find(learner.world.finding, pictures)
@@ -125,10 +125,10 @@ show(Learner.look, Learner.sharper)
 print("noise at first:", np.round(learner.first_noise, 2))
 
 # %% [markdown]
-# A fit of 400 steps, where the script takes 10,000:
+# A fit of 200 steps, where the script takes 10,000:
 
 # %%
-agent = learner.fit(episodes, every=100)
+agent = learner.fit(episodes, every=50)
 print("loss per picture:", np.round(learner.losses, 1))
 smoothed = learner.smooth(episodes[:1])[0]
 figure, ax = plt.subplots(figsize=(6, 2.4))
