@@ -3,7 +3,7 @@
 
 """The report on a fit: each number has an oracle, and the text says what they mean."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 from jax import random
@@ -77,6 +77,7 @@ def switching():
         y, _ = sequences(count=2, steps=6, outputs=2)
         y, lengths = y.astype(jnp.float32), jnp.array([6, 3])
 
+        @cache
         def found(**options):
             fixed_point = ns.FixedPoint(**options)
             guide = ns.AutoSVAE(known_slds, fixed_point=fixed_point)

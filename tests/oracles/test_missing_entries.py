@@ -17,7 +17,7 @@ import numpyro_svae as ns
 from tests.conjugate import gaussian, normal_gamma
 from tests.coupled import LOADING, SECOND
 from tests.data import make_svi, steps
-from tests.oracles.test_trace_elbo import assert_same_expectation, estimates, start
+from tests.oracles.test_trace_elbo import assert_same_expectation, at_start, estimates
 
 LOADINGS = np.concatenate([LOADING, SECOND.T], 0)
 SCALE = np.array([0.5, 1.0, 0.7])
@@ -133,7 +133,7 @@ def test_what_is_missing_has_no_part_in_learning_factors():
     """The guide is scored by NumPyro, and does not see what is stored there."""
     guide = ns.AutoSVAE(learnt_factors, num_starts=1)
     data = [np.where(SEEN, Y, value).astype(np.float32) for value in (0.0, 1e3)]
-    params = start(learnt_factors, guide, data[0], SEEN)
+    params = at_start(learnt_factors, guide, data[0], SEEN)
     problem = params, learnt_factors, guide
     ours = [estimates(ns.SVAE_ELBO(), *problem, (y, SEEN)) for y in data]
     np.testing.assert_allclose(*ours, rtol=1e-5)

@@ -45,6 +45,14 @@ def start(model, guide, *args):
     return steps(make_svi(model, guide, natural=0.8), 4, *args)[0]
 
 
+def at_start(model, guide, *args):
+    """Parameters before any step, which compile no gradient; none of them is zero."""
+    svi = make_svi(model, guide)
+    params = svi.get_params(svi.init(random.PRNGKey(0), *args))
+    assert all(np.all(np.asarray(leaf) != 0.0) for leaf in jax.tree.leaves(params))
+    return params
+
+
 def assert_same_expectation(ours, theirs, precise):
     """Within four standard errors, which must be small for that to say something."""
     error = np.sqrt(ours.var() / len(ours) + theirs.var() / len(theirs))
@@ -114,7 +122,7 @@ def test_mixture_svae_summed_over_its_labels(mean_field):
     """Trace_ELBO draws the labels that SVAE_ELBO sums over."""
     y = Y[:, 0]
     guide = ns.AutoSVAE(mixture_svae, mixture_recognition, mean_field=mean_field)
-    problem = (start(mixture_svae, guide, y), mixture_svae, guide, (y,))
+    problem = (at_start(mixture_svae, guide, y), mixture_svae, guide, (y,))
     ours = estimates(ns.SVAE_ELBO(), *problem)
     theirs = estimates(Trace_ELBO(), *problem)
     assert_same_expectation(ours, theirs, precise=1.5)
@@ -124,7 +132,7 @@ def test_mixture_svae_summed_over_its_labels(mean_field):
 def test_hmm_svae_summed_over_its_states():
     """The likelihood of each step is averaged over the state of that step."""
     guide = ns.AutoSVAE(hmm_svae, recognition)
-    problem = (start(hmm_svae, guide, Y), hmm_svae, guide, (Y,))
+    problem = (at_start(hmm_svae, guide, Y), hmm_svae, guide, (Y,))
     ours = estimates(ns.SVAE_ELBO(), *problem)
     theirs = estimates(Trace_ELBO(), *problem)
     assert_same_expectation(ours, theirs, precise=1.5)
@@ -132,8 +140,10 @@ def test_hmm_svae_summed_over_its_states():
 
 @pytest.mark.slow
 def test_switching_svae():
-    guide = ns.AutoSVAE(slds_svae, recognition)
-    problem = (start(slds_svae, guide, Y, ACTIONS), slds_svae, guide, (Y, ACTIONS))
+    cov = jnp.array([[1.0, 0.3], [0.3, 0.8]])
+    first = ns.NormalInverseWishart(jnp.array([0.5, 0.3]), 2.0, 5.0, cov)
+    guide = ns.AutoSVAE(slds_svae, recognition, init={"init": first})
+    problem = (at_start(slds_svae, guide, Y, ACTIONS), slds_svae, guide, (Y, ACTIONS))
     ours = estimates(ns.SVAE_ELBO(), *problem)
     theirs = estimates(Trace_ELBO(), *problem)
     assert_same_expectation(ours, theirs, precise=1.5)
@@ -145,7 +155,7 @@ def test_products_of_paths_and_vectors_that_last(model):
     """A vector that is seen at all steps has many labels, and is no mixture."""
     y = Y[..., :2]
     guide = ns.AutoSVAE(model, num_starts=1)
-    problem = (start(model, guide, y), model, guide, (y,))
+    problem = (at_start(model, guide, y), model, guide, (y,))
     ours = estimates(ns.SVAE_ELBO(), *problem)
     theirs = estimates(Trace_ELBO(), *problem)
     assert_same_expectation(ours, theirs, precise=1.5)
