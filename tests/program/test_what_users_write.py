@@ -300,11 +300,26 @@ def missing_numbers(y):
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y, obs_mask=SEEN)
 
 
+def some_steps(y):
+    s = numpyro.sample("s", dist.Gamma(2.0, 2.0))
+    one = jnp.eye(1)
+    x = numpyro.sample("x", ns.LinearGaussianChain(one[0], one, one, one, num_steps=13))
+    seen = dist.Normal(x[1:, 0], 1 / jnp.sqrt(s)).to_event(1)
+    numpyro.sample("y", seen, obs=y)
+
+
+def every_other(y):
+    z = numpyro.sample("z", ns.DiscreteMarkovChain(jnp.ones(2) / 2, jnp.eye(2), 24))
+    numpyro.sample("y", dist.Normal(1.0 * z[::2], 1.0).to_event(1), obs=y)
+
+
 REFUSED = {
+    "some steps": (some_steps, r"'y' .*some steps of 'x', as x\[1:\].*\.mask\(seen\)"),
+    "every other step": (every_other, r"'y' .*some steps of 'z'.*\.mask\(seen\)"),
     "labels of a column": (gathered, r"'y' .*\(12,\), .*'z' of .*\(4,\).*\(M, N\)"),
     "labels together": (switched_on, r"'y' .*\(12,\), .*'z' .*without a plate"),
     "rates": (rates_by_label, r"'y' .*'a', 'b'.*one site.*rate\[side\]"),
-    "missing": (missing_numbers, r"'y_unobserved': obs_mask.*fn\.mask\(seen\)"),
+    "missing numbers": (missing_numbers, r"'y_unobserved': obs_mask.*fn\.mask\(seen\)"),
     "a table of rows": (table, r"'a' .*\(3, 1\).*a\[row\]"),
     "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
     "noises": (noise_by_noise, r"noises, as 'a', 'b', .*jnp\.stack\(\[a, b\]\)"),
