@@ -88,7 +88,7 @@ def test_what_is_carried_of_data_needs_no_latent_site():
 
     def model(y, carried):
         def step(carry, now):
-            (z, before, _), (value, other, k) = carry, now
+            (z, *_), (value, other, k) = carry, now
             z = numpyro.sample("z", dist.Categorical(rows[z]))
             loc = weight[z] * (carry if carried else (0, other, k))[1]
             loc = loc + 0.1 * (carry[2] if carried else k)

@@ -31,6 +31,7 @@ from numpyro_svae.program.structure.factors import Factor, Local, Structure
 from numpyro_svae.program.structure.graphs import check_graphs
 from numpyro_svae.program.structure.groups import parents_of, with_mixtures
 from numpyro_svae.program.structure.probing import Prober
+from numpyro_svae.program.structure.same_classes import classes_of
 
 __all__ = ["read_structure"]
 
@@ -93,6 +94,7 @@ def read_structure(
         program.shown,
         senders_of(likelihoods, locals, {*recognised} - refines),
         predicted,
+        classes=classes_of(sites),
     )
     structure = with_mixtures(structure)
     check_graphs(structure, sites)

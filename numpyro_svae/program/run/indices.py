@@ -67,11 +67,11 @@ def check_indices(
         closed = jax.make_jaxpr(run)(latents)
     except JAXTypeError:  # the model has to know values of its arguments
         return
-    given = [
+    atoms = [
         _Atom(_last_states(messages[name], like), frozenset({name}))
         for name, like in latents.items()
     ]
-    _walk(closed, given)
+    _walk(closed, atoms)
 
 
 class _Atom(NamedTuple):
