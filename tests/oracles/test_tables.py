@@ -17,6 +17,7 @@ from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from numpyro.distributions.kl import kl_divergence
 import pytest
+from scipy.special import gammaln, logsumexp
 
 import numpyro_svae as ns
 from tests.data import make_svi, steps
@@ -205,3 +206,35 @@ def test_documents_of_different_lengths(x64):
     sums = np.stack([y[group == k].sum(0) for k in range(2)])
     np.testing.assert_allclose(found, [1.0, 2.0, 0.5] + sums, rtol=1e-12)
     assert losses[1] < losses[0]
+
+
+def test_a_label_of_all_data_says_which_member_each_has(x64):
+    """A change point: more states than rates, and the best product of the two."""
+    y, times = np.array([2, 1, 3, 0, 7, 9, 6]), np.arange(7)
+
+    def model(y):
+        with numpyro.plate("sides", 2):
+            rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+        change = numpyro.sample("change", dist.Categorical(jnp.ones(7) / 7))
+        with numpyro.plate("data", 7):
+            side = (times >= change).astype(int)
+            numpyro.sample("y", dist.Poisson(rate[side]), obs=y)
+
+    guide = ns.AutoSVAE(model, num_starts=1)
+    params, losses = steps(make_svi(model, guide), 60, y)
+    later = times[:, None] >= np.arange(7)  # data, states
+    probs = guide.posterior_local(params, y)["change"].probs
+    after = later @ probs
+    shares = np.stack([1 - after, after])
+    found = guide.get_posterior(params)["rate"]
+    np.testing.assert_allclose(found.concentration, 2 + shares @ y, rtol=1e-6)
+    np.testing.assert_allclose(found.rate, 0.5 + shares.sum(-1), rtol=1e-6)
+
+    def evidence(y):
+        shape = 2.0 + np.sum(y)
+        fixed = 2 * np.log(0.5) - np.sum(gammaln(y + 1.0))
+        return fixed + gammaln(shape) - shape * np.log(0.5 + len(y))
+
+    exact = [evidence(y[:at]) + evidence(y[at:]) for at in range(7)]
+    gap = logsumexp(np.asarray(exact)) - np.log(7) + losses[-1]
+    assert 0 < gap < 0.5

@@ -3,6 +3,9 @@
 
 """Data of another shape than is drawn: as NumPyro's densities have them, or refused."""
 
+from functools import partial
+
+from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -98,3 +101,28 @@ def test_global_sites_keep_their_shape():
         guide(y, 2)
     with pytest.raises(ValueError, match=r"'weights': .*\(3,\), .*\(2,\).*same shape"):
         guide.posterior_local({}, y, 3)
+
+
+def test_sites_keep_their_distributions():
+    """A flag may not turn what was read into something else with parameters alike."""
+
+    def model(y, tails=False, prior=dist.Gamma, more=True):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        s = numpyro.sample("s", prior(2.0, 2.0))
+        fn = dist.StudentT(3.0, mu, s) if tails else dist.Normal(mu, 1 / jnp.sqrt(s))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", fn, obs=y)
+            if more:
+                numpyro.sample("z", dist.Normal(mu, 1.0), obs=y)
+
+    guide, y = ns.AutoSVAE(model, num_starts=1), jnp.arange(3.0)
+    with trace() as messages, seed(rng_seed=0):
+        guide(y)
+    params = {n: m["value"] for n, m in messages.items() if m["type"] == "param"}
+    loss = partial(ns.SVAE_ELBO().loss, random.key(0), params, model, guide, y)
+    with pytest.raises(ValueError, match=r"'y': found StudentT, .* was gaussian"):
+        loss(tails=True)
+    with pytest.raises(ValueError, match=r"'s': found InverseGamma, .* it was Gamma"):
+        loss(prior=dist.InverseGamma)
+    with pytest.raises(ValueError, match="'z': found no such site"):
+        loss(more=False)

@@ -74,6 +74,21 @@ def padded(lengths, y):
         numpyro.sample("y", fn, obs=jnp.zeros((6, 4)))
 
 
+def more_states(labels, y):
+    probs = jnp.ones(3) / 3
+    with numpyro.plate("members", 2):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(probs))
+        numpyro.sample("y", dist.Poisson(rate[z]), obs=labels)
+
+
+def more_states_than_numbers(labels, y):
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(jnp.ones(3) / 3))
+        numpyro.sample("y", dist.Normal(jnp.array([-1.0, 1.0])[z], 1.0), obs=y)
+
+
 AN_INDEX = r"found the index 5 at \(3,\), the first of 1 .* axis of size 3.* up to 2"
 A_LABEL = r"found the label 5 at \(3,\), .*from 0 to 2"
 WRONG = {
@@ -84,6 +99,8 @@ WRONG = {
     known_states: rf"'z': {A_LABEL}",
     states_in_part: rf"'z_observed': {A_LABEL}",
     path: rf"'z': {A_LABEL}",
+    more_states: r"'z': found the index 2 .* size 2, of 'rate', in the last",
+    more_states_than_numbers: r"'z': found the index 2 .* size 2, of known numbers",
     padded: r"'z': found the length 5 at \(3,\), .*from 0 to 4",
 }
 

@@ -83,6 +83,33 @@ def test_a_counter_that_is_carried_drives_a_path(first):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_what_is_carried_of_data_needs_no_latent_site():
+    """A state picks an autoregression; the value before is carried, or scanned over."""
+
+    def model(y, carried):
+        def step(carry, now):
+            (z, *_), (value, other, k) = carry, now
+            z = numpyro.sample("z", dist.Categorical(rows[z]))
+            loc = weight[z] * (carry if carried else (0, other, k))[1]
+            loc = loc + 0.1 * (carry[2] if carried else k)
+            numpyro.sample("y", dist.Normal(loc, 1.0), obs=value)
+            return (z, value, carry[2] + 1), None
+
+        with numpyro.plate("states", 2):
+            rows = numpyro.sample("rows", dist.Dirichlet(jnp.ones(2)))
+            weight = numpyro.sample("weight", dist.Normal(0.0, 1.0))
+        z = numpyro.sample("z0", dist.Categorical(jnp.ones(2) / 2))
+        scan(step, (z, y[0], 0), (y[1:], y[:-1], jnp.arange(3)))
+
+    losses = []
+    for carried in (True, False):
+        guide = ns.AutoSVAE(model, num_starts=1)
+        svi = make_svi(model, guide)
+        state = svi.init(random.PRNGKey(0), jnp.asarray(Y), carried)
+        losses.append(svi.evaluate(state, jnp.asarray(Y), carried))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 Y = np.random.default_rng(1).normal(1.0, 1.0, 4).astype(np.float32)
 ROWS = jnp.array([[0.7, 0.3], [0.2, 0.8]])
 

@@ -268,7 +268,58 @@ def log_scale(y):
         numpyro.sample("y", dist.Normal(x[..., 0], jnp.exp(s)), obs=y)
 
 
+def gathered(y):
+    """Several data of each label, in one long column."""
+    with numpyro.plate("items", 4):
+        z = numpyro.sample("z", dist.Categorical(jnp.ones(2) / 2))
+    with numpyro.plate("data", len(y)):
+        loc = jnp.array([-1.0, 1.0])[z[np.arange(12) % 4]]
+        numpyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+
+def switched_on(y):
+    with numpyro.plate("features", 2):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+    w = numpyro.sample("w", WIDE.expand([2]).to_event(1))
+    with numpyro.plate("data", len(y)):
+        design = jnp.stack([y, y**2], -1)
+        numpyro.sample("y", dist.Normal(design @ (z * w), 1.0), obs=y)
+
+
+def rates_by_label(y):
+    a, b = [numpyro.sample(name, dist.Gamma(2.0, 1.0)) for name in "ab"]
+    at = numpyro.sample("at", dist.Categorical(jnp.ones(3) / 3))
+    with numpyro.plate("data", len(y)):
+        rate = jnp.where(np.arange(len(y)) < 4 * at, a, b)
+        numpyro.sample("y", dist.Poisson(rate), obs=np.round(np.abs(y)))
+
+
+def missing_numbers(y):
+    mu = numpyro.sample("mu", WIDE)
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y, obs_mask=SEEN)
+
+
+def some_steps(y):
+    s = numpyro.sample("s", dist.Gamma(2.0, 2.0))
+    one = jnp.eye(1)
+    x = numpyro.sample("x", ns.LinearGaussianChain(one[0], one, one, one, num_steps=13))
+    seen = dist.Normal(x[1:, 0], 1 / jnp.sqrt(s)).to_event(1)
+    numpyro.sample("y", seen, obs=y)
+
+
+def every_other(y):
+    z = numpyro.sample("z", ns.DiscreteMarkovChain(jnp.ones(2) / 2, jnp.eye(2), 24))
+    numpyro.sample("y", dist.Normal(1.0 * z[::2], 1.0).to_event(1), obs=y)
+
+
 REFUSED = {
+    "some steps": (some_steps, r"'y' .*some steps of 'x', as x\[1:\].*\.mask\(seen\)"),
+    "every other step": (every_other, r"'y' .*some steps of 'z'.*\.mask\(seen\)"),
+    "labels of a column": (gathered, r"'y' .*\(12,\), .*'z' of .*\(4,\).*\(M, N\)"),
+    "labels together": (switched_on, r"'y' .*\(12,\), .*'z' .*without a plate"),
+    "rates": (rates_by_label, r"'y' .*'a', 'b'.*one site.*rate\[side\]"),
+    "missing numbers": (missing_numbers, r"'y_unobserved': obs_mask.*fn\.mask\(seen\)"),
     "a table of rows": (table, r"'a' .*\(3, 1\).*a\[row\]"),
     "a mixture": (summed_over, r"'y' .*z = numpyro\.sample\('z', dist\.Categorical"),
     "noises": (noise_by_noise, r"noises, as 'a', 'b', .*jnp\.stack\(\[a, b\]\)"),

@@ -47,6 +47,7 @@ from numpyro_svae.program.structure.labels import seen_labels
 from numpyro_svae.program.structure.latent_logits import LatentLogits
 from numpyro_svae.program.structure.masks import check_counted
 from numpyro_svae.program.structure.probing import Prober
+from numpyro_svae.program.structure.same_classes import check_classes
 
 __all__ = ["Bound", "BoundTable", "bind"]
 
@@ -137,8 +138,9 @@ def bind(
     :param rule: how likelihoods are averaged over predictors, and logits over vectors;
         None if there are none of these.
     :return: the program with its data.
-    :raises ValueError: if this run has a mask on a global site.
+    :raises ValueError: if this run has a mask on a global site, or other distributions.
     """
+    check_classes(structure, sites)
     check_counted(structure, sites)
     known = structure.priors, structure.locals, structure.joins
     prober = Prober(program, sites, *known, at_plain=True)

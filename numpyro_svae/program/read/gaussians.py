@@ -9,7 +9,13 @@ from numpyro_svae.program.bind.affine import PARAMETERS, View
 from numpyro_svae.program.read.bilinear import find_bilinear
 from numpyro_svae.program.read.find_supports import find_support
 from numpyro_svae.program.read.gaussian_factors import find_factor
-from numpyro_svae.program.read.sums import of_noises, of_picks, of_products, of_sums
+from numpyro_svae.program.read.sums import (
+    of_noises,
+    of_picks,
+    of_products,
+    of_steps,
+    of_sums,
+)
 from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
 from numpyro_svae.program.run.sites import Site, is_gaussian_vector, response_dim
 from numpyro_svae.program.structure.factors import (
@@ -118,6 +124,7 @@ def read_gaussian(wiring: Wiring, site: Site) -> Factor:
             "plate; a latent chain over time is one LinearGaussianChain, or one site "
             "for each step" + of_noises(wiring, used),
             of_picks(wiring, site)
+            or of_steps(wiring, site)
             or of_sums(wiring, site)
             or of_products(wiring, site),
         )

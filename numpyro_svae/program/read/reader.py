@@ -11,6 +11,7 @@ from numpyro_svae.program.priors.observations import observation_of
 from numpyro_svae.program.read.gaussians import read_known_regression
 from numpyro_svae.program.read.gradient_sites import read_positions, senders_of
 from numpyro_svae.program.read.hierarchies import read_populations
+from numpyro_svae.program.read.label_places import check_labels_at_places
 from numpyro_svae.program.read.latents import read_locals, read_priors
 from numpyro_svae.program.read.predicted import (
     check_predictors,
@@ -30,6 +31,7 @@ from numpyro_svae.program.structure.factors import Factor, Local, Structure
 from numpyro_svae.program.structure.graphs import check_graphs
 from numpyro_svae.program.structure.groups import parents_of, with_mixtures
 from numpyro_svae.program.structure.probing import Prober
+from numpyro_svae.program.structure.same_classes import classes_of
 
 __all__ = ["read_structure"]
 
@@ -92,6 +94,7 @@ def read_structure(
         program.shown,
         senders_of(likelihoods, locals, {*recognised} - refines),
         predicted,
+        classes=classes_of(sites),
     )
     structure = with_mixtures(structure)
     check_graphs(structure, sites)
@@ -118,6 +121,7 @@ def _leaves(
 
 def _factors(wiring: Wiring, site: Site, recognised: frozenset[str]) -> list[Factor]:
     """The factors of a site; none for a likelihood that has to be sampled."""
+    check_labels_at_places(wiring, site)
     used, kind = wiring.used(site.name), kind_of(site.fn)
     locals, block_of = wiring.prober.locals, wiring.block_of
     blocks = {block_of[n].name for n in used if n in block_of}

@@ -17,6 +17,7 @@ from numpyro_svae.program.priors.table_priors import DirichletPrior, TablePrior
 from numpyro_svae.program.read.logits import read_logits
 from numpyro_svae.program.read.placing import find_entries, moves
 from numpyro_svae.program.read.row_products import find_products
+from numpyro_svae.program.read.sums import of_steps
 from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
 from numpyro_svae.program.run.positions import extent_of
 from numpyro_svae.program.run.sites import Site
@@ -42,7 +43,8 @@ def read_table(
             "a density that is a product over the positions of the discrete site, "
             "each in the state that the site has there"
         )
-        raise not_conjugate(site, "its parameters", {*parents, *weights}, accepted)
+        used, advice = {*parents, *weights}, of_steps(wiring, site)
+        raise not_conjugate(site, "its parameters", used, accepted, advice)
     return found
 
 
@@ -130,7 +132,8 @@ def read_statistics(wiring: Wiring, site: Site, kind: Observation) -> Factor:
         )
         if kind.prior is GammaPrior:
             accepted += ", either of them times known positive numbers"
-        advice = _of_sticks(wiring, used) if kind.rows else ""
+        advice = _of_sticks(wiring, used) if kind.rows else _of_several(wiring, used)
+        advice = advice or of_steps(wiring, site)
         raise not_conjugate(site, kind.parameter, used, accepted, advice)
     return TableFactor(
         site.name,
@@ -153,6 +156,19 @@ def _of_sticks(wiring: Wiring, used: Collection[str]) -> str:
         "are jnp.append(v, 1.0) * jnp.append(1.0, jnp.cumprod(1 - v)), with nothing "
         "added to them; dist.transforms.StickBreakingTransform is none of v, but of "
         "real numbers, that it shifts."
+    )
+
+
+def _of_several(wiring: Wiring, used: Collection[str]) -> str:
+    """What to write where parameters are those of several sites, for a message."""
+    blocks = {name for name in used if name in wiring.block_of}
+    if len(blocks) < 2:
+        return ""
+    return (
+        f" Of {listed(blocks)}, of which each has some of the data, as in "
+        "jnp.where(side == 0, a, b), write one site, whose priors may differ by "
+        "member: rate = numpyro.sample('rate', dist.Gamma(jnp.array([1.0, 2.0]), 1.0)) "
+        "in numpyro.plate('sides', 2), and rate[side], with whole numbers for sides."
     )
 
 

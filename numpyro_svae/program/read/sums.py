@@ -25,6 +25,7 @@ __all__ = [
     "of_products",
     "of_scale",
     "of_shape",
+    "of_steps",
     "of_sums",
     "of_weights_beside",
 ]
@@ -235,6 +236,24 @@ def of_picks(wiring: Wiring, site: Site) -> str:
             "mu[z]."
         )
     return ""
+
+
+def of_steps(wiring: Wiring, site: Site) -> str:
+    """What to write where data are of some steps of a path, for a message."""
+    prober, (*_, count) = wiring.prober, (1, *site.positions)
+    paths = [
+        name
+        for name in wiring.used(site.name)
+        if name in prober.locals and prober.locals[name].chain
+    ]
+    longer = [name for name in paths if prober.sites[name].positions[-1] > count]
+    if not longer:
+        return ""
+    return (
+        f" Of some steps of {listed(longer)}, as x[1:], write data of all steps, and a "
+        "mask that says which there are: numpyro.sample(name, dist.Normal(x, s)"
+        ".mask(seen).to_event(2), obs=y), with seen and y of the shape of x."
+    )
 
 
 def of_scale(program: Program, sites: dict[str, Site], site: Site) -> str:

@@ -4,7 +4,8 @@
 """Finds data that pick entries of a latent site which it does not have.
 
 JAX takes the nearest entry there, and says nothing: a label that is too large, or a
-group that held-out data have and the program has not, would pass for the last one.
+group that held-out data have and the program has not, would pass for the last one. So
+would the last state of a label that has more of them than there are members to pick.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from jax.extend.core.primitives import jit_p
 from jax.lax import GatherScatterMode
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import constraints
 from numpyro.handlers import block, seed, trace
 from numpyro.util import not_jax_tracer
 
@@ -27,6 +29,8 @@ from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.scans import is_scanned
 
 __all__ = ["check_indices"]
+
+_STATES = type(constraints.integer_interval(0, 1))
 
 
 def check_indices(
@@ -36,7 +40,8 @@ def check_indices(
     kwargs: dict[str, Any],
     messages: dict[str, dict],
 ) -> None:
-    """Data that index latent sites must be in range, where their values are known.
+    """Data that index latent sites must be in range, where their values are known, and
+    so must the last states of labels, whatever they index.
 
     What asks for something else out of range, by a ``mode``, has it.
 
@@ -62,15 +67,30 @@ def check_indices(
         closed = jax.make_jaxpr(run)(latents)
     except JAXTypeError:  # the model has to know values of its arguments
         return
-    _walk(closed, [_Atom(None, frozenset({name})) for name in latents])
+    atoms = [
+        _Atom(_last_states(messages[name], like), frozenset({name}))
+        for name, like in latents.items()
+    ]
+    _walk(closed, atoms)
 
 
 class _Atom(NamedTuple):
     """What is known of an array: its value, if it is of whole numbers and depends on
-    no latent site, and the latent sites that it depends on."""
+    no latent site but labels, and the latent sites that it depends on."""
 
     value: np.ndarray | None
     origins: frozenset[str]
+
+
+def _last_states(message: dict, like: jax.ShapeDtypeStruct) -> np.ndarray | None:
+    """The last states of a label; None of what has none."""
+    support = message["fn"].support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    last = 1 if support is constraints.boolean else None
+    if isinstance(support, _STATES):
+        last = support.upper_bound
+    return None if last is None else np.full(like.shape, last, like.dtype)
 
 
 def _known(value: Any) -> _Atom:
@@ -151,8 +171,8 @@ def _spread(
 
 def _check(eqn: Any, inputs: list[_Atom]) -> None:
     """What picks entries of a latent array must find them there."""
-    picked, params = inputs[0] if inputs else _Atom(None, frozenset()), eqn.params
-    if not picked.origins:
+    params = eqn.params
+    if not any(x.origins for x in inputs):
         return
     shape = eqn.invars[0].aval.shape
     if eqn.primitive.name == "gather":
@@ -168,18 +188,31 @@ def _check(eqn: Any, inputs: list[_Atom]) -> None:
     for axis, part in zip(axes, parts):
         last = shape[axis] - params["slice_sizes"][axis]
         if part is not None and np.any((part < 0) | (part > last)):
-            raise _out_of_range(picked.origins, part, shape[axis], last)
+            labels = frozenset[str]().union(*(x.origins for x in inputs[1:]))
+            raise _out_of_range(inputs[0].origins, labels, part, shape[axis], last)
 
 
 def _out_of_range(
-    names: frozenset[str], index: np.ndarray, size: int, last: int
+    names: frozenset[str],
+    labels: frozenset[str],
+    index: np.ndarray,
+    size: int,
+    last: int,
 ) -> ValueError:
     wrong = np.argwhere((index < 0) | (index > last))
     at = tuple(map(int, wrong[0]))
     value = int(index[at])
     value = value - size if value < 0 else value  # JAX has counted from the end
     where = f" at {at}, the first of {len(wrong)} such ones," if index.ndim else ""
-    sites = ", ".join(f"'{name}'" for name in sorted(names))
+    sites, by = (
+        ", ".join(f"'{name}'" for name in sorted(found)) for found in (names, labels)
+    )
+    if labels:
+        return ValueError(
+            f"Site {by}: found the index {value} of an axis of size {size}, of "
+            f"{sites or 'known numbers'}, in the last state. Accepted: as many members "
+            "as there are states; JAX would take the nearest one without a word."
+        )
     return ValueError(
         f"{'Site' if len(names) == 1 else 'Sites'} {sites}: found the index "
         f"{value}{where} of an axis of size {size}. Accepted: indices up to {last}, or "

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax import Array
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 import jax.numpy as jnp
 from numpyro.handlers import block, seed, substitute, trace
 
@@ -138,7 +139,39 @@ def constants(
         jnp.zeros_like(leaf) if i in states else jnp.asarray(leaf)
         for i, leaf in enumerate(call.init)
     ]
+    step = without_rest(step, init, call.first_inputs())
     return jax.lax.scan(step, init, call.xs, call.length)[1]
+
+
+def without_rest(fn: Callable, *like: Any) -> Callable:
+    """A function without the operations that its results do not need.
+
+    All that the body of a loop reads is taken for something that its results depend on,
+    although sites of a step may depend on what the carry does not.
+
+    :param fn: the function.
+    :param like: arguments of the shapes of those that it will have.
+    """
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*like)
+    jaxpr: Jaxpr = closed.jaxpr
+    needed, kept = set(_variables(jaxpr.outvars)), []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or needed.intersection(eqn.outvars):
+            kept.append(eqn)
+            needed.update(_variables(eqn.invars))
+    known = {v: x for v, x in zip(jaxpr.constvars, closed.consts) if v in needed}
+    least = jaxpr.replace(constvars=[*known], eqns=kept[::-1])
+    run = jaxpr_as_fun(ClosedJaxpr(least, [*known.values()]))
+    tree = jax.tree.structure(shape)
+
+    def shorter(*args: Any) -> Any:
+        return jax.tree.unflatten(tree, run(*jax.tree.leaves(args)))
+
+    return shorter
+
+
+def _variables(atoms: Iterable[Any]) -> Iterator[Any]:
+    return (atom for atom in atoms if not isinstance(atom, Literal))
 
 
 def _as_read(message: dict) -> dict:

@@ -189,7 +189,9 @@ def _read_scan(
             raise ValueError(
                 f"Site '{name}': the scan carries it from step to step, but does not "
                 "start from a latent site. Accepted: scan(step, first_state, ...) with "
-                "first_state the value of a latent site of the same kind."
+                "first_state the value of a latent site of the same kind. One that "
+                "is known is one too: dist.Categorical(jnp.eye(K)[0]), or of a vector "
+                "dist.Normal(x0, jnp.zeros(D), validate_args=False).to_event(1)."
             )
         discrete = jnp.issubdtype(jnp.result_type(end), jnp.integer)
         chains[name] = ScannedChain(name, first, leaf, bool(discrete))

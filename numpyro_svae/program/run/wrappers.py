@@ -145,9 +145,12 @@ def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
 
     :param fn: their distribution; what :func:`peel` finds in it is a ``Normal``.
     :param value: the numbers.
-    :return: the same with a last axis of size one.
+    :return: the same with a last axis of size one; as they are in a call in which they
+        have another distribution.
     """
     base, mask, extra = peel(fn)
+    if spelling_of(base) != "numbers":
+        return fn, value
     shape = fn.batch_shape + fn.event_shape
     loc, scale = (jnp.asarray(x)[..., None] for x in (base.loc, base.scale))
     vector = dist.Normal(loc, scale).expand((*shape, 1)).to_event(1)

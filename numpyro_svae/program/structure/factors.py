@@ -233,6 +233,7 @@ class Structure:
         Gaussian blocks alone, with these blocks.
     :param products: vectors of which likelihoods multiply some entries by another
         vector, as in matrix factorisation, with these entries.
+    :param classes: what each site was when the program was read.
     """
 
     priors: dict[str, Prior]
@@ -249,6 +250,7 @@ class Structure:
     gradients: dict[str, tuple[str, ...]] = field(default_factory=dict)
     predicted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     products: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
 
     def blocks_of(self, factor: Any) -> tuple[str, ...]:
         """Names of the global blocks that a factor depends on."""
@@ -270,11 +272,9 @@ class Structure:
             kind = type(prior).__name__.removesuffix("Prior")
             text = f"global: {kind} of {_listed(prior.sites)}"
             if name in self.populations:
-                above = self.populations[name].above
-                names = _listed(block.name for block in above)
-                text += (
-                    f", given {names}" if names else ", whose prior is not conjugate"
-                )
+                names = _listed(b.name for b in self.populations[name].above)
+                free = ", whose prior is not conjugate"
+                text += f", given {names}" if names else free
             rows.append((f"'{name}'", text))
         for name, local in self.locals.items():
             size = "states" if local.discrete else "dimensions"

@@ -13,7 +13,7 @@ from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.origins import depends
-from numpyro_svae.program.run.parts import known_as_data, whole_name
+from numpyro_svae.program.run.parts import REST, known_as_data, whole_name
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.run.wrappers import Layer, peel
 from numpyro_svae.program.structure.factors import Structure
@@ -99,6 +99,13 @@ def _global_sites(structure: Structure) -> list[str]:
 
 
 def _has_mask(name: str, what: str = "") -> ValueError:
+    if name.endswith(REST):
+        raise ValueError(
+            f"Site '{name}': obs_mask makes a latent site of the numbers that are "
+            "missing, beside those that are seen. Accepted: a mask in its place, as "
+            "numpyro.sample(name, fn.mask(seen), obs=jnp.where(seen, y, 0.0)), with "
+            "which ns.impute draws what is missing; or vectors, as fn.to_event(1)."
+        )
     return ValueError(
         f"Site '{name}': found a mask on a global site{what}. Unless all of it "
         "is true, the prior is no density. Accepted: numpyro.handlers.mask around "

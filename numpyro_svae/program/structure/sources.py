@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from jax import Array
+import numpy as np
 
 from numpyro_svae.program.run.positions import Extent, extent_of, read_at
 from numpyro_svae.program.run.sites import Site
@@ -84,7 +85,10 @@ def find_source(
     def agrees(source: Source, values: dict[str, Any], found: Found) -> bool:
         expected = values[prior.name]
         if source.selector is not None:
-            expected = expected[picked(prober, extent, source, values)]
+            states = np.asarray(picked(prober, extent, source, values))
+            if np.any(states >= len(expected)):
+                return False  # more states than members
+            expected = expected[states]
         return found.agrees(site.name, **{parameter: expected})
 
     for source in sources_of(prober, extent, prior, selector):
