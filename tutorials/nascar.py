@@ -76,7 +76,8 @@ Code(inspect.getsource(track.switching_lds), language="python")
 # is left for the steps to gain.
 
 # %%
-guide = ns.AutoSVAE(track.switching_lds)
+sweeps = ns.FixedPoint(max_sweeps=400)  # where a part ends settles slowly
+guide = ns.AutoSVAE(track.switching_lds, fixed_point=sweeps)
 optimizer = ns.svae_optimizer(optax.adam(1e-3), 0.5)
 svi = SVI(track.switching_lds, guide, optimizer, ns.SVAE_ELBO())
 result = svi.run(random.key(0), 10, y, progress_bar=False)

@@ -121,7 +121,8 @@ plt.show()
 # the track in the long run, too.
 
 # %%
-switching = ns.AutoSVAE(track.switching_lds)
+sweeps = ns.FixedPoint(max_sweeps=400)
+switching = ns.AutoSVAE(track.switching_lds, fixed_point=sweeps)
 optimizer = ns.svae_optimizer(optax.adam(1e-3), 0.5)
 svi = SVI(track.switching_lds, switching, optimizer, ns.SVAE_ELBO())
 alone = svi.run(random.key(0), 10, y, progress_bar=False)
