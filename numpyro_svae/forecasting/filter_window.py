@@ -65,13 +65,15 @@ def belief_of(
 
 
 def continued(structure: Structure) -> Structure:
-    """The wiring of a window: what begins its chains is given."""
+    """The wiring of a window: its chains are linear, and what begins them is given."""
     factors = tuple(
         replace(factor, source=Source()) if factor.role == "initial" else factor
         for factor in structure.factors
         if factor.role != "initial" or factor.site in structure.locals
     )
-    return replace(structure, factors=factors)
+    found = structure.classes.items()
+    classes = {name: kind for name, kind in found if name not in structure.locals}
+    return replace(structure, factors=factors, classes=classes)
 
 
 @dataclass(frozen=True)
