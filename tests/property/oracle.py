@@ -215,7 +215,7 @@ def assignment(
     """The log mass of one path of states."""
     size = spec.dim * length if spec.vectors else 0
     q = Quadratic(jnp.zeros(()), jnp.zeros(size), jnp.zeros((size, size)))
-    pick = jnp.eye(size).reshape(length, -1, size) if size else None
+    pick = np.eye(size).reshape(length, -1, size) if size else None
     nothing = np.zeros((1, size)), np.ones(1)
     constant = jnp.zeros(())
     for t in range(length):
