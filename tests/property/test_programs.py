@@ -11,7 +11,7 @@ guide, and the step is the gradient of that bound in the moments of the blocks.
 from dataclasses import replace
 from functools import partial
 
-from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from hypothesis import HealthCheck, Phase, example, given, settings, strategies as st
 import jax
 from jax import random
 import jax.numpy as jnp
@@ -168,9 +168,28 @@ def test_programs_have_the_bound_and_the_gradient_of_dense_algebra(spec):
     check(spec)
 
 
+# A mixture of factor analysers without a plate, which has one datum.
+ALONE = Spec(
+    latent="mixture",
+    family="gaussian",
+    rows="dirichlet",
+    prior="known",
+    seen="pair",
+    by_state=True,
+    bias=False,
+    spelling="einsum",
+    missing="nothing",
+    plate=False,
+    states=2,
+    dim=2,
+    outputs=2,
+)
+
+
 @pytest.mark.slow
 @pytest.mark.x64
 @given(spec=specs())
+@example(ALONE)
 @settings(FEW, max_examples=10)
 def test_more_programs_do(spec):
     check(spec, num_starts=2)

@@ -126,7 +126,7 @@ def _shown(
         v, u = data.to_block(v, w, len(factor.selectors))
     if parent_map is None:
         return v, u, share, 0.0 * eye
-    spread = jnp.sum(share * jnp.sum(_centred(v, share) ** 2, -1)[..., None], 0)
+    spread = share * jnp.sum(_centred(v, share) ** 2, -1)[..., None]
     spread = jnp.sum(spread.reshape(-1, share.shape[-1]), 0) / v.shape[-1]
     return v, u, share, _LEAST_NOISE * spread[:, None, None] * eye
 
