@@ -442,6 +442,37 @@ def test_a_scan_that_carries_a_function_of_a_site_is_refused() -> None:
     _errs(_from_first(step), "'x': the scan carries something that is computed from it")
 
 
+def test_what_is_two_steps_before_is_part_of_the_state() -> None:
+    """A later site of the body is not blamed for it, though its name comes first."""
+
+    def vectors(y: Any) -> None:
+        first = numpyro.sample("x0", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+
+        def step(before: Any, y: Any) -> tuple:
+            fn = dist.Normal(1.7 * before[0] - 0.9 * before[1], 0.1)
+            x = numpyro.sample("x", fn.to_event(1))
+            numpyro.sample("data", dist.Normal(x, 1.0).to_event(1), obs=y)
+            return (x, before[0]), None
+
+        scan(step, (first, jnp.zeros(D)), y)
+
+    def states(y: Any) -> None:
+        first = numpyro.sample("z0", dist.Categorical(jnp.ones(2) / 2))
+
+        def step(before: Any, y: Any) -> tuple:
+            z = numpyro.sample("z", dist.Categorical(jnp.eye(2)[before[1]]))
+            numpyro.sample("data", dist.Normal(z * y, 1.0).to_event(1), obs=y)
+            return (z, before[0]), None
+
+        scan(step, (first, jnp.array(0)), y)
+
+    y = jnp.zeros((3, D))
+    with pytest.raises(ValueError, match=r"'x': the scan carries.*one site of both"):
+        ns.AutoSVAE(vectors)(y)
+    with pytest.raises(ValueError, match=r"'z': the scan carries.*one site of pairs"):
+        ns.AutoSVAE(states)(y)
+
+
 def test_steps_whose_noise_depends_on_the_state_are_refused() -> None:
     def step(x: Any, y: Any) -> tuple:
         with _sequences():

@@ -254,7 +254,7 @@ def _check_carry(
 
     used = frozenset[str]().union(*eval_provenance(rest, **values, **before))
     if used:
-        name = sorted(used & set(values) or body)[0]
+        name, advice = sorted(used & set(values) or body)[0], ""
         if label_of(name):
             kind = kind_of(peel(body[name]["fn"])[0])
             discrete = kind is not None and kind.discrete
@@ -263,8 +263,26 @@ def _check_carry(
                 f"Site '{name}': found obs_mask on the states of a scan. Accepted: "
                 f"{known_as_data(name, discrete)}."
             )
+        earlier = [c for c in chains.values() if f"before {c.name}" in used]
+        if used.isdisjoint(values) and earlier:
+            name, advice = earlier[0].name, _of_earlier(earlier[0])
         raise ValueError(
             f"Site '{name}': the scan carries something that is computed from it. "
             "Accepted: a carry whose parts are the values of latent sites, as they "
-            "are, or do not depend on any latent site."
+            f"are, or do not depend on any latent site.{advice}"
         )
+
+
+def _of_earlier(chain: ScannedChain) -> str:
+    """What to write where states depend on those of two steps before, for a message."""
+    if chain.discrete:
+        return (
+            " Of the state two steps before, write one site of pairs: "
+            f"z = numpyro.sample('{chain.name}', dist.Categorical(rows[z])), with "
+            "K * K states, zeros for pairs that do not go on, and z % K the newer one."
+        )
+    return (
+        " Of the value two steps before, write one site of both: x = numpyro.sample("
+        f"'{chain.name}', dist.Normal(A @ x, s).to_event(1)), with x[:D] the newer, "
+        "rows of A that take the others from it, and a small s there, as 1e-3."
+    )
