@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from numpyro_svae.program.read.wiring import Wiring
+from numpyro_svae.program.run.positions import broadcasts_to
 from numpyro_svae.program.run.sites import Site
 
 __all__ = ["check_labels_at_places"]
@@ -18,7 +19,7 @@ def check_labels_at_places(wiring: Wiring, site: Site) -> None:
     """
     labels = wiring.ordered(wiring.used(site.name), True)
     for label in (wiring.prober.sites[name] for name in labels):
-        if not _fits(label.batch_shape, site.batch_shape):
+        if not broadcasts_to(label.batch_shape, site.batch_shape):
             raise ValueError(
                 f"Site '{site.name}' ({type(site.fn).__name__}): found positions "
                 f"{site.batch_shape}, at which it depends on the label '{label.name}' "
@@ -31,9 +32,3 @@ def check_labels_at_places(wiring: Wiring, site: Site) -> None:
                 "labels that are used together, as those that switch weights on in X "
                 "@ (z * w), write sites without a plate, one by one."
             )
-
-
-def _fits(shape: tuple[int, ...], goal: tuple[int, ...]) -> bool:
-    """Whether a batch broadcasts to another one."""
-    aligned = zip(shape[::-1], goal[::-1])
-    return len(shape) <= len(goal) and all(n in (1, m) for n, m in aligned)

@@ -16,6 +16,7 @@ from numpyro_svae.program.run.sites import Site
 
 __all__ = [
     "Extent",
+    "broadcasts_to",
     "clean",
     "extent_of",
     "is_at",
@@ -100,8 +101,13 @@ def is_at(local: Extent, extent: Extent) -> bool:
     value = jax.ShapeDtypeStruct((*local.positions, 1), jnp.float32)
     read = partial(read_at, local=local, extent=extent, event_dim=1)
     found, goal = jax.eval_shape(read, value).shape[:-1], extent.positions
-    aligned = zip(found[::-1], goal[::-1])
-    return len(found) <= len(goal) and all(n in (1, m) for n, m in aligned)
+    return broadcasts_to(found, goal)
+
+
+def broadcasts_to(shape: tuple[int, ...], goal: tuple[int, ...]) -> bool:
+    """Whether arrays of a shape broadcast to another one."""
+    aligned = zip(shape[::-1], goal[::-1])
+    return len(shape) <= len(goal) and all(n in (1, m) for n, m in aligned)
 
 
 def pull_to(

@@ -100,7 +100,7 @@ def _global_sites(structure: Structure) -> list[str]:
 
 def _has_mask(name: str, what: str = "") -> ValueError:
     if name.endswith(REST):
-        raise ValueError(
+        return ValueError(
             f"Site '{name}': obs_mask makes a latent site of the numbers that are "
             "missing, beside those that are seen. Accepted: a mask in its place, as "
             "numpyro.sample(name, fn.mask(seen), obs=jnp.where(seen, y, 0.0)), with "
