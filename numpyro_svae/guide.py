@@ -32,6 +32,7 @@ from numpyro_svae.inference.start.parameters import natural_parameters
 from numpyro_svae.inference.start.search import Search, check_num_starts
 from numpyro_svae.program.bind.binding import Bound, bind
 from numpyro_svae.program.read.gradient_sites import check_groups
+from numpyro_svae.program.read.later_calls import LaterCalls
 from numpyro_svae.program.read.numpy_calls import numpy_is_named
 from numpyro_svae.program.read.setup import read_program, recognise
 from numpyro_svae.program.run.deterministic import shapes_of
@@ -178,9 +179,8 @@ class AutoSVAE(FittedGuide):
     # set-up
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        given = self.model, self.recognition, args, kwargs, bool(self.refine)
         with numpy_is_named(self.model, args, kwargs):
-            self._structure, messages, *names = read_program(*given)
+            self._structure, messages, *names = read_program(*self._given(args, kwargs))
         self.state_names, self.param_names = names
         check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
@@ -193,6 +193,11 @@ class AutoSVAE(FittedGuide):
         self.plate_names = frozenset(n for n in kinds if kinds[n] == "plate")
         self._has_deterministic = "deterministic" in kinds.values()
         self._shapes = shapes_of((args, kwargs))
+        self._calls = LaterCalls(self._shapes)
+
+    def _given(self, args: tuple, kwargs: dict) -> tuple:
+        """What is read, with these arguments."""
+        return self.model, self.recognition, args, kwargs, bool(self.refine)
 
     # inference
 
@@ -208,15 +213,11 @@ class AutoSVAE(FittedGuide):
         structure = self.structure
         key = numpyro.prng_key()
         model_key, guide_key = random.split(random.PRNGKey(0) if key is None else key)
-        program = Program(
-            self.model,
-            args,
-            kwargs,
-            model_key,
-            scans=structure.scans,
-            shown=structure.shown,
-        )
+        spelled = structure.scans, structure.shown
+        program = Program(self.model, args, kwargs, model_key, {}, *spelled)
         messages = plain_run(program, structure, expose=True)
+        again = partial(read_program, *self._given(args, kwargs))
+        self._calls.check(program, structure, messages, again)
         program = replace(program, fixed=shared_values(messages))
 
         given = messages, args, kwargs, guide_key

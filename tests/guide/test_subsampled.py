@@ -69,7 +69,7 @@ def make(name):
     svi = make_svi(model, guide)
     params = svi.get_params(svi.init(KEY, *args))
     reference = ns.AutoSVAE(whole, net, num_starts=1)
-    reference._structure = guide.structure
+    reference._structure, reference._calls = guide.structure, guide._calls
     exact = name in ("mixture", "counts")
     return Fitted(model, guide, whole, reference, params, args, exact)
 

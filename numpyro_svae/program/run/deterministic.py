@@ -18,7 +18,7 @@ from numpyro_svae.program.run.arrays import is_array
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.origins import NOT_TRACEABLE, union_of
 
-__all__ = ["deterministic_sites", "of_values", "shapes_of"]
+__all__ = ["deterministic_sites", "is_shape", "of_values", "shapes_of"]
 
 
 def deterministic_sites(
@@ -74,9 +74,9 @@ def of_values(
     :param shapes: its arguments and keyword arguments, as :func:`shapes_of` has them.
     :return: from values of sites and parameters to those of deterministic sites.
     """
-    leaves, tree = jax.tree.flatten(shapes, is_leaf=_is_shape)
-    known = {str(i): leaf for i, leaf in enumerate(leaves) if not _is_shape(leaf)}
-    arrays = {str(i): leaf for i, leaf in enumerate(leaves) if _is_shape(leaf)}
+    leaves, tree = jax.tree.flatten(shapes, is_leaf=is_shape)
+    known = {str(i): leaf for i, leaf in enumerate(leaves) if not is_shape(leaf)}
+    arrays = {str(i): leaf for i, leaf in enumerate(leaves) if is_shape(leaf)}
 
     def run(data: dict[str, Any], own: dict[str, Array], key: Array) -> dict:
         every = [(known | own)[str(i)] for i in range(len(leaves))]
@@ -103,7 +103,8 @@ def of_values(
     return found
 
 
-def _is_shape(leaf: Any) -> bool:
+def is_shape(leaf: Any) -> bool:
+    """Whether a leaf of what :func:`shapes_of` returns stands for an array."""
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 import jax.numpy as jnp
 from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.names import Names
+from numpyro_svae.program.run.operations import without_rest
 from numpyro_svae.program.run.wrappers import as_states
 
 __all__ = ["ScanCall", "constants", "num_steps", "run_body"]
@@ -141,37 +141,6 @@ def constants(
     ]
     step = without_rest(step, init, call.first_inputs())
     return jax.lax.scan(step, init, call.xs, call.length)[1]
-
-
-def without_rest(fn: Callable, *like: Any) -> Callable:
-    """A function without the operations that its results do not need.
-
-    All that the body of a loop reads is taken for something that its results depend on,
-    although sites of a step may depend on what the carry does not.
-
-    :param fn: the function.
-    :param like: arguments of the shapes of those that it will have.
-    """
-    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*like)
-    jaxpr: Jaxpr = closed.jaxpr
-    needed, kept = set(_variables(jaxpr.outvars)), []
-    for eqn in reversed(jaxpr.eqns):
-        if eqn.effects or needed.intersection(eqn.outvars):
-            kept.append(eqn)
-            needed.update(_variables(eqn.invars))
-    known = {v: x for v, x in zip(jaxpr.constvars, closed.consts) if v in needed}
-    least = jaxpr.replace(constvars=[*known], eqns=kept[::-1])
-    run = jaxpr_as_fun(ClosedJaxpr(least, [*known.values()]))
-    tree = jax.tree.structure(shape)
-
-    def shorter(*args: Any) -> Any:
-        return jax.tree.unflatten(tree, run(*jax.tree.leaves(args)))
-
-    return shorter
-
-
-def _variables(atoms: Iterable[Any]) -> Iterator[Any]:
-    return (atom for atom in atoms if not isinstance(atom, Literal))
 
 
 def _as_read(message: dict) -> dict:

@@ -1,0 +1,132 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Later calls of a program must be wired as the one that it was read from.
+
+The program is read once. What a flag, a number or an argument that is not there makes
+of it in another call is looked at when it first comes: if what it computes has not the
+same text as in the first call, the program is read again, and what is found there must
+be covered by what was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax import random
+from jax.core import eval_context
+import jax.numpy as jnp
+from numpyro import validation_enabled
+from numpyro.handlers import block
+
+from numpyro_svae.program.run.deterministic import is_shape, shapes_of
+from numpyro_svae.program.run.mutable_state import Given
+from numpyro_svae.program.run.operations import named, text_of
+from numpyro_svae.program.run.sites import Program, Site, sample_sites
+from numpyro_svae.program.structure.covered import check_covered, data_of
+from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.probing import parameters
+from numpyro_svae.program.structure.same_classes import check_classes
+from numpyro_svae.shared_programs import Leaf, Recent
+
+__all__ = ["LaterCalls"]
+
+_Read = tuple[Structure, *tuple[Any, ...]]
+
+
+class LaterCalls:
+    """The calls of a program that are known to be wired as the first one.
+
+    :param first: the arguments and keyword arguments of that, as :func:`shapes_of` has
+        them.
+    """
+
+    def __init__(self, first: tuple[tuple, dict[str, Any]]) -> None:
+        self._first = first
+        self._text: Hashable | None = None  # of the first call, when another one comes
+        self._known = Recent()
+        self._known[_key(first)] = True
+
+    def __reduce__(self) -> tuple:
+        return LaterCalls, (self._first,)
+
+    def check(
+        self,
+        program: Program,
+        structure: Structure,
+        messages: dict[str, dict],
+        read: Callable[[], _Read],
+    ) -> None:
+        """Look at a call, if there was none like it.
+
+        A call without some of the data is not looked at.
+
+        :param program: the program, with the arguments of the call.
+        :param structure: its wiring, as it was read of the first call.
+        :param messages: the trace of a run with these arguments.
+        :param read: reads the wiring, and more, with these arguments.
+        :raises ValueError: naming a site that depends on more than was read.
+        """
+        call = shapes_of((program.args, program.kwargs))
+        key = _key(call)
+        seen = {n for n, m in messages.items() if m.get("is_observed")}
+        if key in self._known or not data_of(structure) <= seen:
+            return
+        if self._text is None:
+            self._text = _text(program, self._first)
+        text = _text(program, call)
+        if text is None or text != self._text:
+            check_classes(structure, sample_sites(messages))
+            check_covered(structure, _again(read)[0])
+        self._known.get_or(key, lambda: True)
+
+
+def _again(read: Callable[[], _Read]) -> _Read:
+    """What is read, compiled as outside of any trace."""
+    try:
+        with eval_context():
+            return read()
+    except (ValueError, TypeError) as error:
+        error.add_note(
+            "The guide was set up with other arguments, with which the model could be "
+            "read. A program that a flag makes another one has a guide of its own."
+        )
+        raise
+
+
+def _key(call: tuple[tuple, dict[str, Any]]) -> Hashable:
+    """What tells a call from others, but for the values of its arrays."""
+    leaves, tree = jax.tree.flatten(call)
+    return tree, tuple(map(Leaf, leaves))
+
+
+def _text(program: Program, call: tuple[tuple, dict[str, Any]]) -> Hashable | None:
+    """What a program computes of latent sites; None if it has to know its arguments."""
+    leaves, tree = jax.tree.flatten(call)
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if is_shape(leaf)}
+
+    def run(own: dict[int, Any]) -> dict[str, Any]:
+        every = [own.get(i, leaf) for i, leaf in enumerate(leaves)]
+        args, kwargs = jax.tree.unflatten(tree, every)
+        other = Program(program.model, args, kwargs, random.PRNGKey(0))
+        other = replace(other, scans=program.scans, shown=program.shown)
+        sites = sample_sites(other.trace({}, _zeros))
+        return {name: {_kind(site): parameters(site)} for name, site in sites.items()}
+
+    with block(), Given(), validation_enabled(False):
+        try:
+            return text_of(run, arrays)
+        except Exception:  # of the model, where it cannot run without values
+            return None
+
+
+def _kind(site: Site) -> str:
+    return f"{'observed' if site.observed else 'latent'} {type(site.fn).__name__}"
+
+
+def _zeros(message: dict) -> Any:
+    dtype = float if message["fn"].is_discrete is False else int
+    return named(jnp.zeros(message["fn"].shape(), dtype), message["name"])

@@ -1,0 +1,132 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Later calls are right, or refused, where arguments make another program."""
+
+from functools import partial
+import pickle
+
+import jax
+from jax import random
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro.contrib.control_flow import scan
+import numpyro.distributions as dist
+from numpyro.handlers import seed, trace
+import pytest
+
+import numpyro_svae as ns
+import numpyro_svae.guide
+
+Y = np.random.default_rng(0).normal(size=(6, 2))
+
+
+def factors(
+    y, power=1, swapped=False, shift=0.0, scale=1.0, u=None, mask=True, more=None
+):
+    """Two factors with learnt loadings, and what flags and numbers make of them."""
+    prior = dist.MatrixNormal(jnp.zeros((2, 2)), jnp.eye(2), jnp.eye(2))
+    loadings = numpyro.sample("loadings", prior)
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        location = (z[..., ::-1] if swapped else z) ** power @ loadings.T + shift
+        location = location if u is None else location + u
+        noise = dist.Normal(location, scale).to_event(1)
+        numpyro.sample("y", noise.mask(mask), obs=y)
+        if more is not None:
+            numpyro.sample("more", dist.Normal(z, 1.0).to_event(1), obs=more)
+
+
+def set_up(*args, **kwargs):
+    """A guide that has read the factors, and its loss, without parameters of its own:
+    its posteriors start in the same place for all arguments."""
+    first = dist.MatrixNormal(jnp.eye(2), jnp.eye(2), jnp.eye(2))
+    guide = ns.AutoSVAE(factors, init={"loadings": first}, num_starts=1)
+    with trace() as messages, seed(rng_seed=0):
+        guide(*args, **kwargs)
+    params = {n: m["value"] for n, m in messages.items() if m["type"] == "param"}
+    return guide, partial(ns.SVAE_ELBO().loss, random.key(0), params, factors, guide)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The guide and the loss of the factors without anything beside."""
+    return set_up(Y)
+
+
+@pytest.mark.parametrize(
+    "later, match",
+    [
+        ({"power": 2}, "'y'.*in a way that is not conjugate"),
+        ({"swapped": True}, "'y': .* in another way; .* in its own way"),
+        ({"shift": 2.0}, "'y': .* known beside it; when.*was conjugate factor of"),
+        ({"u": np.ones((6, 2))}, "'y': .* known beside it.*SVI.init"),
+        ({"more": Y}, "'more': .*factor of 'z'.*; when .* it was of no latent site"),
+    ],
+)
+def test_what_was_not_read_is_refused(plain, later, match):
+    """It would be taken for what was read: the loss would be that of another model."""
+    _, loss = plain
+    for call in (loss, jax.jit(partial(loss, **later))):
+        with pytest.raises(ValueError, match=match):
+            call(Y) if call is not loss else call(Y, **later)
+
+
+def test_a_call_for_less_has_the_loss_of_its_own_guide():
+    """What is known beside a factor is read at each call, and is zero in some."""
+    _, own = set_up(Y)
+    _, loss = set_up(Y, u=np.ones((6, 2)))
+    np.testing.assert_allclose(loss(Y), own(Y), rtol=1e-5)
+    _, narrow = set_up(Y, scale=0.5)
+    np.testing.assert_allclose(own(Y, scale=0.5), narrow(Y, scale=0.5), rtol=1e-5)
+    _, of_arrays = set_up(Y, shift=jnp.zeros(()))  # a number that may change
+    _, shifted = set_up(Y, shift=2.0)
+    np.testing.assert_allclose(
+        of_arrays(Y, shift=jnp.full((), 2.0)), shifted(Y, shift=2.0), rtol=1e-5
+    )
+
+
+def test_calls_with_the_same_text_are_not_read_again(plain, monkeypatch):
+    """More data, a mask and other values of what is known make no other program."""
+    _, loss = plain
+
+    def read_again(*args):
+        pytest.fail("the program was read again")
+
+    monkeypatch.setattr(numpyro_svae.guide, "read_program", read_again)
+    assert np.isfinite(loss(Y[:3]))
+    assert np.isfinite(loss(Y, mask=np.arange(6) < 4))
+    assert np.isfinite(jax.jit(loss)(np.vstack([Y, Y])))
+
+
+def test_a_guide_from_a_file_looks_too(plain):
+    """It knows the call that it was set up with."""
+    guide, loss = plain
+    read = pickle.loads(pickle.dumps(guide))
+    _, params, *_ = loss.args
+    with pytest.raises(ValueError, match="known beside it"):
+        ns.SVAE_ELBO().loss(random.key(0), params, factors, read, Y, shift=2.0)
+
+
+def test_a_chain_of_a_scan_keeps_its_steps():
+    """A drift, or a step that is not linear, is not that of the chain that was read."""
+
+    def model(y, drift=0.0, sine=False):
+        noise = numpyro.sample("noise", dist.InverseGamma(2.0, 1.0))
+        first = numpyro.sample("first", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+
+        def step(x, seen):
+            mean = drift + (jnp.sin(x) if sine else 0.9 * x)
+            x = numpyro.sample("x", dist.Normal(mean, jnp.sqrt(noise)).to_event(1))
+            numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=seen)
+            return x, None
+
+        scan(step, first, y)
+
+    guide = ns.AutoSVAE(model, num_starts=1)
+    with seed(rng_seed=0):
+        guide(Y[:, :1])
+    for later in ({"drift": 0.5}, {"sine": True}):
+        with pytest.raises(ValueError, match=r"'x': .*when the guide was set up"):
+            guide.posterior_local({}, Y[:, :1], **later)
