@@ -41,12 +41,12 @@ export SDL_VIDEODRIVER ?= dummy
 
 # JAX's batched triangular solves wait for threads of the pool that they run in: with
 # few threads, two at once can wait for each other for ever. One thread never waits.
-test test-slow demo swing-up recipe tutorials docs: export NPROC ?= 1
+test test-slow explore demo swing-up recipe tutorials docs: export NPROC ?= 1
 # Two tests at a time have a processor each, and no use for threads of LAPACK.
-test test-slow tutorials docs: export OPENBLAS_NUM_THREADS ?= 1
+test test-slow explore tutorials docs: export OPENBLAS_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo swing-up recipe test test-slow lint format types tutorials docs bench \
+.PHONY: demo swing-up recipe test test-slow explore lint format types tutorials docs bench \
 	bench-compiled release ci clean
 .SECONDARY:
 
@@ -74,6 +74,12 @@ test: $(READY)/tests $(READY)/quick
 test-slow: $(READY)/tests $(READY)/quick
 	@set -- $$(cat $(READY)/quick); $(QUICKLY); set -x; \
 	$(PYTEST) -m slow --durations=10 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+# Programs that nobody wrote, others each time: EXAMPLES of them by each test.
+EXAMPLES ?= 100
+explore: $(READY)/tests $(READY)/quick
+	@set -- $$(cat $(READY)/quick); $(QUICKLY); set -x; \
+	EXAMPLES=$(EXAMPLES) $(PYTEST) -m x64 tests/property $(PYTEST_ARGS)
 
 lint: $(READY)/dev
 	$(BIN)/ruff check .

@@ -126,3 +126,19 @@ def test_sites_keep_their_distributions():
         loss(prior=dist.InverseGamma)
     with pytest.raises(ValueError, match="'z': found no such site"):
         loss(more=False)
+
+
+def test_numbers_of_each_datum_are_those_of_the_first_data():
+    """They are a global site: other data had an error of broadcasting in the model."""
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Normal(mu, 1.0))
+            numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    guide = ns.AutoSVAE(model, num_starts=1)
+    with seed(rng_seed=0):
+        guide(jnp.arange(6.0))
+    with pytest.raises(ValueError, match=r"'z': .*\(2,\), .*\(6,\).*to_event\(1\)"):
+        guide.posterior_local({}, jnp.arange(2.0))

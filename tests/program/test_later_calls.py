@@ -38,14 +38,19 @@ def factors(
             numpyro.sample("more", dist.Normal(z, 1.0).to_event(1), obs=more)
 
 
+def begun(guide, *args, **kwargs):
+    """The parameters that a guide begins with."""
+    with trace() as messages, seed(rng_seed=0):
+        guide(*args, **kwargs)
+    return {n: m["value"] for n, m in messages.items() if m["type"] == "param"}
+
+
 def set_up(*args, **kwargs):
     """A guide that has read the factors, and its loss, without parameters of its own:
     its posteriors start in the same place for all arguments."""
     first = dist.MatrixNormal(jnp.eye(2), jnp.eye(2), jnp.eye(2))
     guide = ns.AutoSVAE(factors, init={"loadings": first}, num_starts=1)
-    with trace() as messages, seed(rng_seed=0):
-        guide(*args, **kwargs)
-    params = {n: m["value"] for n, m in messages.items() if m["type"] == "param"}
+    params = begun(guide, *args, **kwargs)
     return guide, partial(ns.SVAE_ELBO().loss, random.key(0), params, factors, guide)
 
 
@@ -85,6 +90,26 @@ def test_a_call_for_less_has_the_loss_of_its_own_guide():
     np.testing.assert_allclose(
         of_arrays(Y, shift=jnp.full((), 2.0)), shifted(Y, shift=2.0), rtol=1e-5
     )
+
+
+def test_an_exposure_may_be_one_later():
+    """Rates times a number are read one by one; times one, they are as they are."""
+
+    def model(y, exposure):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Poisson(rate * exposure), obs=y)
+
+    y, guides = jnp.array([1, 2, 0]), [ns.AutoSVAE(model) for _ in range(2)]
+    params = begun(guides[0], y, 1.0)
+    begun(guides[1], y, 2.0)
+    one, two = (
+        partial(ns.SVAE_ELBO().loss, random.key(0), params, model, guide, y)
+        for guide in guides
+    )
+    np.testing.assert_allclose(two(1.0), one(1.0), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"'y': .*in another way.*jnp.asarray"):
+        one(2.0)
 
 
 def test_calls_with_the_same_text_are_not_read_again(plain, monkeypatch):

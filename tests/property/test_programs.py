@@ -10,6 +10,7 @@ guide, and the step is the gradient of that bound in the moments of the blocks.
 
 from dataclasses import replace
 from functools import partial
+import os
 
 from hypothesis import HealthCheck, Phase, example, given, settings, strategies as st
 import jax
@@ -23,10 +24,12 @@ from tests.data import make_svi
 from tests.property import oracle
 from tests.property.programs import CLASSES, COUNT, LATENTS, STEPS, Spec, model
 
+# How many programs to try, others each time; the same few, if not given.
+EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
 FEW = settings(
     deadline=None,
     database=None,
-    derandomize=True,
+    derandomize=not EXAMPLES,
     phases=[Phase.explicit, Phase.generate],  # each example compiles a program
     suppress_health_check=list(HealthCheck),
 )
@@ -163,7 +166,7 @@ def naturals(params):
 
 @pytest.mark.x64
 @given(spec=specs())
-@settings(FEW, max_examples=4)
+@settings(FEW, max_examples=EXAMPLES or 4)
 def test_programs_have_the_bound_and_the_gradient_of_dense_algebra(spec):
     check(spec)
 
@@ -190,6 +193,6 @@ ALONE = Spec(
 @pytest.mark.x64
 @given(spec=specs())
 @example(ALONE)
-@settings(FEW, max_examples=10)
+@settings(FEW, max_examples=EXAMPLES or 10)
 def test_more_programs_do(spec):
     check(spec, num_starts=2)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether numbers are the same but for rounding."""
+"""Whether numbers are the same but for rounding, and shapes but for broadcasting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["same"]
+__all__ = ["fits", "same"]
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -21,3 +21,12 @@ def same(found: Any, expected: Any) -> bool:
     expected = expected + 0.0  # a whole number has no size that is small
     size = np.max(np.abs(expected), initial=1e-30)
     return bool(np.max(np.abs(found - expected), initial=0.0) < 1e-3 * size)
+
+
+def fits(*shapes: tuple[int, ...]) -> bool:
+    """Whether shapes broadcast."""
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from typing import Any
 
+import numpy as np
 from numpyro.handlers import substitute, uncondition
 
+from numpyro_svae.program.run.agreement import fits
 from numpyro_svae.program.run.names import Names
 
-__all__ = ["Fixed", "Free"]
+__all__ = ["Fixed", "Free", "check_given"]
 
 
 class Fixed(substitute):
@@ -38,16 +40,38 @@ class Fixed(substitute):
     def process_message(self, msg: dict) -> None:
         """Give a site its value, and a plate its members.
 
-        :raises ValueError: if a plate has two sizes, or a name is that of two things.
+        :raises ValueError: if a plate has two sizes, a name is that of two things, or a
+            value has not the shape of its site.
         """
         self._names.add(msg)
         super().process_message(msg)
+        if msg["type"] == "sample" and msg["name"] in self.data:
+            check_given(msg["name"], msg["fn"].shape(), np.shape(msg["value"]))
         if msg["type"] != "plate":
             return
         name, (size, _) = msg["name"], msg["args"]
         if name in self.data:
             msg["kwargs"]["written"] = msg["args"]
             msg["args"] = size, len(msg["value"])
+
+
+def check_given(name: str, drawn: tuple[int, ...], found: tuple[int, ...]) -> None:
+    """A latent site must have the shape of the value that it is given.
+
+    :param name: of the site.
+    :param drawn: the shape that its distribution draws.
+    :param found: that of the value.
+    :raises ValueError: naming the site and both shapes.
+    """
+    if not fits(drawn, found):
+        raise ValueError(
+            f"Site '{name}': found a prior of shape {drawn}, and the guide was set up "
+            f"with one of shape {found}. Accepted: arguments with which global sites "
+            "have the same shape; for others, a guide of their own. A site with a "
+            "member for each datum is local if it is a vector, as Normal(loc, scale)"
+            ".to_event(1) with loc of shape (..., 1); of numbers, the members are "
+            "those of the data that the guide was set up with."
+        )
 
 
 class Free(uncondition):

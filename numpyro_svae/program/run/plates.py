@@ -14,9 +14,10 @@ import numpy as np
 from numpyro import plate
 from numpyro.handlers import scale
 
+from numpyro_svae.program.run.agreement import fits
 from numpyro_svae.program.run.fixed import Fixed
 
-__all__ = ["Plates", "check_shape", "fits", "own_scale", "shared_values"]
+__all__ = ["Plates", "check_shape", "own_scale", "shared_values"]
 
 
 class Plates:
@@ -82,15 +83,6 @@ def check_shape(name: str, fn: Any, value: Any, frames: tuple) -> None:
             "plate that takes its size from the data, as numpyro.plate('data', len(y)) "
             "does, also takes held-out data of another size."
         )
-
-
-def fits(*shapes: tuple[int, ...]) -> bool:
-    """Whether shapes broadcast."""
-    try:
-        np.broadcast_shapes(*shapes)
-    except ValueError:
-        return False
-    return True
 
 
 def own_scale(total: Any, frames: tuple, plates: dict[str, dict]) -> Any:

@@ -16,8 +16,9 @@ from numpyro.util import not_jax_tracer
 from numpyro_svae.families import NaturalParameters
 from numpyro_svae.potentials import CategoricalPotential, GaussianPotential
 from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.run.fixed import check_given
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
-from numpyro_svae.program.run.plates import check_shape, fits
+from numpyro_svae.program.run.plates import check_shape
 from numpyro_svae.program.run.sites import Site
 from numpyro_svae.program.structure.factors import Structure
 
@@ -72,12 +73,8 @@ def check_shapes(sites: dict[str, Site]) -> None:
             )
         if site.observed:
             check_shape(site.name, site.outer, site.value, site.frames)
-        elif not fits(drawn, found):
-            raise ValueError(
-                f"Site '{site.name}': found a prior of shape {drawn}, and the guide "
-                f"was set up with one of shape {found}. Accepted: arguments with which "
-                "global sites have the same shape; for others, a guide of their own."
-            )
+        else:
+            check_given(site.name, drawn, found)
 
 
 def check_data(sites: dict[str, Site]) -> None:

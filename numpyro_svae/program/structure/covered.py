@@ -61,14 +61,15 @@ def _said(structure: Structure, name: str) -> str:
     label, said = f"'{name}'", list[str]()
     for row, _, text in rows:
         if row.split(",")[0].strip() == label:
-            said.append(row.strip().removeprefix(label) + f" {text.strip()}")
+            part = row.strip().removeprefix(label).lstrip(", ")
+            said.append(f"{part} {text.strip()}".strip())
     own = [f for f in structure.factors if f.site == name]
     located = [f for f in own if isinstance(f, GaussianFactor)]
     if any(f.beside.location for f in located):
-        said.append(" with something known beside it")
+        said.append("with something known beside it")
     if any(f.beside.scaled for f in located):
-        said.append(" with a known factor of its variance")
-    return ";".join(said).lstrip(", ") or "of no latent site"
+        said.append("with a known factor of its variance")
+    return "; ".join(said) or "of no latent site"
 
 
 def _more(structure: Structure, found: Structure) -> Iterator[str]:
@@ -169,7 +170,7 @@ def _covers(structure: Structure, own: Any, found: Structure, other: Any) -> boo
         return False
     if other.source.gathered > own.source.gathered:
         return False
-    if own.source.placed != other.source.placed:
+    if other.source.placed > own.source.placed:
         return False
     if isinstance(own, GaussianFactor):
         return _covers_known(own.beside, other.beside) and _same_maps(own, other)
