@@ -155,7 +155,8 @@ def _read_blocks(
         if not site.observed:
             found = (kind.find(reading, site) for kind in priors_of(site.fn))
             block = next((block for block in found if block is not None), None)
-            priors |= {} if block is None else {block.name: block}
+            if block is not None and not _is_part(block, priors.values()):
+                priors[block.name] = block  # what has parts has the name of its last
     return {n: p for n, p in priors.items() if not _is_part(p, priors.values())}
 
 
