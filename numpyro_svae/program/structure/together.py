@@ -41,6 +41,9 @@ def find_together(prober: Prober) -> dict[str, int]:
     :return: by site, those alone that have any.
     """
     sites = [s for s in prober.sites.values() if s.batch_shape and _is_block(s)]
+    single = {s.name: count for s in sites if (count := _without_plates(s))}
+    if single:
+        return single
     sites = [s for s in sites if is_gaussian(s.fn) or _is_of_numbers(prober, s)]
     every = [Members(prober, site, users_of(prober, site)) for site in sites]
     every = [members for members in every if members.users and members.axes]
@@ -58,6 +61,15 @@ def _is_block(site: Site) -> bool:
     gaussian = is_gaussian(site.fn) and not is_path(site.fn)
     free = not site.observed and bool(np.all(np.equal(site.scale, 1.0)))
     return free and (gaussian or isinstance(site.fn, PrecisionPrior.distributions))
+
+
+def _without_plates(site: Site) -> int:
+    """How many trailing batch dimensions of numbers are one, and of no plate, beside
+    those of plates: a number for each of the rows of data is a vector of one entry."""
+    plates = [-frame.dim for frame in site.frames]
+    if site.outer.event_shape or not plates:
+        return 0
+    return min(plates) - 1
 
 
 def _is_of_numbers(prober: Prober, site: Site) -> bool:
