@@ -222,7 +222,8 @@ def _check_counted(*states: dict) -> None:
                 f"Site '{message['name']}': found a mask on the states of a chain that "
                 "is written as a scan, by numpyro.handlers.mask or .mask(...). "
                 "Accepted: masks on the observed sites of the body, and on potentials; "
-                "masks of whole paths, on ns.DiscreteMarkovChain and the like."
+                "masks of whole paths, on ns.DiscreteMarkovChain and the like; of "
+                "sequences that end, `lengths` of these."
             )
     first, later = (1.0 if m["scale"] is None else m["scale"] for m in states)
     known = all(map(not_jax_tracer, (first, later)))
