@@ -175,8 +175,9 @@ def as_states(fn: Any) -> Any:
     if isinstance(fn, dist.DiscreteUniform) and not_jax_tracer(fn.low + fn.high):
         low, high = np.unique(fn.low), np.unique(fn.high)
         if low.tolist() == [0] and high.size == 1:
-            probs = np.full((*fn.batch_shape, int(high[0]) + 1), 1 / (int(high[0]) + 1))
-            return dist.CategoricalProbs(jnp.asarray(probs), validate_args=False)
+            count = int(high[0]) + 1
+            same = jnp.full((*fn.batch_shape, count), 1 / count)
+            return dist.CategoricalProbs(same, validate_args=False)
     return fn
 
 
