@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from numpyro_svae.diagnostics.fit import Fit
 from numpyro_svae.forecasting.continuation import Continue
 from numpyro_svae.forecasting.timeline import InTime, at_last
+from numpyro_svae.program.run.known_starts import Starts
 from numpyro_svae.shared_programs import quick_jit
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def draws_ahead(
             key, new = now
             (args, kwargs), last = setup.window(last, state.fixed, new)
             fit = Fit(setup.guide.model, setup.guide, state.params, args, kwargs)
-            run = Continue(fit.model, states, fit.known_parts)
+            model = Starts(fit.model, setup.guide.structure.scans, states)
+            run = Continue(model, states, fit.known_parts)
             messages = fit.trace(run, key, values)
             moved = {
                 chain.first: at_last(messages[name]["value"], chain.axis, None)

@@ -27,6 +27,7 @@ from numpyro_svae.forecasting.timeline import (
 )
 from numpyro_svae.forecasting.window import Window, check_names, check_shape
 from numpyro_svae.program.run.kinds import lengths_of
+from numpyro_svae.program.run.known_starts import Starts
 from numpyro_svae.program.run.subsample import plate_axis
 
 __all__ = ["Begin", "Chain", "Course", "Messages", "draw_sites"]
@@ -235,7 +236,8 @@ class Course:
         states, values = begin
         args, kwargs = self.arguments.join(leaves)
         fit = self.fit._replace(args=args, kwargs=kwargs)
-        messages = fit.trace(Continue(fit.model, states, fit.known_parts), key, values)
+        model = Starts(fit.model, fit.guide.structure.scans, states)
+        messages = fit.trace(Continue(model, states, fit.known_parts), key, values)
         shown = ("sample", "deterministic")
         return {n: m for n, m in messages.items() if m["type"] in shown}
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.timeline import InTime, at_last, blank
+from numpyro_svae.program.run.known_starts import Starts
 from numpyro_svae.program.run.wrappers import peel
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def own_time(course: Course) -> dict[OwnTime, Array]:
     def messages() -> dict[str, dict]:
         args, kwargs = course.arguments.join(_still(course, steps))
         fit = course.fit._replace(args=args, kwargs=kwargs)
-        return fit.trace(fit.model, random.PRNGKey(0), _still_values(course, steps))
+        values = _still_values(course, steps)
+        model = Starts(fit.model, fit.guide.structure.scans, values)
+        return fit.trace(model, random.PRNGKey(0), values)
 
     def parameters() -> list[Array]:
         found = messages()

@@ -11,6 +11,7 @@ from numpyro.handlers import seed, trace
 import pytest
 
 import numpyro_svae as ns
+from tests.data import make_svi, steps
 
 Y = np.random.default_rng(0).standard_normal((12, 2)).astype(np.float32)
 
@@ -109,6 +110,43 @@ def mixed(y):
         numpyro.sample("y", dist.Normal(x, 1.0), obs=y[:, 0])
 
 
+def mixed_data(y):
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("components", 2):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+    with numpyro.plate("data", len(y)):
+        parts = dist.Categorical(weights), dist.Normal(mu, sigma)
+        numpyro.sample("y", dist.MixtureSameFamily(*parts), obs=y[:, 0])
+
+
+def zeros(y):
+    gate = numpyro.sample("gate", dist.Beta(1.0, 1.0))
+    rate = numpyro.sample("rate", dist.Gamma(1.0, 1.0))
+    with numpyro.plate("data", len(y)):
+        fn = dist.ZeroInflatedPoisson(gate, rate)
+        numpyro.sample("y", fn, obs=jnp.asarray(y[:, 0] > 0, int))
+
+
+def ordered(y):
+    prior = dist.Normal(0.0, 5.0).expand([2]).to_event(1)
+    order = dist.transforms.OrderedTransform()
+    mu = numpyro.sample("mu", dist.TransformedDistribution(prior, order))
+    labelled_by(mu, y)
+
+
+def labelled_by(mu, y):
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(jnp.ones(2) / 2))
+        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y[:, 0])
+
+
+def only_seen(y, seen):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y[seen])
+    numpyro.factor("others", jnp.log1p(-dist.Normal(mu, 1.0).cdf(y[~seen])).sum())
+
+
 def beside(y):
     b = numpyro.sample("b", dist.Normal(0.0, 1.0))
     with numpyro.plate("data", len(y)):
@@ -141,7 +179,10 @@ REFUSED = {
     ),
     "a product of noises": (of_all_and_each, r"product of 's', 'w'\. .*StudentT\(df"),
     "weights and vectors": (beside, r"weights 'b' and .* 'a'\. .*a\[group\] in the"),
-    "a label": (labelled(dist.DiscreteUniform(0, 1)), r"potential\. Of K states"),
+    "a label": (labelled(dist.DiscreteUniform(-1, 0)), r"potential\. Its states begin"),
+    "data of a mixture": (mixed_data, r"'sigma': .* potential\. Write the label"),
+    "additional zeros": (zeros, r"'y' .*ZeroInfl.*'z', dist.Bernoulli.*where\(z == 1"),
+    "ordered": (ordered, r"'mu': .* components need no order"),
     "a mixture": (mixed, r"'x': .* potential\. Write the label"),
     "alone": (alone(dist.HalfNormal()), "'site': no other site .*without it, or"),
     "flat and alone": (
@@ -156,3 +197,12 @@ def test_what_is_refused_says_why_and_what_to_write(name):
     model, text = REFUSED[name]
     with pytest.raises(ValueError, match=text), trace(), seed(rng_seed=0):
         ns.AutoSVAE(model)(Y)
+
+
+def test_booleans_that_pick_data_are_told_to_be_a_mask():
+    y = jnp.linspace(-1.0, 3.0, 8)
+    match = (
+        r"(?s)booleans for an index, as in y\[seen\] .*test_advice.*fn\.mask\(seen\)"
+    )
+    with pytest.raises(TypeError, match=match):
+        steps(make_svi(only_seen, ns.AutoSVAE(only_seen)), 1, y, y < 2.0)

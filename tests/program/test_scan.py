@@ -402,15 +402,17 @@ def _errs(model: Callable, accepted: str) -> None:
         svi.init(jax.random.key(0), Y)
 
 
-def test_a_scan_that_does_not_start_from_a_site_is_refused() -> None:
+def test_a_scan_that_starts_from_what_is_computed_of_sites_is_refused() -> None:
     def model(y: Any = None) -> None:
+        top = numpyro.sample("top", dist.Normal(0.0, 1.0).expand([D]).to_event(1))
+
         def step(x: Any, y: Any) -> tuple:
             with _sequences():
                 x = numpyro.sample("x", dist.MultivariateNormal(0.9 * x, jnp.eye(D)))
                 numpyro.sample("y", _picture(x), obs=y)
             return x, None
 
-        scan(step, jnp.zeros((N, D)), _over_time(y))
+        scan(step, jnp.zeros((N, D)) + 2 * top, _over_time(y))
 
     _errs(model, "'x': the scan carries it .* does not start from a latent site")
 

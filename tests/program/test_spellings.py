@@ -316,6 +316,10 @@ ALIKE = {
     "crossed": (crossed(effects, effects), crossed(effects_in_one, effects_in_one)),
     "vectors": (vectors(entries_in_plates), vectors(vectors_of_data)),
     "binary": (binary(dist.Bernoulli), binary(of_two)),
+    "uniform states": (
+        binary(lambda p: dist.DiscreteUniform(0, 1)),
+        binary(lambda p: dist.Categorical(jnp.ones(2) / 2)),
+    ),
     "moved numbers": (
         moved(STANDARD, AffineTransform(LOC, SCALE)),
         groups_of(dist.Normal(LOC, jnp.abs(SCALE)).to_event(1)),

@@ -69,7 +69,8 @@ def path_name(name: str, prefix: str) -> str:
 def _point(
     value: Array, log_density: Array | float, event_dim: int, rank: int
 ) -> dist.Delta:
-    """A point mass at a draw, whose entries in the batch share a density.
+    """A point mass at a draw, whose entries in the batch share a density, and which has
+    those of all members that the program has in its event.
 
     :param value: the draw.
     :param log_density: its log density, with ``rank`` batch dimensions or fewer.
@@ -77,6 +78,9 @@ def _point(
     :param rank: how many batch dimensions the draw has one density for each of.
     """
     batch = value.shape[: value.ndim - event_dim]
+    if rank > len(batch):
+        every = jnp.broadcast_to(log_density, value.shape[:rank])
+        log_density = jnp.sum(every, tuple(range(len(batch), rank)))
     apart = batch[rank:]
     share = jnp.expand_dims(log_density, tuple(range(-len(apart), 0))) / prod(apart)
     return dist.Delta(value, jnp.broadcast_to(share, batch), event_dim=event_dim)
@@ -87,7 +91,8 @@ def _sample(
 ) -> Array:
     """Sample a site from its posterior, if need be of what the program has in a batch.
 
-    :param together: how many event dimensions of the posterior these are, by site.
+    :param together: how many event dimensions of the posterior these are, by site; of
+        what the program has in an event a batch has, with a minus.
     """
     if name in together and not isinstance(fn, dist.Delta):
         value = fn.sample(numpyro.prng_key())

@@ -54,19 +54,23 @@ class TablePrior(Prior):
 class DirichletPrior(TablePrior):
     """A Dirichlet prior over probabilities.
 
+    Rows that ``to_event`` has made are members of the batch, like those of a plate.
+
     :param size: number of categories.
     :param kind: the class of its distribution.
+    :param extra: how many dimensions of the batch ``to_event`` has made.
     """
 
     size: int
     kind: type[dist.Dirichlet] = dist.Dirichlet
+    extra: int = 0
 
     distributions = (dist.Dirichlet,)
 
     @classmethod
     def find(cls, reading: Reading, site: Site) -> DirichletPrior:
-        size, kind = site.fn.event_shape[-1], type(site.fn)
-        return cls(site.name, (site.name,), site.batch_shape, size, kind)
+        size, kind, extra = site.fn.event_shape[-1], type(site.fn), site.extra
+        return cls(site.name, (site.name,), site.positions, size, kind, extra)
 
     @classmethod
     def easy_value(cls, event_shape: tuple[int, ...]) -> np.ndarray:
@@ -97,7 +101,8 @@ class DirichletPrior(TablePrior):
         return None if natural.in_domain() else wrong_concentration(self.name, natural)
 
     def posterior(self, natural: DirichletNatural) -> dist.Distribution:
-        return self.kind(natural.concentration, validate_args=False)
+        fn = self.kind(natural.concentration, validate_args=False)
+        return fn.to_event(self.extra)
 
     def unpack(self, value: Array) -> dict[str, Array]:
         return {self.name: value}

@@ -96,10 +96,12 @@ class Candidates:
 
     def _is_number(self, name: str, found: list[Site]) -> bool:
         """Whether a site is a number for each member of a whole plate, which only
-        Gaussian sites depend on."""
-        site = self._site(name)
-        whole = not site.outer.event_shape and bool(np.all(np.equal(site.scale, 1.0)))
-        return whole and all(_is_vector(s.fn) for s in found)
+        Gaussian sites and data depend on."""
+        site, shown = self._site(name), self.prober.program.shown
+        number = np.prod(site.outer.event_shape) == 1 and name in shown.together
+        number = number or not site.outer.event_shape
+        whole = number and bool(np.all(np.equal(site.scale, 1.0)))
+        return whole and all(_is_vector(s.fn) or s.observed for s in found)
 
     def _is_of_data(self, name: str, of: str) -> bool:
         """Whether a site that depends on another is a state of data, as it is of a

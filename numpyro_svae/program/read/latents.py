@@ -155,7 +155,8 @@ def _read_blocks(
         if not site.observed:
             found = (kind.find(reading, site) for kind in priors_of(site.fn))
             block = next((block for block in found if block is not None), None)
-            priors |= {} if block is None else {block.name: block}
+            if block is not None and not _is_part(block, priors.values()):
+                priors[block.name] = block  # what has parts has the name of its last
     return {n: p for n, p in priors.items() if not _is_part(p, priors.values())}
 
 
@@ -232,7 +233,8 @@ _INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
     ),
     (
         (dist.DiscreteUniform,),
-        " Of K states, write Categorical(jnp.ones(K) / K).",
+        " Its states begin at zero, all alike: of n from low to high, write "
+        "Categorical(jnp.ones(n) / n), and low + z where it is used.",
     ),
     (
         (dist.BinomialProbs, dist.MultinomialProbs),
@@ -256,7 +258,8 @@ _INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
         (dist.TransformedDistribution,),
         " Write it by its name, as LogNormal, or its base as the site, as "
         "numpyro.infer.reparam.TransformReparam does. Of a Normal or "
-        "MultivariateNormal, AffineTransform and LowerCholeskyAffine are read.",
+        "MultivariateNormal, AffineTransform and LowerCholeskyAffine are read. Means "
+        "of components need no order; cuts of ordinal data are a numpyro.param.",
     ),
 )
 _BY_CLASS = {fn: text for classes, text in _INSTEAD for fn in classes}
@@ -265,7 +268,7 @@ _BY_CLASS = {fn: text for classes, text in _INSTEAD for fn in classes}
 def _unknown(program: Program, sites: dict[str, Site], site: Site) -> ValueError:
     """The error for a latent site of no kind."""
     prober = Prober(program, sites, {}, {})
-    if not Reading(program, sites, prober.needs).users(site.name):
+    if not (users := Reading(program, sites, prober.needs).users(site.name)):
         return ValueError(
             f"Site '{site.name}': no other site depends on it, so that it keeps its "
             f"prior, and {type(site.fn).__name__} is none that AutoSVAE knows without "
@@ -273,8 +276,8 @@ def _unknown(program: Program, sites: dict[str, Site], site: Site) -> ValueError
             "of another site depends on it (numpyro.deterministic has none); what "
             "numpyro.handlers.block(seed(model, 0), hide=[...]) hides is not inferred."
         )
-    found = type(site.fn)
-    advice = _BY_CLASS.get(found, "")
+    found, mixed = type(site.fn), any(isinstance(s.fn, MIXTURES) for s in users)
+    advice = OF_MIXTURES if mixed else _BY_CLASS.get(found, "")
     if issubclass(found, PrecisionPrior.distributions):
         advice = of_scale(program, sites, site) or advice
     return ValueError(

@@ -15,7 +15,11 @@ from typing import Any
 
 import jax
 from jax import random
-from jax.errors import JAXTypeError, TracerArrayConversionError
+from jax.errors import (
+    JAXTypeError,
+    NonConcreteBooleanIndexError,
+    TracerArrayConversionError,
+)
 import numpy as np
 import numpyro
 from numpyro.util import not_jax_tracer
@@ -59,6 +63,13 @@ def numpy_is_named(model: Callable, args: tuple, kwargs: dict) -> Iterator[None]
     """
     try:
         yield
+    except NonConcreteBooleanIndexError as error:
+        raise TypeError(
+            f"The model: found booleans for an index, as in y[seen]{_place(error)}, "
+            "which JAX traces in a function that is compiled, where sizes are known "
+            "and values are not. Accepted: all of y, and a mask of what counts, "
+            "numpyro.sample(name, fn.mask(seen), obs=y); or y[seen] as an argument."
+        ) from error
     except JAXTypeError as error:
         with computed_now():
             args, kwargs = stand_ins((args, kwargs))

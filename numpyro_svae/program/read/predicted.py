@@ -103,10 +103,11 @@ def weights_alone(
     if not others:
         return tuple(blocks)
     if len(others) < len(blocks):
+        log = f"log_{others[0]}"
         advice = (
-            "Write a positive parameter as the exponential of one, as in log_r = "
-            "numpyro.sample('log_r', dist.Normal(0.0, 1.0)) and jnp.exp(log_r) in the "
-            "place of r, which has a log-normal prior, and a probability as "
+            f"Write a positive parameter as the exponential of one, as in {log} = "
+            f"numpyro.sample('{log}', dist.Normal(0.0, 1.0)) and jnp.exp({log}) in the "
+            f"place of {others[0]}, which has a log-normal prior, and a probability as "
             "jax.nn.sigmoid of one."
         )
         if isinstance(site.fn, MIXTURES):

@@ -46,6 +46,7 @@ from numpyro_svae.program.structure.checks import (
     check_shapes,
     stand_ins,
 )
+from numpyro_svae.program.structure.components import find_components
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.masks import check_masks
 from numpyro_svae.program.structure.numbers import find_numbers
@@ -159,7 +160,8 @@ def _show_steps(
             program = replace(program, shown=Shown(*found, together))
             messages = program.trace({}, easy_value)
             prober = Prober(program, sample_sites(messages), {}, {})
-        more = find_together(prober)
+        more = find_components(prober) or find_together(prober)
+        more = {name: count for name, count in more.items() if name not in together}
         if not more:
             return program, messages
         together = together | more

@@ -86,6 +86,13 @@ def of_likelihood(site: Site) -> str:
         return " Of positive data, write Normal(loc, scale) of their logs, jnp.log(y)."
     if isinstance(site.fn, MIXTURES):
         return OF_MIXTURES
+    if isinstance(site.fn, dist.ZeroInflatedPoisson | dist.ZeroInflatedProbs):
+        return (
+            " Write which data are zero for another reason as a latent site in the "
+            "same plates: z = numpyro.sample('z', dist.Bernoulli(gate)), and a rate of "
+            "zero there, as in dist.Poisson(jnp.where(z == 1, 0.0, rate)). It is "
+            "summed over."
+        )
     return (
         " A scale, a shape or a rate of such data is numpyro.param, or the exponential "
         "of a Normal site: s = numpyro.sample('s', dist.Normal(0, 1)), and jnp.exp(s) "

@@ -26,6 +26,7 @@ from numpyro.primitives import Messenger
 
 from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
 from numpyro_svae.distributions.logit_chain import LogitChain
+from numpyro_svae.program.run.known_starts import certain
 from numpyro_svae.program.run.plates import Plates, own_scale
 from numpyro_svae.program.run.scan_calls import ScanCall, constants, run_body
 from numpyro_svae.program.run.scans import Scan, ScannedChain
@@ -55,7 +56,8 @@ class OneSite(Messenger):
     ) -> None:
         super().__init__(fn)
         self.left = iter(scans)
-        self.firsts = {c.first: c for scan in scans for c in scan.chains.values()}
+        chains = [c for scan in scans for c in scan.chains.values()]
+        self.firsts = {c.first: c for c in chains if not c.known}
         self.values, self.fixed, self.key = values, fixed, key
         self.first_fn: dict[str, Any] = {}
         self.plates: dict[str, dict] = {}  # that bodies may open again
@@ -208,13 +210,20 @@ class _Run:
             return self._nonlinear_chain(chain)
         return self._gaussian_chain(chain)
 
+    def _first(self, chain: ScannedChain) -> Any:
+        """The distribution of the first state of a chain."""
+        if not chain.known:
+            return self.first_fn[chain.name]
+        step = self.shown[chain.name]["fn"]
+        return certain(chain.name, step, self.call.init[chain.leaf])
+
     def _discrete_chain(self, chain: ScannedChain) -> LogitChain:
         rank = self._rank(chain.name)
 
         def logits(carry: Any, y: Any, messages: dict) -> Array:
             return log_probs_of(messages[chain.name]["fn"])
 
-        first = self.first_fn[chain.name]
+        first = self._first(chain)
         initial = jnp.exp(log_probs_of(first))
         states = jnp.arange(initial.shape[-1])
         rows = jax.vmap(lambda state: self._at_state(chain, state, logits))(states)
@@ -234,7 +243,7 @@ class _Run:
             carry[chain.leaf] = state
             return moments(*run_body(self.call, carry, *given[1:]))[0]
 
-        first = self.first_fn[chain.name]
+        first = self._first(chain)
         initial = Steps.of(first).gaussian(first)
         _, cov = self._at_state(chain, jnp.zeros(()), moments)
         scanned = self.carry, self.call.xs, self.given
@@ -251,7 +260,7 @@ class _Run:
         def loc(state: Array) -> Array:
             return self._at_state(chain, state, moments)[0]
 
-        first = self.first_fn[chain.name]
+        first = self._first(chain)
         initial = Steps.of(first).gaussian(first)
         dim = initial[0].shape[-1]
         origin, cov = self._at_state(chain, jnp.zeros(()), moments)

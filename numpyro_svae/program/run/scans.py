@@ -5,7 +5,7 @@
 
 The state of such a chain is a latent site of the body of the scan whose value the body
 carries to the next step, and its first state is a latent site from before the scan
-whose value the carry starts with.
+whose value the carry starts with, or is known.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-from numpyro.contrib.control_flow.scan import scan_wrapper
 from numpyro.ops.provenance import eval_provenance
-from numpyro.primitives import Messenger
 from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.kinds import kind_of
+from numpyro_svae.program.run.known_starts import certain, name_before
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.parts import REST, known_as_data, label_of
+from numpyro_svae.program.run.recorder import Recorder, used_by_start
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 from numpyro_svae.program.run.scan_steps import num_states, steps_of
 from numpyro_svae.program.run.wrappers import peel
@@ -38,12 +38,13 @@ class ScannedChain:
     """A chain that is spelled as a first site and the site of a scan.
 
     :param name: the site in the body, which names the chain.
-    :param first: the site of the first state.
+    :param first: the site of the first state; what stands for it, if it is known.
     :param leaf: which leaf of the carry is the state before.
     :param discrete: whether the states are discrete.
     :param moved: whether a Gaussian state has another mean than a matrix times the
         state before, from inputs or an offset.
     :param linear: whether its mean is affine in the state before.
+    :param known: whether the first state is no latent site.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ScannedChain:
     discrete: bool
     moved: bool = False
     linear: bool = True
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Scan:
         :param rank: of the batch.
         """
         path = jnp.moveaxis(path, rank, 0)
-        if name in self.chains:
+        if name in self.chains and not self.chains[name].known:
             return {self.chains[name].first: path[0], name: path[1:]}
         return {name: path[1:] if self.chains else path}
 
@@ -84,25 +86,6 @@ class Scan:
 def is_scanned(message: dict) -> bool:
     """Whether the message of a site is from the body of a scan."""
     return "_scan_current_index" in message["infer"]
-
-
-class _Recorder(Messenger):
-    """Collects the scans of a run, and what was sampled before them."""
-
-    def __init__(self, fn: Callable) -> None:
-        super().__init__(fn)
-        self.calls: list[tuple[tuple, frozenset[str]]] = []
-        self.sampled: dict[str, dict] = {}
-
-    def process_message(self, msg: dict) -> None:
-        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            stack = msg["kwargs"].get("substitute_stack", ())
-            given = (data for _, data in stack if isinstance(data, dict))
-            self.calls.append((msg["args"], frozenset().union(*given)))
-
-    def postprocess_message(self, msg: dict) -> None:
-        if msg["type"] == "sample" and not msg["is_observed"]:
-            self.sampled[msg["name"]] = msg
 
 
 def find_scans(
@@ -123,8 +106,8 @@ def find_scans(
 
     def recorded(
         program: Any, default: Callable[[dict], Any] = default
-    ) -> tuple[list[ScanCall], _Recorder, dict[str, dict]]:
-        recorder, names = _Recorder(program.model), Names()
+    ) -> tuple[list[ScanCall], Recorder, dict[str, dict]]:
+        recorder, names = Recorder(program.model), Names()
         messages = replace(program, model=recorder).trace(values, default)
         for message in messages.values():  # which NumPyro does not tell the body
             names.add(message)
@@ -144,11 +127,22 @@ def find_scans(
     others += [recorded(program, partial(at_state, k))[0] for k in range(1, most)]
     # Where a program branches, others may have other scans, which say nothing of these.
     others = [other for other in others if len(other) == len(calls)]
+    sampled = recorder.sampled
+    before = {n: m["value"] for n, m in sampled.items() if not is_scanned(m)}
+
     scans = []
-    for (_, given), *own in zip(recorder.calls, calls, *others, strict=True):
-        scan = _read_scan(own, recorder.sampled, default, given)
+    zipped = zip(recorder.calls, calls, *others, strict=True)
+    for i, ((_, given), *own) in enumerate(zipped):
+        scan = _read_scan(
+            own,
+            sampled,
+            default,
+            given,
+            partial(used_by_start, program, before, default, i),
+        )
         for name, chain in scan.chains.items():
-            _check_counted(messages[chain.first], messages[name])
+            first = name if chain.known else chain.first
+            _check_counted(messages[first], messages[name])
         scans.append(scan)
     return tuple(scans)
 
@@ -158,12 +152,14 @@ def _read_scan(
     sampled: dict[str, dict],
     default: Callable[[dict], Any],
     given: frozenset[str],
+    used: Callable[[], list[frozenset[str]]],
 ) -> Scan:
     """The chains of a scan.
 
     :param calls: the scan, and the same where arguments, parameters or labels are
         others.
     :param given: the names that handlers around it give values of.
+    :param used: finds the latent sites that what it starts with depends on, by leaf.
     """
     call = calls[0]
     carry, _, messages = run_body(call, call.init, call.first_inputs(), {}, default)
@@ -184,17 +180,21 @@ def _read_scan(
         name = _named(body, end)
         if name is None:
             continue
+        discrete = bool(jnp.issubdtype(jnp.result_type(end), jnp.integer))
         first = _named(sampled, start)
+        if first is None and not used()[leaf]:
+            first = name_before(name)
+            chains[name] = ScannedChain(name, first, leaf, discrete, known=True)
+            certain(name, body[name]["fn"], start)
+            continue
         if first is None:
             raise ValueError(
                 f"Site '{name}': the scan carries it from step to step, but does not "
-                "start from a latent site. Accepted: scan(step, first_state, ...) with "
-                "first_state the value of a latent site of the same kind. One that "
-                "is known is one too: dist.Categorical(jnp.eye(K)[0]), or of a vector "
-                "dist.Normal(x0, jnp.zeros(D), validate_args=False).to_event(1)."
+                "start from a latent site, but from what is computed of some. "
+                "Accepted: scan(step, first_state, ...) with first_state the value of "
+                "a latent site of the same kind, or known."
             )
-        discrete = jnp.issubdtype(jnp.result_type(end), jnp.integer)
-        chains[name] = ScannedChain(name, first, leaf, bool(discrete))
+        chains[name] = ScannedChain(name, first, leaf, discrete)
     _check_carry(call, carry, body, chains)
     states = {chain.leaf: name for name, chain in chains.items()}
     found = {
@@ -222,7 +222,8 @@ def _check_counted(*states: dict) -> None:
                 f"Site '{message['name']}': found a mask on the states of a chain that "
                 "is written as a scan, by numpyro.handlers.mask or .mask(...). "
                 "Accepted: masks on the observed sites of the body, and on potentials; "
-                "masks of whole paths, on ns.DiscreteMarkovChain and the like."
+                "masks of whole paths, on ns.DiscreteMarkovChain and the like; of "
+                "sequences that end, `lengths` of these."
             )
     first, later = (1.0 if m["scale"] is None else m["scale"] for m in states)
     known = all(map(not_jax_tracer, (first, later)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from numpyro_svae.program.run.moved_gaussians import as_gaussian, as_latent
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
-from numpyro_svae.program.run.wrappers import as_vectors
+from numpyro_svae.program.run.wrappers import as_vectors, at_positions
 
 __all__ = ["Shown"]
 
@@ -23,7 +23,8 @@ class Shown:
     :param time_plates: the plate over steps of a chain, by observed site that has one;
         it is shown as an event dimension.
     :param together: how many batch dimensions of a latent site are those of one vector
-        or matrix, by site; they are shown as event dimensions.
+        or matrix, by site; they are shown as event dimensions. If it is negative, as
+        many event dimensions are those of components, and are shown as a batch.
     """
 
     numbers: frozenset[str] = frozenset()
@@ -48,11 +49,13 @@ class Shown:
 
 
 def _with_entries(message: dict, count: int) -> dict:
-    """A message whose last batch dimensions are entries, which have no plates."""
+    """A message whose last batch dimensions are entries, which have no plates; or whose
+    first event dimensions are components."""
     frames = [
         frame._replace(dim=frame.dim + count)
         for frame in message["cond_indep_stack"]
         if frame.dim < -count
     ]
-    fn = message["fn"].to_event(count)
+    fn = message["fn"]
+    fn = fn.to_event(count) if count > 0 else at_positions(fn, -count)
     return {**message, "fn": fn, "cond_indep_stack": frames}

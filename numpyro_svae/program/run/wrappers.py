@@ -5,7 +5,7 @@
 
 Gaussian vectors of NumPyro's other classes are the ``MultivariateNormal`` of their
 covariance, numbers are vectors of dimension one, and a latent ``Bernoulli`` is a
-``Categorical`` of two states.
+``Categorical`` of two states, as a ``DiscreteUniform`` is of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.classes import entries_by_class, spelling_of
 
@@ -159,8 +160,8 @@ def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
 
 
 def as_states(fn: Any) -> Any:
-    """A Bernoulli distribution as the Categorical of its two values, in the same
-    wrappers; any other one as it is."""
+    """A Bernoulli distribution as the Categorical of its two values, and a uniform one
+    from zero as that of as many states, in the same wrappers; any other as it is."""
     layer = Layer.of(fn)
     if layer is not None:
         inner = as_states(layer.inner)
@@ -171,6 +172,12 @@ def as_states(fn: Any) -> Any:
     if isinstance(fn, dist.BernoulliLogits):
         logits = jnp.stack([jnp.zeros_like(fn.logits), fn.logits], -1)
         return dist.CategoricalLogits(logits, validate_args=False)
+    if isinstance(fn, dist.DiscreteUniform) and not_jax_tracer(fn.low + fn.high):
+        low, high = np.unique(fn.low), np.unique(fn.high)
+        if low.tolist() == [0] and high.size == 1:
+            count = int(high[0]) + 1
+            same = jnp.full((*fn.batch_shape, count), 1 / count)
+            return dist.CategoricalProbs(same, validate_args=False)
     return fn
 
 

@@ -30,7 +30,7 @@ from numpyro_svae.program.run.sites import (
 from numpyro_svae.program.structure.numbers import drawn_values
 from numpyro_svae.program.structure.probing import Prober, parameters
 
-__all__ = ["find_together"]
+__all__ = ["Members", "find_together", "users_of"]
 
 
 def find_together(prober: Prober) -> dict[str, int]:
@@ -41,7 +41,11 @@ def find_together(prober: Prober) -> dict[str, int]:
     :return: by site, those alone that have any.
     """
     sites = [s for s in prober.sites.values() if s.batch_shape and _is_block(s)]
-    every = [_Members(prober, site, _users(prober, site)) for site in sites]
+    single = {s.name: count for s in sites if (count := _without_plates(s))}
+    if single:
+        return single
+    sites = [s for s in sites if is_gaussian(s.fn) or _is_of_numbers(prober, s)]
+    every = [Members(prober, site, users_of(prober, site)) for site in sites]
     every = [members for members in every if members.users and members.axes]
     found = {m.site.name: m.together() for m in every}
     if not any(found.values()):
@@ -59,20 +63,33 @@ def _is_block(site: Site) -> bool:
     return free and (gaussian or isinstance(site.fn, PrecisionPrior.distributions))
 
 
-def _users(prober: Prober, site: Site) -> list[Site]:
+def _without_plates(site: Site) -> int:
+    """How many trailing batch dimensions of numbers are one, and of no plate, beside
+    those of plates: a number for each of the rows of data is a vector of one entry."""
+    plates = [-frame.dim for frame in site.frames]
+    if site.outer.event_shape or not plates:
+        return 0
+    return min(plates) - 1
+
+
+def _is_of_numbers(prober: Prober, site: Site) -> bool:
+    """Whether all that depends on a scale are independent numbers."""
+    found = (prober.sites[n] for n, used in prober.needs.items() if site.name in used)
+    return all(spelling_of(s.fn) == "numbers" for s in found)
+
+
+def users_of(prober: Prober, site: Site) -> list[Site]:
     """The Gaussian vectors in the plates of data that depend on a site.
 
     Priors of global sites may depend on members in any way.
     """
     seen = {f.name for s in prober.sites.values() if s.observed for f in s.frames}
     found = [prober.sites[n] for n, used in prober.needs.items() if site.name in used]
-    if not is_gaussian(site.fn) and any(spelling_of(s.fn) != "numbers" for s in found):
-        return []
     found = [s for s in found if is_gaussian_vector(s)]
     return [s for s in found if s.observed or seen & {f.name for f in s.frames}]
 
 
-class _Members:
+class Members:
     """The members of a batch, and where each is used.
 
     :param prober: runs the program.
@@ -100,23 +117,23 @@ class _Members:
 
     def together(self) -> int:
         """How many trailing axes of the batch are those of entries."""
-        found = (self.rank - axis for axis in self.axes if self._meet(axis))
+        found = (self.rank - axis for axis in self.axes if self.meet(axis))
         return next(found, 0)
 
-    def _meet(self, axis: int) -> bool:
-        """Whether members with several indices of an axis are used at one position."""
+    def meet(self, axis: int) -> bool:
+        """Whether those of several indices of an axis are used at one position."""
         return any(
             (a & b).any()
             for bit in range(self._bits(axis))
             for a, b in zip(self.moved(axis, bit, 0), self.moved(axis, bit, 1))
         )
 
-    def are_apart(self, others: list[_Members]) -> bool:
+    def are_apart(self, others: list[Members]) -> bool:
         """Whether a position uses one member of this batch and another one of another,
         as in ``a[subject] + b[item]``."""
         return self.rank == 1 and not self.first and any(map(self._is_apart, others))
 
-    def _is_apart(self, other: _Members) -> bool:
+    def _is_apart(self, other: Members) -> bool:
         common = {s.name for s in self.users} & {s.name for s in other.users}
         if other is self or not common or other.rank > 1 or other.first:
             return False
@@ -129,12 +146,12 @@ class _Members:
             for a, b in zip(self._at(name, bit, 0), other._at(name, bit, 1))
         )
 
-    def are_multiplied(self, others: list[_Members]) -> bool:
+    def are_multiplied(self, others: list[Members]) -> bool:
         """Whether a location has products of members of several batches, one each, as
         in ``jnp.sum(u[row] * v[column], -1)``."""
         return any(self._is_product(user, others) for user in self.users)
 
-    def _is_product(self, user: Site, others: list[_Members]) -> bool:
+    def _is_product(self, user: Site, others: list[Members]) -> bool:
         """Whether a location is no sum of functions of one of some sites each."""
         names = [o.site.name for o in others if user in o.users]
         zeros = {name: np.zeros_like(self.values[name]) for name in names}
@@ -151,14 +168,14 @@ class _Members:
         return [self.moved(0, bit, value)[names.index(user)]]
 
     def _bits(self, axis: int) -> int:
-        return max(self.site.batch_shape[axis] - 1, 0).bit_length()
+        return max(self.site.value.shape[axis] - 1, 0).bit_length()
 
     def moved(self, axis: int, bit: int, value: int) -> list[np.ndarray]:
         """At which positions users differ if those members do whose index has a bit.
 
         :param value: of the bit.
         """
-        index = np.arange(self.site.batch_shape[axis])
+        index = np.arange(self.site.value.shape[axis])
         where = (index >> bit & 1 == value).reshape(
             (-1,) + (1,) * (self.site.value.ndim - axis - 1)
         )

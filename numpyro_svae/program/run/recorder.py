@@ -1,0 +1,59 @@
+# Copyright Contributors to the numpyro_svae project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The scans that a run of a program makes, and what was sampled before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+from numpyro.contrib.control_flow.scan import scan_wrapper
+from numpyro.ops.provenance import eval_provenance
+from numpyro.primitives import Messenger
+
+__all__ = ["Recorder", "used_by_start"]
+
+
+class Recorder(Messenger):
+    """Collects the scans of a run, and what was sampled before them."""
+
+    def __init__(self, fn: Callable) -> None:
+        super().__init__(fn)
+        self.calls: list[tuple[tuple, frozenset[str]]] = []
+        self.sampled: dict[str, dict] = {}
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+            stack = msg["kwargs"].get("substitute_stack", ())
+            given = (data for _, data in stack if isinstance(data, dict))
+            self.calls.append((msg["args"], frozenset().union(*given)))
+
+    def postprocess_message(self, msg: dict) -> None:
+        if msg["type"] == "sample" and not msg["is_observed"]:
+            self.sampled[msg["name"]] = msg
+
+
+def used_by_start(
+    program: Any,
+    values: dict[str, Any],
+    default: Callable[[dict], Any],
+    index: int,
+) -> list[frozenset[str]]:
+    """The latent sites that what a scan starts with depends on, by leaf of the carry.
+
+    :param program: the program.
+    :param values: of the latent sites outside of scans.
+    :param default: gives values of the others.
+    :param index: of the scan, in the order in which the program runs them.
+    """
+
+    def start(**latent: Any) -> list[Any]:
+        recorder = Recorder(program.model)
+        replace(program, model=recorder).trace(latent, default)
+        _, init, *_ = recorder.calls[index][0]
+        return jax.tree.leaves(init)
+
+    return list(eval_provenance(start, **values))
