@@ -18,11 +18,12 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 
-__all__ = ["define_vjp"]
+__all__ = ["define_vjp", "dense", "is_zero", "values"]
 
 _KNOWN = "generic_batching" in inspect.signature(jax.custom_vjp.defvjp).parameters
 
@@ -61,6 +62,27 @@ def define_vjp(
 
     function.fun = whole
     function.defvjp(together, backward, **options)
+
+
+def values(given: Any) -> Any:
+    """The arrays that a forward rule with ``symbolic_zeros`` is given."""
+    return jax.tree.map(
+        lambda x: x.value, given, is_leaf=lambda x: isinstance(x, CustomVJPPrimal)
+    )
+
+
+def is_zero(cotangent: Any) -> bool:
+    """Whether nothing depends on a result, known while a program is traced."""
+    return isinstance(cotangent, SymbolicZero)
+
+
+def dense(cotangents: Any) -> Any:
+    """Cotangents as arrays, where a backward rule with ``symbolic_zeros`` has none."""
+    return jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype) if is_zero(x) else x,
+        cotangents,
+        is_leaf=is_zero,
+    )
 
 
 # The first arrays of some, which are in a batch where any of them is: no computation.

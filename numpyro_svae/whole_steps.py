@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 import warnings
 
@@ -66,11 +66,15 @@ def whole_steps(
     ) -> tuple[Any, WholeStepState]:
         moves, after = optimizer.update(gradients, state.inner, params, **extra)
         loss = jnp.asarray(extra.get("value", 0.0))
-        own, parts = _fine(jnp.isfinite, gradients)
-        rest = _fine(jnp.isfinite, moves)[0], _fine(_as_before, after, state.inner)[0]
-        good = jnp.isfinite(loss) & jnp.all(own) & jnp.all(rest[0]) & jnp.all(rest[1])
+        flags = [
+            *_each(jnp.isfinite, gradients),
+            *_each(jnp.isfinite, moves),
+            *_each(_as_before, after, state.inner),
+        ]
+        good = jnp.isfinite(loss) & _all(flags)
         first = ~good & (state.skipped == 0)
-        noticed = notice(first, (loss, own), partial(_say, parts), _COUNTED)
+        say = partial(_say, _names(gradients))
+        noticed = notice(first, (loss, gradients), say, _COUNTED, _summary)
         skipped = state.skipped + jnp.where(good, 0, 1) + noticed.astype(jnp.int32)
         keep = partial(jnp.where, good)
         moves = jax.tree.map(lambda move: keep(move, jnp.zeros_like(move)), moves)
@@ -104,49 +108,60 @@ def skipped_steps(state: Any) -> Array | None:
 
 def spoilt(before: Any, after: Any) -> Array:
     """Whether a number is not finite any more; some are meant to begin as infinite."""
-    return ~jnp.all(_fine(_as_before, after, before)[0])
+    return ~_all(_each(_as_before, after, before))
 
 
 def _as_before(new: Array, old: Array) -> Array:
     return jnp.isfinite(new) | ~jnp.isfinite(old)
 
 
-def _fine(
-    holds: Callable[..., Array], *trees: Any
-) -> tuple[Array, tuple[tuple[str, int], ...]]:
-    """Whether something holds of the numbers of trees.
+def _each(holds: Callable[..., Array], *trees: Any) -> list[Array]:
+    """Where something holds of the numbers of trees, for each of their arrays."""
+    columns = zip(*(map(jnp.asarray, jax.tree.leaves(tree)) for tree in trees))
+    return [holds(*column) for column in columns if _is_inexact(column[0])]
 
-    Small arrays are looked at as one vector, since a kernel for each would take a while
-    to compile; of a large one it is whether it holds of all.
 
-    :return: a vector; and how much of it is of what, by the first key in the tree.
+def _is_inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _all(flags: list[Array]) -> Array:
+    """Whether all of several arrays are true.
+
+    Arrays of one shape, as the gradient, the step and the moments of one parameter are,
+    are looked at in one kernel, which has the operations that make them in it: as parts
+    of one vector each would have to be written down before.
     """
-    small, large, sizes, last = [], [], [], []
-    for (path, leaf), *others in zip(
-        jax.tree_util.tree_leaves_with_path(trees[0]), *map(jax.tree.leaves, trees[1:])
-    ):
-        column = [jnp.asarray(x) for x in (leaf, *others)]
-        if not jnp.issubdtype(column[0].dtype, jnp.inexact):
-            continue
-        name = jax.tree_util.keystr(path[:1], simple=True)
-        if column[0].size <= _SMALL:
-            small.append([jnp.ravel(x) for x in column])
-            sizes.append((name, column[0].size))
-        else:
-            large.append(jnp.all(holds(*column))[None])
-            last.append((name, 1))
-    flags = [holds(*map(jnp.concatenate, zip(*small)))] if small else []
-    found = jnp.concatenate([*flags, *large, jnp.ones(1, bool)])
-    return found, (*sizes, *last)
+    alike: dict[tuple[int, ...], list[Array]] = {}
+    for flag in flags:
+        alike.setdefault(flag.shape, []).append(flag)
+    each = [reduce(jnp.logical_and, group) for group in alike.values()]
+    small = [jnp.ravel(x) for x in each if x.size <= _SMALL]
+    large = [jnp.all(x)[None] for x in each if x.size > _SMALL]
+    return jnp.all(jnp.concatenate([*small, *large, jnp.ones(1, bool)]))
+
+
+def _names(gradients: Any) -> tuple[str, ...]:
+    """What each array of numbers is of, by the first key in the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(gradients)
+    return tuple(
+        jax.tree_util.keystr(path[:1], simple=True)
+        for path, leaf in leaves
+        if _is_inexact(leaf)
+    )
+
+
+def _summary(found: tuple[Array, Any]) -> tuple[Array, list[Array]]:
+    """The loss, and which gradients are finite."""
+    loss, gradients = found
+    return loss, [jnp.all(fine) for fine in _each(jnp.isfinite, gradients)]
 
 
 def _say(
-    parts: tuple[tuple[str, int], ...], _: Said, found: tuple[np.ndarray, np.ndarray]
+    names: tuple[str, ...], _: Said, found: tuple[np.ndarray, list[np.ndarray]]
 ) -> None:
     loss, fine = found
-    ends = np.cumsum([size for _, size in parts])
-    each = zip(parts, np.split(fine, ends))
-    bad = list(dict.fromkeys(name for (name, _), flags in each if not flags.all()))
+    bad = list(dict.fromkeys(name for name, own in zip(names, fine) if not own))
     what = f"gradients that are not finite for {bad}" if bad else "finite gradients"
     if np.isfinite(loss) and not bad:
         what += ", of which the optimiser makes a step that is not"

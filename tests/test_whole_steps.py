@@ -141,3 +141,16 @@ def test_restarts_and_batches_count(problem, tmp_path):
 
 def test_states_of_other_optimisers_have_no_count():
     assert skipped_steps(optax.adam(0.1).init(jnp.ones(2))) is None
+
+
+def test_arrays_of_one_shape_are_looked_at_together():
+    """As parts of one vector each would be written down, and a kernel of its own."""
+    params = {str(i): jnp.ones(5) for i in range(8)}
+    optimizer = ns.svae_optimizer(optax.adam(0.1))
+
+    def step(gradients, state):
+        return optimizer.update(gradients, state, params, value=jnp.ones(()))
+
+    program = jax.make_jaxpr(step)(params, optimizer.init(params))
+    joined = [e for e in program.jaxpr.eqns if e.primitive.name == "concatenate"]
+    assert max(len(equation.invars) for equation in joined) <= 3

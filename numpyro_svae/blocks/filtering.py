@@ -38,7 +38,7 @@ from numpyro_svae.blocks.linalg import (
 )
 from numpyro_svae.blocks.loops import each_step, over_time, pairwise_sum, some_steps
 from numpyro_svae.blocks.terms import collect
-from numpyro_svae.derivatives import define_vjp
+from numpyro_svae.derivatives import define_vjp, dense, is_zero, values
 
 __all__ = ["Filtered", "filter_chain"]
 
@@ -66,10 +66,14 @@ def filter_chain(initial: Gaussian, dynamics: Dynamics, h: Array, J: Array) -> F
 
 @custom_vjp
 def _filter(initial: Gaussian, steps: Dynamics, h: Array, J: Array) -> Filtered:
-    return _filter_fwd(initial, steps, h, J)[0]
+    return _filtered(initial, steps, h, J)[0]
 
 
-def _filter_fwd(initial, steps, h, J):
+def _filter_fwd(*given):
+    return _filtered(*values(given))
+
+
+def _filtered(initial, steps, h, J):
     length = h.shape[-2]
     potential = each_step(factor, length, h, J)
     state = start(initial, (steps.matrix, steps.cov, J), (steps.bias, h))
@@ -106,14 +110,17 @@ def _in_order(state: Gaussian, steps: Dynamics, potential: Potential, length: in
 def _direct_cotangent(predicted, h, J, g_log, g_log_cov):
     """``W``, ``e``, and the derivatives of the log normaliser in ``m`` and ``P``.
 
-    They are ``e`` and ``(e e' - J W) / 2``, the latter as terms to add up.
+    They are ``e`` and ``(e e' - J W) / 2``, the latter as terms to add up; None where
+    nothing is asked of the log normaliser.
     """
     weight, score, information = factor(h, J).pull(*predicted)
+    if g_log is None:
+        return weight, score, None, collect()
     g_cov = 0.5 * g_log * outer(score, score), -0.5 * g_log_cov * information
     return weight, score, g_log * score, collect(*g_cov)
 
 
-def _mean_adjoint(length: int, matrix, weight, direct, g_mean):
+def _mean_adjoint(length: int, matrix, weight, direct: Array | None, g_mean):
     """Cotangents of predicted means: of the first, later and filtered ones, and those
     that pass through the conditioning.
     """
@@ -122,9 +129,10 @@ def _mean_adjoint(length: int, matrix, weight, direct, g_mean):
         (matrix, weight), (direct, g_here) = matrices, shifts
         g_filtered = matvec(transpose(matrix), g_next) + g_here
         through = matvec(transpose(weight), g_filtered)
-        return direct + through, (g_next, g_filtered, through)
+        g_own = through if direct is None else direct + through
+        return g_own, (g_next, g_filtered, through)
 
-    zero = jnp.zeros_like(direct[..., 0, :])
+    zero = jnp.zeros_like(g_mean[..., 0, :])
     spans = (matrix, weight), (direct, g_mean)
     first, out = linear_scan(step, _push_back, zero, *spans, length, reverse=True)
     return first, *out
@@ -161,8 +169,12 @@ def _filter_bwd(residuals, g):
     Only sums between the loops cross the lanes.
     """
     initial, steps, h, J, predicted, filtered = residuals
-    length, g_log = h.shape[-2], g.log_normalizer[None]
-    logs = g_log, sum_to(g_log, (1, predicted.cov.shape[-1]))
+    length = h.shape[-2]
+    logs: tuple[Array | None, Array | None] = None, None
+    if not is_zero(g.log_normalizer):
+        g_log = g.log_normalizer[None]
+        logs = g_log, sum_to(g_log, (1, predicted.cov.shape[-1]))
+    g = dense(g)
     weight, score, direct, direct_cov = each_step(
         _direct_cotangent, length, predicted, h, J, *logs
     )
@@ -184,15 +196,20 @@ def _filter_bwd(residuals, g):
     )
 
 
-define_vjp(_filter, _filter_fwd, _filter_bwd)
+define_vjp(_filter, _filter_fwd, _filter_bwd, symbolic_zeros=True)
 
 
 def _potential_cotangent(J, filtered: Gaussian, g: Gaussian, g_log, g_log_cov):
     """Terms of the cotangents of ``h`` and ``J``."""
     mean, cov = filtered
-    score, weighted = matvec(cov, g.mean), g_log * mean
+    score, through = matvec(cov, g.mean), matmul(g.cov, cov)
+    if g_log is None:
+        if J.ndim == mean.ndim:
+            return collect(score), collect(-dot(cov, through), -score * mean)
+        cross = symmetrize(outer(score, mean))
+        return collect(score), collect(-matmul(cov, through), -cross)
+    weighted = g_log * mean
     g_h = collect(score, weighted)
-    through = matmul(g.cov, cov)
     if J.ndim == mean.ndim:
         variance = jnp.stack([cov[i, i] for i in range(cov.shape[0])])
         terms = -(score + 0.5 * weighted) * mean, -0.5 * g_log_cov * variance

@@ -57,6 +57,11 @@ class DirichletNatural(NaturalParameters):
         possible, safe = self._open
         return jnp.where(possible, digamma(safe) - digamma(total), -inf)
 
+    def witness(self) -> tuple[Array, ...]:
+        """A digamma function is finite where a reciprocal is."""
+        total = jnp.sum(self.concentration, -1)
+        return total, 1 / total, 1 / self._open[1]
+
     def pull_back(self, cotangent: Array, moments: Array) -> DirichletNatural:
         return DirichletNatural(jnp.where(self._open[0], cotangent, 0.0))
 

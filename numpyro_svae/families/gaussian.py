@@ -12,13 +12,15 @@ from typing import NamedTuple
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, solve_triangular
 import numpy as np
 
 from numpyro_svae.families.matrices import (
+    cho_solve,
+    cholesky,
     has_cholesky,
     inverse_from_tril,
     log_diagonal,
+    solve_tril,
     step_to_singular,
     symmetric,
     transpose,
@@ -64,19 +66,19 @@ class GaussianNatural(NaturalParameters):
         return jnp.shape(self.info_vector)[:-1]
 
     def _mean(self, tril: Array) -> Array:
-        return cho_solve((tril, True), self.info_vector[..., None])[..., 0]
+        return cho_solve(tril, self.info_vector[..., None])[..., 0]
 
     def log_normalizer(self) -> Array:
         """:math:`A = h^T J^{-1} h / 2 - \\log|J| / 2 + N/2 \\log 2\\pi`."""
-        tril = jnp.linalg.cholesky(self.precision)
-        half = solve_triangular(tril, self.info_vector[..., None], lower=True)
+        tril = cholesky(self.precision)
+        half = solve_tril(tril, self.info_vector[..., None])
         square = jnp.sum(half**2, (-1, -2))
         constant = self.info_vector.shape[-1] * log(2 * pi)
         return 0.5 * (square + constant) - log_diagonal(tril)
 
     def moments(self) -> ExpectedGaussian:
         """The mean and the covariance."""
-        tril = jnp.linalg.cholesky(self.precision)
+        tril = cholesky(self.precision)
         return ExpectedGaussian(self._mean(tril), inverse_from_tril(tril))
 
     def expected_statistics(self) -> GaussianNatural:
@@ -93,8 +95,8 @@ class GaussianNatural(NaturalParameters):
         return GaussianNatural(cotangent.mean - shift, -2 * to_second)
 
     def kl(self, other: GaussianNatural) -> Array:
-        q, p = (jnp.linalg.cholesky(n.precision) for n in (self, other))
-        ratio = solve_triangular(q, p, lower=True)
+        q, p = (cholesky(n.precision) for n in (self, other))
+        ratio = solve_tril(q, p)
         shift = self._mean(q) - other._mean(p)
         shift = jnp.squeeze(transpose(p) @ shift[..., None], -1)
         squares = jnp.sum(ratio**2, (-1, -2)) + jnp.sum(shift**2, -1)
@@ -138,7 +140,7 @@ def _kl_backward(residuals: tuple, cotangent: Array) -> tuple:
     own, covariance = natural.moments()
     shift = own - mean
     second = covariance + shift[..., None] * shift[..., None, :]
-    second = second - inverse_from_tril(jnp.linalg.cholesky(precision))
+    second = second - inverse_from_tril(cholesky(precision))
     to_mean = -jnp.squeeze(precision @ shift[..., None], -1)
     return (
         (natural - GaussianNatural.from_mean(mean, precision)).scale(cotangent),

@@ -9,14 +9,17 @@ from math import isfinite
 
 from jax import Array, lax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 import numpy as np
 
 __all__ = [
+    "cho_solve",
+    "cholesky",
     "has_cholesky",
     "inverse_from_tril",
     "log_diagonal",
     "matvec",
+    "solve_tril",
     "step_to_singular",
     "step_to_zero",
     "symmetric",
@@ -49,10 +52,38 @@ def log_diagonal(tril: Array) -> Array:
     return jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
 
 
+def cholesky(matrix: Array) -> Array:
+    """The Cholesky factor, NaN where a matrix is not positive definite.
+
+    A matrix of one entry is a number, as the column precision of a mean. Its root is a
+    part of the kernels around it, where each call of a library waits for others.
+    """
+    if matrix.shape[-1] != 1:
+        return jnp.linalg.cholesky(matrix)
+    return jnp.sqrt(jnp.where(matrix > 0, matrix, jnp.nan))
+
+
+def solve_tril(tril: Array, right: Array, trans: bool = False) -> Array:
+    """``L^-1 B``, or ``L^-T B``.
+
+    :param tril: lower triangular, ``(..., D, D)``.
+    :param right: of shape ``(..., D, N)``.
+    :param trans: whether to solve with the transpose.
+    """
+    if tril.shape[-1] == 1:
+        return right / tril
+    return solve_triangular(tril, right, lower=True, trans=int(trans))
+
+
+def cho_solve(tril: Array, right: Array) -> Array:
+    """``(L L')^-1 B``, of a Cholesky factor."""
+    return solve_tril(tril, solve_tril(tril, right), trans=True)
+
+
 def inverse_from_tril(tril: Array) -> Array:
     """The inverse of ``tril @ tril.T``."""
     identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
-    return symmetric(cho_solve((tril, True), identity))
+    return symmetric(cho_solve(tril, identity))
 
 
 def has_cholesky(matrix: Array | np.ndarray) -> bool:
@@ -85,9 +116,9 @@ def step_to_singular(matrix: Array, direction: Array, enough: float) -> Array:
         scaled = matrix / (size[..., :, None] * size[..., None, :])
         own = jnp.linalg.eigvalsh(scaled)[..., 0]
         margin = jnp.where(own > least, least, _KEPT * own)[..., None, None]
-        tril = jnp.linalg.cholesky(_without(matrix, margin))
-        half = solve_triangular(tril, _without(direction, margin), lower=True)
-        whitened = solve_triangular(tril, transpose(half), lower=True)
+        tril = cholesky(_without(matrix, margin))
+        half = solve_tril(tril, _without(direction, margin))
+        whitened = solve_tril(tril, transpose(half))
         lowest = jnp.linalg.eigvalsh(symmetric(whitened))[..., 0]
         at_the_end = ~jnp.isfinite(tril[..., -1, -1])
         return jnp.where(at_the_end, 0.0, step_to_zero(1.0, lowest))
@@ -95,7 +126,7 @@ def step_to_singular(matrix: Array, direction: Array, enough: float) -> Array:
     if not isfinite(enough):
         return exact()
     far = _without(matrix + enough * direction, least)
-    inside = jnp.all(jnp.isfinite(jnp.linalg.cholesky(far)))
+    inside = jnp.all(jnp.isfinite(cholesky(far)))
     reach = jnp.full(matrix.shape[:-2], enough, matrix.dtype)
     return lax.cond(inside, lambda: reach, exact)
 

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import digamma
 import numpy as np
 
@@ -30,9 +29,12 @@ from numpyro_svae.families.compensated import residual
 from numpyro_svae.families.expected_regression import ExpectedRegression
 from numpyro_svae.families.log_gammas import log_gammas
 from numpyro_svae.families.matrices import (
+    cho_solve,
+    cholesky,
     has_cholesky,
     inverse_from_tril,
     log_diagonal,
+    solve_tril,
     step_to_singular,
     step_to_zero,
     symmetric,
@@ -100,15 +102,15 @@ def _log_normalizers(*standards: RegressionStandard) -> list[Array]:
 @jax.jit
 def _standard(vv: Array, vu: Array, uu: Array) -> tuple[Array, Array, Array]:
     """Location, and the Cholesky factors of ``K`` and ``Psi``."""
-    tril, cross = jnp.linalg.cholesky(uu), transpose(vu)
-    loc = cho_solve((tril, True), cross)
-    loc = loc + cho_solve((tril, True), residual(cross, uu, loc))
+    tril, cross = cholesky(uu), transpose(vu)
+    loc = cho_solve(tril, cross)
+    loc = loc + cho_solve(tril, residual(cross, uu, loc))
     left = residual(cross, uu, loc)
-    half = solve_triangular(tril, left, lower=True)
+    half = solve_tril(tril, left)
     scale = residual(vv, transpose(loc), cross) - transpose(left) @ loc
     scale = symmetric(scale - transpose(half) @ half)
-    loc = loc + solve_triangular(tril, half, trans=1, lower=True)
-    return transpose(loc), tril, jnp.linalg.cholesky(scale)
+    loc = loc + solve_tril(tril, half, trans=True)
+    return transpose(loc), tril, cholesky(scale)
 
 
 @jax.tree_util.register_dataclass
@@ -211,8 +213,23 @@ class RegressionNatural(NaturalParameters):
             -0.5 * precision, cross, -0.5 * quadratic, -0.5 * log_det
         )
 
-    def witness(self) -> ExpectedRegression:
-        return self.moments()  # one inverse less
+    def witness(self) -> tuple[Array, ...]:
+        """The moments as far as it takes to know whether they are finite.
+
+        A matrix is where its diagonal is, and a digamma function where a reciprocal is.
+        """
+        standard = self.to_standard()
+        columns, scale = standard.column_tril, standard.scale_tril
+        identity = jnp.broadcast_to(
+            jnp.eye(columns.shape[-1], dtype=columns.dtype), columns.shape
+        )
+        return (
+            standard.loc,
+            jnp.sum(scale**2, -1) / self.df[..., None],
+            scale.shape[-1] * jnp.sum(solve_tril(columns, identity) ** 2, -2),
+            log_diagonal(scale),
+            1 / standard.halves,
+        )
 
     def pull_back(
         self, cotangent: ExpectedRegression, moments: ExpectedRegression
@@ -239,10 +256,10 @@ class RegressionNatural(NaturalParameters):
     def kl(self, other: RegressionNatural) -> Array:
         q, p = self.to_standard(), other.to_standard()
         dim, num_columns = q.loc.shape[-2:]
-        whitened_scale = solve_triangular(q.scale_tril, p.scale_tril, lower=True)
+        whitened_scale = solve_tril(q.scale_tril, p.scale_tril)
         shift = (q.loc - p.loc) @ p.column_tril
-        whitened_shift = solve_triangular(q.scale_tril, shift, lower=True)
-        columns = solve_triangular(q.column_tril, p.column_tril, lower=True)
+        whitened_shift = solve_tril(q.scale_tril, shift)
+        columns = solve_tril(q.column_tril, p.column_tril)
 
         def squares(x: Array) -> Array:
             return jnp.sum(x * x, (-1, -2))

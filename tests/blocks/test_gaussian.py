@@ -89,3 +89,29 @@ def test_zero_potential_and_empty_batches(batch):
     np.testing.assert_array_equal(posterior.mean, loc)
     np.testing.assert_array_equal(posterior.covariance, cov)
     np.testing.assert_array_equal(posterior.log_normalizer, jnp.zeros(batch))
+
+
+def test_nothing_is_computed_for_a_log_normaliser_that_nothing_hangs_on():
+    """Its derivative is zero, which XLA would multiply with all that it takes."""
+    loc, cov, J = jnp.ones((4, 3)), jnp.asarray(spd(0, 4, 3)), jnp.asarray(spd(1, 4, 3))
+    h = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
+
+    def moments(share, given):
+        posterior = condition(*given[:2], GaussianPotential(*given[2:]))
+        value = jnp.sum(jnp.sin(posterior.mean)) + jnp.sum(posterior.covariance**3)
+        return (
+            value if share is None else value + share * posterior.log_normalizer.sum()
+        )
+
+    gradients = jax.grad(moments, 1)
+    for given in ((loc, cov, h, J), (loc, cov, h, J[..., 0])):
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14),
+            jax.jit(gradients)(None, given),
+            jax.jit(gradients)(0.0, given),
+        )
+        flops = [
+            jax.jit(gradients).lower(share, given).cost_analysis()["flops"]
+            for share in (None, 0.0)
+        ]
+        assert flops[0] < 0.95 * flops[1]

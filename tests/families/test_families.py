@@ -19,6 +19,7 @@ from numpyro_svae.families import (
     gaussian_kl,
     natural_kl,
 )
+from numpyro_svae.families.matrices import cholesky, inverse_from_tril, solve_tril
 
 
 def random_regression(seed, dim=3, columns=2, batch=(2,)):
@@ -223,3 +224,51 @@ def test_standard_round_trip_and_one_observation(x64):
     seen = RegressionNatural.observe(v, u, 2.0)
     np.testing.assert_allclose(seen.vu, 2 * jnp.outer(v, u))
     np.testing.assert_allclose(seen.df, 2.0)
+
+
+def test_a_matrix_of_one_entry_is_a_number(x64):
+    """A mean has a column precision of one entry, and each call of a library waits."""
+    numbers = jnp.array([4.0, 0.0, -1.0, jnp.nan, jnp.inf])[:, None, None]
+    np.testing.assert_array_equal(cholesky(numbers), jnp.linalg.cholesky(numbers))
+    tril, right = jnp.array([[2.0]]), jnp.array([[3.0, 5.0]])
+    np.testing.assert_array_equal(solve_tril(tril, right), right / 2)
+    np.testing.assert_array_equal(solve_tril(tril, right, trans=True), right / 2)
+    np.testing.assert_array_equal(inverse_from_tril(tril), [[0.25]])
+    q, p = (random_regression(seed, dim=1, columns=1) for seed in range(2))
+
+    def all_of_it(q, p):
+        return q.moments(), q.witness(), q.kl(p), q.largest_step(p, 1.0)
+
+    text = jax.jit(all_of_it).lower(q, p).as_text()
+    assert "custom_call" not in text.partition("eigh")[0]
+    assert "custom_call" in jax.jit(jnp.linalg.cholesky).lower(tril).as_text()
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2])
+def test_a_witness_is_finite_where_the_moments_are(columns):
+    """What is asked of a step that has landed, in float32, at the ends of its range."""
+    good = random_regression(0, columns=columns, batch=())
+    sizes = jnp.array([1e-44, 1e-39, 3e-38, 1e-37, 1e-20, 1.0, 1e19, 1e37, jnp.inf])
+    nearly = jnp.array([2.0, 2.0 + 1e-6, jnp.nan, 3e38])
+    many = [
+        *(replace(good, uu=x * good.uu, vu=x * good.vu) for x in sizes),
+        *(replace(good, vv=x * good.vv, vu=0.0 * good.vu) for x in sizes),
+        *(replace(good, df=x) for x in nearly),
+        replace(good, vv=-good.vv),
+        good.scale(jnp.nan),
+    ]
+    counts = jnp.array([1e-44, 1e-39, 1e-37, 0.0, 1.0, 2e38, jnp.inf, jnp.nan])
+    many += [DirichletNatural(jnp.array([x, 2e38])) for x in counts]
+    many += [DirichletNatural(jnp.array([x, 1.0])) for x in counts]
+    found = []
+    for natural in many:
+        moments = natural.expected_statistics()
+        if isinstance(natural, RegressionNatural):
+            moments = natural.moments()
+        found.append((all_finite(natural.witness()), all_finite(moments)))
+    assert [witness for witness, _ in found] == [moments for _, moments in found]
+    assert {True, False} == {witness for witness, _ in found}
+
+
+def all_finite(tree):
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))

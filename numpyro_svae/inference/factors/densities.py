@@ -10,10 +10,15 @@ from math import log, pi, prod
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
 from numpyro_svae.families import ExpectedRegression
-from numpyro_svae.families.matrices import log_diagonal, symmetric, transpose
+from numpyro_svae.families.matrices import (
+    cholesky,
+    log_diagonal,
+    solve_tril,
+    symmetric,
+    transpose,
+)
 
 __all__ = ["log_density", "whitener_of"]
 
@@ -25,9 +30,9 @@ def whitener_of(covariance: Array) -> tuple[Array, Array]:
     Factors are few and vectors many, so the triangular solve is done once on the
     identity and whitening is one product; and so is its derivative.
     """
-    tril = jnp.linalg.cholesky(covariance)
+    tril = cholesky(covariance)
     identity = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
-    return solve_triangular(tril, identity, lower=True), 2 * log_diagonal(tril)
+    return solve_tril(tril, identity), 2 * log_diagonal(tril)
 
 
 @whitener_of.defjvp
@@ -40,13 +45,19 @@ def _whitener_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     return (whitener, log_det), (-half @ whitener, trace)
 
 
-def log_density(regression: ExpectedRegression, v: Array, u: Array) -> Array:
+def log_density(
+    regression: ExpectedRegression, v: Array, u: Array, whitener: Array | None = None
+) -> Array:
     """The factor at a known response ``(..., D)`` and regressor ``(..., M)``.
 
     Positions that share the regressions are lanes, the last axis, so that their sums
     in the gradient are products of matrices, and no array is transposed on the way.
+
+    :param whitener: that of the covariance, for whoever has it: used twice, it has one
+        derivative.
     """
-    whitener, _ = whitener_of(regression.covariance)
+    if whitener is None:
+        whitener, _ = whitener_of(regression.covariance)
     weight, _, excess, log_det = regression
     own = max(weight.ndim - 2, whitener.ndim - 2, excess.ndim - 2, log_det.ndim)
     batch = jnp.broadcast_shapes(v.shape[:-1], u.shape[:-1])

@@ -120,9 +120,11 @@ def to_child(regression: ExpectedRegression, u: Array) -> GaussianMessage:
     return GaussianMessage(loc, regression.covariance, offset)
 
 
-def _state_precision(regression: ExpectedRegression, parent_map: Array) -> Array:
-    """``U' E[F' Sigma^-1 F] U``."""
-    half = whitener_of(regression.covariance)[0] @ regression.weight @ parent_map
+def _state_precision(
+    regression: ExpectedRegression, whitener: Array, parent_map: Array
+) -> Array:
+    """``U' E[F' Sigma^-1 F] U``, given the whitener of the covariance."""
+    half = whitener @ regression.weight @ parent_map
     precision = jnp.swapaxes(half, -1, -2) @ half
     return precision + parent_map.T @ regression.excess @ parent_map
 
@@ -142,7 +144,7 @@ def to_parent(
     whitened_weight = whitener @ regression.weight
     pull = jnp.einsum("...im,...i->...m", whitened_weight, residual)
     info = (pull - _apply(regression.excess, c)) @ parent_map
-    precision = _state_precision(regression, parent_map)
+    precision = _state_precision(regression, whitener, parent_map)
     precision = jnp.broadcast_to(precision, info.shape + info.shape[-1:])
     return GaussianPotential(info, precision)
 
@@ -161,9 +163,10 @@ def expected_log_density(
     :param covariance: of the state, ``(..., Dx, Dx)``.
     """
     u = mean @ parent_map.T + c
-    precision = _state_precision(regression, parent_map)
+    whitener, _ = whitener_of(regression.covariance)
+    precision = _state_precision(regression, whitener, parent_map)
     spread = jnp.einsum("...ij,...ij->...", precision, covariance)
-    return log_density(regression, v, u) - 0.5 * spread
+    return log_density(regression, v, u, whitener) - 0.5 * spread
 
 
 # regressions by state
@@ -279,4 +282,4 @@ def expected_response(
     whitener, _ = whitener_of(regression.covariance)
     precision = jnp.swapaxes(whitener, -1, -2) @ whitener
     spread = jnp.einsum("...ij,...ij->...", precision, covariance)
-    return log_density(regression, mean, u) - 0.5 * spread
+    return log_density(regression, mean, u, whitener) - 0.5 * spread

@@ -248,5 +248,6 @@ def _message_to(
 
 def _with_states(potential: GaussianPotential) -> GaussianPotential:
     """The same potential for each state of a discrete site."""
-    precision = potential.full_precision()[..., None, :, :]
+    axis = -2 if potential.is_diagonal else -3
+    precision = jnp.expand_dims(potential.precision, axis)
     return GaussianPotential(potential.info_vector[..., None, :], precision)
