@@ -146,7 +146,7 @@ def test_mean_behind_a_network():
             numpyro.sample("y", fn, obs=y)
 
     message = error_of(model, Y)
-    assert_says(message, "'y' (Normal)", "'mu'", "'tau'", "jnp.exp(log_r)")
+    assert_says(message, "'y' (Normal)", "'mu'", "'tau'", "jnp.exp(log_tau)")
 
 
 def test_noise_with_precisions_of_another_number():
