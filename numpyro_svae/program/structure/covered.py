@@ -23,7 +23,7 @@ from numpyro_svae.program.structure.factors import (
 
 __all__ = ["check_covered", "data_of"]
 
-_LOCATIONS = "", "offset", "map"
+_LOCATIONS = "", "offset", "map"  # each has those before it as cases
 
 
 def data_of(structure: Structure) -> frozenset[str]:
@@ -180,10 +180,9 @@ def _covers(structure: Structure, own: Any, found: Structure, other: Any) -> boo
 
 
 def _covers_known(own: Beside, other: Beside) -> bool:
-    more = map(_LOCATIONS.index, (own.location, other.location))
-    own_location, location = more
+    most, location = map(_LOCATIONS.index, (own.location, other.location))
     return (
-        location <= own_location
+        location <= most
         and other.by_state <= own.by_state
         and other.noise_by_state <= own.noise_by_state
         and own.shared <= other.shared
