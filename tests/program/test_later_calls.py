@@ -112,6 +112,29 @@ def test_an_exposure_may_be_one_later():
         one(2.0)
 
 
+def test_a_label_may_say_nothing_later():
+    """Two labels that both move a mean, and then one of them alone."""
+
+    def model(y, both):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.ones(2) / 2))
+            w = numpyro.sample("w", dist.Categorical(jnp.ones(2) / 2))
+            mean = mu[z] + 0.3 * w if both else mu[z]
+            numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    y, guides = Y[:, 0], [ns.AutoSVAE(model, num_starts=1) for _ in range(2)]
+    params = begun(guides[0], y, True)
+    begun(guides[1], y, False)
+    found, expected = (
+        ns.SVAE_ELBO().loss(random.key(0), params, model, guide, y, False)
+        for guide in guides
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"'w': .*, it was .*; on which nothing"):
+        guides[1].posterior_local(params, y, True)
+
+
 def test_calls_with_the_same_text_are_not_read_again(plain, monkeypatch):
     """More data, a mask and other values of what is known make no other program."""
     _, loss = plain

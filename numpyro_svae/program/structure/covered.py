@@ -69,6 +69,8 @@ def _said(structure: Structure, name: str) -> str:
         said.append("with something known beside it")
     if any(f.beside.scaled for f in located):
         said.append("with a known factor of its variance")
+    if name in structure.leaves:
+        said.append("on which nothing depends")
     return "; ".join(said) or "of no latent site"
 
 
@@ -165,8 +167,7 @@ def _covers(structure: Structure, own: Any, found: Structure, other: Any) -> boo
         return False
     if other.coupled and not own.coupled:
         return False
-    picked = own.source.selector, own.source.offset
-    if other.source.selector and (other.source.selector, other.source.offset) != picked:
+    if other.source.selector and not _picks(own, other):
         return False
     if other.source.gathered > own.source.gathered:
         return False
@@ -177,6 +178,15 @@ def _covers(structure: Structure, own: Any, found: Structure, other: Any) -> boo
     if isinstance(own, TableFactor):
         return own.order == other.order and own.alike <= other.alike
     return own == other
+
+
+def _picks(own: Any, other: Any) -> bool:
+    """Whether the state that picks the member of another factor does so here; it is
+    read at each call where all may differ between the states."""
+    if own.source.selector is None and isinstance(own, GaussianFactor):
+        return own.beside.all_by_state
+    picked = other.source.selector, other.source.offset
+    return (own.source.selector, own.source.offset) == picked
 
 
 def _covers_known(own: Beside, other: Beside) -> bool:
