@@ -18,6 +18,7 @@ import pytest
 
 import numpyro_svae as ns
 import numpyro_svae.guide
+from numpyro_svae.program.run.operations import named, text_of
 
 Y = np.random.default_rng(0).normal(size=(6, 2))
 
@@ -178,3 +179,27 @@ def test_a_chain_of_a_scan_keeps_its_steps():
     for later in ({"drift": 0.5}, {"sine": True}):
         with pytest.raises(ValueError, match=r"'x': .*when the guide was set up"):
             guide.posterior_local({}, Y[:, :1], **later)
+
+
+def test_a_text_has_operations_and_constants_and_no_shapes():
+    """Numbers, constants and what is operated on tell functions apart."""
+
+    def text(function, size=3):
+        like = jax.ShapeDtypeStruct((size, 2), jnp.float32)
+        return text_of(lambda x: function(named(x, "x"), named(2 * x, "y")), like)
+
+    of = [
+        lambda x, y: 2 * x,
+        lambda x, y: 3 * x,
+        lambda x, y: 2 * y,
+        lambda x, y: x**2,
+        lambda x, y: x**3,
+        lambda x, y: x + np.arange(2.0, dtype=np.float32),
+        lambda x, y: x + np.arange(1.0, 3.0, dtype=np.float32),
+        lambda x, y: jax.jit(jnp.sin)(x),
+        lambda x, y: jax.jit(jnp.cos)(x),
+    ]
+    assert len({*map(text, of)}) == len(of)
+    assert [text(function, 5) for function in of] == [*map(text, of)]
+    unneeded = text(lambda x, y: (jnp.sin(y), 2 * x)[1])
+    assert unneeded == text(of[0])

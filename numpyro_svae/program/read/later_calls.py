@@ -111,8 +111,7 @@ def _text(program: Program, call: tuple[tuple, dict[str, Any]]) -> Hashable | No
     def run(own: dict[int, Any]) -> dict[str, Any]:
         every = [own.get(i, leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = jax.tree.unflatten(tree, every)
-        other = Program(program.model, args, kwargs, random.PRNGKey(0))
-        other = replace(other, scans=program.scans, shown=program.shown)
+        other = replace(program, args=args, kwargs=kwargs, key=random.PRNGKey(0))
         sites = sample_sites(other.trace({}, _zeros))
         return {name: {_kind(site): parameters(site)} for name, site in sites.items()}
 
@@ -128,5 +127,5 @@ def _kind(site: Site) -> str:
 
 
 def _zeros(message: dict) -> Any:
-    dtype = float if message["fn"].is_discrete is False else int
+    dtype = int if message["fn"].is_discrete else float
     return named(jnp.zeros(message["fn"].shape(), dtype), message["name"])

@@ -119,8 +119,10 @@ def _option(option: Any) -> Hashable:
 
 def _constant(value: Any) -> Hashable:
     """A constant by what it is, without axes along which it is the same."""
-    if isinstance(value, jax.core.Tracer) or not hasattr(value, "dtype"):
+    if isinstance(value, jax.core.Tracer):
         return type(value).__name__
+    if not hasattr(value, "dtype"):  # a number of Python
+        return type(value).__name__, value
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return str(value.dtype)
     found = np.asarray(value)
