@@ -136,6 +136,24 @@ def test_a_label_may_say_nothing_later():
         guides[1].posterior_local(params, y, True)
 
 
+def test_what_one_datum_has_may_differ_between_several():
+    """With one, loadings that data scale are the same for all; the text is the same."""
+
+    def model(y, sizes):
+        loadings = numpyro.sample(
+            "loadings", dist.MatrixNormal(jnp.eye(2), jnp.eye(2), jnp.eye(2))
+        )
+        with numpyro.plate("data", len(y)):
+            z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            x = z * sizes[:, None]
+            numpyro.sample("y", dist.Normal(x @ loadings.T + x, 1.0).to_event(1), obs=y)
+
+    guide, sizes = ns.AutoSVAE(model, num_starts=1), np.linspace(0.5, 2.0, 6)
+    begun(guide, Y[:1], sizes[:1])
+    with pytest.raises(ValueError, match=r"'y': .*in another way.*SVI.init"):
+        guide.posterior_local({}, Y, sizes)
+
+
 def test_calls_with_the_same_text_are_not_read_again(plain, monkeypatch):
     """More data, a mask and other values of what is known make no other program."""
     _, loss = plain

@@ -19,6 +19,7 @@ import jax
 from jax import random
 from jax.core import eval_context
 import jax.numpy as jnp
+import numpy as np
 from numpyro import validation_enabled
 from numpyro.handlers import block
 
@@ -78,10 +79,25 @@ class LaterCalls:
         if self._text is None:
             self._text = _text(program, self._first)
         text = _text(program, call)
-        if text is None or text != self._text:
+        if text is None or text != self._text or _shows_more(self._first, call):
             check_classes(structure, sample_sites(messages))
             check_covered(structure, _again(read)[0])
         self._known.get_or(key, lambda: True)
+
+
+def _shows_more(first: Any, call: Any) -> bool:
+    """Whether arrays may have several entries along an axis that had one.
+
+    What is the same for all of one entry may differ between several, in the same text.
+    """
+    own, other = jax.tree.leaves(first), jax.tree.leaves(call)
+    trees: list[Any] = [jax.tree.structure(arguments) for arguments in (first, call)]
+    if trees[0] != trees[1]:
+        return any(1 in np.shape(leaf) for leaf in own)
+    return any(
+        1 in (size for size, now in zip(np.shape(old), np.shape(new)) if now != 1)
+        for old, new in zip(own, other)
+    )
 
 
 def _again(read: Callable[[], _Read]) -> _Read:
