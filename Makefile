@@ -97,8 +97,8 @@ types: $(READY)/dev
 # licence above it is left out. Each is executed once, here, and the documentation
 # renders the result, warnings too. Figures are the notebook's own, whatever backend the
 # caller has, and so is what other packages keep: ArviZ 0.x fails if it is imported
-# twice at once on a new day. What takes long to compile is kept for all of them: starts
-# and posteriors of the switching system of nascar are those of recurrent, too.
+# twice at once on a new day. What is compiled is kept for all of them: starts and
+# posteriors of the switching system of nascar are those of recurrent, too.
 tutorials: $(NOTEBOOKS)
 	@echo "Tutorials executed: $(words $^)"
 
@@ -107,6 +107,8 @@ docs/tutorials/%.ipynb: tutorials/%.py $(READY)/tutorials $(READY)/quick
 	@mkdir -p $(@D)
 	sed '1,/^$$/d' $< | env -u MPLBACKEND XLA_FLAGS="$(LIGHT) $$XLA_FLAGS" \
 		JAX_COMPILATION_CACHE_DIR=$${JAX_COMPILATION_CACHE_DIR:-$(CURDIR)/.cache/tutorials} \
+		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+		PYTHONSTARTUP=$(CURDIR)/tools/whole_entries.py \
 		XDG_CACHE_HOME=$(CURDIR)/.cache/others/$* \
 		$(BIN)/jupytext \
 		--from py:percent --to ipynb --set-kernel python3 --execute \

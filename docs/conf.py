@@ -83,7 +83,8 @@ os.environ["PYTHONWARNINGS"] = (  # nor widgets for them, nor what ArviZ 0.x ann
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 CACHE = HERE.parent / ".cache"
-COMPILED = os.environ.get("JAX_COMPILATION_CACHE_DIR", CACHE / "docs")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))  # the tests'
+os.environ["PYTHONSTARTUP"] = str(HERE.parent / "tools" / "whole_entries.py")
 copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -100,18 +101,14 @@ def write_array_like(app, domain, objtype, content):
             annotations[name] = text
 
 
-def keep_compiled(app, docname, source):
-    """Keep what is compiled for each page by itself: workers must not share it.
-
-    Nor what others keep: two first imports of ArviZ 0.x on a day fail at once.
-    """
+def keep_apart(app, docname, source):
+    """Give each page what others keep: two first imports of ArviZ 0.x a day fail."""
     os.environ["XDG_CACHE_HOME"] = str(Path(CACHE, "others", docname))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(COMPILED, docname))
 
 
 def setup(app):
     """Register the above; types are named before autodoc writes them down."""
     app.connect("object-description-transform", write_array_like, priority=100)
-    app.connect("source-read", keep_compiled)
+    app.connect("source-read", keep_apart)
     offline = app.extensions["sphinx-mathjax-offline"]
     offline.parallel_read_safe = True  # it copies files when all is written

@@ -15,16 +15,17 @@ from jaxlib.mlir import ir
 import numpyro
 import pytest
 
+import tools.whole_entries  # noqa: F401  what workers share
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what XLA compiles between files and runs, one directory for each worker.
+    """Keep what XLA compiles between files, workers and runs.
 
     Small programs too: half of all are single operations that many files use, and not
-    to compile these again saves a sixth of the time. JAX writes an entry in place, so
-    two workers must not share a directory. Set ``JAX_COMPILATION_CACHE_DIR`` to choose
-    another one, or ``JAX_ENABLE_COMPILATION_CACHE=0`` to do without. Nor do they share
-    what others keep: ArviZ 0.x writes the day of its announcement when it is imported,
-    and two imports at once, the first of a day, fail.
+    to compile these again saves a sixth of the time. Set ``JAX_COMPILATION_CACHE_DIR``
+    to choose another directory, or ``JAX_ENABLE_COMPILATION_CACHE=0`` to do without.
+    Workers do not share what others keep: ArviZ 0.x writes the day of its announcement
+    when it is imported, and two imports at once, the first of a day, fail.
 
     Traces are many small objects that live for long: looking for garbage among them
     after every few hundred took a twelfth of the time of those it was measured with.
@@ -36,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     os.environ["XDG_CACHE_HOME"] = str(cache / "others" / worker)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jax" / worker))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
