@@ -109,6 +109,7 @@ def drive(
     :param eps: ``(D, S, T, N)``.
     :param located: whether to add means and biases.
     """
+    eps = jax.lax.optimization_barrier(eps)  # or each kernel draws it again
     first = matmul(cholesky(initial.cov), eps[..., 0, :])
     steps = matmul(factors(dynamics.cov), eps[..., 1:, :])
     if located:

@@ -118,7 +118,11 @@ class GaussianPotential:
         """The precision as matrices ``(..., D, D)``."""
         if not self.is_diagonal:
             return self.precision
-        return self.precision[..., None] * jnp.eye(self.dim, dtype=self.precision.dtype)
+        # Rows of D + 1 entries, end to end: a sum over each is no part of the derivative.
+        shape, size = self.precision.shape, self.dim
+        rows = jnp.pad(self.precision[..., None], [(0, 0)] * len(shape) + [(0, size)])
+        flat = rows.reshape(*shape[:-1], size * (size + 1))[..., : size**2]
+        return flat.reshape(*shape, size)
 
     def about(self, origin: ArrayLike) -> "GaussianPotential":
         r"""The potential as a function of :math:`x - o`, less its value at :math:`o`.
