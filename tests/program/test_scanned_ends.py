@@ -412,6 +412,36 @@ def test_other_masks_of_states_are_refused(model, given, match):
         ns.AutoSVAE(model)(jnp.asarray(Y[..., 0]), given)
 
 
+@pytest.mark.parametrize("latent", [False, True])
+def test_what_is_carried_beside_the_ends_may_be_latent(latent):
+    """But not what says where they are."""
+
+    def model(y, ends):
+        rows, mu = means()
+        ends = ends + (mu[0, 0] > 0) if latent else ends
+
+        def step(carry, y):
+            z, left, mu = carry
+            with numpyro.plate("sequences", N), mask(mask=left > 0):
+                z = numpyro.sample("z", dist.Categorical(rows[z]))
+                numpyro.sample("y", picture(mu[z]), obs=y)
+            return (z, left - 1, mu), None
+
+        scan(step, (jnp.zeros(N, int), ends, mu), jnp.swapaxes(y, 0, 1))
+
+    found = []
+    for each in (model, states):
+        guide = ns.AutoSVAE(each, num_starts=1)
+        given = make_svi(each, guide), 2, jnp.asarray(Y), jnp.asarray(LENGTHS)
+        if latent:
+            match = "'z': .*depends on the latent site 'mu'"
+            with pytest.raises(ValueError, match=match):
+                steps(*given)
+            return
+        found.append(steps(*given)[1])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 def test_masks_of_two_chains_are_one():
     def model(y, ends, apart):
         def step(carry, y):

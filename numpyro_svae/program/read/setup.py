@@ -146,10 +146,8 @@ def _show_scans(
     given = program, at_others(program), values, easy_value
     program = replace(program, scans=find_scans(*given))
     messages = program.trace({}, easy_value)
-    if ends_of_run(messages):
-        shown = sample_sites(messages).items()
-        values = {name: site.value for name, site in shown if not site.observed}
-        check_ends(values, lambda **own: ends_of_run(program.trace(own)), concrete)
+    if concrete:
+        check_ends(ends_of_run(messages))
     return program, messages
 
 

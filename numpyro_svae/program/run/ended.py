@@ -9,7 +9,7 @@ one-site spelling. Any other mask would break the chain in the middle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from jax import Array
@@ -23,8 +23,10 @@ from numpyro_svae.program.run.wrappers import Layer, peel
 
 __all__ = [
     "Ends",
+    "carried",
     "check_counted",
     "check_ends",
+    "check_known_ends",
     "ends_of",
     "ends_of_run",
     "has_mask",
@@ -171,34 +173,59 @@ def _refused(name: str, what: str) -> ValueError:
     )
 
 
-def check_ends(
-    values: Mapping[str, Any],
-    ends: Callable[..., Mapping[str, Ends]],
-    known: bool,
-) -> None:
-    """What says where sequences end must not be latent, and leave no holes.
+def check_ends(ends: Mapping[str, Ends]) -> None:
+    """Masks of states must leave no holes, as far as their values are known.
 
-    :param values: values of the latent sites.
-    :param ends: gives the ends by site, of such values.
-    :param known: whether arguments are those of the call.
-    :raises ValueError: naming the site and what was found.
+    :param ends: by chain.
+    :raises ValueError: naming the site and the first sequence with one.
     """
-    used = eval_provenance(
-        lambda **own: {name: found.lengths for name, found in ends(**own).items()},
-        **values,
-    )
-    for name, origins in used.items():
-        if origins:
+    for name, found in ends.items():
+        for what, where in found.wrong.items():
+            if not_jax_tracer(where) and np.any(where):
+                refuse_ends(name, what, np.asarray(where))
+
+
+def check_known_ends(
+    masked: Collection[str],
+    step: Callable[..., tuple[dict[str, Any], list[Any], list[Any]]],
+    values: Mapping[str, Any],
+    carry: list[Any],
+) -> None:
+    """Nothing latent says where sequences end, be it by what the scan carries.
+
+    :param masked: the sites of the states that have a mask.
+    :param step: gives the distributions of a step, the carry after it and the one that
+        the scan starts with, of latent sites and of a carry, by :func:`carried`.
+    :param values: of the latent sites.
+    :param carry: leaves of the carry that the scan starts with.
+    :raises ValueError: naming the site, and what its mask depends on.
+    """
+
+    def read(**own: Any) -> tuple[dict[str, Array], list[Any], list[Any]]:
+        fns, after, start = step(**own)
+        return {name: _mask_of(fns[name]) for name in masked}, after, start
+
+    leaves = {carried(i): jnp.asarray(leaf) for i, leaf in enumerate(carry)}
+    masks, after, start = eval_provenance(read, **values, **leaves)
+    for name in masked:
+        used, new = frozenset[str](), frozenset(masks[name])
+        while new - used:
+            used = used | new
+            own = [i for i in range(len(carry)) if carried(i) in used]
+            new = used.union(*(after[i] | start[i] for i in own))
+        latent = sorted(used - leaves.keys(), key=lambda n: (n not in masked, n))
+        if latent:
             raise ValueError(
                 f"Site '{name}': found a mask on the states of a scan that depends on "
-                f"the latent site '{min(origins)}'. Accepted: ends of the sequences "
-                "that arguments say, as numpyro.handlers.mask(mask=t < lengths). Of a "
-                "state after which nothing comes, write a transition that stays there."
+                f"the latent site '{latent[0]}'. Accepted: ends of the sequences that "
+                "arguments say, as numpyro.handlers.mask(mask=t < lengths). Of a state "
+                "after which nothing comes, write a transition that stays there."
             )
-    for name, found in ends(**values).items():
-        for what, where in found.wrong.items():
-            if known and not_jax_tracer(where) and np.any(where):
-                refuse_ends(name, what, np.asarray(where))
+
+
+def carried(leaf: int) -> str:
+    """What stands for a leaf of a carry among the names of latent sites."""
+    return f"carried {leaf}"
 
 
 def refuse_ends(name: str, what: str, where: np.ndarray) -> NoReturn:

@@ -19,12 +19,16 @@ from jax import Array
 import jax.numpy as jnp
 from numpyro.ops.provenance import eval_provenance
 
-from numpyro_svae.program.run.ended import check_counted, has_mask
+from numpyro_svae.program.run.ended import (
+    check_counted,
+    check_known_ends,
+    has_mask,
+)
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.known_starts import certain, name_before
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.parts import REST, known_as_data, label_of
-from numpyro_svae.program.run.recorder import Recorder, used_by_start
+from numpyro_svae.program.run.recorder import Recorder, first_step, used_by_start
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 from numpyro_svae.program.run.scan_steps import num_states, steps_of
 from numpyro_svae.program.run.wrappers import peel
@@ -141,9 +145,15 @@ def find_scans(
             given,
             partial(used_by_start, program, before, default, i),
         )
+        fns = {name: body[name]["fn"] for name in scan.chains}
         for name, chain in scan.chains.items():
             first = None if chain.known else messages[chain.first]
-            check_counted(first, messages[name], body[name], body)
+            check_counted(first, messages[name], fns[name], fns)
+        masked = [name for name, chain in scan.chains.items() if chain.masked]
+        if masked:
+            latent = before | {name: m["value"] for name, m in body.items()}
+            step = partial(first_step, program, default, i, {*before}, {*body})
+            check_known_ends(masked, step, latent, own[0].init)
         scans.append(scan)
     return tuple(scans)
 
@@ -154,8 +164,8 @@ def _read_scan(
     default: Callable[[dict], Any],
     given: frozenset[str],
     used: Callable[[], list[frozenset[str]]],
-) -> tuple[Scan, dict[str, Any]]:
-    """The chains of a scan, and the distributions of their states in the first step.
+) -> tuple[Scan, dict[str, dict]]:
+    """The chains of a scan, and the messages of latent sites of its first step.
 
     :param calls: the scan, and the same where arguments, parameters or labels are
         others.
@@ -204,9 +214,8 @@ def _read_scan(
         else replace(chain, **steps_of(calls, name, states, body))
         for name, chain in chains.items()
     }
-    fns = {name: body[name]["fn"] for name in found}
-    masked = {n: replace(c, masked=has_mask(fns[n])) for n, c in found.items()}
-    return Scan(masked, frozenset(body) - frozenset(found)), fns
+    found = {n: replace(c, masked=has_mask(body[n]["fn"])) for n, c in found.items()}
+    return Scan(found, frozenset(body) - frozenset(found)), body
 
 
 def _named(messages: dict[str, dict], value: Any) -> str | None:
