@@ -252,7 +252,7 @@ class AutoSVAE(FittedGuide):
         known = self.structure, program, self.ascent, bound, naturals, potentials
         local = site_posteriors(*known, kept=kept, examine=examine)
         if not examine:  # else it is looked at anyway
-            local = self.watch.watch(local)
+            local = self.watch.watch(local, bound.sites)
         return naturals, bound, local, messages
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:

@@ -123,24 +123,30 @@ def _integrated(fit: Fit, draw: Callable[[], dict[str, Array]] | None) -> Integr
     def read() -> None:
         sites = sample_messages(fit.trace(local_model, random.PRNGKey(0), {}, values))
         plates.update(_shared_plates(sites))
-        once.append(_count_alike(sites))
+        ended = {n for s in guide.structure.scans for n in s.chains}
+        once.append(_count_alike(sites, ended))
 
     jax.eval_shape(read)
     return Integrated(local_model, local_guide, exact and all(once), plates)
 
 
-def _count_alike(sites: dict[str, dict]) -> bool:
+def _count_alike(sites: dict[str, dict], ended: Collection[str]) -> bool:
     """Whether inference counts the density of each site as often as any other.
 
     Where ``handlers.scale`` or a mask changes some of them, the guide has the posterior
     of other densities than those of the weights. Numbers are known while a program is
     read; of arrays it is known only that they are the same one.
+
+    :param sites: the messages of the sites.
+    :param ended: the chains whose masks are but the ends of sequences, which the guide
+        has too.
     """
     scales = [1.0 if m["scale"] is None else m["scale"] for m in sites.values()]
     first = next(iter(scales), 1.0)
     same = (s is first or (_is_number(s, first) and s == first) for s in scales)
-    latent = (m for n, m in sites.items() if not (m["is_observed"] or label_of(n)))
-    return all(same) and all(peel(message["fn"])[1] is None for message in latent)
+    masked = (n for n, m in sites.items() if peel(m["fn"])[1] is not None)
+    latent = (n for n in masked if not (sites[n]["is_observed"] or label_of(n)))
+    return all(same) and all(name in ended for name in latent)
 
 
 def _is_number(*values: Any) -> bool:

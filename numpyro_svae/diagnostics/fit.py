@@ -17,10 +17,14 @@ from numpyro.primitives import Messenger
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.declare.sampling import joint_name
 from numpyro_svae.inference.local.posterior import LocalPosterior
+from numpyro_svae.program.run.ended import ends_of_run
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.mutable_state import Given, check_state
 from numpyro_svae.program.run.parts import label_of
+from numpyro_svae.program.run.sites import Program
 from numpyro_svae.program.run.subsample import Subsample
+from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.structure.probing import plain_run
 from numpyro_svae.random_keys import check_key
 
 __all__ = ["Batch", "Fit", "check_subsample", "read_fit", "sample_messages"]
@@ -73,6 +77,17 @@ class Fit(NamedTuple):
         with block(), self.apart():
             run = Fixed(seed(fn, key), data={**self.params, **values})
             return trace(run).get_trace(*first, *self.args, **self.kwargs)
+
+    def ended_chains(self) -> dict[str, Any]:
+        """The chains whose ends a mask in the body of a scan says, with ``lengths``."""
+        wiring = self.guide.structure
+        chains = (chain for scan in wiring.scans for chain in scan.chains.values())
+        if not any(chain.masked for chain in chains):
+            return {}
+        given, key = (self.model, self.args, self.kwargs), random.PRNGKey(0)
+        spelled = self.params, wiring.scans, wiring.shown
+        messages = plain_run(Program(*given, key, *spelled), wiring)
+        return {name: peel(messages[name]["fn"])[0] for name in ends_of_run(messages)}
 
     def of_members(self, members: Array) -> Fit:
         """The fit with some of the data, by their places in the plate of its batch."""

@@ -106,6 +106,7 @@ class NonlinearGaussianChain(CheckedArguments):
         step: Callable[[Array, Any], Array],
         transition_cov: Array,
         scanned: Any,
+        lengths: Array | None = None,
     ) -> NonlinearGaussianChain:
         """A chain whose steps are given for the whole batch at once, as scans do.
 
@@ -113,10 +114,11 @@ class NonlinearGaussianChain(CheckedArguments):
         :param step: of states ``(..., D)`` and what belongs to one step.
         :param transition_cov: by step, ``(..., T - 1, D, D)``.
         :param scanned: what belongs to the steps, a tree of arrays with time leading.
+        :param lengths: of the sequences, if they end before the last step.
         """
-        steps = transition_cov.shape[-3]
         args = *initial, _like, transition_cov
-        chain = cls(*args, num_steps=steps + 1, validate_args=False)
+        steps: dict[str, Any] = {"num_steps": transition_cov.shape[-3] + 1}
+        chain = cls(*args, **steps, lengths=lengths, validate_args=False)
         chain.transition, chain.whole_batch = _as_tree(step), True
         chain.scanned = scanned
         return chain

@@ -17,6 +17,7 @@ import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
 from numpyro_svae.forecasting.continuation import Continue, chain_of
+from numpyro_svae.forecasting.scanned_ends import check_last, last_of_scan, says_ends
 from numpyro_svae.forecasting.timeline import (
     Arguments,
     InTime,
@@ -106,15 +107,15 @@ class Course:
     @cached_property
     def observed(self) -> dict[str, dict]:
         """The messages of the observed sites."""
-        found = sample_messages(self.messages)
-        return {name: m for name, m in found.items() if m["is_observed"]}
+        sites = sample_messages(self.messages).items()
+        return {name: m for name, m in sites if m["is_observed"]}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of the data of an observed site, of all of them."""
-        shape, batch = list(np.shape(self.observed[name]["value"])), self.fit.batch
+        message, batch = self.observed[name], self.fit.batch
+        shape = list(np.shape(message["value"]))
         if batch is not None:
-            axis, _ = plate_axis(self.observed[name], batch.plate)
-            shape[axis] = batch.total
+            shape[plate_axis(message, batch.plate)[0]] = batch.total
         return tuple(shape)
 
     def members(self, name: str, values: Array) -> Array:
@@ -135,7 +136,9 @@ class Course:
                 rank = len(message["fn"].batch_shape)
                 found[name] = Chain(name, rank, lengths_of(chain[1]))
         for scan in self.fit.guide.structure.scans:
-            found |= {c.name: Chain(c.first, 0, None) for c in scan.chains.values()}
+            for name, own in scan.chains.items():
+                lengths = lengths_of(self._ended.get(name))
+                found[name] = Chain(own.first, 0, lengths)
         if not found:
             raise ValueError(
                 "The model: found no chain of states, so nothing goes on in time. "
@@ -144,6 +147,10 @@ class Course:
                 "without time are scored by `log_likelihood`."
             )
         return found
+
+    @cached_property
+    def _ended(self) -> dict[str, Any]:
+        return self.fit.ended_chains()
 
     @cached_property
     def num_steps(self) -> int:
@@ -176,11 +183,16 @@ class Course:
         for i, (leaf, time) in enumerate(zip(leaves, self.times[0])):
             if self.lengths is None or time is not None or not _counts(leaf):
                 continue
-            shorter = (*leaves[:i], leaf - 1, *leaves[i + 1 :])
-            args, kwargs = self.arguments.join(shorter)
-            fit = self.fit._replace(args=args, kwargs=kwargs)
-            other: Any = Course(fit, self.draws, self.num_samples).lengths
-            found[i] = jnp.array_equal(other, self.lengths - 1)
+
+            def lengths(leaf: Array, i: int = i) -> Any:
+                other = (*leaves[:i], leaf, *leaves[i + 1 :])
+                args, kwargs = self.arguments.join(other)
+                fit = self.fit._replace(args=args, kwargs=kwargs)
+                return Course(fit, self.draws, self.num_samples).lengths
+
+            found[i] = jnp.array_equal(lengths(leaf - 1), self.lengths - 1)
+            if self._ended:
+                found[i] = says_ends(lengths, leaf, self.num_steps)
         return found
 
     def _path(self, draw: dict[str, Array], name: str) -> Array:
@@ -188,10 +200,14 @@ class Course:
 
     def last_states(self, draw: dict[str, Array]) -> dict[str, Array]:
         """The last states of the chains in a draw, by the site that begins each."""
-        return {
-            chain.first: at_last(self._path(draw, name), chain.axis, chain.lengths)
-            for name, chain in self.chains.items()
-        }
+        found = {}
+        for name, (first, axis, lengths) in self.chains.items():
+            path, ended = self._path(draw, name), self._ended.get(name)
+            if ended is None:
+                found[first] = at_last(path, axis, lengths)
+            else:
+                found[first] = last_of_scan(draw.get(first), path, ended)
+        return found
 
     # arguments and sites in time
 
@@ -273,6 +289,7 @@ class Course:
         check_shape(name, leaf, axis, horizon, future)
         if time.lag:
             return future
+        check_last(name, leaf, axis, self.lengths, bool(self._ended))
         last = jnp.expand_dims(at_last(leaf, axis, self.lengths), axis)
         return jnp.concatenate([last, future.astype(leaf.dtype)], axis)
 

@@ -24,6 +24,7 @@ from numpyro_svae.forecasting.filter_window import (
     continued,
 )
 from numpyro_svae.forecasting.own_time import own_time
+from numpyro_svae.forecasting.scanned_ends import check_last
 from numpyro_svae.forecasting.step_arguments import StepArguments
 from numpyro_svae.forecasting.timeline import at_last
 from numpyro_svae.forecasting.window import Depends, Missing
@@ -93,11 +94,14 @@ class FilterSetup(StepArguments):
         for name, marginal in local.marginals.items():
             if name in self.chains:
                 beliefs[name] = belief_of(marginal, self.batches[name], lengths)
-        last = {
-            i: at_last(jnp.asarray(leaf), time.axis, lengths)
-            for i, (leaf, time) in enumerate(zip(leaves, self.times[0]))
-            if time is not None and time.axis is not None and not time.lag
-        }
+        scanned = any(chain.first != name for name, chain in self.chains.items())
+        last = dict[int, Array]()
+        for i, (leaf, time) in enumerate(zip(leaves, self.times[0])):
+            if time is not None and time.axis is not None and not time.lag:
+                leaf, name = jnp.asarray(leaf), self.arguments.names[i]
+                if name in self.needed:
+                    check_last(name, leaf, time.axis, lengths, scanned)
+                last[i] = at_last(leaf, time.axis, lengths)
         return beliefs, bound_of(self.guide.structure, bound.sites, local), last
 
     def infer(

@@ -117,7 +117,8 @@ def _read(
     def existing() -> dict[str, Array]:
         messages.update(fit.trace(fit.model, random.PRNGKey(0), {}))
         dims.append(Dims(messages, plates_of_states(structure, messages)))
-        found = {n: _exists(m["fn"]) for n, m in sample_messages(messages).items()}
+        fns = {n: m["fn"] for n, m in sample_messages(messages).items()}
+        found = {n: _exists(fn) for n, fn in {**fns, **fit.ended_chains()}.items()}
         return {name: exists for name, exists in found.items() if exists is not None}
 
     try:

@@ -486,7 +486,7 @@ def test_steps_whose_noise_depends_on_the_state_are_refused() -> None:
     _errs(_from_first(step), "'x': in the scan its covariance depends on the state")
 
 
-def test_a_mask_on_the_states_of_a_scan_is_refused() -> None:
+def test_a_mask_on_the_states_of_a_scan_is_one_of_what_is_seen_too() -> None:
     def step(x: Any, y: Any) -> tuple:
         with _sequences():
             fn = dist.MultivariateNormal(0.9 * x, jnp.eye(D))
@@ -494,7 +494,7 @@ def test_a_mask_on_the_states_of_a_scan_is_refused() -> None:
             numpyro.sample("y", _picture(x), obs=y)
         return x, None
 
-    _errs(_from_first(step), "'x': found a mask on the states of a chain")
+    _errs(_from_first(step), "'y': depends on chain 'x', whose states are masked in a")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from numpyro_svae.inference.declare.declared import Total
+from numpyro_svae.inference.declare.without_padding import WithoutPadding
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.positions import extent_of, read_at
@@ -213,6 +214,8 @@ def sample_local(
     if scan is None:
         values[name] = _sample(name, fn, together, infer)
         return {name: values[name]}
+    if sites[name].ends is not None:
+        fn = WithoutPadding(fn, sites[name].fn)
     infer = {**infer, "is_auxiliary": True, "scanned": name}
     path = numpyro.sample(path_name(name, prefix), fn, infer=infer)
     values[name] = path

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 import warnings
@@ -17,7 +18,9 @@ from numpyro.util import not_jax_tracer
 
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.notices import Said, notice
+from numpyro_svae.program.run.ended import refuse_ends
 from numpyro_svae.program.run.ordered import as_given, in_order
+from numpyro_svae.program.run.sites import Site
 
 __all__ = ["Watch"]
 
@@ -35,9 +38,18 @@ class Watch:
         self.few = few
         self.noticed = Said()
 
-    def watch(self, local: LocalPosterior) -> LocalPosterior:
-        """The same posterior, from which nothing can be read unwatched."""
+    def watch(
+        self, local: LocalPosterior, sites: Mapping[str, Site] | None = None
+    ) -> LocalPosterior:
+        """The same posterior, from which nothing can be read unwatched.
+
+        :param local: the posterior.
+        :param sites: those of the model, if their masks are to be looked at.
+        :raises ValueError: naming a chain whose mask in a scan is none of ends; if
+            arguments are traced, the compiled program does, when it runs.
+        """
         found = [self._ascent(local), self._evidence(local)]
+        found += self._ends(sites or {})
         zeros = [z for z in found if z is not None and not not_jax_tracer(z)]
         if not zeros:
             return local
@@ -58,6 +70,14 @@ class Watch:
         ended = jnp.stack([~(residual <= 1) for _, residual in found.values()])
         return notice(jnp.any(ended), found, _say_ascent, self.noticed)
 
+    def _ends(self, sites: Mapping[str, Site]) -> list[Array]:
+        return [
+            notice(jnp.any(where), where, partial(_refuse, name, what), self.noticed)
+            for name, site in sites.items()
+            if site.ends is not None
+            for what, where in site.ends.wrong.items()
+        ]
+
     def _evidence(self, local: LocalPosterior) -> Array | None:
         entries = local.impossible
         if not entries or "impossible" in self.noticed:
@@ -66,6 +86,10 @@ class Watch:
         shapes = {name: bad.shape for name, bad in entries.items()}
         say = partial(_say_impossible, shapes)
         return notice(jnp.any(lost), entries, say, self.noticed, _first)
+
+
+def _refuse(name: str, what: str, _: Said, where: np.ndarray) -> None:
+    refuse_ends(name, what, where)
 
 
 def _say_ascent(noticed: Said, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from numpyro_svae.program.run.kinds import lengths_of
 from numpyro_svae.program.run.origins import elsewhere
-from numpyro_svae.program.run.positions import extent_of, read_at
+from numpyro_svae.program.run.positions import extent_of, is_at, read_at
 from numpyro_svae.program.run.sites import Program, Site, read_site, sample_sites
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import scope
@@ -65,10 +65,10 @@ def _padded(structure: Structure, chain: str, name: str, program: Program) -> Ar
     exists = jnp.arange(fn.event_shape[0]) < lengths[..., None]
     local, extent = extent_of(sites[chain]), extent_of(site)
     exists = jnp.broadcast_to(exists, local.positions)
-    if extent.extra >= local.extra:
+    if extent.extra >= local.extra and is_at(local, extent):
         counts = jnp.asarray(True) if extent.mask is None else extent.mask
         return jnp.sum(~read_at(exists, local, extent, 0) & counts)
-    # it has no axis of time like that of the chain: what does it say to other values?
+    # It has no axis of time as that of the chain is: what does it say to other values?
     zero = jnp.zeros_like(sites[chain].value)
     ended = jnp.reshape(~exists, exists.shape + (1,) * (zero.ndim - exists.ndim))
     moved = plain_run(program, structure, {chain: jnp.where(ended, 1, zero)})
@@ -78,9 +78,16 @@ def _padded(structure: Structure, chain: str, name: str, program: Program) -> Ar
 
 def _not_masked(chain: Site, site: Site) -> ValueError:
     steps = chain.fn.event_shape[0]
+    says = "which has `lengths`,"
+    masked = (
+        "Normal(...).to_event(1).mask(exists).to_event(1) with exists = "
+        f"jnp.arange({steps}) < lengths[:, None]"
+    )
+    if chain.ends is not None:
+        says = "whose states are masked in a scan,"
+        masked = "numpyro.handlers.mask(mask=t < lengths) around both has it in a step"
     return ValueError(
-        f"Site '{site.name}': depends on chain '{chain.name}', which has `lengths`, "
-        "and counts at steps that do not exist. Accepted: a distribution that is "
-        "masked there, as Normal(...).to_event(1).mask(exists).to_event(1) with exists "
-        f"= jnp.arange({steps}) < lengths[:, None]."
+        f"Site '{site.name}': depends on chain '{chain.name}', {says} and counts at "
+        "steps that do not exist. Accepted: a distribution that is masked there, as "
+        f"{masked}."
     )

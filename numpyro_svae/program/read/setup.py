@@ -27,6 +27,7 @@ from numpyro_svae.program.read.padding import check_padding
 from numpyro_svae.program.read.reader import read_structure
 from numpyro_svae.program.read.time_plates import find_time_plates
 from numpyro_svae.program.run.checked_run import ChecksRun
+from numpyro_svae.program.run.ended import check_ends, ends_of_run
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
@@ -106,7 +107,7 @@ def _read_program(
     messages = checked.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
     plainly = program.model, program.fixed, args, kwargs, messages
-    program, messages = _show_scans(program, messages)
+    program, messages = _show_scans(program, messages, concrete)
     program, messages = _show_steps(program, messages)
     potentials, plates = recognise(recognition, messages, args, kwargs, program.key)
     sites = sample_sites(messages)
@@ -131,7 +132,7 @@ def _read_program(
 
 
 def _show_scans(
-    program: Program, messages: dict[str, dict]
+    program: Program, messages: dict[str, dict], concrete: bool
 ) -> tuple[Program, dict[str, dict]]:
     """The program and a run of it with scans in the one-site spelling."""
     samples = [m for m in messages.values() if m["type"] == "sample"]
@@ -144,7 +145,10 @@ def _show_scans(
     values = random_globals(program, sites, scanned)
     given = program, at_others(program), values, easy_value
     program = replace(program, scans=find_scans(*given))
-    return program, program.trace({}, easy_value)
+    messages = program.trace({}, easy_value)
+    if concrete:
+        check_ends(ends_of_run(messages))
+    return program, messages
 
 
 def _show_steps(

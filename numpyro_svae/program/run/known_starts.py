@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 from numpyro.contrib.control_flow.scan import scan_wrapper
@@ -18,7 +19,7 @@ from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.scan_steps import num_states
 
-__all__ = ["Starts", "certain", "name_before"]
+__all__ = ["Starts", "certain", "name_before", "start_of"]
 
 
 def name_before(name: str) -> str:
@@ -49,6 +50,13 @@ def certain(name: str, fn: Any, value: Any) -> dist.Distribution:
             "a site before the scan, with probabilities of its own."
         )
     return dist.Categorical(jax.nn.one_hot(value, count), validate_args=False)
+
+
+def start_of(chain: Any) -> Array:
+    """The first state of a chain that begins with :func:`certain` ones."""
+    if hasattr(chain, "initial_loc"):
+        return chain.initial_loc
+    return jnp.argmax(chain.initial_probs, -1)
 
 
 class Starts(Messenger):

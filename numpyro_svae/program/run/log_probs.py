@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from numpyro_svae.program.run.kinds import lengths_of
 from numpyro_svae.program.run.wrappers import Layer, peel
 
-__all__ = ["log_prob_of"]
+__all__ = ["log_prob_of", "of_padding"]
 
 
 def log_prob_of(message: dict) -> Array:
@@ -42,12 +42,30 @@ def _inside(fn: Any) -> Any:
 
 def _of_what_exists(fn: Any, value: Array) -> Array:
     chain, mask, extra = peel(fn)
-    ended = jnp.arange(chain.event_shape[0]) >= chain.lengths[..., None]
     state = chain.event_shape[1:]  # a vector, or nothing where it is discrete
+    ended = _ended(chain)
     there = jnp.reshape(ended, ended.shape + (1,) * len(state))
-    each = -0.5 * state[0] * log(2 * pi) if state else -log(chain.num_states)
-    beyond = jnp.broadcast_to(each * jnp.sum(ended, -1), chain.batch_shape)
+    value = jnp.where(there, 0, value)
+    beyond = jnp.broadcast_to(of_padding(chain, value), chain.batch_shape)
     if mask is not None:
         beyond = jnp.where(mask, beyond, 0.0)
     axes = tuple(range(beyond.ndim - extra, beyond.ndim))
-    return fn.log_prob(jnp.where(there, 0, value)) - jnp.sum(beyond, axes)
+    return fn.log_prob(value) - jnp.sum(beyond, axes)
+
+
+def of_padding(chain: Any, value: Array) -> Array:
+    """Log density of the states of a path after the end of its sequence.
+
+    :param chain: a chain with ``lengths``, in nothing.
+    :param value: the path, of which all else is not looked at.
+    :return: of the batch shape of the chain and the path.
+    """
+    if chain.is_discrete:
+        each = jnp.asarray(-log(chain.num_states))
+    else:
+        each = jnp.sum(-0.5 * (value**2 + log(2 * pi)), -1)
+    return jnp.sum(jnp.where(_ended(chain), each, 0.0), -1)
+
+
+def _ended(chain: Any) -> Array:
+    return jnp.arange(chain.event_shape[0]) >= chain.lengths[..., None]

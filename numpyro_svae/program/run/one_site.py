@@ -26,6 +26,7 @@ from numpyro.primitives import Messenger
 
 from numpyro_svae.distributions import LinearGaussianChain, NonlinearGaussianChain
 from numpyro_svae.distributions.logit_chain import LogitChain
+from numpyro_svae.program.run.ended import ends_of
 from numpyro_svae.program.run.known_starts import certain
 from numpyro_svae.program.run.plates import Plates, own_scale
 from numpyro_svae.program.run.scan_calls import ScanCall, constants, run_body
@@ -111,6 +112,8 @@ class _Run:
         self.given = {n: v[1:] if scan.chains else v for n, v in steps.items()}
         self.first = {n: v[:1] for n, v in steps.items()}
         self.carry = self._carries()
+        states = {name: shown[name]["fn"] for name in scan.chains}
+        self.ends = ends_of(states, lambda read: self._each(read, self.carry))
 
     # values over time
 
@@ -196,8 +199,9 @@ class _Run:
                     value = steps[name].show_value(values)
             frames = tuple(message["cond_indep_stack"])
             own = own_scale(message["scale"], frames, self.plates)
+            infer = {"ends": self.ends.get(name)}
             with plates.around(frames), scale(scale=own):
-                numpyro.sample(name, fn, obs=value)
+                numpyro.sample(name, fn, obs=value, infer=infer)
         last = [leaf[-1] for leaf in carry]
         if padded:
             ys = jax.tree.map(lambda y: y[1:], ys)
@@ -217,6 +221,10 @@ class _Run:
         step = self.shown[chain.name]["fn"]
         return certain(chain.name, step, self.call.init[chain.leaf])
 
+    def _lengths(self, chain: ScannedChain) -> Array | None:
+        ends = self.ends.get(chain.name)
+        return None if ends is None else ends.lengths
+
     def _discrete_chain(self, chain: ScannedChain) -> LogitChain:
         rank = self._rank(chain.name)
 
@@ -228,8 +236,8 @@ class _Run:
         states = jnp.arange(initial.shape[-1])
         rows = jax.vmap(lambda state: self._at_state(chain, state, logits))(states)
         rows = jnp.moveaxis(jnp.moveaxis(rows, 0, -2), 0, rank)
-        steps = self.call.length + 1
-        return LogitChain(initial, rows, steps, validate_args=False)
+        known = {"lengths": self._lengths(chain), "validate_args": False}
+        return LogitChain(initial, rows, self.call.length + 1, **known)
 
     def _nonlinear_chain(self, chain: ScannedChain) -> NonlinearGaussianChain:
         rank = self._rank(chain.name)
@@ -247,8 +255,8 @@ class _Run:
         initial = Steps.of(first).gaussian(first)
         _, cov = self._at_state(chain, jnp.zeros(()), moments)
         scanned = self.carry, self.call.xs, self.given
-        cov = jnp.moveaxis(cov, 0, rank)
-        return NonlinearGaussianChain.of_steps(initial, step, cov, scanned)
+        args = step, jnp.moveaxis(cov, 0, rank), scanned, self._lengths(chain)
+        return NonlinearGaussianChain.of_steps(initial, *args)
 
     def _gaussian_chain(self, chain: ScannedChain) -> LinearGaussianChain:
         rank = self._rank(chain.name)
@@ -277,6 +285,7 @@ class _Run:
             jnp.moveaxis(cov, 0, rank),
             inputs=inputs,
             num_steps=self.call.length + 1,
+            lengths=self._lengths(chain),
             validate_args=False,
         )
 

@@ -14,7 +14,10 @@ from numpyro.contrib.control_flow.scan import scan_wrapper
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
-__all__ = ["Recorder", "used_by_start"]
+from numpyro_svae.program.run.ended import carried
+from numpyro_svae.program.run.scan_calls import ScanCall, run_body
+
+__all__ = ["Recorder", "first_step", "used_by_start"]
 
 
 class Recorder(Messenger):
@@ -57,3 +60,31 @@ def used_by_start(
         return jax.tree.leaves(init)
 
     return list(eval_provenance(start, **values))
+
+
+def first_step(
+    program: Any,
+    default: Callable[[dict], Any],
+    index: int,
+    before: set[str],
+    body: set[str],
+    **own: Any,
+) -> tuple[dict[str, Any], list[Any], list[Any]]:
+    """Distributions of the first step of a scan, the next carry and the first one.
+
+    :param program: the program.
+    :param default: gives values of other latent sites.
+    :param index: of the scan, in the order in which the program runs them.
+    :param before: the latent sites outside of scans.
+    :param body: those of its body.
+    :param own: values of these sites, and leaves of a carry.
+    """
+    recorder = Recorder(program.model)
+    values = {name: own[name] for name in before}
+    replace(program, model=recorder).trace(values, default)
+    fixed = {**program.fixed, **values}
+    call = ScanCall.of(recorder.calls[index][0], fixed, program.key)
+    carry = [own[carried(i)] for i in range(len(call.init))]
+    given = {name: own[name] for name in body}
+    after, _, messages = run_body(call, carry, call.first_inputs(), given)
+    return {name: messages[name]["fn"] for name in body}, after, call.init

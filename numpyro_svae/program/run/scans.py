@@ -17,15 +17,18 @@ from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
-import numpy as np
 from numpyro.ops.provenance import eval_provenance
-from numpyro.util import not_jax_tracer
 
+from numpyro_svae.program.run.ended import (
+    check_counted,
+    check_known_ends,
+    has_mask,
+)
 from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.known_starts import certain, name_before
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.parts import REST, known_as_data, label_of
-from numpyro_svae.program.run.recorder import Recorder, used_by_start
+from numpyro_svae.program.run.recorder import Recorder, first_step, used_by_start
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 from numpyro_svae.program.run.scan_steps import num_states, steps_of
 from numpyro_svae.program.run.wrappers import peel
@@ -45,6 +48,7 @@ class ScannedChain:
         state before, from inputs or an offset.
     :param linear: whether its mean is affine in the state before.
     :param known: whether the first state is no latent site.
+    :param masked: whether a mask in the body says where sequences end.
     """
 
     name: str
@@ -54,6 +58,7 @@ class ScannedChain:
     moved: bool = False
     linear: bool = True
     known: bool = False
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,16 +138,22 @@ def find_scans(
     scans = []
     zipped = zip(recorder.calls, calls, *others, strict=True)
     for i, ((_, given), *own) in enumerate(zipped):
-        scan = _read_scan(
+        scan, body = _read_scan(
             own,
             sampled,
             default,
             given,
             partial(used_by_start, program, before, default, i),
         )
+        fns = {name: body[name]["fn"] for name in scan.chains}
         for name, chain in scan.chains.items():
-            first = name if chain.known else chain.first
-            _check_counted(messages[first], messages[name])
+            first = None if chain.known else messages[chain.first]
+            check_counted(first, messages[name], fns[name], fns)
+        masked = [name for name, chain in scan.chains.items() if chain.masked]
+        if masked:
+            latent = before | {name: m["value"] for name, m in body.items()}
+            step = partial(first_step, program, default, i, {*before}, {*body})
+            check_known_ends(masked, step, latent, own[0].init)
         scans.append(scan)
     return tuple(scans)
 
@@ -153,8 +164,8 @@ def _read_scan(
     default: Callable[[dict], Any],
     given: frozenset[str],
     used: Callable[[], list[frozenset[str]]],
-) -> Scan:
-    """The chains of a scan.
+) -> tuple[Scan, dict[str, dict]]:
+    """The chains of a scan, and the messages of latent sites of its first step.
 
     :param calls: the scan, and the same where arguments, parameters or labels are
         others.
@@ -203,37 +214,13 @@ def _read_scan(
         else replace(chain, **steps_of(calls, name, states, body))
         for name, chain in chains.items()
     }
-    return Scan(found, frozenset(body) - frozenset(found))
+    found = {n: replace(c, masked=has_mask(body[n]["fn"])) for n, c in found.items()}
+    return Scan(found, frozenset(body) - frozenset(found)), body
 
 
 def _named(messages: dict[str, dict], value: Any) -> str | None:
     """The site whose value an object is."""
     return next((n for n, m in messages.items() if m["value"] is value), None)
-
-
-def _check_counted(*states: dict) -> None:
-    """The states of a chain all count, and alike: a mask would break it in the middle.
-
-    :param states: the first state and the others, with what handlers around a scan say.
-    """
-    for message in states:
-        if peel(message["fn"])[1] is not None:
-            raise ValueError(
-                f"Site '{message['name']}': found a mask on the states of a chain that "
-                "is written as a scan, by numpyro.handlers.mask or .mask(...). "
-                "Accepted: masks on the observed sites of the body, and on potentials; "
-                "masks of whole paths, on ns.DiscreteMarkovChain and the like; of "
-                "sequences that end, `lengths` of these."
-            )
-    first, later = (1.0 if m["scale"] is None else m["scale"] for m in states)
-    known = all(map(not_jax_tracer, (first, later)))
-    if known and not np.allclose(first, later):
-        name, other = (message["name"] for message in states)
-        raise ValueError(
-            f"Sites '{name}', '{other}': found scales {first} and {later} of the "
-            "states of one chain, by numpyro.handlers.scale or subsampling. Accepted: "
-            "the same scale, as by a handler around the first state and the scan."
-        )
 
 
 def _check_carry(

@@ -19,6 +19,7 @@ from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.classes import spelling_of
+from numpyro_svae.program.run.ended import Ends
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
@@ -59,6 +60,7 @@ class Site:
     :param observed: whether the value is data.
     :param frames: the plates around the site.
     :param scale: factor of its log probability, from subsampling and handlers.
+    :param ends: where the sequences of a chain end that a scan spells, if they do.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Site:
     observed: bool
     frames: tuple
     scale: Array | float
+    ends: Ends | None = None
 
     @property
     def fn(self) -> dist.Distribution:
@@ -144,6 +147,7 @@ def read_site(message: dict) -> Site:
         message["is_observed"],
         tuple(message["cond_indep_stack"]),
         1.0 if message["scale"] is None else message["scale"],
+        message["infer"].get("ends"),
     )
 
 

@@ -117,7 +117,8 @@ def _more(structure: Structure, found: Structure) -> Iterator[str]:
 def _respelled(structure: Structure, found: Structure) -> Iterator[str]:
     """The sites of scans, and those shown in another shape, that are not as they were.
 
-    The means of a chain may have been moved by what is zero now.
+    The means of a chain may have been moved by what is zero now, and its sequences may
+    have had ends.
     """
     chains, others = (
         {name: chain for scan in own.scans for name, chain in scan.chains.items()}
@@ -125,7 +126,10 @@ def _respelled(structure: Structure, found: Structure) -> Iterator[str]:
     )
     for name, chain in others.items():
         own = chains.get(name)
-        if own not in (chain, replace(chain, moved=True)):
+        if own is not None:  # as it would be with more
+            more = chain.moved or own.moved, chain.masked or own.masked
+            chain = replace(chain, moved=more[0], masked=more[1])
+        if own != chain:
             yield name
     yield from structure.shown.numbers ^ found.shown.numbers
     yield from structure.shown.time_plates.keys() ^ found.shown.time_plates.keys()
