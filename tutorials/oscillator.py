@@ -128,7 +128,7 @@ def fit(model, steps=300):
     guide = ns.AutoSVAE(
         model,
         init={"sensors": components(fitted)},
-        fixed_point=ns.FixedPoint(max_sweeps=20),
+        fixed_point=ns.FixedPoint(max_sweeps=6),
     )
     rate = optax.cosine_decay_schedule(1e-2, steps, 0.02)
     svi = SVI(model, guide, ns.svae_optimizer(optax.adam(rate), 0.2), ns.SVAE_ELBO())

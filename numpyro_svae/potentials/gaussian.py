@@ -118,7 +118,7 @@ class GaussianPotential:
         """The precision as matrices ``(..., D, D)``."""
         if not self.is_diagonal:
             return self.precision
-        # Rows of D + 1 entries, end to end: a sum over each is no part of the derivative.
+        # Rows of D + 1 entries, end to end: its derivative has no sum over each row.
         shape, size = self.precision.shape, self.dim
         rows = jnp.pad(self.precision[..., None], [(0, 0)] * len(shape) + [(0, size)])
         flat = rows.reshape(*shape[:-1], size * (size + 1))[..., : size**2]
