@@ -26,6 +26,7 @@ __all__ = ["ascend"]
 
 Naturals = dict[str, NaturalParameters]
 
+_REACH = 0.9  # of the way to where a family ends
 _ROUNDING = 16  # units in the last place by which a bound may fall
 _DELAY = 3.0  # the momentum of step k is k / (k + 3)
 _LEAST_GAIN = 1e-4  # nats, below which a step counts for nothing
@@ -71,8 +72,9 @@ def ascend(
 ) -> tuple[Array, Naturals, Any]:
     """A number of steps up a bound, or fewer if it hardly rises any more.
 
-    Where a trial is lower than the best point, or where a family has ended, the next
-    one is a plain step from there, and shorter if that was one already.
+    Where a trial is lower than the best point, or where a family has ended but for
+    rounding, the next one is a plain step from there, and shorter if that was one
+    already.
 
     :param bound: the bound with what else is wanted, and natural gradients.
     :param start: natural parameters.
@@ -133,5 +135,14 @@ def _judged(state: _State, found: _Point) -> _State:
 
 
 def _moved(natural: Naturals, direction: Naturals, size: Array) -> Naturals:
-    """Natural parameters further on in a direction."""
-    return {name: natural[name] + direction[name].scale(size) for name in natural}
+    """Natural parameters further on in a direction, within their families.
+
+    Where one would leave its family, it alone goes less far. If all went less far with
+    it, what moves together would creep.
+    """
+    moved = {}
+    for name, block in natural.items():
+        step = direction[name].scale(size)
+        reach = _REACH * block.largest_step(step, 1 / _REACH)
+        moved[name] = block + step.scale(jnp.minimum(1.0, reach))
+    return moved
