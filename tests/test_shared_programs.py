@@ -5,11 +5,13 @@
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import jax
 from jax import random
+from jax._src.lru_cache import LRUCache
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -204,3 +206,19 @@ def test_another_guide_of_a_program_compiles_little():
     assert count() <= MOST
     assert first is not other
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_a_program_on_disk_appears_when_it_is_whole(tmp_path, monkeypatch):
+    seen = []
+
+    def replace(part, path):
+        seen.append((path.exists(), part.read_bytes()))
+        path.write_bytes(part.read_bytes())
+        part.unlink()
+
+    monkeypatch.setattr(Path, "replace", replace)
+    cache = LRUCache(str(tmp_path), max_size=-1)
+    cache.put("program", b"whole")
+    cache.put("program", b"another")
+    assert seen == [(False, b"whole")]
+    assert cache.get("program") == b"whole"
