@@ -39,6 +39,9 @@ _TYPES = {
     10: "float16",
     11: "float32",
     12: "float64",
+    15: "complex64",
+    16: "bfloat16",
+    18: "complex128",
 }
 _Function = Callable[[str, list[np.ndarray]], None]
 

@@ -74,7 +74,7 @@ def whole_steps(
         good = jnp.isfinite(loss) & _all(flags)
         first = ~good & (state.skipped == 0)
         say = partial(_say, _names(gradients))
-        noticed = notice(first, (loss, gradients), say, _COUNTED, _summary)
+        noticed = notice(first, (loss, _inexact(gradients)), say, _COUNTED)
         skipped = state.skipped + jnp.where(good, 0, 1) + noticed.astype(jnp.int32)
         keep = partial(jnp.where, good)
         moves = jax.tree.map(lambda move: keep(move, jnp.zeros_like(move)), moves)
@@ -117,8 +117,12 @@ def _as_before(new: Array, old: Array) -> Array:
 
 def _each(holds: Callable[..., Array], *trees: Any) -> list[Array]:
     """Where something holds of the numbers of trees, for each of their arrays."""
-    columns = zip(*(map(jnp.asarray, jax.tree.leaves(tree)) for tree in trees))
-    return [holds(*column) for column in columns if _is_inexact(column[0])]
+    return [holds(*column) for column in zip(*map(_inexact, trees), strict=True)]
+
+
+def _inexact(tree: Any) -> list[Array]:
+    """The arrays of numbers of a tree."""
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if _is_inexact(leaf)]
 
 
 def _is_inexact(leaf: Any) -> bool:
@@ -151,17 +155,12 @@ def _names(gradients: Any) -> tuple[str, ...]:
     )
 
 
-def _summary(found: tuple[Array, Any]) -> tuple[Array, list[Array]]:
-    """The loss, and which gradients are finite."""
-    loss, gradients = found
-    return loss, [jnp.all(fine) for fine in _each(jnp.isfinite, gradients)]
-
-
 def _say(
     names: tuple[str, ...], _: Said, found: tuple[np.ndarray, list[np.ndarray]]
 ) -> None:
-    loss, fine = found
-    bad = list(dict.fromkeys(name for name, own in zip(names, fine) if not own))
+    loss, gradients = found  # whole: to look at each in the program is a kernel more
+    bad = {name for name, own in zip(names, gradients) if not np.all(np.isfinite(own))}
+    bad = [name for name in dict.fromkeys(names) if name in bad]
     what = f"gradients that are not finite for {bad}" if bad else "finite gradients"
     if np.isfinite(loss) and not bad:
         what += ", of which the optimiser makes a step that is not"

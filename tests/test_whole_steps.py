@@ -154,3 +154,21 @@ def test_arrays_of_one_shape_are_looked_at_together():
     program = jax.make_jaxpr(step)(params, optimizer.init(params))
     joined = [e for e in program.jaxpr.eqns if e.primitive.name == "concatenate"]
     assert max(len(equation.invars) for equation in joined) <= 3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
+def test_what_is_said_of_gradients_costs_a_program_nothing(dtype):
+    """They are handed over as they are, of all types that a compiled step has."""
+    params = {name: jnp.ones(3, dtype) for name in ("one", "other")}
+    bad = {"one": params["one"], "other": params["other"].at[1].set(jnp.inf)}
+    optimizer = ns.svae_optimizer(optax.sgd(0.1))
+
+    def step(gradients, state):
+        return optimizer.update(gradients, state, params, value=jnp.ones(()))
+
+    state = optimizer.init(params)
+    with pytest.warns(RuntimeWarning, match=r"not finite for \['other'\]"):
+        moves, _ = jax.block_until_ready(jax.jit(step)(bad, state))
+    assert not any(jnp.any(move) for move in moves.values())
+    said = str(jax.make_jaxpr(step)(bad, state)).split("cond[")[1]
+    assert "platform_index" in said and "reduce" not in said

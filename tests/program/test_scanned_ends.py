@@ -191,8 +191,7 @@ def moments(guide, params, *args):
 
 def last_states(model, guide, params, *args):
     """The states that forecasts begin with."""
-    fit = read_fit(model, guide, params, args, {})
-    course = Course.of(fit, random.key(2), 4)
+    course = Course.of(read_fit(model, guide, params, args, {}), random.key(2), 2)
     return list(jax.vmap(course.last_states)(course.draws).values())
 
 
@@ -210,23 +209,25 @@ def alike(found, rtol=1e-7):
 )
 def test_a_mask_of_ends_is_the_lengths_of_the_chain(name, x64):
     *models, say = PAIRS[name]
-    found = []
+    y, found = jnp.asarray(Y), []
     for model in models:
         guide = ns.AutoSVAE(model, say, num_starts=1)
         svi = make_svi(model, guide, natural=0.5)
-        y, lengths, others = map(jnp.asarray, (Y, LENGTHS, OTHERS))
-        params, losses = steps(svi, 2, y, lengths)
+        params, losses = steps(svi, 2, y, jnp.asarray(LENGTHS))
         given = model, guide, params
-        within = jax.jit(lambda n, g=guide, p=params, y=y: moments(g, p, y, n))
-        own = [losses, moments(guide, params, y, lengths), within(others)]
-        for n in lengths, others:
-            args = params, model, guide, y, n
-            own.append(Trace_ELBO().loss(random.key(1), *args))
+
+        @jax.jit
+        def of(lengths, model=model, guide=guide, params=params):
+            args = params, model, guide, y, lengths
+            loss = Trace_ELBO().loss(random.key(1), *args)
+            last = last_states(model, guide, params, y, lengths)
+            return loss, last, moments(guide, params, y, lengths)
+
+        own = [losses]
+        for n in map(jnp.asarray, (LENGTHS, OTHERS)):
             options = {"num_samples": 2, "num_particles": 3}
-            args = *given, random.key(1), y, n
-            own.append(ns.log_likelihood(*args, **options))
-            own.append(last_states(*given, y, n))
-        smooth = ns.smooth(*given, y, lengths)
+            own += of(n), ns.log_likelihood(*given, random.key(1), y, n, **options)
+        smooth = ns.smooth(*given, y, n)
         own.append([value.values for _, value in sorted(smooth.items())])
         found.append(own)
     alike(found)
