@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax import Array, random
+from jax import Array
 from jax.errors import JAXTypeError
 import jax.numpy as jnp
 import numpy as np
@@ -278,7 +278,7 @@ def read_filter(
     :param kwargs: likewise.
     """
     fit = read_fit(model, guide, params, args, kwargs)
-    draws, depends, lengths, says = compiled(look_ahead, fit)(random.PRNGKey(0))
+    draws, depends, lengths, says = compiled(look_ahead, fit)()
     matter = only_arguments(jax.device_get(depends))  # with these parameters
     names = frozenset(argument.name for argument in matter)
     needed = frozenset(argument.name for argument in matter if matter[argument])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit
+from numpyro_svae.forecasting.any_values import any_values
 from numpyro_svae.forecasting.course import Chain, Course
 from numpyro_svae.forecasting.filter_window import (
     Beliefs,
@@ -23,6 +24,7 @@ from numpyro_svae.forecasting.filter_window import (
     belief_of,
     continued,
 )
+from numpyro_svae.forecasting.hidden_laws import hidden_laws
 from numpyro_svae.forecasting.own_time import own_time
 from numpyro_svae.forecasting.scanned_ends import check_last
 from numpyro_svae.forecasting.step_arguments import StepArguments
@@ -132,20 +134,22 @@ class FilterSetup(StepArguments):
 
 
 def look_ahead(
-    fit: Fit, key: Array
+    fit: Fit,
 ) -> tuple[dict[str, Array], Depends, Array | None, dict[int, Array]]:
-    """A draw of the latent sites, what the next states depend on in it, and lengths.
+    """Values of the latent sites, what the next states depend on there, and lengths.
+
+    Any values will do, so that nothing is inferred for it.
 
     :param fit: the fitted guide, its model and the data.
-    :param key: random key.
     :return: these, and whether an argument says the lengths, where it may.
     """
-    course = Course.of(fit, key, 1)
+    course = Course(fit, any_values(fit), 1)
     window, begin = course.window(1, {}), course.begin(course.start)
 
     def run(leaves: tuple) -> list[Array]:
         messages = course.run(random.PRNGKey(0), begin, leaves)
-        return [m["value"] for m in messages.values()]
+        values = [message["value"] for message in messages.values()]
+        return values + hidden_laws(messages, course.times[1])
 
     depends = window.depends(run) | own_time(course)
     return course.draws, depends, course.lengths, course.says_lengths

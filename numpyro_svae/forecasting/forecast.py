@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from numpyro_svae.diagnostics.programs import compiled, in_batches
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.course import Begin, Course, Messages
 from numpyro_svae.forecasting.future_indices import check_future_indices
+from numpyro_svae.forecasting.hidden_laws import hidden_laws
 from numpyro_svae.forecasting.own_time import own_time
 from numpyro_svae.forecasting.timeline import InTime
 from numpyro_svae.forecasting.window import Depends, checked_independent
@@ -165,7 +166,7 @@ def _densities(
             for name, value in future.items()
         }
 
-    found, depends = _run(course, run_key, horizon, inputs, show)
+    found, depends = _run(course, run_key, horizon, inputs, show, future.keys())
     mean = {n: logsumexp(v, 0) - np.log(num_samples) for n, v in found.items()}
     return mean, depends
 
@@ -176,10 +177,13 @@ def _run(
     horizon: int,
     inputs: Mapping[str, Any],
     show: Callable[[Messages, dict[str, InTime]], dict[str, Array]],
+    known: Set[str] = frozenset(),
 ) -> tuple[dict[str, Array], Depends]:
     """What is shown of one run of the model for each draw.
 
     Whether that depends on what is not given is tried with the first of them.
+
+    :param known: the sites whose values are, so that what is shown tells of their laws.
     """
     if horizon < 1:
         raise ValueError(f"horizon: found {horizon}; accepted is at least 1.")
@@ -190,8 +194,12 @@ def _run(
     def one(key: Array, begin: Begin, leaves: tuple) -> dict[str, Array]:
         return show(course.run(key, begin, leaves), times)
 
-    first = keys[0], jax.tree.map(lambda leaf: leaf[0], begins)
-    depends: Depends = window.depends(lambda leaves: one(*first, leaves))
+    def of_first(leaves: tuple) -> Any:
+        first = keys[0], jax.tree.map(lambda leaf: leaf[0], begins)
+        messages = course.run(*first, leaves)
+        return show(messages, times), hidden_laws(messages, times.keys() - known)
+
+    depends = window.depends(of_first)
     paths = jax.vmap(one, (0, 0, None))(keys, begins, window.leaves)
     return paths, depends | own_time(course)
 
