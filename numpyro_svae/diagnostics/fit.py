@@ -78,6 +78,16 @@ class Fit(NamedTuple):
             run = Fixed(seed(fn, key), data={**self.params, **values})
             return trace(run).get_trace(*first, *self.args, **self.kwargs)
 
+    def infer(self) -> LocalPosterior:
+        """Posteriors of the local sites; said if their sweeps have not converged."""
+        found: list[LocalPosterior] = []
+
+        def run(*args: Any, **kwargs: Any) -> None:
+            found.append(self.guide.strict._infer(args, kwargs)[2])
+
+        self.trace(run, random.PRNGKey(0), {})
+        return found[0]
+
     def ended_chains(self) -> dict[str, Any]:
         """The chains whose ends a mask in the body of a scan says, with ``lengths``."""
         wiring = self.guide.structure

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit
+from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.shared_programs import Leaf, quick_jit
 from numpyro_svae.tracing import computed_now, needs_values
 
-__all__ = ["compiled", "first_batch", "in_batches", "kept"]
+__all__ = ["compiled", "first_batch", "in_batches", "inferred", "kept"]
 
 
 def compiled(
@@ -51,6 +52,15 @@ def compiled(
             return quick_jit(lambda given: function(fit, *given, *static))(given)
 
     return call
+
+
+def inferred(fit: Fit) -> LocalPosterior:
+    """Posteriors of the local sites, by one program for all that begins with them.
+
+    :param fit: the fit.
+    """
+    found: LocalPosterior = compiled(Fit.infer, fit)()
+    return found
 
 
 def kept(

@@ -61,13 +61,10 @@ class Begin(NamedTuple):
 
 
 def draw_sites(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
-    """Draws of the latent sites from the guide, leading.
-
-    It is said if they are not those of sweeps that have converged.
-    """
+    """Draws of the latent sites from the guide, leading."""
 
     def draw(key: Array) -> dict[str, Array]:
-        sites = sample_messages(fit.trace(fit.guide.strict, key, {}))
+        sites = sample_messages(fit.trace(fit.guide, key, {}))
         shown = {n: m for n, m in sites.items() if not m["infer"].get("is_auxiliary")}
         return {name: message["value"] for name, message in shown.items()}
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from numpyro_svae.diagnostics.fit import read_fit
-from numpyro_svae.diagnostics.programs import compiled, kept
+from numpyro_svae.diagnostics.programs import compiled, inferred, kept
 from numpyro_svae.forecasting.ahead import draws_ahead
 from numpyro_svae.forecasting.course import Course
 from numpyro_svae.forecasting.filter_setup import (
@@ -34,6 +34,7 @@ from numpyro_svae.forecasting.filter_setup import (
 from numpyro_svae.forecasting.filter_window import Belief, Beliefs
 from numpyro_svae.forecasting.timeline import Arguments
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.shared_programs import shared_jit
 from numpyro_svae.tracing import check_known
 
@@ -165,7 +166,7 @@ class FilterState:
             )
         given = {i: data[n] for i, n in enumerate(names) if n in data}
         fixed = {i: given.get(i, leaf) for i, leaf in self.fixed.items()}
-        return _start(replace(self, fixed=fixed), {**fixed, **given})
+        return _started(replace(self, fixed=fixed), {**fixed, **given})
 
 
 def _known(values: dict[str, Any]) -> dict[str, Array]:
@@ -175,13 +176,22 @@ def _known(values: dict[str, Any]) -> dict[str, Array]:
 
 def _started(state: FilterState, arrays: dict[int, Any]) -> FilterState:
     """The state at the last step of data, which are arguments by their place."""
-    setup = state.setup
-    leaves = [arrays.get(i, leaf) for i, leaf in enumerate(setup.arguments.leaves)]
-    beliefs, bound, last = setup.begin(state.params, leaves, state.lengths)
+    local = inferred(state.setup.fit(state.params, arrays))
+    try:
+        return _start(state, arrays, local)
+    except JAXTypeError:  # the model has to know values of its arguments
+        return _ended(state, arrays, local)
+
+
+def _ended(
+    state: FilterState, arrays: dict[int, Any], local: LocalPosterior
+) -> FilterState:
+    fit = state.setup.fit(state.params, arrays).knowing(local)
+    beliefs, bound, last = state.setup.begin(fit, state.lengths)
     return replace(state, beliefs=beliefs, bound=bound, last=last)
 
 
-_start = shared_jit(_started)
+_start = shared_jit(_ended)
 
 
 @shared_jit
@@ -259,10 +269,7 @@ def filter(
     arrays: dict[int, Any] = {
         i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Array | np.ndarray)
     }
-    try:
-        return _start(state, arrays)
-    except JAXTypeError:  # the model has to know values of its arguments
-        return _started(state, arrays)
+    return _started(state, arrays)
 
 
 def read_filter(

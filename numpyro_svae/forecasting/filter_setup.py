@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_svae.diagnostics.fit import Fit
+from numpyro_svae.diagnostics.fit import Fit, read_fit
 from numpyro_svae.forecasting.any_values import any_values
 from numpyro_svae.forecasting.course import Chain, Course
 from numpyro_svae.forecasting.filter_window import (
@@ -28,7 +28,7 @@ from numpyro_svae.forecasting.hidden_laws import hidden_laws
 from numpyro_svae.forecasting.own_time import own_time
 from numpyro_svae.forecasting.scanned_ends import check_last
 from numpyro_svae.forecasting.step_arguments import StepArguments
-from numpyro_svae.forecasting.timeline import at_last
+from numpyro_svae.forecasting.timeline import Arguments, at_last
 from numpyro_svae.forecasting.window import Depends, Missing
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.local.datum_bounds import bound_of
@@ -86,13 +86,19 @@ class FilterSetup(StepArguments):
         """The wiring of a window."""
         return continued(self.guide.structure)
 
+    def fit(self, params: dict[str, Any], arrays: dict[int, Any]) -> Fit:
+        """The guide with data, which are arguments by their place."""
+        leaves = self.arguments.leaves
+        own = tuple(arrays.get(i, leaf) for i, leaf in enumerate(leaves))
+        return read_fit(self.guide.model, self.guide, params, *self.arguments.join(own))
+
     def begin(
-        self, params: dict[str, Any], leaves: Sequence[Any], lengths: Array | None
+        self, fit: Fit, lengths: Array | None
     ) -> tuple[Beliefs, Array, dict[int, Array]]:
         """Beliefs at the last step of data, their bound, and arguments there."""
-        args, kwargs = self.arguments.join(tuple(leaves))
-        beliefs = dict[str, Any]()
-        _, bound, local = self.guide._infer_all(params, args, kwargs, examine=False)
+        beliefs, given = dict[str, Any](), (fit.params, fit.args, fit.kwargs)
+        _, bound, local = fit.guide._infer_all(*given, examine=False)
+        leaves = Arguments.of(fit.model, fit.args, fit.kwargs).leaves
         for name, marginal in local.marginals.items():
             if name in self.chains:
                 beliefs[name] = belief_of(marginal, self.batches[name], lengths)

@@ -15,7 +15,7 @@ from jax.scipy.special import logsumexp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit, read_fit
-from numpyro_svae.diagnostics.programs import compiled, in_batches
+from numpyro_svae.diagnostics.programs import compiled, in_batches, inferred
 from numpyro_svae.forecasting.continuation import chain_of
 from numpyro_svae.forecasting.course import Begin, Course, Messages
 from numpyro_svae.forecasting.future_indices import check_future_indices
@@ -24,6 +24,7 @@ from numpyro_svae.forecasting.own_time import own_time
 from numpyro_svae.forecasting.timeline import InTime
 from numpyro_svae.forecasting.window import Depends, checked_independent
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["forecast", "log_score"]
@@ -85,7 +86,8 @@ def forecast(
     inputs = _arrays(future_inputs or {})
 
     def run(own: Fit) -> Any:
-        return compiled(_paths, own, horizon, num_samples)(rng_key, inputs)
+        local = inferred(own)
+        return compiled(_paths, own, horizon, num_samples)(rng_key, local, inputs)
 
     return _checked(in_batches(fit, run))
 
@@ -121,7 +123,8 @@ def log_score(
     given = _arrays(future_inputs or {}), _arrays(future)
 
     def run(own: Fit) -> Any:
-        return compiled(_densities, own, num_samples)(rng_key, *given)
+        local = inferred(own)
+        return compiled(_densities, own, num_samples)(rng_key, local, *given)
 
     return _checked(in_batches(fit, run))
 
@@ -135,7 +138,12 @@ def _checked(found: tuple[dict[str, Array], Depends]) -> dict[str, Array]:
 
 
 def _paths(
-    fit: Fit, key: Array, inputs: dict[str, Any], horizon: int, num_samples: int
+    fit: Fit,
+    key: Array,
+    local: LocalPosterior,
+    inputs: dict[str, Any],
+    horizon: int,
+    num_samples: int,
 ) -> tuple[dict[str, Array], Depends]:
     """Draws of what comes after, and what they depend on that is not given."""
 
@@ -143,20 +151,21 @@ def _paths(
         return {n: _after(messages[n]["value"], time) for n, time in times.items()}
 
     draw_key, run_key = random.split(key)
-    course = Course.of(fit, draw_key, num_samples)
+    course = Course.of(fit.knowing(local), draw_key, num_samples)
     return _run(course, run_key, horizon, inputs, show)
 
 
 def _densities(
     fit: Fit,
     key: Array,
+    local: LocalPosterior,
     inputs: dict[str, Any],
     future: dict[str, Any],
     num_samples: int,
 ) -> tuple[dict[str, Array], Depends]:
     """Log densities of what came after, and what they depend on that is not given."""
     draw_key, run_key = random.split(key)
-    course = Course.of(fit, draw_key, num_samples)
+    course = Course.of(fit.knowing(local), draw_key, num_samples)
     horizon = _check_future(course, future)
     future = {n: course.members(n, jnp.asarray(value)) for n, value in future.items()}
 

@@ -13,10 +13,11 @@ from jax import Array, random
 import jax.numpy as jnp
 
 from numpyro_svae.diagnostics.fit import Fit, read_fit, sample_messages
-from numpyro_svae.diagnostics.programs import compiled, in_batches
+from numpyro_svae.diagnostics.programs import compiled, in_batches, inferred
 from numpyro_svae.forecasting.continuation import Continue
 from numpyro_svae.forecasting.course import draw_sites
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["impute"]
@@ -58,16 +59,19 @@ def impute(
     fit = read_fit(model, guide, params, args, kwargs, rng_key)
 
     def run(own: Fit) -> dict[str, Array]:
-        found: dict[str, Array] = compiled(_completions, own, num_samples)(rng_key)
+        completions = compiled(_completions, own, num_samples)
+        found: dict[str, Array] = completions(rng_key, inferred(own))
         return found
 
     completed: dict[str, Array] = in_batches(fit, run)
     return completed
 
 
-def _completions(fit: Fit, key: Array, num_samples: int) -> dict[str, Array]:
+def _completions(
+    fit: Fit, key: Array, local: LocalPosterior, num_samples: int
+) -> dict[str, Array]:
     draw_key, run_key = random.split(key)
-    draws = draw_sites(fit, draw_key, num_samples)
+    draws = draw_sites(fit.knowing(local), draw_key, num_samples)
     given = {name: value[0] for name, value in draws.items()}
     messages = fit.trace(fit.model, run_key, given)
     observed = {n: m for n, m in sample_messages(messages).items() if m["is_observed"]}
