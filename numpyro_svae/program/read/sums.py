@@ -14,6 +14,7 @@ import numpyro.distributions as dist
 
 from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, is_path
+from numpyro_svae.program.run.stepwise import of_one_step
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
@@ -84,7 +85,7 @@ def of_likelihood(site: Site) -> str:
     Gaussian ones, for a message."""
     if isinstance(site.fn, dist.LogNormal):
         return " Of positive data, write Normal(loc, scale) of their logs, jnp.log(y)."
-    if isinstance(site.fn, MIXTURES):
+    if isinstance(of_one_step(site.fn), MIXTURES):
         return OF_MIXTURES
     if isinstance(site.fn, dist.ZeroInflatedPoisson | dist.ZeroInflatedProbs):
         return (
