@@ -113,5 +113,5 @@ def later_states(y, lengths, mask):
 @pytest.mark.parametrize("model", [later_steps, later_states])
 def test_a_mask_of_later_steps_ends_where_their_chain_does(model):
     read(model, SHORT, exists(SHORT)[:, 1:])
-    with pytest.raises(ValueError, match="Site 'y': depends on chain '[xz]'"):
+    with pytest.raises(ValueError, match=r"Site 'y': depends on chain '[xz]'"):
         read(model, SHORT, exists(SHORT)[:, :-1])  # which is a step too late

@@ -107,7 +107,7 @@ def _check_values(
 
 def _is_whole(leaf: Any) -> bool:
     known = isinstance(leaf, np.ndarray | jax.Array) and not_jax_tracer(leaf)
-    return known and np.issubdtype(leaf.dtype, np.integer)
+    return known and jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def _shows_more(first: Any, call: Any) -> bool:
