@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, is_path
 from numpyro_svae.program.run.stepwise import of_one_step
+from numpyro_svae.program.run.wrappers import inside
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "of_shape",
     "of_steps",
     "of_sums",
+    "of_walks",
     "of_weights_beside",
 ]
 
@@ -77,6 +79,20 @@ def of_sums(wiring: Wiring, site: Site) -> str:
     return (
         f" Its covariance is a sum, or another function of {listed(found)} than a "
         f"product.{log} Of a sum, {_PARTS}."
+    )
+
+
+def of_walks(site: Site) -> str:
+    """What to write for a random walk of which the noise is learnt, for a message;
+    empty if the site is none."""
+    walk = inside(site.outer)
+    if not isinstance(walk, dist.GaussianRandomWalk):
+        return ""
+    return (
+        " Of a walk of which the noise s is learnt, write a chain: ns."
+        "LinearGaussianChain(jnp.zeros(1), s**2 * one, one, s**2 * one, num_steps="
+        f"{walk.event_shape[0]}) with one = jnp.eye(1), in the plate of the walks, and "
+        f"{site.name}[..., 0] where it is used."
     )
 
 
