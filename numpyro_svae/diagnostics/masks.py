@@ -138,12 +138,15 @@ def counted_positions(structure: Structure, bound: Bound, name: str) -> Array:
     factors, sites = ExpectedFactors(structure, bound, {}), bound.sites
     group = next(g for g in coupled_groups(structure) if name in g.discrete + g.states)
     members, local = {*group.discrete, *group.states}, extent_of(sites[name])
-    joined = {f.site for f in factors.observed() if members & _of(structure, f)}
-    joined |= {n for n, latents in structure.likelihoods.items() if members & latents}
+    joined = {n: 0 for n, latents in structure.likelihoods.items() if members & latents}
+    for factor in factors.observed():
+        if members & _of(structure, factor):
+            joined[factor.site] = factor.source.offset
     counts = jnp.zeros(local.positions)
-    for site in joined:
+    for site, offset in joined.items():
         extent = extent_of(sites[site])
-        counts = counts + pull_to(jnp.ones(extent.positions), local, extent, 0)
+        ones = jnp.ones(extent.positions)
+        counts = counts + pull_to(ones, local, extent, 0, offset)
     mask = local.mask
     if label_of(name) in sites:
         mask = counted_labels(sites, name)

@@ -32,7 +32,7 @@ from numpyro_svae.forecasting.filter_setup import (
     only_arguments,
 )
 from numpyro_svae.forecasting.filter_window import Belief, Beliefs
-from numpyro_svae.forecasting.timeline import Arguments
+from numpyro_svae.forecasting.timeline import Arguments, by_leaf
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.shared_programs import shared_jit
@@ -95,7 +95,7 @@ class FilterState:
         :return: the next state.
         :raises ValueError: if arguments are missing or do not fit.
         """
-        known = _known(new)
+        known = by_leaf(new)
         self.setup.check(known)
         return _update(self, known)
 
@@ -123,7 +123,7 @@ class FilterState:
             and ``H`` in the place of time.
         :raises ValueError: naming an argument that is missing or does not fit.
         """
-        given = dict(future_inputs or {})
+        given = by_leaf(future_inputs or {})
         inputs = self.setup.by_step(given, horizon)
         return draws_ahead(self, rng_key, inputs, horizon, num_samples)
 
@@ -140,7 +140,7 @@ class FilterState:
         :return: the state at the first step, by the same parameters.
         :raises ValueError: if arguments are missing or do not fit.
         """
-        known = _known(first)
+        known = by_leaf(first)
         self.setup.check_first(known)
         return _begin(self, before or {}, known)
 
@@ -156,7 +156,7 @@ class FilterState:
         :raises ValueError: if the model has no such argument, if one that has time is
             missing, or if sequences are padded.
         """
-        names, timed, data = self.setup.arguments.names, self.setup.timed, _known(data)
+        names, timed, data = self.setup.arguments.names, self.setup.timed, by_leaf(data)
         unknown, missing = sorted(set(data) - set(names)), sorted(timed - set(data))
         if unknown or missing or self.lengths is not None:
             raise ValueError(
@@ -167,11 +167,6 @@ class FilterState:
         given = {i: data[n] for i, n in enumerate(names) if n in data}
         fixed = {i: given.get(i, leaf) for i, leaf in self.fixed.items()}
         return _started(replace(self, fixed=fixed), {**fixed, **given})
-
-
-def _known(values: dict[str, Any]) -> dict[str, Array]:
-    """The values of arguments that have one."""
-    return {name: jnp.asarray(v) for name, v in values.items() if v is not None}
 
 
 def _started(state: FilterState, arrays: dict[int, Any]) -> FilterState:

@@ -21,7 +21,7 @@ from numpyro_svae.forecasting.course import Begin, Course, Messages
 from numpyro_svae.forecasting.future_indices import check_future_indices
 from numpyro_svae.forecasting.hidden_laws import hidden_laws
 from numpyro_svae.forecasting.own_time import own_time
-from numpyro_svae.forecasting.timeline import InTime
+from numpyro_svae.forecasting.timeline import InTime, by_leaf
 from numpyro_svae.forecasting.window import Depends, checked_independent
 from numpyro_svae.guide import AutoSVAE
 from numpyro_svae.inference.local.posterior import LocalPosterior
@@ -60,7 +60,8 @@ def forecast(
     :param args: the arguments of the model, with data.
     :param horizon: number of steps to forecast, ``H``.
     :param future_inputs: by the name of an argument, its values at the ``H`` steps
-        after the data, in its own shape with ``H`` in the place of time. Inputs of a
+        after the data, in its own shape with ``H`` in the place of time; where it is
+        nested, those of the leaves that predictions depend on. Inputs of a
         :class:`LinearGaussianChain` begin with the one that leads from the last state
         of the data to the next.
     :param num_samples: number of paths.
@@ -82,8 +83,8 @@ def forecast(
         low, high = jnp.quantile(paths["y"], jnp.array([0.05, 0.95]), axis=0)
     """
     fit = read_fit(model, guide, params, args, kwargs, rng_key)
-    check_future_indices(fit, future_inputs or {})
-    inputs = _arrays(future_inputs or {})
+    inputs = by_leaf(future_inputs or {})
+    check_future_indices(fit, inputs)
 
     def run(own: Fit) -> Any:
         local = inferred(own)
@@ -119,18 +120,15 @@ def log_score(
     The other parameters are those of :func:`forecast`.
     """
     fit = read_fit(model, guide, params, args, kwargs, rng_key)
-    check_future_indices(fit, future_inputs or {})
-    given = _arrays(future_inputs or {}), _arrays(future)
+    inputs = by_leaf(future_inputs or {})
+    check_future_indices(fit, inputs)
+    given = inputs, by_leaf(future)
 
     def run(own: Fit) -> Any:
         local = inferred(own)
         return compiled(_densities, own, num_samples)(rng_key, local, *given)
 
     return _checked(in_batches(fit, run))
-
-
-def _arrays(given: Mapping[str, Any]) -> dict[str, Array]:
-    return {name: jnp.asarray(value) for name, value in given.items()}
 
 
 def _checked(found: tuple[dict[str, Array], Depends]) -> dict[str, Array]:

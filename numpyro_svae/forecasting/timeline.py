@@ -10,7 +10,7 @@ time has kept its shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 import inspect
 from itertools import islice, product
@@ -21,7 +21,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Arguments", "InTime", "find_times"]
+__all__ = ["Arguments", "InTime", "by_leaf", "find_times"]
 
 _TRIES = 256
 
@@ -44,7 +44,7 @@ class Arguments:
     """The arguments of a model, taken apart.
 
     :param leaves: arrays, numbers and whatever else there is.
-    :param names: of the arguments that they are from.
+    :param names: of the arguments that they are from, as :func:`by_leaf` has them.
     :param tree: their structure.
     """
 
@@ -58,15 +58,36 @@ class Arguments:
         parameters = list(inspect.signature(model).parameters)
         paths, tree = jax.tree.flatten_with_path((args, kwargs))
         names = []
-        for (part, at, *_), _ in paths:
+        for (part, at, *within), _ in paths:
             keyword = bool(part.idx)
             last = len(parameters) - 1
-            names.append(at.key if keyword else parameters[min(at.idx, last)])
+            name = at.key if keyword else parameters[min(at.idx, last)]
+            names.append(name + jax.tree_util.keystr(tuple(within)))
         return cls(tuple(leaf for _, leaf in paths), tuple(names), tree)
 
     def join(self, leaves: list[Any] | tuple[Any, ...]) -> tuple[tuple, dict]:
         """Positional and keyword arguments with other leaves."""
         return jax.tree.unflatten(self.tree, leaves)
+
+
+def by_leaf(values: Mapping[str, Any]) -> dict[str, Array]:
+    """Values of arguments, taken apart where they are nested: those of one leaf have
+    the name of the argument, and where the leaf is in it, as in ``inputs['speed']``.
+
+    :param values: by argument; what is None has no value, and lists of numbers are
+        arrays.
+    """
+    found = jax.tree.leaves_with_path(dict(values), is_leaf=_is_of_numbers)
+    return {
+        at.key + jax.tree_util.keystr(tuple(within)): jnp.asarray(leaf)
+        for (at, *within), leaf in found
+    }
+
+
+def _is_of_numbers(value: Any) -> bool:
+    leaves = jax.tree.leaves(value)
+    listed = isinstance(value, list | tuple) and bool(leaves)
+    return listed and not any(isinstance(x, Array | np.ndarray) for x in leaves)
 
 
 def find_times(

@@ -106,8 +106,8 @@ class Missing(NamedTuple):
         :raises ValueError: always.
         """
         raise ValueError(
-            f"Argument '{self.name}': the model depends on its future values, and "
-            f"found none. Accepted: future_inputs={{'{self.name}': an array of shape "
+            f"Argument {self.name!r}: the model depends on its future values, and "
+            f"found none. Accepted: future_inputs={{{self.name!r}: an array of shape "
             f"{self.shape}}}, its values at the steps after the data."
         )
 

@@ -15,6 +15,9 @@ import numpy as np
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIRunResult, SVIState
 
+from numpyro_svae.shared_programs import shared_jit
+from numpyro_svae.tracing import needs_values
+
 __all__ = ["Restarts", "run_restarts"]
 
 
@@ -46,7 +49,8 @@ def run_restarts(
     loss over the last tenth of its steps, of those that are finite; one that has none
     there never is. What the key decides differs between starts: the centres that
     components begin at, networks that NumPyro initialises (not those whose parameters
-    exist already, as in ``nnx_module``), and noise.
+    exist already, as in ``nnx_module``), and noise. Other data of the same shapes
+    compile nothing anew, unless the model has to know the values of its arguments.
 
     :param svi: the inference.
     :param rng_key: random key; that of restart r is ``random.split(rng_key, R)[r]``.
@@ -58,18 +62,11 @@ def run_restarts(
     :raises FloatingPointError: if none of them ends with finite losses.
     """
     keys = random.split(rng_key, num_restarts)
-    given = {"init_params": init_params, **kwargs}
-    svi.init(keys[0], *args, **given)  # reads the model, with concrete values
+    svi.init(
+        keys[0], *args, init_params=init_params, **kwargs
+    )  # reads the model, with concrete values
 
-    def step(state: SVIState, _: None) -> tuple[SVIState, Array]:
-        return svi.update(state, *args, **kwargs)
-
-    @jax.jit
-    @jax.vmap
-    def run(key: Array) -> tuple[SVIState, Array]:
-        return lax.scan(step, svi.init(key, *args, **given), length=num_steps)
-
-    states, losses = run(keys)
+    states, losses = _run_all(svi, num_steps, keys, args, init_params, kwargs)
     last = losses[:, -max(1, num_steps // 10) :]
     final = jnp.mean(last, -1, where=jnp.isfinite(last))  # NaN where there are none
     final = jnp.where(jnp.isfinite(final), final, jnp.inf)
@@ -92,3 +89,24 @@ def run_restarts(
     state = jax.tree.map(lambda leaf: leaf[best], states)
     result = SVIRunResult(svi.get_params(state), state, losses[best])
     return Restarts(result, losses, best)
+
+
+def _run_all(svi: SVI, num_steps: int, keys: Array, *given: Any) -> Any:
+    """The last states of all runs and their losses, by data that are no constants."""
+
+    def run(keys: Array, args: tuple, params: Any, kwargs: dict[str, Any]) -> Any:
+        def step(state: SVIState, _: None) -> tuple[SVIState, Array]:
+            return svi.update(state, *args, **kwargs)
+
+        def one(key: Array) -> tuple[SVIState, Array]:
+            state = svi.init(key, *args, init_params=params, **kwargs)
+            return lax.scan(step, state, length=num_steps)
+
+        return jax.vmap(one)(keys)
+
+    try:
+        return shared_jit(run)(keys, *given)
+    except TypeError as error:
+        if not needs_values(error):
+            raise
+        return jax.jit(lambda keys: run(keys, *given))(keys)

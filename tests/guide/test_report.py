@@ -336,3 +336,20 @@ def test_simulation_based_calibration():
         found = np.histogram(ranks(times), 10, (0, 200))[0]
         distance = np.sum((found - 30) ** 2 / 30)  # a chi-square of 9, if uniform
         assert (distance < chi2(9).ppf(0.999)) == uniform
+
+
+def test_states_with_data_are_those_that_the_data_see():
+    y, rows = jnp.array([[2.0, -1.0, 3.0], [1.0, 1.0, -2.0]]), jnp.array([[0.8, 0.2]])
+
+    def model(y):
+        loc, known = jnp.array([-1.0, 1.0]), jnp.array([1.0, 0.0])
+        with numpyro.plate("sequences", 2):
+            chain = ns.DiscreteMarkovChain(known, jnp.tile(rows, (2, 1)), num_steps=4)
+            z = numpyro.sample("z", chain)  # of which the first state has no data
+            seen = dist.Normal(loc[z[:, 1:]], 1.0).to_event(1)
+            numpyro.sample("y", seen, obs=y)
+
+    guide = ns.AutoSVAE(model, num_starts=1)
+    found = ns.report(model, guide, {}, y, show=False).counts["z"]
+    expected = guide.posterior_local({}, y)["z"].probs[:, 1:].sum((0, 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

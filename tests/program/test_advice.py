@@ -206,3 +206,33 @@ def test_booleans_that_pick_data_are_told_to_be_a_mask():
     )
     with pytest.raises(TypeError, match=match):
         steps(make_svi(only_seen, ns.AutoSVAE(only_seen)), 1, y, y < 2.0)
+
+
+WALKS = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+
+
+def walks(spelled):
+    """Walks in a plate, or several of one site, whose noise is learnt."""
+    s, one = numpyro.sample("s", dist.HalfNormal(1.0)), jnp.eye(1)
+    if spelled == "together":
+        fn = dist.GaussianRandomWalk(s, 8).expand([3]).to_event(1)
+        rate = jnp.exp(numpyro.sample("x", fn))
+        numpyro.sample("y", dist.Poisson(rate).to_event(2), obs=(WALKS > 0) * 1)
+        return
+    with numpyro.plate("walks", 3):
+        fn = dist.GaussianRandomWalk(s, 8)
+        if spelled == "chain":
+            chain = jnp.zeros(1), s**2 * one, one, s**2 * one
+            fn = ns.LinearGaussianChain(*chain, num_steps=8)
+        x = numpyro.sample("x", fn)
+        x = x[..., 0] if spelled == "chain" else x
+        numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=WALKS)
+
+
+def test_a_walk_with_learnt_noise_is_named_with_the_chain_to_write():
+    text = r"'x' \(GaussianRandomWalk\).*'s'.*ns.LinearGaussianChain\(.*num_steps=8\)"
+    for spelled in "together", "apart":
+        with pytest.raises(ValueError, match=text), seed(rng_seed=0):
+            ns.AutoSVAE(walks)(spelled)
+    with seed(rng_seed=0):
+        ns.AutoSVAE(walks, num_starts=1)("chain")

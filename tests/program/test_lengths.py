@@ -85,3 +85,33 @@ def test_a_mask_of_something_else_leaves_the_padding():
     with pytest.raises(ValueError, match="Site 'y'"):
         read(states, SHORT, seen)
     read(states, SHORT, seen & exists(SHORT))
+
+
+def later_steps(y, lengths, mask):
+    """Data of the steps after the first one, of a path."""
+    with numpyro.plate("sequences", N):
+        eye = jnp.eye(2)
+        chain = ns.LinearGaussianChain(
+            jnp.zeros(2), eye, 0.5 * eye, eye, num_steps=T, lengths=lengths
+        )
+        x = numpyro.sample("x", chain)
+        fn = dist.Normal(x[:, 1:], 0.5).to_event(1).mask(mask)
+        numpyro.sample("y", fn.to_event(1), obs=y[:, 1:])
+
+
+def later_states(y, lengths, mask):
+    """The same of states with learnt means, which start alike."""
+    with numpyro.plate("states", 2):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("sequences", N):
+        chain = ns.DiscreteMarkovChain(ROWS[0], ROWS, T, lengths=lengths)
+        z = numpyro.sample("z", chain)
+        fn = dist.Normal(mu[z[:, 1:]], 1.0).mask(mask)
+        numpyro.sample("y", fn.to_event(1), obs=y[:, 1:, 0])
+
+
+@pytest.mark.parametrize("model", [later_steps, later_states])
+def test_a_mask_of_later_steps_ends_where_their_chain_does(model):
+    read(model, SHORT, exists(SHORT)[:, 1:])
+    with pytest.raises(ValueError, match=r"Site 'y': depends on chain '[xz]'"):
+        read(model, SHORT, exists(SHORT)[:, :-1])  # which is a step too late

@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.handlers import seed, trace
+from numpyro.infer import SVI
 import pytest
 
 import numpyro_svae as ns
@@ -125,6 +126,16 @@ def test_new_data_are_looked_at_too():
         ns.log_likelihood(groups, guide, params, random.key(0), LABELS, Y)
     with pytest.raises(ValueError, match="found the index -4 at"):
         guide.posterior_local(params, LABELS % 3 - 4, Y)
+
+
+@pytest.mark.parametrize("model", [groups, known_states])
+def test_steps_outside_of_jit_look_at_their_data(model):
+    guide = ns.AutoSVAE(model, num_starts=1)
+    svi = SVI(model, guide, ns.svae_optimizer(), ns.SVAE_ELBO())
+    state = svi.init(random.key(0), LABELS % 3, Y)
+    for call in svi.update, svi.evaluate:
+        with pytest.raises(ValueError, match=WRONG[model]):
+            call(state, LABELS, Y)
 
 
 def test_what_comes_after_the_data_is_looked_at_too():

@@ -14,6 +14,7 @@ import pytest
 
 import numpyro_svae as ns
 from numpyro_svae.training import run_restarts
+from tests.compilations import compilations
 from tests.data import clusters, make_svi
 from tests.models import mixture
 
@@ -72,3 +73,27 @@ def test_what_ends_in_nan_is_never_the_best():
         pytest.raises(FloatingPointError, match="all 4 restarts ended NaN"),
     ):
         run_restarts(lottery(scale=0.0), random.PRNGKey(0), 4, 3)
+
+
+def test_other_restarts_of_a_program_compile_nothing():
+    y = clusters(30, seed=4)[0].astype(jnp.float32)
+    other = y[::-1] + 1.0
+
+    def inference(model):
+        return make_svi(model, ns.AutoSVAE(model, num_starts=1))
+
+    def losses(svi, y):
+        return run_restarts(svi, random.PRNGKey(0), 2, 4, y, count=6).losses
+
+    svi = inference(mixture)
+    losses(svi, y)
+    with compilations() as count:
+        found = losses(svi, other)
+    assert count() == 0
+    expected = losses(inference(_looks_at_values), other)  # whose data are constants
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def _looks_at_values(y, count):
+    assert np.all(np.isfinite(np.asarray(y)))
+    mixture(y, count=count)

@@ -15,6 +15,7 @@ from numpyro_svae.program.read.sums import (
     of_products,
     of_steps,
     of_sums,
+    of_walks,
 )
 from numpyro_svae.program.read.wiring import Wiring, listed, not_conjugate
 from numpyro_svae.program.run.sites import Site, is_gaussian_vector, response_dim
@@ -125,6 +126,7 @@ def read_gaussian(wiring: Wiring, site: Site) -> Factor:
             "for each step" + of_noises(wiring, used),
             of_picks(wiring, site)
             or of_steps(wiring, site)
+            or of_walks(site)
             or of_sums(wiring, site)
             or of_products(wiring, site),
         )

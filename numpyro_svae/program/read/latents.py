@@ -20,6 +20,7 @@ from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.moved_gaussians import as_latent
 from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
+from numpyro_svae.program.run.stepwise import of_one_step
 from numpyro_svae.program.structure.factors import Local
 from numpyro_svae.program.structure.probing import Prober
 
@@ -267,32 +268,31 @@ _BY_CLASS = {fn: text for classes, text in _INSTEAD for fn in classes}
 
 def _unknown(program: Program, sites: dict[str, Site], site: Site) -> ValueError:
     """The error for a latent site of no kind."""
-    prober = Prober(program, sites, {}, {})
+    prober, found = Prober(program, sites, {}, {}), type(of_one_step(site.fn))
     if not (users := Reading(program, sites, prober.needs).users(site.name)):
         return ValueError(
             f"Site '{site.name}': no other site depends on it, so that it keeps its "
-            f"prior, and {type(site.fn).__name__} is none that AutoSVAE knows without "
+            f"prior, and {found.__name__} is none that AutoSVAE knows without "
             "what depends on it. Accepted: a program without it, or where the density "
             "of another site depends on it (numpyro.deterministic has none); what "
             "numpyro.handlers.block(seed(model, 0), hide=[...]) hides is not inferred."
         )
-    found, mixed = type(site.fn), any(isinstance(s.fn, MIXTURES) for s in users)
+    mixed = any(isinstance(of_one_step(s.fn), MIXTURES) for s in users)
     advice = OF_MIXTURES if mixed else _BY_CLASS.get(found, "")
     if issubclass(found, PrecisionPrior.distributions):
         advice = of_scale(program, sites, site) or advice
     return ValueError(
-        f"Site '{site.name}': latent {found.__name__} is neither conjugate "
-        f"nor can it be given a potential.{advice} Accepted global sites: "
-        "NormalInverseWishart, MatrixNormalInverseWishart, Dirichlet, Beta, "
-        "Gamma, InverseGamma, InverseWishart; HalfNormal, HalfCauchy, LogNormal, "
+        f"Site '{site.name}': latent {found.__name__} is neither conjugate nor can it "
+        f"be given a potential.{advice} Accepted global sites: NormalInverseWishart, "
+        "MatrixNormalInverseWishart, Dirichlet, Beta, Gamma, InverseGamma, "
+        "InverseWishart; HalfNormal, HalfCauchy, LogNormal, "
         "Exponential, Weibull, Gamma, Uniform, LogUniform, Pareto or a truncated or "
         "folded distribution as the standard deviation, the variance or the precision "
         "of Gaussian sites (in the place of another scale or shape, the exponential of "
-        "a Normal site); LKJCholesky or LKJ with such scales as their "
-        "covariance; and Normal, MultivariateNormal "
-        "or MatrixNormal outside of the plates of the data. Accepted local "
-        "sites: Categorical, MultivariateNormal, Normal(...).to_event(1) (a "
-        "number as Normal(loc[..., None], scale).to_event(1)), "
+        "a Normal site); LKJCholesky or LKJ with such scales as their covariance; and "
+        "Normal, MultivariateNormal or MatrixNormal outside of the plates of the data. "
+        "Accepted local sites: Categorical, MultivariateNormal, Normal(...)"
+        ".to_event(1) (a number as Normal(loc[..., None], scale).to_event(1)), "
         "LinearGaussianChain, NonlinearGaussianChain, DiscreteMarkovChain. "
         "A site that only likelihoods with a potential depend on may be hidden "
         "with numpyro.handlers.block and have a guide of its own in an "

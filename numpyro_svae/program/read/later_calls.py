@@ -22,11 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import validation_enabled
 from numpyro.handlers import block
+from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.deterministic import is_shape, shapes_of
+from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.operations import named, text_of
+from numpyro_svae.program.run.plates import shared_values
 from numpyro_svae.program.run.sites import Program, Site, sample_sites
+from numpyro_svae.program.structure.checks import check_labels
 from numpyro_svae.program.structure.covered import check_covered, data_of
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.probing import parameters
@@ -63,14 +67,17 @@ class LaterCalls:
     ) -> None:
         """Look at a call, if there was none like it.
 
-        A call without some of the data is not looked at.
+        A call without some of the data is not looked at. Whole numbers that are known
+        must be in range in every call: labels, and what picks entries of sites.
 
         :param program: the program, with the arguments of the call.
         :param structure: its wiring, as it was read of the first call.
         :param messages: the trace of a run with these arguments.
         :param read: reads the wiring, and more, with these arguments.
-        :raises ValueError: naming a site that depends on more than was read.
+        :raises ValueError: naming a site that depends on more than was read, or whose
+            labels or entries there are not.
         """
+        _check_values(program, structure, messages)
         call = shapes_of((program.args, program.kwargs))
         key = _key(call)
         seen = {n for n, m in messages.items() if m.get("is_observed")}
@@ -83,6 +90,24 @@ class LaterCalls:
             check_classes(structure, sample_sites(messages))
             check_covered(structure, _again(read)[0])
         self._known.get_or(key, lambda: True)
+
+
+def _check_values(
+    program: Program, structure: Structure, messages: dict[str, dict]
+) -> None:
+    """What is known of a call must be in range, as within ``jit`` nothing is."""
+    leaves = jax.tree.leaves((program.args, program.kwargs))
+    if not any(map(_is_whole, leaves)):
+        return
+    check_labels(sample_sites(messages))
+    scans, given = structure.scans, program.fixed | shared_values(messages)
+    own = {n: m for n, m in messages.items() if not any(n in scan for scan in scans)}
+    check_indices(program.model, given, program.args, program.kwargs, own)
+
+
+def _is_whole(leaf: Any) -> bool:
+    known = isinstance(leaf, np.ndarray | jax.Array) and not_jax_tracer(leaf)
+    return known and jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def _shows_more(first: Any, call: Any) -> bool:

@@ -10,14 +10,17 @@ an observation of a step that does not exist as it is written, so it has to be m
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_svae.program.run.kinds import lengths_of
 from numpyro_svae.program.run.origins import elsewhere
 from numpyro_svae.program.run.positions import extent_of, is_at, read_at
 from numpyro_svae.program.run.sites import Program, Site, read_site, sample_sites
+from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import scope
 from numpyro_svae.program.structure.probing import plain_run
@@ -65,15 +68,26 @@ def _padded(structure: Structure, chain: str, name: str, program: Program) -> Ar
     exists = jnp.arange(fn.event_shape[0]) < lengths[..., None]
     local, extent = extent_of(sites[chain]), extent_of(site)
     exists = jnp.broadcast_to(exists, local.positions)
-    if extent.extra >= local.extra and is_at(local, extent):
+    alike = extent.extra >= local.extra and is_at(local, extent)
+    if alike and extent.positions[: exists.ndim] == local.positions:
         counts = jnp.asarray(True) if extent.mask is None else extent.mask
         return jnp.sum(~read_at(exists, local, extent, 0) & counts)
-    # It has no axis of time as that of the chain is: what does it say to other values?
+    # It has no axis of time as that of the chain is, but some of its steps perhaps:
+    # what does it say to other values?
     zero = jnp.zeros_like(sites[chain].value)
     ended = jnp.reshape(~exists, exists.shape + (1,) * (zero.ndim - exists.ndim))
-    moved = plain_run(program, structure, {chain: jnp.where(ended, 1, zero)})
-    values = site.outer.log_prob(site.value), read_site(moved[name])
-    return jnp.sum(~jnp.isclose(values[0], values[1].outer.log_prob(site.value)))
+    rng, values = np.random.default_rng(0), dict[str, Any]()
+    for prior in structure.priors.values():  # of which none are alike
+        values |= prior.random_values(rng)
+
+    def density(path: Array) -> Array:
+        moved = plain_run(program, structure, {**values, chain: path})
+        fn: Any = read_site(moved[name]).outer
+        fn = at_positions(fn, extent.extra) or fn
+        return fn.log_prob(site.value)
+
+    found = density(zero), density(jnp.where(ended, 1, zero))
+    return jnp.sum(~jnp.isclose(*found, equal_nan=True))
 
 
 def _not_masked(chain: Site, site: Site) -> ValueError:

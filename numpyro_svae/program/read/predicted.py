@@ -24,6 +24,7 @@ from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.agreement import same
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian
+from numpyro_svae.program.run.stepwise import of_one_step
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.linear_parts import Split
 from numpyro_svae.program.structure.probing import Prober
@@ -110,7 +111,7 @@ def weights_alone(
             f"place of {others[0]}, which has a log-normal prior, and a probability as "
             "jax.nn.sigmoid of one."
         )
-        if isinstance(site.fn, MIXTURES):
+        if isinstance(of_one_step(site.fn), MIXTURES):
             advice = OF_MIXTURES.lstrip()
         raise ValueError(
             f"Site '{site.name}' ({type(site.fn).__name__}): not conjugate, and "

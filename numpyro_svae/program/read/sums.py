@@ -14,6 +14,8 @@ import numpyro.distributions as dist
 
 from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, is_path
+from numpyro_svae.program.run.stepwise import of_one_step
+from numpyro_svae.program.run.wrappers import inside
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "of_shape",
     "of_steps",
     "of_sums",
+    "of_walks",
     "of_weights_beside",
 ]
 
@@ -79,12 +82,26 @@ def of_sums(wiring: Wiring, site: Site) -> str:
     )
 
 
+def of_walks(site: Site) -> str:
+    """What to write for a random walk of which the noise is learnt, for a message;
+    empty if the site is none."""
+    walk = inside(site.outer)
+    if not isinstance(walk, dist.GaussianRandomWalk):
+        return ""
+    return (
+        " Of a walk of which the noise s is learnt, write a chain: ns."
+        "LinearGaussianChain(jnp.zeros(1), s**2 * one, one, s**2 * one, num_steps="
+        f"{walk.event_shape[0]}) with one = jnp.eye(1), in the plate of the walks, and "
+        f"{site.name}[..., 0] where it is used."
+    )
+
+
 def of_likelihood(site: Site) -> str:
     """What to write where data that are not conjugate depend on other blocks than
     Gaussian ones, for a message."""
     if isinstance(site.fn, dist.LogNormal):
         return " Of positive data, write Normal(loc, scale) of their logs, jnp.log(y)."
-    if isinstance(site.fn, MIXTURES):
+    if isinstance(of_one_step(site.fn), MIXTURES):
         return OF_MIXTURES
     if isinstance(site.fn, dist.ZeroInflatedPoisson | dist.ZeroInflatedProbs):
         return (

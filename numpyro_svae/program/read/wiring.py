@@ -16,6 +16,7 @@ from numpyro_svae.program.priors.joint_prior import JointPrior
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.read.find_noises import find_noises
 from numpyro_svae.program.run.sites import Site
+from numpyro_svae.program.run.wrappers import inside
 from numpyro_svae.program.structure.probing import Prober
 from numpyro_svae.program.structure.supports import Support
 
@@ -104,8 +105,8 @@ def not_conjugate(
         "or training.load_fit."
     )
     return ValueError(
-        f"Site '{site.name}' ({type(site.fn).__name__}): {what} depend on latent "
-        f"{listed(used)} in a way that is not conjugate.{advice} Accepted: "
+        f"Site '{site.name}' ({type(inside(site.outer)).__name__}): {what} depend "
+        f"on latent {listed(used)} in a way that is not conjugate.{advice} Accepted: "
         f"{accepted}. No neural network or other nonlinear function may stand "
         f"between a global and a local site.{hint}"
     )

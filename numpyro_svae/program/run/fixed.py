@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import numpy as np
+from numpyro.contrib.control_flow.scan import scan_wrapper
 from numpyro.handlers import substitute, uncondition
+from numpyro.primitives import Messenger
 
 from numpyro_svae.program.run.agreement import fits
 from numpyro_svae.program.run.names import Names
@@ -45,14 +47,38 @@ class Fixed(substitute):
         """
         self._names.add(msg)
         super().process_message(msg)
+        _in_body(msg, self.data)
         if msg["type"] == "sample" and msg["name"] in self.data:
             check_given(msg["name"], msg["fn"].shape(), np.shape(msg["value"]))
-        if msg["type"] != "plate":
-            return
-        name, (size, _) = msg["name"], msg["args"]
-        if name in self.data:
-            msg["kwargs"]["written"] = msg["args"]
-            msg["args"] = size, len(msg["value"])
+        if msg["type"] == "plate" and msg["name"] in self.data:
+            _sized(msg)
+
+
+def _in_body(msg: dict, data: Mapping[str, Any]) -> None:
+    """The body of a scan opens plates with the members that are given, where NumPyro
+    draws others at each step."""
+    if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+        body, *rest = msg["args"]
+        msg["args"] = _OpenPlates(body, data), *rest
+
+
+class _OpenPlates(Messenger):
+    """A body of a scan whose plates have the members that are given."""
+
+    def __init__(self, fn: Callable, data: Mapping[str, Any]) -> None:
+        super().__init__(fn)
+        self.data = data
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "plate" and msg["name"] in self.data:
+            msg["value"] = self.data[msg["name"]]
+            _sized(msg)
+
+
+def _sized(msg: dict) -> None:
+    """A plate is as large as its members are many, and tells what is written."""
+    msg["kwargs"].setdefault("written", msg["args"])
+    msg["args"] = msg["args"][0], len(msg["value"])
 
 
 def check_given(name: str, drawn: tuple[int, ...], found: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.program.run.kinds import lengths_of
-from numpyro_svae.program.run.wrappers import Layer, peel
+from numpyro_svae.program.run.wrappers import inside, peel
 
 __all__ = ["log_prob_of", "of_padding"]
 
@@ -28,16 +28,9 @@ def log_prob_of(message: dict) -> Array:
     :return: of the batch shape of its distribution.
     """
     fn, value, known = (message[part] for part in ("fn", "value", "intermediates"))
-    if message["is_observed"] and lengths_of(_inside(fn)) is not None:
+    if message["is_observed"] and lengths_of(inside(fn)) is not None:
         return _of_what_exists(fn, value)
     return fn.log_prob(value, *([known] if known else []))
-
-
-def _inside(fn: Any) -> Any:
-    """A distribution without what it is wrapped in, as it is."""
-    while (layer := Layer.of(fn)) is not None:
-        fn = layer.inner
-    return fn
 
 
 def _of_what_exists(fn: Any, value: Array) -> Array:

@@ -80,7 +80,8 @@ class OneSite(Messenger):
                 value = jnp.take(path, 0, len(fn.batch_shape))
             msg["value"], msg["stop"] = value, True
         elif msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            call = ScanCall.of(msg["args"], self.fixed, self.key)
+            members = {name: m["value"] for name, m in self.plates.items()}
+            call = ScanCall.of(msg["args"], self.fixed | members, self.key)
             run = _Run(call, next(self.left), self.values, self.first_fn, self.plates)
             carry, ys = run.show()
             found = (call.length, None, carry), (PytreeTrace({}), ys)

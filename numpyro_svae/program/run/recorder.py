@@ -21,10 +21,11 @@ __all__ = ["Recorder", "first_step", "used_by_start"]
 
 
 class Recorder(Messenger):
-    """Collects the scans of a run, and what was sampled before them."""
+    """Collects the scans of a run, what was sampled before them, and its plates."""
 
     def __init__(self, fn: Callable) -> None:
         super().__init__(fn)
+        self.plates: dict[str, Any] = {}
         self.calls: list[tuple[tuple, frozenset[str]]] = []
         self.sampled: dict[str, dict] = {}
 
@@ -35,6 +36,8 @@ class Recorder(Messenger):
             self.calls.append((msg["args"], frozenset().union(*given)))
 
     def postprocess_message(self, msg: dict) -> None:
+        if msg["type"] == "plate":
+            self.plates[msg["name"]] = msg["value"]
         if msg["type"] == "sample" and not msg["is_observed"]:
             self.sampled[msg["name"]] = msg
 
@@ -82,7 +85,7 @@ def first_step(
     recorder = Recorder(program.model)
     values = {name: own[name] for name in before}
     replace(program, model=recorder).trace(values, default)
-    fixed = {**program.fixed, **values}
+    fixed = {**program.fixed, **values, **recorder.plates}
     call = ScanCall.of(recorder.calls[index][0], fixed, program.key)
     carry = [own[carried(i)] for i in range(len(call.init))]
     given = {name: own[name] for name in body}

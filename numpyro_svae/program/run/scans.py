@@ -116,7 +116,8 @@ def find_scans(
         messages = replace(program, model=recorder).trace(values, default)
         for message in messages.values():  # which NumPyro does not tell the body
             names.add(message)
-        given = {**program.fixed, **values}, program.key, names
+        known = {**program.fixed, **values, **recorder.plates}
+        given = known, program.key, names
         calls = [ScanCall.of(args, *given) for args, _ in recorder.calls]
         return calls, recorder, messages
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -13,11 +14,11 @@ from jax.nn import log_softmax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from numpyro.distributions.batch_util import promote_batch_shape
 
 from numpyro_svae.blocks.discrete_chain import safe_log
 from numpyro_svae.program.run.arrays import numpy_of
 from numpyro_svae.program.run.classes import spelling_of
+from numpyro_svae.program.run.stepwise import Stepwise
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["Steps", "TimePlate", "log_probs_of", "with_time_in_event"]
@@ -30,7 +31,7 @@ class Steps:
     """What the distributions of a site have in common at all steps.
 
     :param kind: the class of the underlying distribution; None for one that is not
-        given by its parameters alone, which is shown with time leading.
+        given by its parameters alone, of which each step is kept.
     :param rank: of the batch.
     :param extra: how many dimensions ``to_event`` has added.
     """
@@ -43,19 +44,20 @@ class Steps:
     def of(cls, fn: Any) -> Steps:
         """Look at the distribution of one step."""
         base, _, extra = peel(fn)
-        kind = type(base)
-        fields = {n for n in base.gather_pytree_data_fields() if n in vars(base)}
-        simple = spelling_of(base) == "vector" or fields <= set(base.arg_constraints)
-        return cls(kind if simple else None, len(fn.batch_shape), extra)
+        kind = type(base) if _is_given_by_parameters(base) else None
+        return cls(kind, len(fn.batch_shape), extra)
 
     @property
     def scalar(self) -> bool:
         """Whether it is a Gaussian number, to be shown as a vector of one entry."""
         return self.kind is dist.Normal and self.extra == 0
 
-    def read(self, fn: Any) -> Any:
-        """The parameters of a step, all with the full batch; its mask among them."""
-        return fn if self.kind is None else _parameters(fn)
+    def read(self, fn: Any) -> dict[str, Any]:
+        """The parameters of a step, all with the full batch; its mask among them.
+
+        Of a step that is not given by these, itself, and zeros of the full batch.
+        """
+        return _whole(fn) if self.kind is None else _parameters(fn)
 
     def gaussian(self, fn: Any) -> tuple[Array, Array]:
         """Location and covariance of a Gaussian step."""
@@ -68,7 +70,7 @@ class Steps:
         return found["loc"], variance[..., None] * eye
 
     def show(
-        self, arrays: Any, padded: bool, shape: tuple[int, ...] = ()
+        self, arrays: dict[str, Any], padded: bool, shape: tuple[int, ...] = ()
     ) -> dist.Distribution:
         """The distribution of all steps.
 
@@ -77,9 +79,7 @@ class Steps:
         :param shape: of the batch, time and what ``to_event`` has added, where not all
             arrays have the full one.
         """
-        if self.kind is None:
-            return promote_batch_shape(arrays)
-        moved = {n: self._move(v) for n, v in arrays.items()}
+        moved = {n: self._move(v) for n, v in arrays.items() if n != "each"}
         mask: Any = moved.pop("mask", None)
         if padded:
             positions = next(iter(moved.values())).shape[: self.rank + 1]
@@ -89,7 +89,10 @@ class Steps:
         if self.scalar:
             moved = {name: value[..., None] for name, value in moved.items()}
             mask = None if mask is None else mask[..., None]
-        fn = self.kind(**moved, validate_args=False)
+        if self.kind is None:
+            fn = Stepwise(arrays["each"], moved["zeros"].shape, self.rank)
+        else:
+            fn = self.kind(**moved, validate_args=False)
         if shape:
             fn = fn.expand((*shape, 1) if self.scalar else shape)
         if mask is not None:
@@ -98,8 +101,6 @@ class Steps:
 
     def show_value(self, value: Array) -> Array:
         """Values of all steps, in the places of :meth:`show`."""
-        if self.kind is None:
-            return value
         moved = self._move(value)
         return moved[..., None] if self.scalar else moved
 
@@ -161,6 +162,25 @@ def log_probs_of(fn: Any) -> Array:
         logs = safe_log(base.probs)
     batch = tuple(fn.batch_shape) + tuple(fn.event_shape[:extra])
     return jnp.broadcast_to(logs, (*batch, logs.shape[-1]))
+
+
+def _is_given_by_parameters(base: Any) -> bool:
+    """Whether a distribution without wrappers is made of its parameters alone."""
+    if spelling_of(base) == "vector":
+        return True
+    known, own = set(base.arg_constraints), vars(base)
+    if {n for n in base.gather_pytree_data_fields() if n in own} <= known:
+        return True
+    written = {*signature(type(base)).parameters} - {"validate_args"}
+    return bool(written) and written <= known & {*own}
+
+
+def _whole(fn: Any) -> dict[str, Any]:
+    """A distribution without wrappers, zeros of its full batch, and its mask."""
+    base, mask, extra = peel(fn)
+    batch = tuple(fn.batch_shape) + tuple(fn.event_shape[:extra])
+    found = {"each": base, "zeros": jnp.zeros(batch)}
+    return found if mask is None else found | {"mask": jnp.broadcast_to(mask, batch)}
 
 
 def _parameters(fn: Any, full: bool = True) -> Arrays:

@@ -26,6 +26,7 @@ __all__ = [
     "as_states",
     "as_vectors",
     "at_positions",
+    "inside",
     "peel",
     "shape_of",
     "unmasked",
@@ -85,6 +86,13 @@ def peel(fn: Any) -> tuple[Any, Array | None, int]:
         elif mask is not None:
             mask = mask[(...,) + (None,) * layer.added]
         fn, extra = layer.inner, extra + layer.added
+
+
+def inside(fn: Any) -> Any:
+    """A distribution without what it is wrapped in, of the class that is written."""
+    while (layer := Layer.of(fn)) is not None:
+        fn = layer.inner
+    return fn
 
 
 def unmasked(fn: Any) -> Any:
