@@ -159,8 +159,8 @@ def _say(
     names: tuple[str, ...], _: Said, found: tuple[np.ndarray, list[np.ndarray]]
 ) -> None:
     loss, gradients = found  # whole: to look at each in the program is a kernel more
-    bad = {name for name, own in zip(names, gradients) if not np.all(np.isfinite(own))}
-    bad = [name for name in dict.fromkeys(names) if name in bad]
+    each = zip(names, gradients, strict=True)
+    bad = [*dict.fromkeys(name for name, own in each if not np.isfinite(own).all())]
     what = f"gradients that are not finite for {bad}" if bad else "finite gradients"
     if np.isfinite(loss) and not bad:
         what += ", of which the optimiser makes a step that is not"
