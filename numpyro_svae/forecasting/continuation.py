@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
+import jax
 from jax import Array
+import jax.numpy as jnp
 import numpyro
 from numpyro.contrib.control_flow.scan import scan_wrapper
 import numpyro.distributions as dist
 from numpyro.primitives import Messenger
 
+from numpyro_svae.inference.local.kinds import DiscreteKind
 from numpyro_svae.program.run.fixed import Free
 from numpyro_svae.program.run.kinds import LocalKind, kind_of
 from numpyro_svae.program.run.wrappers import peel
 
-__all__ = ["Continue", "chain_of"]
+__all__ = ["Continue", "chain_of", "hidden_laws"]
 
 
 class Continue(Messenger):
@@ -54,3 +57,26 @@ def chain_of(fn: Any) -> tuple[LocalKind, Any] | None:
     base = peel(fn)[0] if isinstance(fn, dist.Distribution) else None
     kind = kind_of(base)
     return (kind, base) if kind is not None and kind.chain else None
+
+
+def hidden_laws(messages: dict[str, dict], names: Iterable[str]) -> list[Array]:
+    """The laws of discrete sites: of a path, of its steps.
+
+    Another law may give the same draw of such a site; one of a continuous site differs
+    wherever its law does.
+
+    :param messages: of a run of a model.
+    :param names: sites of it.
+    """
+    laws: list[Any] = []
+    for name in names:
+        message = messages[name]
+        if message["type"] != "sample" or not message["fn"].is_discrete:
+            continue
+        chain = chain_of(message["fn"])
+        if chain is not None and isinstance(chain[0], DiscreteKind):
+            kind, path = chain
+            laws.append(kind.log_probs(path))
+        else:
+            laws += jax.tree.leaves(peel(message["fn"])[0])
+    return [jnp.asarray(law) for law in laws]

@@ -14,9 +14,10 @@ import jax
 from jax import Array, random
 import jax.numpy as jnp
 import numpy as np
+from numpyro.handlers import block
 
 from numpyro_svae.diagnostics.fit import Fit, read_fit
-from numpyro_svae.forecasting.any_values import any_values
+from numpyro_svae.forecasting.continuation import hidden_laws
 from numpyro_svae.forecasting.course import Chain, Course
 from numpyro_svae.forecasting.filter_window import (
     Beliefs,
@@ -24,14 +25,18 @@ from numpyro_svae.forecasting.filter_window import (
     belief_of,
     continued,
 )
-from numpyro_svae.forecasting.hidden_laws import hidden_laws
 from numpyro_svae.forecasting.own_time import own_time
 from numpyro_svae.forecasting.scanned_ends import check_last
 from numpyro_svae.forecasting.step_arguments import StepArguments
 from numpyro_svae.forecasting.timeline import Arguments, at_last
 from numpyro_svae.forecasting.window import Depends, Missing
 from numpyro_svae.guide import AutoSVAE
+from numpyro_svae.inference.declare.sampling import sample_plain
 from numpyro_svae.inference.local.datum_bounds import bound_of
+from numpyro_svae.program.run.arrays import jax_array
+from numpyro_svae.program.run.sites import Program
+from numpyro_svae.program.structure.probing import plain_run
+from numpyro_svae.tracing import computed_now
 
 __all__ = ["FilterSetup", "look_ahead", "only_arguments"]
 
@@ -149,7 +154,7 @@ def look_ahead(
     :param fit: the fitted guide, its model and the data.
     :return: these, and whether an argument says the lengths, where it may.
     """
-    course = Course(fit, any_values(fit), 1)
+    course = Course(fit, _any_values(fit), 1)
     window, begin = course.window(1, {}), course.begin(course.start)
 
     def run(leaves: tuple) -> list[Array]:
@@ -159,6 +164,34 @@ def look_ahead(
 
     depends = window.depends(run) | own_time(course)
     return course.draws, depends, course.lengths, course.says_lengths
+
+
+def _any_values(fit: Fit) -> dict[str, Array]:
+    """Values that latent sites may have: random ones, the same every time.
+
+    They are for what holds at all values, as what a program does with its arguments.
+
+    :param fit: a fit; its guide has read the model.
+    :return: by site as draws are, with an axis of one draw.
+    """
+    structure, rng = fit.guide.structure, np.random.default_rng(0)
+    given: dict[str, Any] = {}
+    with computed_now():
+        for prior in structure.priors.values():
+            given |= prior.random_values(rng)
+    spelled = fit.params, structure.scans, structure.shown
+    program = Program(fit.model, fit.args, fit.kwargs, random.PRNGKey(0), *spelled)
+    messages = plain_run(program, structure, given)
+    for name, local in structure.locals.items():
+        zero = messages[name]["value"]
+        if local.discrete:
+            drawn = rng.integers(0, local.size, zero.shape)
+        else:
+            drawn = rng.standard_normal(zero.shape)
+        messages[name]["value"] = jax_array(drawn.astype(zero.dtype))
+    with block():
+        values = sample_plain(structure, messages)
+    return {name: jnp.asarray(value)[None] for name, value in values.items()}
 
 
 def only_arguments(depends: Depends) -> dict[Missing, Any]:

@@ -16,10 +16,9 @@ import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit, read_fit
 from numpyro_svae.diagnostics.programs import compiled, in_batches, inferred
-from numpyro_svae.forecasting.continuation import chain_of
+from numpyro_svae.forecasting.continuation import chain_of, hidden_laws
 from numpyro_svae.forecasting.course import Begin, Course, Messages
 from numpyro_svae.forecasting.future_indices import check_future_indices
-from numpyro_svae.forecasting.hidden_laws import hidden_laws
 from numpyro_svae.forecasting.own_time import own_time
 from numpyro_svae.forecasting.timeline import InTime, by_leaf
 from numpyro_svae.forecasting.window import Depends, checked_independent
