@@ -3,6 +3,7 @@
 
 """Sequences that end within a scan mean what they mean with ``lengths`` at one site."""
 
+from functools import cache
 from itertools import product
 
 import jax
@@ -195,6 +196,20 @@ def last_states(model, guide, params, *args):
     return list(jax.vmap(course.last_states)(course.draws).values())
 
 
+@cache
+def fitted(name):
+    """Both spellings, after two steps, with their losses."""
+    *models, say = PAIRS[name]
+    found = []
+    for model in models:
+        guide = ns.AutoSVAE(model, say, num_starts=1)
+        svi = make_svi(model, guide, natural=0.5)
+        found.append(
+            (model, guide, *steps(svi, 2, jnp.asarray(Y), jnp.asarray(LENGTHS)))
+        )
+    return found
+
+
 def alike(found, rtol=1e-7):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, 1e-9), *found)
 
@@ -208,26 +223,30 @@ def alike(found, rtol=1e-7):
     ],
 )
 def test_a_mask_of_ends_is_the_lengths_of_the_chain(name, x64):
-    *models, say = PAIRS[name]
-    y, found = jnp.asarray(Y), []
-    for model in models:
-        guide = ns.AutoSVAE(model, say, num_starts=1)
-        svi = make_svi(model, guide, natural=0.5)
-        params, losses = steps(svi, 2, y, jnp.asarray(LENGTHS))
-        given = model, guide, params
+    found = []
+    for model, guide, params, losses in fitted(name):
 
         @jax.jit
         def of(lengths, model=model, guide=guide, params=params):
-            args = params, model, guide, y, lengths
+            args = params, model, guide, jnp.asarray(Y), lengths
             loss = Trace_ELBO().loss(random.key(1), *args)
-            last = last_states(model, guide, params, y, lengths)
-            return loss, last, moments(guide, params, y, lengths)
+            last = last_states(model, guide, params, *args[3:])
+            return loss, last, moments(guide, params, *args[3:])
 
-        own = [losses]
-        for n in map(jnp.asarray, (LENGTHS, OTHERS)):
-            options = {"num_samples": 2, "num_particles": 3}
-            own += of(n), ns.log_likelihood(*given, random.key(1), y, n, **options)
-        smooth = ns.smooth(*given, y, n)
+        found.append((losses, of(jnp.asarray(LENGTHS)), of(jnp.asarray(OTHERS))))
+    alike(found)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", ["states", "path"])
+def test_likelihoods_and_smoothed_states_know_the_ends(name, x64):
+    found = []
+    for *given, _ in fitted(name):
+        own, options = [], {"num_samples": 2, "num_particles": 3}
+        for n in LENGTHS, OTHERS:
+            args = jnp.asarray(Y), jnp.asarray(n)
+            own.append(ns.log_likelihood(*given, random.key(1), *args, **options))
+        smooth = ns.smooth(*given, *args)
         own.append([value.values for _, value in sorted(smooth.items())])
         found.append(own)
     alike(found)
@@ -237,10 +256,8 @@ def test_a_mask_of_ends_is_the_lengths_of_the_chain(name, x64):
 @pytest.mark.parametrize("name", ["states", "path"])
 def test_filters_go_on_from_the_ends(name, x64):
     found = []
-    for model in PAIRS[name][:2]:
-        guide = ns.AutoSVAE(model, num_starts=1)
-        y, lengths = jnp.asarray(Y), jnp.asarray(LENGTHS)
-        params, _ = steps(make_svi(model, guide), 1, y, lengths)
+    y, lengths = jnp.asarray(Y), jnp.asarray(LENGTHS)
+    for model, guide, params, _ in fitted(name):
         state = ns.filter(model, guide, params, y, lengths)
         seen = state.update(y=y[:, 0])
         after = seen.update()
