@@ -91,8 +91,9 @@ def test_linear_features_are_a_linear_chain(x64, learnt):
         state = svi.init(KEY, *DATA)
         params = params or svi.get_params(state)  # for both
         state = state._replace(optim_state=svi.optim.init(params))
-        state, first = svi.update(state, *DATA)
-        state, second = svi.update(state, *DATA)
+        update = jax.jit(svi.update)
+        state, first = update(state, *DATA)
+        state, second = update(state, *DATA)
         posterior = guide.get_posterior(svi.get_params(state))
         found.append((first, second, {n: p.mean for n, p in posterior.items()}))
     jax.tree.map(_same, *found)
