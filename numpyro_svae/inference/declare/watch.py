@@ -59,7 +59,8 @@ class Watch:
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
             return leaf + zero.astype(leaf.dtype) if floating else leaf
 
-        all_of_it = in_order((local.totals, local.marginals, local.components))
+        parts = local.totals, local.marginals, local.components
+        all_of_it = in_order((*parts, local.expected_log_prob))
         return local.replaced(*as_given(jax.tree.map(add, all_of_it)))
 
     def _ascent(self, local: LocalPosterior) -> Array | None:

@@ -92,10 +92,11 @@ class LocalPosterior:
         self.impossible[name] = ~belief.possible
 
     def replaced(
-        self, totals: dict, marginals: dict, components: dict
+        self, totals: dict, marginals: dict, components: dict, expected: dict
     ) -> LocalPosterior:
-        """The same with other totals and distributions."""
-        return replace(self, totals=totals, marginals=marginals, components=components)
+        """The same with other totals, distributions and likelihood terms."""
+        found = replace(self, totals=totals, marginals=marginals)
+        return replace(found, components=components, expected_log_prob=expected)
 
     def include(self, group: LocalPosterior, total: Array) -> None:
         """Add the sites of a group, with likelihood terms and total."""

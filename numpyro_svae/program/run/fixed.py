@@ -47,29 +47,30 @@ class Fixed(substitute):
         """
         self._names.add(msg)
         super().process_message(msg)
-        _in_body(msg, self.data)
+        _in_body(msg, self.data, self._names)
         if msg["type"] == "sample" and msg["name"] in self.data:
             check_given(msg["name"], msg["fn"].shape(), np.shape(msg["value"]))
         if msg["type"] == "plate" and msg["name"] in self.data:
             _sized(msg)
 
 
-def _in_body(msg: dict, data: Mapping[str, Any]) -> None:
+def _in_body(msg: dict, data: Mapping[str, Any], names: Names) -> None:
     """The body of a scan opens plates with the members that are given, where NumPyro
     draws others at each step."""
     if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
         body, *rest = msg["args"]
-        msg["args"] = _OpenPlates(body, data), *rest
+        msg["args"] = _OpenPlates(body, data, names), *rest
 
 
 class _OpenPlates(Messenger):
     """A body of a scan whose plates have the members that are given."""
 
-    def __init__(self, fn: Callable, data: Mapping[str, Any]) -> None:
+    def __init__(self, fn: Callable, data: Mapping[str, Any], names: Names) -> None:
         super().__init__(fn)
-        self.data = data
+        self.data, self.names = data, names
 
     def process_message(self, msg: dict) -> None:
+        self.names.add(msg)
         if msg["type"] == "plate" and msg["name"] in self.data:
             msg["value"] = self.data[msg["name"]]
             _sized(msg)
