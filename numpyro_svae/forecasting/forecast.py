@@ -194,6 +194,7 @@ def _run(
     if horizon < 1:
         raise ValueError(f"horizon: found {horizon}; accepted is at least 1.")
     window, (_, times) = course.window(horizon, inputs), course.times
+    later = sorted(times.keys() - known)  # in one order in each process
     keys = random.split(key, course.num_samples)
     begins = jax.vmap(course.begin)(course.draws)
 
@@ -203,7 +204,7 @@ def _run(
     def of_first(leaves: tuple) -> Any:
         first = keys[0], jax.tree.map(lambda leaf: leaf[0], begins)
         messages = course.run(*first, leaves)
-        return show(messages, times), hidden_laws(messages, times.keys() - known)
+        return show(messages, times), hidden_laws(messages, later)
 
     depends = window.depends(of_first)
     paths = jax.vmap(one, (0, 0, None))(keys, begins, window.leaves)
