@@ -35,8 +35,11 @@ from numpyro_svae.inference.declare.sampling import sample_plain
 from numpyro_svae.inference.local.datum_bounds import bound_of
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.sites import Program
-from numpyro_svae.program.structure.probing import plain_run
-from numpyro_svae.tracing import computed_now
+from numpyro_svae.program.structure.probing import (
+    plain_run,
+    random_globals_of,
+    random_local,
+)
 
 __all__ = ["FilterSetup", "look_ahead", "only_arguments"]
 
@@ -175,20 +178,13 @@ def _any_values(fit: Fit) -> dict[str, Array]:
     :return: by site as draws are, with an axis of one draw.
     """
     structure, rng = fit.guide.structure, np.random.default_rng(0)
-    given: dict[str, Any] = {}
-    with computed_now():
-        for prior in structure.priors.values():
-            given |= prior.random_values(rng)
+    given = random_globals_of(structure.priors, rng)
     spelled = fit.params, structure.scans, structure.shown
     program = Program(fit.model, fit.args, fit.kwargs, random.PRNGKey(0), *spelled)
     messages = plain_run(program, structure, given)
     for name, local in structure.locals.items():
         zero = messages[name]["value"]
-        if local.discrete:
-            drawn = rng.integers(0, local.size, zero.shape)
-        else:
-            drawn = rng.standard_normal(zero.shape)
-        messages[name]["value"] = jax_array(drawn.astype(zero.dtype))
+        messages[name]["value"] = jax_array(random_local(local, zero, rng))
     with block():
         values = sample_plain(structure, messages)
     return {name: jnp.asarray(value)[None] for name, value in values.items()}

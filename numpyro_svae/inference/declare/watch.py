@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 import warnings
@@ -59,9 +60,9 @@ class Watch:
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
             return leaf + zero.astype(leaf.dtype) if floating else leaf
 
-        parts = local.totals, local.marginals, local.components
-        all_of_it = in_order((*parts, local.expected_log_prob))
-        return local.replaced(*as_given(jax.tree.map(add, all_of_it)))
+        parts = "totals", "marginals", "components", "expected_log_prob"
+        all_of_it = in_order({name: getattr(local, name) for name in parts})
+        return replace(local, **as_given(jax.tree.map(add, all_of_it)))
 
     def _ascent(self, local: LocalPosterior) -> Array | None:
         ends = local.convergence.items()  # refinement has as many sweeps as it is given

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -90,13 +90,6 @@ class LocalPosterior:
         """Add a discrete site, whose divergence is infinite if data are impossible."""
         self.add(name, belief.marginal, jnp.where(belief.possible, kl, jnp.inf))
         self.impossible[name] = ~belief.possible
-
-    def replaced(
-        self, totals: dict, marginals: dict, components: dict, expected: dict
-    ) -> LocalPosterior:
-        """The same with other totals, distributions and likelihood terms."""
-        found = replace(self, totals=totals, marginals=marginals)
-        return replace(found, components=components, expected_log_prob=expected)
 
     def include(self, group: LocalPosterior, total: Array) -> None:
         """Add the sites of a group, with likelihood terms and total."""

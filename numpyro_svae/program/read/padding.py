@@ -23,7 +23,7 @@ from numpyro_svae.program.run.sites import Program, Site, read_site, sample_site
 from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.groups import scope
-from numpyro_svae.program.structure.probing import plain_run
+from numpyro_svae.program.structure.probing import plain_run, random_globals_of
 
 __all__ = ["check_padding"]
 
@@ -76,9 +76,7 @@ def _padded(structure: Structure, chain: str, name: str, program: Program) -> Ar
     # what does it say to other values?
     zero = jnp.zeros_like(sites[chain].value)
     ended = jnp.reshape(~exists, exists.shape + (1,) * (zero.ndim - exists.ndim))
-    rng, values = np.random.default_rng(0), dict[str, Any]()
-    for prior in structure.priors.values():  # of which none are alike
-        values |= prior.random_values(rng)
+    values = random_globals_of(structure.priors, np.random.default_rng(0))
 
     def density(path: Array) -> Array:
         moved = plain_run(program, structure, {**values, chain: path})

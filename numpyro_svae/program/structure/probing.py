@@ -40,6 +40,7 @@ from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.sites import Program, Site
 from numpyro_svae.program.structure.factors import Local, Structure
 from numpyro_svae.program.structure.labels import seen_labels
+from numpyro_svae.tracing import computed_now
 
 __all__ = [
     "Found",
@@ -47,6 +48,8 @@ __all__ = [
     "Prober",
     "parameters",
     "plain_run",
+    "random_globals_of",
+    "random_local",
 ]
 
 _NUM_PROBES = 3
@@ -140,16 +143,9 @@ class Prober:
         return self._drawn(np.random.default_rng(seed))
 
     def _drawn(self, rng: np.random.Generator) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for prior in self.priors.values():
-            values.update(prior.random_values(rng))
+        values = random_globals_of(self.priors, rng)
         for local in self.locals.values():
-            value = self.sites[local.name].value
-            if local.discrete:
-                draw: np.ndarray = rng.integers(0, local.size, value.shape)
-            else:
-                draw = rng.standard_normal(value.shape)
-            draw = draw.astype(value.dtype)
+            draw = random_local(local, self.sites[local.name].value, rng)
             values[local.name] = (
                 self._known(local.name, draw) if local.discrete else draw
             )
@@ -223,6 +219,26 @@ class Prober:
     def elsewhere(self) -> Prober:
         """The same for other arguments and parameters of the program."""
         return self.at(at_others(self.program))
+
+
+def random_globals_of(
+    priors: dict[str, Prior], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Random values of global sites, known within a trace too."""
+    values: dict[str, Any] = {}
+    with computed_now():
+        for prior in priors.values():
+            values.update(prior.random_values(rng))
+    return values
+
+
+def random_local(local: Local, like: Any, rng: np.random.Generator) -> np.ndarray:
+    """A random value of a local site, of the shape and type of another one."""
+    if local.discrete:
+        draw: np.ndarray = rng.integers(0, local.size, like.shape)
+    else:
+        draw = rng.standard_normal(like.shape)
+    return draw.astype(like.dtype)
 
 
 def plain_globals(
