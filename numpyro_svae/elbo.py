@@ -48,10 +48,12 @@ class SVAE_ELBO(ELBO):
       remaining terms are averaged over exactly instead of sampled. For a chain they are
       ``(..., T, K)``, and the remaining terms must be independent over time.
 
-    Everything else is treated as in :class:`~numpyro.infer.elbo.TraceMeanField_ELBO`,
-    so other guides, and :class:`~numpyro.infer.autoguide.AutoGuideList` with parts that
-    declare nothing, work as they are. :class:`~numpyro_svae.AutoSVAE` declares all
-    terms but a non-conjugate likelihood (Johnson et al., NIPS 2016, section 4).
+    A latent site that only the model has is drawn from its prior and has no term;
+    NumPyro warns of it. Everything else is treated as in
+    :class:`~numpyro.infer.elbo.TraceMeanField_ELBO`, so other guides, and
+    :class:`~numpyro.infer.autoguide.AutoGuideList` with parts that declare nothing,
+    work as they are. :class:`~numpyro_svae.AutoSVAE` declares all terms but a
+    non-conjugate likelihood (Johnson et al., NIPS 2016, section 4).
 
     :param num_particles: number of samples that estimate the sampled terms.
     :param vectorize_particles: whether to use :func:`jax.vmap` over particles (default)
@@ -267,7 +269,7 @@ def _terms(
         elif name not in model_sites:
             terms[name] = -weighted(site, weights, partial(_log_prob, site))
     for name, site in model_sites.items():
-        if name not in terms:
+        if name not in terms and (site["is_observed"] or name in guide_sites):
             term = partial(_sampled_term, site, guide_sites.get(name))
             terms[name] = weighted(site, weights, term)
     return terms

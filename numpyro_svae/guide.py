@@ -180,7 +180,7 @@ class AutoSVAE(FittedGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         with numpy_is_named(self.model, args, kwargs):
-            self._structure, messages, *names = read_program(*self._given(args, kwargs))
+            self._structure, messages, *names = self._reading(args, kwargs, self.model)
         self.state_names, self.param_names = names
         check_groups(self._structure, self.mean_field)
         check_names(self.structure.priors, self.init)
@@ -195,9 +195,9 @@ class AutoSVAE(FittedGuide):
         self._shapes = shapes_of((args, kwargs))
         self._calls = LaterCalls(self._shapes)
 
-    def _given(self, args: tuple, kwargs: dict) -> tuple:
-        """What is read, with these arguments."""
-        return self.model, self.recognition, args, kwargs, bool(self.refine)
+    def _reading(self, args: tuple, kwargs: dict, model: Callable) -> tuple:
+        """What is read of a model, with these arguments."""
+        return read_program(model, self.recognition, args, kwargs, bool(self.refine))
 
     # inference
 
@@ -216,7 +216,7 @@ class AutoSVAE(FittedGuide):
         spelled = structure.scans, structure.shown
         program = Program(self.model, args, kwargs, model_key, {}, *spelled)
         messages = plain_run(program, structure, expose=True)
-        again = partial(read_program, *self._given(args, kwargs))
+        again = partial(self._reading, args, kwargs)
         self._calls.check(program, structure, messages, again)
         program = replace(program, fixed=shared_values(messages))
 

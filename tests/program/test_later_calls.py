@@ -9,6 +9,7 @@ import pickle
 import jax
 from jax import random
 import jax.numpy as jnp
+from jax.scipy.special import digamma
 import numpy as np
 import numpyro
 from numpyro.contrib.control_flow import scan
@@ -152,6 +153,56 @@ def test_what_one_datum_has_may_differ_between_several():
     begun(guide, Y[:1], sizes[:1])
     with pytest.raises(ValueError, match=r"'y': .*in another way.*SVI.init"):
         guide.posterior_local({}, Y, sizes)
+
+
+def labelled(y, z=None):
+    """A mixture whose labels may be known."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("states", 2):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 3.0))
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(weights), obs=z)
+        numpyro.sample("y", dist.Normal(mu[z], 2.0), obs=y)
+
+
+def test_labels_that_come_without_data_have_a_guide_of_their_own():
+    """They would be drawn from their prior, whatever the data say."""
+    y, z = jnp.array([-2.0, -1.0, 3.0]), jnp.array([0, 0, 1])
+    guide, second = ns.AutoSVAE(labelled), ns.AutoSVAE(labelled)
+    params = begun(guide, y, z)
+    for call in (guide.posterior_local, jax.jit(guide.posterior_local)):
+        with pytest.raises(ValueError, match=r"'z': found no data.*and 'y' depends on"):
+            call(params, y)
+    found = guide.get_posterior(params)
+    mu, alpha = found["mu"], found["weights"].concentration
+    gaps = (y[:, None] - mu.mean) ** 2 + mu.variance
+    own = second.posterior_local(params, y)["z"]
+    expected = jax.nn.softmax(digamma(alpha) - gaps / 8)
+    np.testing.assert_allclose(own.probs, expected, rtol=1e-5)
+
+
+def seen_twice(a=None, b=None, size=3, power=1):
+    """A vector that two kinds of data tell of, of which either may not be there."""
+    with numpyro.plate("data", size):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        numpyro.sample("a", dist.Normal(z**power, 0.5).to_event(1), obs=a)
+        numpyro.sample("b", dist.Normal(2 * z, 0.5).to_event(1), obs=b)
+
+
+@pytest.mark.filterwarnings("ignore:Found vars in model")
+def test_a_call_without_some_of_the_data_has_the_evidence_of_the_others():
+    """What is drawn has no term. The density of each datum, summed over its vector."""
+    a, b = np.array([[0.3], [-1.0], [2.0]]), np.array([[0.5], [-1.0], [3.0]])
+    guide = ns.AutoSVAE(seen_twice)
+    begun(guide, a, b)
+    loss = partial(ns.SVAE_ELBO().loss, random.key(0), {}, seen_twice, guide)
+    for given, gain, scale in ((a, 1, 1.25), (b, 2, 4.25)):
+        found = loss(**{"ab"[gain - 1]: given})
+        evidence = dist.Normal(0.0, scale**0.5).log_prob(given).sum()
+        np.testing.assert_allclose(found, -evidence, rtol=1e-5)
+    np.testing.assert_allclose(loss(), 0.0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"'a': .* sends its gradient to 'z'; when"):
+        loss(b=b, power=2)
 
 
 def test_calls_with_the_same_text_are_not_read_again(plain, monkeypatch):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,14 +22,17 @@ from jax.core import eval_context
 import jax.numpy as jnp
 import numpy as np
 from numpyro import validation_enabled
-from numpyro.handlers import block
+from numpyro.handlers import block, condition
+from numpyro.ops.provenance import eval_provenance
 from numpyro.util import not_jax_tracer
 
 from numpyro_svae.program.run.deterministic import is_shape, shapes_of
 from numpyro_svae.program.run.indices import check_indices
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.operations import named, text_of
+from numpyro_svae.program.run.origins import union_of
 from numpyro_svae.program.run.plates import shared_values
+from numpyro_svae.program.run.scans import is_scanned
 from numpyro_svae.program.run.sites import Program, Site, sample_sites
 from numpyro_svae.program.structure.checks import check_labels
 from numpyro_svae.program.structure.covered import check_covered, data_of
@@ -36,6 +40,7 @@ from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.probing import parameters
 from numpyro_svae.program.structure.same_classes import check_classes
 from numpyro_svae.shared_programs import Leaf, Recent
+from numpyro_svae.tracing import computed_now
 
 __all__ = ["LaterCalls"]
 
@@ -63,33 +68,104 @@ class LaterCalls:
         program: Program,
         structure: Structure,
         messages: dict[str, dict],
-        read: Callable[[], _Read],
+        read: Callable[[Callable], _Read],
     ) -> None:
         """Look at a call, if there was none like it.
 
-        A call without some of the data is not looked at. Whole numbers that are known
-        must be in range in every call: labels, and what picks entries of sites.
+        A call without some of the data is looked at as if it had them: the model draws
+        them. Whole numbers that are known must be in range in every call: labels, and
+        what picks entries of sites.
 
         :param program: the program, with the arguments of the call.
         :param structure: its wiring, as it was read of the first call.
         :param messages: the trace of a run with these arguments.
-        :param read: reads the wiring, and more, with these arguments.
+        :param read: reads the wiring, and more, of a model with these arguments.
         :raises ValueError: naming a site that depends on more than was read, or whose
-            labels or entries there are not.
+            labels or entries there are not; or one that is not observed any more, on
+            which others depend.
         """
         _check_values(program, structure, messages)
         call = shapes_of((program.args, program.kwargs))
         key = _key(call)
-        seen = {n for n, m in messages.items() if m.get("is_observed")}
-        if key in self._known or not data_of(structure) <= seen:
+        if key in self._known:
             return
-        if self._text is None:
-            self._text = _text(program, self._first)
-        text = _text(program, call)
-        if text is None or text != self._text or _shows_more(self._first, call):
-            check_classes(structure, sample_sites(messages))
-            check_covered(structure, _again(read)[0])
+        drawn = _drawn(structure, messages)
+        if drawn:
+            _check_drawn(replace(program, fixed=shared_values(messages)), drawn)
+            program = replace(program, model=_as_observed(program.model, drawn))
+        if _can_be_read(structure, messages, drawn):
+            if self._text is None:
+                self._text = _text(program, self._first)
+            text = _text(program, call)
+            if text is None or text != self._text or _shows_more(self._first, call):
+                check_classes(structure, sample_sites(messages))
+                check_covered(structure, _again(partial(read, program.model))[0])
         self._known.get_or(key, lambda: True)
+
+
+def _drawn(structure: Structure, messages: dict[str, dict]) -> dict[str, dict]:
+    """The latent sites of a call that were not latent when the program was read."""
+    read = {name for prior in structure.priors.values() for name in prior.sites}
+    return {
+        name: message
+        for name, message in messages.items()
+        if message["type"] == "sample"
+        and not (message["is_observed"] or name in read or name in structure.locals)
+    }
+
+
+def _check_drawn(program: Program, drawn: dict[str, dict]) -> None:
+    """What is not observed any more is drawn, and may say nothing of other sites.
+
+    :param program: the program, with its parameters fixed.
+    :param drawn: the messages of these sites.
+    :raises ValueError: naming one that an observed or a latent site depends on.
+    """
+    values = {name: message["value"] for name, message in drawn.items()}
+
+    def read(**values: Any) -> dict[str, dict[str, Any]]:
+        sites = program.sites(values)
+        return {name: parameters(site) for name, site in sites.items()}
+
+    for name, entry in eval_provenance(read, **values).items():
+        needed = sorted(frozenset().union(*map(union_of, entry.values())) & {*drawn})
+        if needed and name not in drawn:
+            raise ValueError(
+                f"Site '{needed[0]}': found no data for it, as there were when the "
+                f"guide was set up, and '{name}' depends on it. AutoSVAE reads its "
+                "model once, and would not infer it. Accepted: arguments that have its "
+                "data; or a second guide, AutoSVAE(model), that is set up with these "
+                "arguments. It takes the parameters of the first one, as global sites "
+                f"are the same: it gives '{needed[0]}' its posterior."
+            )
+
+
+def _as_observed(model: Callable, drawn: dict[str, dict]) -> Callable:
+    """A model in which what is drawn is observed, at values that can be.
+
+    :param drawn: the messages of the sites.
+    """
+    with computed_now():
+        values = {
+            name: message["fn"].support.feasible_like(jnp.zeros(message["fn"].shape()))
+            for name, message in drawn.items()
+        }
+    return condition(model, data=values)
+
+
+def _can_be_read(
+    structure: Structure, messages: dict[str, dict], drawn: dict[str, dict]
+) -> bool:
+    """Whether a call can be read again.
+
+    Without some of its data, it cannot where a recognition function would have to speak
+    without them, or steps of a scan would be drawn; nor where a site is not there.
+    """
+    if not data_of(structure) <= messages.keys():
+        return False
+    if not drawn:
+        return True
+    return not structure.likelihoods and not any(map(is_scanned, drawn.values()))
 
 
 def _check_values(
