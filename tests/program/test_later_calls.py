@@ -181,6 +181,32 @@ def test_labels_that_come_without_data_have_a_guide_of_their_own():
     np.testing.assert_allclose(own.probs, expected, rtol=1e-5)
 
 
+def test_steps_of_a_scan_that_are_not_seen_later_are_refused():
+    """A state that is carried on, and a label of each step."""
+
+    def model(y=None, z=None, carried=True):
+        with numpyro.plate("states", 2):
+            rows = numpyro.sample("rows", dist.Dirichlet(jnp.ones(2)))
+
+        def step(state, seen):
+            y, z = seen
+            row = rows[state if carried else 0]
+            z = numpyro.sample("z", dist.Categorical(row), obs=z)
+            location = 0.0 if carried else 2.0 * z
+            numpyro.sample("y", dist.Normal(location, 1.0), obs=y)
+            return (z if carried else state), None
+
+        scan(step, 0, (y, z), length=3)
+
+    y, z = jnp.array([0.1, -1.0, 2.0]), jnp.array([0, 1, 1])
+    for carried, name in ((True, "the next step"), (False, "y")):
+        guide = ns.AutoSVAE(model)
+        call = partial(guide.posterior_local, begun(guide, y, z, carried))
+        with pytest.raises(ValueError, match=f"'z': found no data.*'{name}' depends"):
+            call(y, None, carried)
+    assert call(None, z, carried) == {}
+
+
 def seen_twice(a=None, b=None, size=3, power=1):
     """A vector that two kinds of data tell of, of which either may not be there."""
     with numpyro.plate("data", size):

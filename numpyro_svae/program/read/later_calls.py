@@ -11,7 +11,7 @@ be covered by what was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,7 +32,9 @@ from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.operations import named, text_of
 from numpyro_svae.program.run.origins import union_of
 from numpyro_svae.program.run.plates import shared_values
+from numpyro_svae.program.run.recorder import used_in_bodies
 from numpyro_svae.program.run.scans import is_scanned
+from numpyro_svae.program.run.shown import Shown
 from numpyro_svae.program.run.sites import Program, Site, sample_sites
 from numpyro_svae.program.structure.checks import check_labels
 from numpyro_svae.program.structure.covered import check_covered, data_of
@@ -84,7 +86,7 @@ class LaterCalls:
             labels or entries there are not; or one that is not observed any more, on
             which others depend.
         """
-        _check_values(program, structure, messages)
+        _check_values(program, messages)
         call = shapes_of((program.args, program.kwargs))
         key = _key(call)
         if key in self._known:
@@ -92,8 +94,9 @@ class LaterCalls:
         drawn = _drawn(structure, messages)
         if drawn:
             _check_drawn(replace(program, fixed=shared_values(messages)), drawn)
-            program = replace(program, model=_as_observed(program.model, drawn))
         if _can_be_read(structure, messages, drawn):
+            if drawn:
+                program = replace(program, model=_as_observed(program.model, drawn))
             if self._text is None:
                 self._text = _text(program, self._first)
             text = _text(program, call)
@@ -110,7 +113,7 @@ def _drawn(structure: Structure, messages: dict[str, dict]) -> dict[str, dict]:
         name: message
         for name, message in messages.items()
         if message["type"] == "sample"
-        and not (message["is_observed"] or name in read or name in structure.locals)
+        and not (message["is_observed"] or name in read.union(structure.locals))
     }
 
 
@@ -121,14 +124,9 @@ def _check_drawn(program: Program, drawn: dict[str, dict]) -> None:
     :param drawn: the messages of these sites.
     :raises ValueError: naming one that an observed or a latent site depends on.
     """
-    values = {name: message["value"] for name, message in drawn.items()}
 
-    def read(**values: Any) -> dict[str, dict[str, Any]]:
-        sites = program.sites(values)
-        return {name: parameters(site) for name, site in sites.items()}
-
-    for name, entry in eval_provenance(read, **values).items():
-        needed = sorted(frozenset().union(*map(union_of, entry.values())) & {*drawn})
+    for name, used in _used(program, drawn):
+        needed = sorted(used.intersection(drawn))
         if needed and name not in drawn:
             raise ValueError(
                 f"Site '{needed[0]}': found no data for it, as there were when the "
@@ -138,6 +136,28 @@ def _check_drawn(program: Program, drawn: dict[str, dict]) -> None:
                 "arguments. It takes the parameters of the first one, as global sites "
                 f"are the same: it gives '{needed[0]}' its posterior."
             )
+
+
+def _used(
+    program: Program, drawn: dict[str, dict]
+) -> Iterator[tuple[str, frozenset[str]]]:
+    """Which of the sites that are drawn each other site depends on."""
+    values = {n: m["value"] for n, m in drawn.items() if not _of_scan(m)}
+
+    def read(**values: Any) -> dict[str, dict[str, Any]]:
+        sites = program.sites(values)
+        return {name: parameters(site) for name, site in sites.items()}
+
+    found = [eval_provenance(read, **values)]
+    if len(values) < len(drawn):
+        written = replace(program, scans=(), shown=Shown())
+        found.extend(used_in_bodies(written))
+    for used in found:
+        yield from ((name, union_of(sets)) for name, sets in used.items())
+
+
+def _of_scan(message: dict) -> bool:
+    return is_scanned(message) or "ends" in message["infer"]
 
 
 def _as_observed(model: Callable, drawn: dict[str, dict]) -> Callable:
@@ -158,26 +178,24 @@ def _can_be_read(
 ) -> bool:
     """Whether a call can be read again.
 
-    Without some of its data, it cannot where a recognition function would have to speak
-    without them, or steps of a scan would be drawn; nor where a site is not there.
+    It cannot where a site is not there; nor, without some of its data, where a
+    recognition function would have to speak, or data of a scan would be made.
     """
     if not data_of(structure) <= messages.keys():
         return False
-    if not drawn:
-        return True
-    return not structure.likelihoods and not any(map(is_scanned, drawn.values()))
+    scanned = any(map(_of_scan, drawn.values()))
+    return not drawn or not (structure.likelihoods or scanned)
 
 
-def _check_values(
-    program: Program, structure: Structure, messages: dict[str, dict]
-) -> None:
+def _check_values(program: Program, messages: dict[str, dict]) -> None:
     """What is known of a call must be in range, as within ``jit`` nothing is."""
     leaves = jax.tree.leaves((program.args, program.kwargs))
     if not any(map(_is_whole, leaves)):
         return
     check_labels(sample_sites(messages))
-    scans, given = structure.scans, program.fixed | shared_values(messages)
-    own = {n: m for n, m in messages.items() if not any(n in scan for scan in scans)}
+    given = program.fixed | shared_values(messages)
+    samples = {n: m for n, m in messages.items() if m["type"] == "sample"}
+    own = {n: m for n, m in samples.items() if not _of_scan(m)}
     check_indices(program.model, given, program.args, program.kwargs, own)
 
 

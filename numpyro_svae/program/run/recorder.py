@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from numpyro.primitives import Messenger
 from numpyro_svae.program.run.ended import carried
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
 
-__all__ = ["Recorder", "first_step", "used_by_start"]
+__all__ = ["Recorder", "first_step", "used_by_start", "used_in_bodies"]
 
 
 class Recorder(Messenger):
@@ -91,3 +92,27 @@ def first_step(
     given = {name: own[name] for name in body}
     after, _, messages = run_body(call, carry, call.first_inputs(), given)
     return {name: messages[name]["fn"] for name in body}, after, call.init
+
+
+def used_in_bodies(program: Any) -> Iterator[dict[str, Any]]:
+    """Which latent sites of the body of a scan its sites depend on, for each scan.
+
+    :param program: the program, with scans as they are written.
+    :return: trees of sets of names, by site, and by ``"the next step"`` for what a step
+        carries on.
+    """
+    recorder = Recorder(program.model)
+    replace(program, model=recorder).trace({})
+    fixed = {**program.fixed, **recorder.plates}
+    for args, _ in recorder.calls:
+        call = ScanCall.of(args, fixed, program.key)
+        run = partial(run_body, call, call.init, call.first_inputs())
+        samples = {n: m for n, m in run({})[2].items() if m["type"] == "sample"}
+        latent = {n: m["value"] for n, m in samples.items() if not m["is_observed"]}
+        yield eval_provenance(partial(_step, run, {*samples}), **latent)
+
+
+def _step(run: Callable, names: set[str], **own: Any) -> dict[str, Any]:
+    """The distributions of the sites of a step, and what it carries on."""
+    after, _, messages = run(own)
+    return {"the next step": after, **{name: messages[name]["fn"] for name in names}}
