@@ -284,7 +284,7 @@ class AutoSVAE(FittedGuide):
         for name in sorted(structure.locals, key=picks.__contains__):
             with plates.around_guide(bound.sites[name], together.get(name, 0)):
                 args = name, local, bound.sites, together, picks, drawn, paths, closed
-                values |= sampling.sample_local(*args, structure.scans, self.prefix)
+                values |= sampling.sample_local(*args, structure, self.prefix)
             closed = {}
         return values
 

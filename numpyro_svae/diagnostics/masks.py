@@ -109,6 +109,8 @@ def with_priors(sites: Messages, drawn: Messages) -> tuple[Messages, Messages]:
     ours, theirs = dict(drawn), dict(sites)
     for name, message in drawn.items():
         own = message["infer"].get("scanned", name)
+        if own not in sites:  # the label of a mixture, which counts nowhere
+            continue
         if label_of(own) is None and peel(message["fn"])[1] is not None:
             steps = len(sites[own]["value"]) if own != name else None
             ours[name] = {**message, "fn": _whole(message["fn"], steps)}

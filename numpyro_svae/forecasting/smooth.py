@@ -64,13 +64,16 @@ def smooth(
     marginals = guide.posterior_local(params, *args, **kwargs)
     messages, dims, existing = _read(fit, guide.structure)
     values = dict[str, Array]()
+    labels = guide.structure.shown.labels
     for name, marginal in marginals.items():
-        message = messages.get(f"{name}_unobserved", messages.get(name))
+        own = labels.get(name, name)
+        message = messages.get(f"{own}_unobserved", messages.get(own))
         exists = existing.get(message["name"]) if message else None
         for part, value in _moments(marginal):
             plates = _plates(message, len(marginal.batch_shape))
             event = _EVENTS.get(
-                part, (dims.category(message["name"] if message else name),)
+                part,
+                (dims.category(message["name"] if own == name and message else name),),
             )
             times = ("time",) * (value.ndim - len(plates) - len(event))
             if exists is not None:

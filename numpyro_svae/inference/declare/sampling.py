@@ -180,13 +180,14 @@ def sample_local(
     drawn: dict[str, dist.Delta],
     values: dict[str, Array],
     infer: dict[str, Any],
-    scans: tuple[Scan, ...],
+    structure: Structure,
     prefix: str,
 ) -> dict[str, Array]:
     """Sample a local site, given the state of the discrete site that picks from it.
 
     One from a scan has an auxiliary site in the one-site spelling, and the sites of the
-    program are what that determines.
+    program are what that determines. The label of a mixture is auxiliary too: its
+    density counts nowhere but in what is declared.
 
     :param name: the site.
     :param local: the posterior of the local sites.
@@ -196,7 +197,7 @@ def sample_local(
     :param drawn: the sites that were drawn jointly.
     :param values: of the sites before it; this one is added.
     :param infer: the closed forms that are declared.
-    :param scans: the scans whose bodies have sites.
+    :param structure: wiring of the program.
     :param prefix: prefix of the names of auxiliary sites.
     :return: the value under the name of the site, and those of the sites of a scan.
     """
@@ -210,7 +211,9 @@ def sample_local(
     fn = drawn.get(name)
     if fn is None:
         fn = _masked(local.given(name, states), sites[name])
-    scan = next((s for s in scans if name in s), None)
+    scan = next((s for s in structure.scans if name in s), None)
+    if name in structure.shown.labels:
+        fn, infer = fn.mask(False), {**infer, "is_auxiliary": True}
     if scan is None:
         values[name] = _sample(name, fn, together, infer)
         return {name: values[name]}

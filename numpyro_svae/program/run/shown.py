@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from numpyro_svae.program.run.mixtures import component_name
 from numpyro_svae.program.run.moved_gaussians import as_gaussian, as_latent
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
 from numpyro_svae.program.run.wrappers import as_vectors, at_positions
@@ -25,11 +26,18 @@ class Shown:
     :param together: how many batch dimensions of a latent site are those of one vector
         or matrix, by site; they are shown as event dimensions. If it is negative, as
         many event dimensions are those of components, and are shown as a batch.
+    :param mixtures: the observed mixtures; they are shown with their labels.
     """
 
     numbers: frozenset[str] = frozenset()
     time_plates: dict[str, TimePlate] = field(default_factory=dict)
     together: dict[str, int] = field(default_factory=dict)
+    mixtures: frozenset[str] = frozenset()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of mixtures, which the program itself has not, with these."""
+        return {component_name(name): name for name in self.mixtures}
 
     def message(self, message: dict) -> dict:
         """A message of a sample site as it is shown."""

@@ -23,6 +23,7 @@ from numpyro_svae.program.run.ended import Ends
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
+from numpyro_svae.program.run.mixtures import Labelled
 from numpyro_svae.program.run.observed import as_numbers, as_wide_as_data
 from numpyro_svae.program.run.one_site import OneSite
 from numpyro_svae.program.run.ordered import register_in_order
@@ -258,6 +259,8 @@ class Program:
         shown, model = ("param", "plate") if expose else (), self.model
         if self.scans:
             model = OneSite(model, self.scans, values, self.fixed, self.key)
+        if self.shown.mixtures:
+            model = Labelled(model, self.shown.mixtures)
         data = {**self.fixed, **{n: jax_array(v) for n, v in values.items()}}
 
         def fill(message: dict) -> Any:
