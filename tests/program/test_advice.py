@@ -117,7 +117,8 @@ def mixed_data(y):
         sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
     with numpyro.plate("data", len(y)):
         parts = dist.Categorical(weights), dist.Normal(mu, sigma)
-        numpyro.sample("y", dist.MixtureSameFamily(*parts), obs=y[:, 0])
+        fn = dist.MixtureSameFamily(*parts).expand([len(y), 2]).to_event(1)
+        numpyro.sample("y", fn, obs=y)
 
 
 def zeros(y):

@@ -221,7 +221,7 @@ def summed_over(y):
         mu = numpyro.sample("mu", WIDE)
     with numpyro.plate("data", len(y)):
         fn = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(mu, 1.0))
-        numpyro.sample("y", fn, obs=y)
+        numpyro.sample("y", fn.expand([len(y), 1]).to_event(1), obs=y[:, None])
 
 
 def inflated(y):

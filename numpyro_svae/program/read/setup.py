@@ -30,20 +30,13 @@ from numpyro_svae.program.run.checked_run import ChecksRun
 from numpyro_svae.program.run.ended import check_ends, ends_of_run
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.indices import check_indices
-from numpyro_svae.program.run.mixtures import component_name, mixture_of
 from numpyro_svae.program.run.mutable_state import Given
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.origins import at_others
 from numpyro_svae.program.run.plates import Plates, shared_values
 from numpyro_svae.program.run.scans import find_scans, is_scanned
 from numpyro_svae.program.run.shown import Shown
-from numpyro_svae.program.run.sites import (
-    Program,
-    Site,
-    is_gaussian,
-    is_path,
-    sample_sites,
-)
+from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.checks import (
     Potential,
     check_data,
@@ -54,7 +47,7 @@ from numpyro_svae.program.structure.checks import (
     check_shapes,
     stand_ins,
 )
-from numpyro_svae.program.structure.components import find_components
+from numpyro_svae.program.structure.components import find_components, find_mixtures
 from numpyro_svae.program.structure.factors import Structure
 from numpyro_svae.program.structure.masks import check_masks
 from numpyro_svae.program.structure.numbers import find_numbers
@@ -112,10 +105,12 @@ def _read_program(
     checked = replace(program, model=ChecksRun(program.model))
     messages = checked.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
-    labelled = _show_mixtures(program, messages)
-    if labelled is not None:
+    mixtures = find_mixtures(program, messages)
+    if mixtures:
+        labelled = replace(program, shown=Shown(mixtures=mixtures))
+        run = labelled.trace({}, easy_value)
         try:
-            return _read_shown(*labelled, recognition, refined, concrete)
+            return _read_shown(labelled, run, recognition, refined, concrete)
         except ValueError:  # it may be read as one density
             pass
     return _read_shown(program, messages, recognition, refined, concrete)
@@ -152,45 +147,6 @@ def _read_shown(
     naturals = _read_priors(program, structure)
     check_hyperparameters(structure.priors, naturals)
     return program, structure, messages, with_zeros(naturals)
-
-
-def _show_mixtures(
-    program: Program, messages: dict[str, dict]
-) -> tuple[Program, dict[str, dict]] | None:
-    """The program and a run of it with labels of the mixtures that are data; None if
-    there are none.
-
-    They depend on something that is not Gaussian, and on no vector that a datum or a
-    step has of its own. Of Gaussian sites alone the density is read as it is, which is
-    closer.
-    """
-    samples = {n: m for n, m in messages.items() if m["type"] == "sample"}
-    found = [
-        name
-        for name, m in samples.items()
-        if m["is_observed"] and not is_scanned(m) and mixture_of(m["fn"]) is not None
-    ]
-    found = [name for name in found if component_name(name) not in messages]
-    if not found:
-        return None
-    sites = sample_sites(messages)
-    needs = Prober(program, sites, {}, {}).needs
-    mixtures = frozenset(
-        name
-        for name in found
-        if not all(is_gaussian(sites[n].fn) for n in needs[name])
-        and not any(_is_beside(sites[n], sites[name]) for n in needs[name])
-    )
-    if not mixtures:
-        return None
-    program = replace(program, shown=Shown(mixtures=mixtures))
-    return program, program.trace({}, easy_value)
-
-
-def _is_beside(site: Site, other: Site) -> bool:
-    """Whether a site is a path, or Gaussian in a plate of another one."""
-    shared = bool({*site.frames} & {*other.frames})
-    return is_path(site.fn) or (is_gaussian(site.fn) and shared)
 
 
 def _show_scans(

@@ -1,7 +1,8 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Finds sites whose event has components, of which each position of data has one.
+"""Finds sites whose event has components, of which each position of data has one, and
+mixtures of components.
 
 ``HalfNormal(1).expand([K]).to_event(1)`` is K scales that labels pick from, as in
 ``s[z]``, or those of the K entries of one vector. Where no position of the data has two
@@ -14,13 +15,21 @@ from __future__ import annotations
 import numpy as np
 import numpyro.distributions as dist
 
-from numpyro_svae.program.run.sites import Site, is_gaussian, is_path
+from numpyro_svae.program.run.mixtures import component_name, mixture_of
+from numpyro_svae.program.run.scans import is_scanned
+from numpyro_svae.program.run.sites import (
+    Program,
+    Site,
+    is_gaussian,
+    is_path,
+    sample_sites,
+)
 from numpyro_svae.program.run.wrappers import at_positions
 from numpyro_svae.program.structure.numbers import is_scale
 from numpyro_svae.program.structure.probing import Prober
 from numpyro_svae.program.structure.together import Members, users_of
 
-__all__ = ["find_components"]
+__all__ = ["find_components", "find_mixtures"]
 
 _MATRICES = dist.InverseWishart, dist.LKJ, dist.LKJCholesky
 
@@ -69,3 +78,39 @@ def _separate(prober: Prober, site: Site, most: int) -> int:
     axes = (a for a in range(most) if event[a] == 1 or members.meet(a))
     count = next(axes, most)
     return count if at_positions(site.outer, count) is not None else 0
+
+
+def find_mixtures(program: Program, messages: dict[str, dict]) -> frozenset[str]:
+    """The mixtures that are data, and are read with their labels.
+
+    They depend on something that is not Gaussian, and on no vector that a datum or a
+    step has of its own. Of Gaussian sites alone the density is read as it is, which is
+    closer.
+
+    :param program: the program, with concrete arguments.
+    :param messages: the trace of a run of it.
+    """
+    found = [
+        name
+        for name, message in messages.items()
+        if message.get("is_observed")
+        and not is_scanned(message)
+        and mixture_of(message["fn"]) is not None
+        and component_name(name) not in messages
+    ]
+    if not found:
+        return frozenset()
+    sites = sample_sites(messages)
+    needs = Prober(program, sites, {}, {}).needs
+    return frozenset(
+        name
+        for name in found
+        if not all(is_gaussian(sites[n].fn) for n in needs[name])
+        and not any(_is_beside(sites[n], sites[name]) for n in needs[name])
+    )
+
+
+def _is_beside(site: Site, other: Site) -> bool:
+    """Whether a site is a path, or Gaussian in a plate of another one."""
+    shared = bool({*site.frames} & {*other.frames})
+    return is_path(site.fn) or (is_gaussian(site.fn) and shared)
