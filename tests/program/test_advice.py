@@ -125,8 +125,8 @@ def zeros(y):
     gate = numpyro.sample("gate", dist.Beta(1.0, 1.0))
     rate = numpyro.sample("rate", dist.Gamma(1.0, 1.0))
     with numpyro.plate("data", len(y)):
-        fn = dist.ZeroInflatedPoisson(gate, rate)
-        numpyro.sample("y", fn, obs=jnp.asarray(y[:, 0] > 0, int))
+        fn = dist.ZeroInflatedPoisson(gate, rate).expand([len(y), 2]).to_event(1)
+        numpyro.sample("y", fn, obs=jnp.asarray(y > 0, int))
 
 
 def ordered(y):

@@ -29,6 +29,7 @@ DATA = {
     "several": rng.normal(size=N),
     "masked": rng.normal(size=N),
     "unseen": rng.normal(size=N),
+    "zeros": np.arange(N) % 3,
     "alone": rng.normal(size=N),
 }
 
@@ -36,10 +37,13 @@ DATA = {
 def _observe(mixtures, name, weights, components, at, value):
     """A mixture, or a label and its component."""
     seen = SEEN if name == "masked" else True
-    if mixtures:
+    if mixtures and name == "zeros":
+        fn = dist.ZeroInflatedPoisson(weights, components.rate)
+    elif mixtures:
         fn = dist.Mixture(dist.Categorical(weights), components)
     else:
-        label = dist.Categorical(weights).mask(seen)
+        kind = dist.Bernoulli if name == "zeros" else dist.Categorical
+        label = kind(weights).mask(seen)
         fn = at(numpyro.sample(f"{name}_component", label))
     numpyro.sample(name, fn.mask(seen), obs=value)
 
@@ -48,7 +52,7 @@ def program(mixtures):
     """All kinds of components, as mixtures or with labels, the same otherwise."""
     observe = partial(_observe, mixtures)
 
-    def model(numbers, vectors, counts, lines, several, masked, unseen, alone):
+    def model(numbers, vectors, counts, lines, several, masked, unseen, zeros, alone):
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.array([1.0, 2.0])))
         with numpyro.plate("states", 2):
             mu = numpyro.sample("mu", dist.Normal(jnp.array([-1.0, 1.0]), 3.0))
@@ -58,6 +62,8 @@ def program(mixtures):
             rate = numpyro.sample("rate", dist.Gamma(jnp.array([2.0, 8.0]), 1.0))
             slope = dist.Normal(jnp.zeros(2), jnp.array([1.0, 2.0])).to_event(1)
             slope = numpyro.sample("slope", slope)
+        gate = numpyro.sample("gate", dist.Beta(1.0, 2.0))
+        often = numpyro.sample("often", dist.Gamma(2.0, 1.0))
         a = numpyro.sample("a", dist.Normal(-1.0, 3.0).expand([2]).to_event(1))
         b = numpyro.sample("b", dist.Normal(1.0, 3.0).expand([2]).to_event(1))
 
@@ -72,6 +78,9 @@ def program(mixtures):
 
         def line(z):
             return dist.Normal(jnp.sum(X * slope[z], -1), 0.5)
+
+        def none_or(z):
+            return dist.Poisson(jnp.where(z == 1, 0.0, often))
 
         def either(z):
             means, scales = jnp.stack([a, b]), jnp.array([1.0, 2.0])
@@ -88,6 +97,7 @@ def program(mixtures):
             observe("lines", weights, lines_of, line, lines)
             observe("several", weights, pair, either, jnp.stack([several, lines], -1))
             observe("masked", weights, normal(every), normal, masked)
+            observe("zeros", gate, dist.Poisson(often), none_or, zeros)
             with mask(mask=SEEN):
                 observe("unseen", weights, known(every), known, unseen)
         if mixtures:  # without a plate, each datum has a label too

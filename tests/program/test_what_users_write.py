@@ -228,8 +228,8 @@ def inflated(y):
     gate = numpyro.sample("gate", dist.Beta(1.0, 1.0))
     eta = numpyro.sample("eta", WIDE)
     with numpyro.plate("data", len(y)):
-        fn = dist.ZeroInflatedPoisson(gate, jnp.exp(eta))
-        numpyro.sample("y", fn, obs=np.round(np.abs(y)))
+        fn = dist.ZeroInflatedPoisson(gate, jnp.exp(eta)).expand([len(y), 1])
+        numpyro.sample("y", fn.to_event(1), obs=jnp.round(jnp.abs(y))[:, None])
 
 
 def multiplied(y):

@@ -15,6 +15,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 
 from numpyro_svae.program.bind.latent_weights import BoundWeights, bind_weights
 from numpyro_svae.program.bind.predictor_layout import Layout
@@ -32,6 +33,7 @@ from numpyro_svae.program.structure.probing import Prober
 __all__ = [
     "check_predictors",
     "is_regression",
+    "of_likelihood",
     "predicting",
     "weights_alone",
     "with_orders",
@@ -111,14 +113,41 @@ def weights_alone(
             f"place of {others[0]}, which has a log-normal prior, and a probability as "
             "jax.nn.sigmoid of one."
         )
-        if isinstance(of_one_step(site.fn), MIXTURES):
-            advice = OF_MIXTURES.lstrip()
+        if not isinstance(site.fn, dist.ZeroInflatedProbs):
+            advice = _of_class(site).lstrip() or advice
         raise ValueError(
             f"Site '{site.name}' ({type(site.fn).__name__}): not conjugate, and "
             f"depends on latent {listed(others)} beside the weights "
             f"{listed({*blocks} - {*others})}. Accepted: Gaussian sites alone. {advice}"
         )
     return ()
+
+
+def _of_class(site: Site) -> str:
+    """What to write in the place of some distributions of data, for a message; empty
+    for others."""
+    if isinstance(site.fn, dist.LogNormal):
+        return " Of positive data, write Normal(loc, scale) of their logs, jnp.log(y)."
+    if isinstance(of_one_step(site.fn), MIXTURES):
+        return OF_MIXTURES
+    if isinstance(site.fn, dist.ZeroInflatedPoisson | dist.ZeroInflatedProbs):
+        return (
+            " Write which data are zero for another reason as a latent site in the "
+            "same plates: z = numpyro.sample('z', dist.Bernoulli(gate)), and a rate of "
+            "zero there, as in dist.Poisson(jnp.where(z == 1, 0.0, rate)). It is "
+            "summed over."
+        )
+    return ""
+
+
+def of_likelihood(site: Site) -> str:
+    """What to write where data that are not conjugate depend on other blocks than
+    Gaussian ones, for a message."""
+    return _of_class(site) or (
+        " A scale, a shape or a rate of such data is numpyro.param, or the exponential "
+        "of a Normal site: s = numpyro.sample('s', dist.Normal(0, 1)), and jnp.exp(s) "
+        "in its place."
+    )
 
 
 def check_predictors(

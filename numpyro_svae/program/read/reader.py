@@ -16,12 +16,13 @@ from numpyro_svae.program.read.latents import read_locals, read_priors
 from numpyro_svae.program.read.predicted import (
     check_predictors,
     is_regression,
+    of_likelihood,
     predicting,
     weights_alone,
     with_orders,
 )
 from numpyro_svae.program.read.rows import read_statistics, read_table
-from numpyro_svae.program.read.sums import of_likelihood, of_weights_beside
+from numpyro_svae.program.read.sums import of_weights_beside
 from numpyro_svae.program.read.wiring import Wiring, not_conjugate
 from numpyro_svae.program.run.axes import axes_of
 from numpyro_svae.program.run.kinds import kind_of

@@ -105,15 +105,19 @@ def _read_program(
     checked = replace(program, model=ChecksRun(program.model))
     messages = checked.trace({}, easy_value)
     program = replace(program, fixed=shared_values(messages))
+    given = recognition, refined, concrete
     mixtures = find_mixtures(program, messages)
-    if mixtures:
-        labelled = replace(program, shown=Shown(mixtures=mixtures))
-        run = labelled.trace({}, easy_value)
+    if not mixtures:
+        return _read_shown(program, messages, *given)
+    labelled = replace(program, shown=Shown(mixtures=mixtures))
+    try:
+        return _read_shown(labelled, labelled.trace({}, easy_value), *given)
+    except ValueError as error:  # it may be read as one density
         try:
-            return _read_shown(labelled, run, recognition, refined, concrete)
-        except ValueError:  # it may be read as one density
-            pass
-    return _read_shown(program, messages, recognition, refined, concrete)
+            return _read_shown(program, messages, *given)
+        except ValueError as plain:
+            plain.add_note(f"With labels of mixtures as latent sites: {error}")
+            raise plain from None
 
 
 def _read_shown(

@@ -14,14 +14,12 @@ import numpyro.distributions as dist
 
 from numpyro_svae.program.read.wiring import Wiring, listed
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, is_path
-from numpyro_svae.program.run.stepwise import of_one_step
 from numpyro_svae.program.run.wrappers import inside
 from numpyro_svae.program.structure.probing import Prober
 
 __all__ = [
     "MIXTURES",
     "OF_MIXTURES",
-    "of_likelihood",
     "of_noises",
     "of_picks",
     "of_products",
@@ -93,27 +91,6 @@ def of_walks(site: Site) -> str:
         "LinearGaussianChain(jnp.zeros(1), s**2 * one, one, s**2 * one, num_steps="
         f"{walk.event_shape[0]}) with one = jnp.eye(1), in the plate of the walks, and "
         f"{site.name}[..., 0] where it is used."
-    )
-
-
-def of_likelihood(site: Site) -> str:
-    """What to write where data that are not conjugate depend on other blocks than
-    Gaussian ones, for a message."""
-    if isinstance(site.fn, dist.LogNormal):
-        return " Of positive data, write Normal(loc, scale) of their logs, jnp.log(y)."
-    if isinstance(of_one_step(site.fn), MIXTURES):
-        return OF_MIXTURES
-    if isinstance(site.fn, dist.ZeroInflatedPoisson | dist.ZeroInflatedProbs):
-        return (
-            " Write which data are zero for another reason as a latent site in the "
-            "same plates: z = numpyro.sample('z', dist.Bernoulli(gate)), and a rate of "
-            "zero there, as in dist.Poisson(jnp.where(z == 1, 0.0, rate)). It is "
-            "summed over."
-        )
-    return (
-        " A scale, a shape or a rate of such data is numpyro.param, or the exponential "
-        "of a Normal site: s = numpyro.sample('s', dist.Normal(0, 1)), and jnp.exp(s) "
-        "in its place."
     )
 
 

@@ -10,17 +10,19 @@ bound is that of the program in which the label is a latent site.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, NamedTuple
 
 from jax import Array
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from numpyro.distributions.discrete import ZeroInflatedProbs
 from numpyro.distributions.util import lazy_property
 from numpyro.primitives import Messenger
 
-from numpyro_svae.program.run.wrappers import Layer
+from numpyro_svae.program.run.wrappers import Layer, peel
 
 __all__ = ["Labelled", "component_name", "mixture_of"]
 
@@ -33,22 +35,45 @@ def component_name(name: str) -> str:
     return f"{name}_component"
 
 
-def mixture_of(fn: Any) -> tuple[Any, Any] | None:
+class Mixture(NamedTuple):
+    """A mixture as its label and its components.
+
+    :param label: the distribution of the label.
+    :param at: the component in a state of the label, but for its batch shape.
+    """
+
+    label: Any
+    at: Callable[[Array], Any]
+
+
+def mixture_of(fn: Any) -> Mixture | None:
     """The label and the components of a mixture.
 
     :param fn: a distribution.
-    :return: distributions, the components along the last batch dimension; None if it
-        is no mixture, or one with a label for each entry of an event.
+    :return: None if it is no mixture, one with a label for each entry of an event, or
+        one of which the components are not of one class; of what zeros are mixed with,
+        one that is not Poisson.
     """
     layer = Layer.of(fn)
     if layer is not None:
         return None if layer.added else mixture_of(layer.inner)
+    components = None
     if isinstance(fn, dist.MixtureSameFamily):
-        return fn.mixing_distribution, fn.component_distribution
-    if isinstance(fn, dist.MixtureGeneral):
+        components = fn.component_distribution
+    elif isinstance(fn, dist.MixtureGeneral):
         components = _stacked(fn.component_distributions, 0)
-        return None if components is None else (fn.mixing_distribution, components)
-    return None
+    elif isinstance(fn, ZeroInflatedProbs):
+        base = peel(fn.base_dist)[0]
+        if isinstance(base, dist.Poisson):
+            return Mixture(dist.BernoulliProbs(fn.gate), partial(_or_zero, base.rate))
+    if components is None:
+        return None
+    return Mixture(fn.mixing_distribution, partial(_at, components, added=0))
+
+
+def _or_zero(rate: Array, state: Array) -> Any:
+    """Counts with a rate in one state of a label, and none in the other."""
+    return dist.Poisson(jnp.where(state == 1, 0.0, rate), validate_args=False)
 
 
 def _stacked(fns: list[Any], added: int) -> Any:
@@ -105,13 +130,15 @@ class Labelled(Messenger):
             return
         found = mixture_of(msg["fn"])
         if found is not None:
-            label, components = found
             fn, name = msg["fn"], component_name(msg["name"])
             seen = () if msg["value"] is None else jnp.shape(msg["value"])
             seen = seen[: max(len(seen) - fn.event_dim, 0)]
             batch = jnp.broadcast_shapes(fn.batch_shape, seen)
-            state = numpyro.sample(name, _masked_as(fn, label.expand(batch)))
-            msg["fn"] = _masked_as(fn, _picked(components, state))
+            state = numpyro.sample(name, _masked_as(fn, found.label.expand(batch)))
+            picked = found.at(state)
+            if picked.batch_shape != batch:
+                picked = picked.expand(batch)
+            msg["fn"] = _masked_as(fn, picked)
 
 
 def _masked_as(fn: Any, inner: Any) -> Any:
@@ -123,19 +150,11 @@ def _masked_as(fn: Any, inner: Any) -> Any:
     return inner if layer.mask is None else inner.mask(layer.mask)
 
 
-def _picked(components: Any, state: Array) -> Any:
-    """The component that a label picks, of its batch shape.
-
-    :param components: along the last batch dimension.
-    :param state: the labels.
-    """
-    found = _at(components, state, 0)
-    return found if found.batch_shape == state.shape else found.expand(state.shape)
-
-
 def _at(fn: Any, state: Array, added: int) -> Any:
-    """:func:`_picked`, but for the batch shape.
+    """The component that a label picks, but for its batch shape.
 
+    :param fn: the components, along the last batch dimension.
+    :param state: the labels.
     :param added: how many batch dimensions behind the components are events.
     """
     layer = Layer.of(fn)
