@@ -128,7 +128,9 @@ class FittedGuide(AutoGuide):
         """
         check_parameters(params, self._natural_names)
         return {
-            name: prior.posterior(params[self._natural_name(name)])
+            name: self.structure.shown.posterior(
+                name, prior.posterior(params[self._natural_name(name)])
+            )
             for name, prior in self.structure.priors.items()
         }
 
@@ -149,7 +151,8 @@ class FittedGuide(AutoGuide):
             makes known in part is under its own name, and certain where it is known.
         """
         _, bound, local = self._infer_all(params, args, kwargs, examine=False)
-        return local.shown(bound.sites)
+        found, shown = local.shown(bound.sites), self.structure.shown
+        return {name: shown.posterior(name, fn) for name, fn in found.items()}
 
     def convergence(
         self, params: dict[str, Any], *args: Any, **kwargs: Any

@@ -268,22 +268,25 @@ class AutoSVAE(FittedGuide):
             found = once(self, (args, kwargs), partial(self._infer, args, kwargs))
         naturals, bound, local, messages = found
         structure, plates = self.structure, Plates(messages)
-        together = structure.shown.together
+        shown = structure.shown
         posteriors, divergences = global_posteriors(structure, naturals, bound)
         closed = sampling.closed_forms(local, bound.sites, structure.scans, self.prefix)
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():
             infer = {"kl": divergences[name], **closed}
-            with plates.around(bound.sites[name].frames, together.get(name, 0)):
-                args = prior, posteriors[name], bound.sites, together
+            frames = shown.frames(name, bound.sites[name].frames)
+            with plates.around(frames, shown.entries(name)):
+                args = prior, posteriors[name], bound.sites, shown
                 values |= sampling.sample_global(*args, self.prefix, infer)
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)
-        drawn = sampling.draw_graphs(local, bound.sites, together)
+        drawn = sampling.draw_graphs(local, bound.sites, shown)
         paths = dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
-            with plates.around_guide(bound.sites[name], together.get(name, 0)):
-                args = name, local, bound.sites, together, picks, drawn, paths, closed
+            site = bound.sites[name]
+            site = replace(site, frames=shown.frames(name, site.frames))
+            with plates.around_guide(site, shown.entries(name)):
+                args = name, local, bound.sites, shown, picks, drawn, paths, closed
                 values |= sampling.sample_local(*args, structure.scans, self.prefix)
             closed = {}
         return values

@@ -49,6 +49,7 @@ from numpyro_svae.program.structure.checks import (
 )
 from numpyro_svae.program.structure.components import find_components
 from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.grids import find_grids
 from numpyro_svae.program.structure.masks import check_masks
 from numpyro_svae.program.structure.numbers import find_numbers
 from numpyro_svae.program.structure.probing import Prober, plain_run
@@ -158,10 +159,15 @@ def _show_steps(
     at them as vectors of dimension one; and with entries of vectors in their place."""
     together = dict[str, int]()
     prober = Prober(program, sample_sites(messages), {}, {})
+    shown = Shown(grids=find_grids(prober))
+    if shown.grids:
+        program = replace(program, shown=shown)
+        messages = program.trace({}, easy_value)
+        prober = Prober(program, sample_sites(messages), {}, {})
     while True:
         found = find_numbers(prober), find_time_plates(prober)
         if any(found):
-            program = replace(program, shown=Shown(*found, together))
+            program = replace(program, shown=Shown(*found, together, shown.grids))
             messages = program.trace({}, easy_value)
             prober = Prober(program, sample_sites(messages), {}, {})
         more = find_components(prober) or find_together(prober)
@@ -169,7 +175,7 @@ def _show_steps(
         if not more:
             return program, messages
         together = together | more
-        program = replace(program, shown=Shown(together=together))
+        program = replace(program, shown=replace(shown, together=together))
         messages = program.trace({}, easy_value)
         prober = Prober(program, sample_sites(messages), {}, {})
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from numpyro_svae.program.run.grids import Grid
 from numpyro_svae.program.run.moved_gaussians import as_gaussian, as_latent
 from numpyro_svae.program.run.steps import TimePlate, with_time_in_event
 from numpyro_svae.program.run.wrappers import as_vectors, at_positions
@@ -25,17 +27,42 @@ class Shown:
     :param together: how many batch dimensions of a latent site are those of one vector
         or matrix, by site; they are shown as event dimensions. If it is negative, as
         many event dimensions are those of components, and are shown as a batch.
+    :param grids: the shapes and plates of latent numbers in the plates of their data,
+        by site; they are shown as one batch of all of their entries.
     """
 
     numbers: frozenset[str] = frozenset()
     time_plates: dict[str, TimePlate] = field(default_factory=dict)
     together: dict[str, int] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
+
+    def given(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Values of sites as the program has them."""
+        grids = self.grids
+        return {n: grids[n].given(x) if n in grids else x for n, x in values.items()}
+
+    def posterior(self, name: str, fn: Any) -> Any:
+        """A posterior of a site in the shape that it has in the program."""
+        return self.grids[name].posterior(fn) if name in self.grids else fn
+
+    def frames(self, name: str, frames: tuple) -> tuple:
+        """The plates of a latent site in the program, but for those of its entries.
+
+        :param frames: those that it is shown in.
+        """
+        return self.grids[name].frames if name in self.grids else frames
+
+    def entries(self, name: str) -> int:
+        """How many dimensions to the right of these plates are read as event."""
+        return 0 if name in self.grids else self.together.get(name, 0)
 
     def message(self, message: dict) -> dict:
         """A message of a sample site as it is shown."""
         name = message["name"]
         if not message["is_observed"]:
             message = {**message, "fn": as_latent(message["fn"])}
+            if name in self.grids:
+                message = self.grids[name].message(message)
             if name in self.together:
                 return _with_entries(message, self.together[name])
             return message

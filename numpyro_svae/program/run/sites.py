@@ -255,6 +255,7 @@ class Program:
         :param default: gives the value of a latent site without one, from its message.
         :param expose: whether enclosing handlers see the parameters and plates.
         """
+        values = self.shown.given(values)
         shown, model = ("param", "plate") if expose else (), self.model
         if self.scans:
             model = OneSite(model, self.scans, values, self.fixed, self.key)
