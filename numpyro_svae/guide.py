@@ -234,9 +234,10 @@ class AutoSVAE(FittedGuide):
         check_shapes(sites)
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites, self.cubature)
-        check_starts(structure.priors, self.init, bound.priors)
+        init = structure.shown.starts(self.init)
+        check_starts(structure.priors, init, bound.priors)
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
-        known = search, bound, potentials, self.init, messages
+        known = search, bound, potentials, init, messages
         naturals = natural_parameters(structure, self._natural_name, *known)
         found = structure, program, self.ascent, bound, naturals, potentials
         kept = KeptMessages.of(self._messages_name, *found, messages)
@@ -274,8 +275,7 @@ class AutoSVAE(FittedGuide):
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():
             infer = {"kl": divergences[name], **closed}
-            frames = shown.frames(name, bound.sites[name].frames)
-            with plates.around(frames, shown.entries(name)):
+            with plates.around(*shown.plates(bound.sites[name])):
                 args = prior, posteriors[name], bound.sites, shown
                 values |= sampling.sample_global(*args, self.prefix, infer)
             closed = {}  # declared at the first site
@@ -283,9 +283,7 @@ class AutoSVAE(FittedGuide):
         drawn = sampling.draw_graphs(local, bound.sites, shown)
         paths = dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
-            site = bound.sites[name]
-            site = replace(site, frames=shown.frames(name, site.frames))
-            with plates.around_guide(site, shown.entries(name)):
+            with plates.around_guide(*shown.placed(bound.sites[name])):
                 args = name, local, bound.sites, shown, picks, drawn, paths, closed
                 values |= sampling.sample_local(*args, structure.scans, self.prefix)
             closed = {}

@@ -88,9 +88,7 @@ def _point(
     return dist.Delta(value, jnp.broadcast_to(share, batch), event_dim=event_dim)
 
 
-def _sample(
-    name: str, fn: Any, shown: Shown, infer: dict[str, Any]
-) -> Array:
+def _sample(name: str, fn: Any, shown: Shown, infer: dict[str, Any]) -> Array:
     """Sample a site from its posterior, if need be of what the program has in a batch.
 
     :param shown: in which shapes sites are read.

@@ -101,6 +101,15 @@ class Grid(NamedTuple):
         row = fn.to_event(len(fn.batch_shape))
         return _Reshaped(row, ReshapeTransform(self.shape, row.event_shape))
 
+    def start(self, given: Any) -> Any:
+        """A posterior of the shape of the program, as that of all entries in a row."""
+        if isinstance(given, _Reshaped):
+            return peel(given.base_dist)[0]
+        base = peel(given)[0] if isinstance(given, dist.Distribution) else given
+        if type(base) is dist.Normal and base.batch_shape == self.shape:
+            return dist.Normal(base.loc.reshape(-1), base.scale.reshape(-1))
+        return given
+
 
 class _Reshaped(dist.TransformedDistribution):
     """The entries of a vector in another shape, with its moments."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpyro_svae.program.run.grids import Grid
@@ -41,20 +41,27 @@ class Shown:
         grids = self.grids
         return {n: grids[n].given(x) if n in grids else x for n, x in values.items()}
 
-    def posterior(self, name: str, fn: Any) -> Any:
-        """A posterior of a site in the shape that it has in the program."""
-        return self.grids[name].posterior(fn) if name in self.grids else fn
+    def starts(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Starts of posteriors as they are read, from the shapes of the program."""
+        grids = self.grids
+        return {n: grids[n].start(x) if n in grids else x for n, x in given.items()}
 
-    def frames(self, name: str, frames: tuple) -> tuple:
-        """The plates of a latent site in the program, but for those of its entries.
+    def posteriors(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Posteriors in the shapes that sites have in the program."""
+        grids = self.grids
+        return {n: grids[n].posterior(q) if n in grids else q for n, q in found.items()}
 
-        :param frames: those that it is shown in.
-        """
-        return self.grids[name].frames if name in self.grids else frames
+    def placed(self, site: Any) -> tuple[Any, int]:
+        """A latent site in the plates of the program, and how many dimensions to the
+        right of these are read as event."""
+        if site.name in self.grids:
+            return replace(site, frames=self.grids[site.name].frames), 0
+        return site, self.together.get(site.name, 0)
 
-    def entries(self, name: str) -> int:
-        """How many dimensions to the right of these plates are read as event."""
-        return 0 if name in self.grids else self.together.get(name, 0)
+    def plates(self, site: Any) -> tuple[tuple, int]:
+        """These plates, and how many dimensions they are."""
+        placed, entries = self.placed(site)
+        return placed.frames, entries
 
     def message(self, message: dict) -> dict:
         """A message of a sample site as it is shown."""

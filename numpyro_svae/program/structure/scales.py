@@ -30,7 +30,7 @@ def check_scales(
     plates = Plates(messages).messages
     for prior in structure.priors.values():
         for name in prior.sites:
-            frames = structure.shown.frames(name, sites[name].frames)
+            frames, _ = structure.shown.plates(sites[name])
             own = own_scale(sites[name].scale, frames, plates)
             if not np.allclose(own, 1.0):
                 raise ValueError(
