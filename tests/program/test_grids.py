@@ -162,7 +162,7 @@ def test_numbers_of_cells_have_the_evidence():
 
 @pytest.mark.x64
 def test_what_is_done_with_a_fit():
-    guide, params, losses = learnt(crossed)
+    guide, params, _ = learnt(crossed)
     draws = Predictive(guide, params=params, num_samples=3)(random.PRNGKey(0))
     predicted = Predictive(uncondition(crossed), draws)(random.PRNGKey(1))
     assert predicted["y"].shape == (3, N, N)
@@ -178,5 +178,5 @@ def test_what_is_done_with_a_fit():
 
 
 def test_numbers_of_subsampled_plates_are_named():
-    with pytest.raises(ValueError, match="Site 'm'.*a\\[group\\]"):
+    with pytest.raises(ValueError, match=r"Site 'm'.*a\[group\]"):
         make_svi(subsampled, ns.AutoSVAE(subsampled)).init(random.PRNGKey(0))
