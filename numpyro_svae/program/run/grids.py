@@ -64,16 +64,19 @@ class Grid(NamedTuple):
         Sites of the same plates have the same one.
         """
         base: Any = peel(message["fn"])[0]
-        names = (n for n in base.arg_constraints if n != "covariance_matrix")
-        given = {
-            n: jnp.broadcast_to(getattr(base, n), self.shape).reshape(-1) for n in names
-        }
-        fn = type(base)(**given, validate_args=False)
+        given = {n: self._in_row(getattr(base, n)) for n in base.arg_constraints}
+        fn = type(base)(**given, validate_args=False).expand((self.size,))
         name = "entries of " + " and ".join(f"'{frame.name}'" for frame in self.frames)
         frame = CondIndepStackFrame(name, -1, self.size)
         value = message["value"]
         value = value if value is None else jnp.reshape(value, (self.size,))
         return {**message, "fn": fn, "value": value, "cond_indep_stack": [frame]}
+
+    def _in_row(self, value: Any) -> Array:
+        """A parameter of each entry, or of all of them."""
+        if jnp.size(value) == 1:
+            return jnp.reshape(value, ())
+        return jnp.broadcast_to(value, self.shape).reshape(-1)
 
     def point(self, fn: dist.Distribution, value: Array) -> dist.Delta:
         """A draw of all entries where the program has it, with its log density.
