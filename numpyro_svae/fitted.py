@@ -127,10 +127,9 @@ class FittedGuide(AutoGuide):
             distribution of both under the name of its location or weight.
         """
         check_parameters(params, self._natural_names)
-        return {
-            name: prior.posterior(params[self._natural_name(name)])
-            for name, prior in self.structure.priors.items()
-        }
+        priors = self.structure.priors.items()
+        found = {n: p.posterior(params[self._natural_name(n)]) for n, p in priors}
+        return self.structure.shown.posteriors(found)
 
     def posterior_local(
         self, params: dict[str, Any], *args: Any, **kwargs: Any
@@ -149,7 +148,7 @@ class FittedGuide(AutoGuide):
             makes known in part is under its own name, and certain where it is known.
         """
         _, bound, local = self._infer_all(params, args, kwargs, examine=False)
-        return local.shown(bound.sites)
+        return self.structure.shown.posteriors(local.shown(bound.sites))
 
     def convergence(
         self, params: dict[str, Any], *args: Any, **kwargs: Any

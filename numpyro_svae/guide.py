@@ -234,9 +234,10 @@ class AutoSVAE(FittedGuide):
         check_shapes(sites)
         check_potentials(structure, sites, potentials)
         bound = bind(program, structure, sites, self.cubature)
-        check_starts(structure.priors, self.init, bound.priors)
+        init = structure.shown.starts(self.init)
+        check_starts(structure.priors, init, bound.priors)
         search = Search(self.num_starts, self.mean_field, self.fixed_point)
-        known = search, bound, potentials, self.init, messages
+        known = search, bound, potentials, init, messages
         naturals = natural_parameters(structure, self._natural_name, *known)
         found = structure, program, self.ascent, bound, naturals, potentials
         kept = KeptMessages.of(self._messages_name, *found, messages)
@@ -268,22 +269,22 @@ class AutoSVAE(FittedGuide):
             found = once(self, (args, kwargs), partial(self._infer, args, kwargs))
         naturals, bound, local, messages = found
         structure, plates = self.structure, Plates(messages)
-        together = structure.shown.together
+        shown = structure.shown
         posteriors, divergences = global_posteriors(structure, naturals, bound)
         closed = sampling.closed_forms(local, bound.sites, structure.scans, self.prefix)
         values: dict[str, Array] = {}
         for name, prior in structure.priors.items():
             infer = {"kl": divergences[name], **closed}
-            with plates.around(bound.sites[name].frames, together.get(name, 0)):
-                args = prior, posteriors[name], bound.sites, together
+            with plates.around(*shown.plates(bound.sites[name])):
+                args = prior, posteriors[name], bound.sites, shown
                 values |= sampling.sample_global(*args, self.prefix, infer)
             closed = {}  # declared at the first site
         picks = {} if self.mean_field else mixtures(structure)
-        drawn = sampling.draw_graphs(local, bound.sites, together)
+        drawn = sampling.draw_graphs(local, bound.sites, shown)
         paths = dict[str, Array]()
         for name in sorted(structure.locals, key=picks.__contains__):
-            with plates.around_guide(bound.sites[name], together.get(name, 0)):
-                args = name, local, bound.sites, together, picks, drawn, paths, closed
+            with plates.around_guide(*shown.placed(bound.sites[name])):
+                args = name, local, bound.sites, shown, picks, drawn, paths, closed
                 values |= sampling.sample_local(*args, structure, self.prefix)
             closed = {}
         return values

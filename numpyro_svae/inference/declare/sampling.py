@@ -19,6 +19,7 @@ from numpyro_svae.inference.local.posterior import LocalPosterior
 from numpyro_svae.program.priors.priors import Prior
 from numpyro_svae.program.run.positions import extent_of, read_at
 from numpyro_svae.program.run.scans import Scan
+from numpyro_svae.program.run.shown import Shown
 from numpyro_svae.program.run.sites import Site, is_path
 from numpyro_svae.program.run.wrappers import at_positions, peel
 from numpyro_svae.program.structure.factors import Structure
@@ -87,15 +88,15 @@ def _point(
     return dist.Delta(value, jnp.broadcast_to(share, batch), event_dim=event_dim)
 
 
-def _sample(
-    name: str, fn: Any, together: dict[str, int], infer: dict[str, Any]
-) -> Array:
+def _sample(name: str, fn: Any, shown: Shown, infer: dict[str, Any]) -> Array:
     """Sample a site from its posterior, if need be of what the program has in a batch.
 
-    :param together: how many event dimensions of the posterior these are, by site; of
-        what the program has in an event a batch has, with a minus.
+    :param shown: in which shapes sites are read.
     """
-    if name in together and not isinstance(fn, dist.Delta):
+    together = shown.together
+    if name in shown.grids and not isinstance(fn, dist.Delta):
+        fn = shown.grids[name].point(fn, fn.sample(numpyro.prng_key()))
+    elif name in together and not isinstance(fn, dist.Delta):
         value = fn.sample(numpyro.prng_key())
         event_dim = fn.event_dim - together[name]
         fn = _point(value, fn.log_prob(value), event_dim, len(fn.batch_shape))
@@ -106,7 +107,7 @@ def sample_global(
     prior: Prior,
     fn: dist.Distribution,
     sites: dict[str, Site],
-    together: dict[str, int],
+    shown: Shown,
     prefix: str,
     infer: dict[str, Any],
 ) -> dict[str, Array]:
@@ -118,19 +119,19 @@ def sample_global(
     :param prior: the block.
     :param fn: its posterior.
     :param sites: the sites of the model.
-    :param together: how many dimensions of their batch are read as event, by site.
+    :param shown: in which shapes sites are read.
     :param prefix: prefix of the names of auxiliary sites.
     :param infer: the closed forms that are declared.
     :return: values by site.
     """
     if len(prior.sites) == 1:
-        return {prior.name: _sample(prior.name, fn, together, infer)}
+        return {prior.name: _sample(prior.name, fn, shown, infer)}
     joint = joint_name(prior.name, prefix)
     packed = numpyro.sample(joint, fn, infer={**infer, "is_auxiliary": True})
     values = prior.unpack(packed)
     stretch = prior.log_stretch(values)  # declared at the first site
     for site, value in values.items():
-        event_dim = sites[site].outer.event_dim - together.get(site, 0)
+        event_dim = sites[site].outer.event_dim - shown.together.get(site, 0)
         known = {"kl": jnp.zeros(prior.batch_shape)}
         point = _point(value, stretch, event_dim, len(prior.batch_shape))
         values[site] = numpyro.sample(site, point, infer=known)
@@ -139,19 +140,22 @@ def sample_global(
 
 
 def draw_graphs(
-    local: LocalPosterior, sites: dict[str, Site], together: dict[str, int]
+    local: LocalPosterior, sites: dict[str, Site], shown: Shown
 ) -> dict[str, dist.Delta]:
     """Sample the sites of graphs jointly: point masses with their log density.
 
     :param local: the posterior of the local sites.
     :param sites: the sites of the model.
-    :param together: how many dimensions of their batch are read as event, by site.
+    :param shown: in which shapes sites are read.
     """
     found = {}
     for joint in local.draws:
         for name, (value, log_density) in joint.sample(numpyro.prng_key()).items():
             event_dim = sites[name].outer.event_dim
-            rank, own = value.ndim - event_dim, event_dim - together.get(name, 0)
+            if name in shown.grids:
+                found[name] = shown.grids[name].spread(value, log_density)
+                continue
+            rank, own = value.ndim - event_dim, event_dim - shown.together.get(name, 0)
             found[name] = _point(value, log_density, own, rank)
     return found
 
@@ -175,7 +179,7 @@ def sample_local(
     name: str,
     local: LocalPosterior,
     sites: dict[str, Site],
-    together: dict[str, int],
+    shown: Shown,
     mixtures: dict[str, str],
     drawn: dict[str, dist.Delta],
     values: dict[str, Array],
@@ -192,7 +196,7 @@ def sample_local(
     :param name: the site.
     :param local: the posterior of the local sites.
     :param sites: the sites of the model.
-    :param together: how many dimensions of their batch are read as event, by site.
+    :param shown: in which shapes sites are read.
     :param mixtures: the sites that are mixtures, with what picks from them.
     :param drawn: the sites that were drawn jointly.
     :param values: of the sites before it; this one is added.
@@ -215,7 +219,7 @@ def sample_local(
     if name in structure.shown.labels:
         fn, infer = fn.mask(False), {**infer, "is_auxiliary": True}
     if scan is None:
-        values[name] = _sample(name, fn, together, infer)
+        values[name] = _sample(name, fn, shown, infer)
         return {name: values[name]}
     if sites[name].ends is not None:
         fn = WithoutPadding(fn, sites[name].fn)
@@ -245,7 +249,7 @@ def sample_plain(structure: Structure, messages: dict[str, dict]) -> dict[str, A
         *(n for p in structure.priors.values() for n in p.sites),
     ]
     for name in names:
-        value = messages[name]["value"]
+        value = structure.shown.given({name: messages[name]["value"]})[name]
         scan = next((s for s in structure.scans if name in s), None)
         rank = len(messages[name]["fn"].batch_shape)
         own = {name: value} if scan is None else scan.split(name, value, rank)

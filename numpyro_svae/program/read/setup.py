@@ -49,6 +49,7 @@ from numpyro_svae.program.structure.checks import (
 )
 from numpyro_svae.program.structure.components import find_components, find_mixtures
 from numpyro_svae.program.structure.factors import Structure
+from numpyro_svae.program.structure.grids import find_grids
 from numpyro_svae.program.structure.masks import check_masks
 from numpyro_svae.program.structure.numbers import find_numbers
 from numpyro_svae.program.structure.probing import Prober, plain_run
@@ -180,11 +181,16 @@ def _show_steps(
     at them as vectors of dimension one; and with entries of vectors in their place."""
     together = dict[str, int]()
     prober = Prober(program, sample_sites(messages), {}, {})
+    shown = replace(program.shown, grids=find_grids(prober))
+    if shown.grids:
+        program = replace(program, shown=shown)
+        messages = program.trace({}, easy_value)
+        prober = Prober(program, sample_sites(messages), {}, {})
     while True:
         found = find_numbers(prober), find_time_plates(prober)
         if any(found):
-            own = Shown(*found, together, program.shown.mixtures)
-            program = replace(program, shown=own)
+            own = replace(shown, numbers=found[0], time_plates=found[1])
+            program = replace(program, shown=replace(own, together=together))
             messages = program.trace({}, easy_value)
             prober = Prober(program, sample_sites(messages), {}, {})
         more = find_components(prober) or find_together(prober)
@@ -192,8 +198,7 @@ def _show_steps(
         if not more:
             return program, messages
         together = together | more
-        own = Shown(together=together, mixtures=program.shown.mixtures)
-        program = replace(program, shown=own)
+        program = replace(program, shown=replace(shown, together=together))
         messages = program.trace({}, easy_value)
         prober = Prober(program, sample_sites(messages), {}, {})
 

@@ -171,12 +171,12 @@ def of_shape(site: Site, dims: Collection[int], beside: list[Site]) -> ValueErro
         f"{site.batch_shape} and event shape {tuple(site.outer.event_shape)}, for "
         f"responses of dimension {sorted(dims)}. Accepted for a global mean or weight: "
         "at most one plate of K components, dim=-1 (of a table, one plate of all "
-        "entries: a[row], or X @ w with ones in X for row and column); a mean "
-        "of the dimension D of its responses, a weight F of shape (D, M) as in "
-        "F @ u, or (M, D) as in u @ F, or the weights (M,) of a response of "
-        "dimension one. Weights of logits of latent states are known, or "
-        "numpyro.param. The logarithm of a scale is no such site: write the "
-        "scale as a dist.LogNormal site. Of a product of matrices, as "
+        "entries: a[row], or X @ w with ones in X for row and column); numbers in "
+        "several plates, with what depends on them in all of these; a mean "
+        "of the dimension D of its responses, a weight F of shape (D, M) as in F @ u, "
+        "or (M, D) as in u @ F, or the weights (M,) of a response of dimension one. "
+        "Weights of logits of latent states are known, or numpyro.param. The logarithm "
+        "of a scale is none: write a dist.LogNormal site. Of a product of matrices, as "
         "u @ v.T, write the rows of both in plates, dim=-2 and dim=-1, and "
         "Normal(jnp.sum(u * v, -1), s) in both." + _of_stacked(site, beside)
     )

@@ -256,11 +256,11 @@ class Program:
         :param default: gives the value of a latent site without one, from its message.
         :param expose: whether enclosing handlers see the parameters and plates.
         """
-        shown, model = ("param", "plate") if expose else (), self.model
+        values = self.shown.given(values)
+        shown = ("param", "plate") if expose else ()
+        model: Any = Labelled(self.model, self.shown.mixtures)
         if self.scans:
             model = OneSite(model, self.scans, values, self.fixed, self.key)
-        if self.shown.mixtures:
-            model = Labelled(model, self.shown.mixtures)
         data = {**self.fixed, **{n: jax_array(v) for n, v in values.items()}}
 
         def fill(message: dict) -> Any:

@@ -133,6 +133,7 @@ def _respelled(structure: Structure, found: Structure) -> Iterator[str]:
             yield name
     yield from structure.shown.numbers ^ found.shown.numbers
     yield from structure.shown.time_plates.keys() ^ found.shown.time_plates.keys()
+    yield from structure.shown.grids.keys() ^ found.shown.grids.keys()
     yield from dict(structure.shown.together.items() ^ found.shown.together.items())
 
 

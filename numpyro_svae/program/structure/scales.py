@@ -30,7 +30,8 @@ def check_scales(
     plates = Plates(messages).messages
     for prior in structure.priors.values():
         for name in prior.sites:
-            own = own_scale(sites[name].scale, sites[name].frames, plates)
+            frames, _ = structure.shown.plates(sites[name])
+            own = own_scale(sites[name].scale, frames, plates)
             if not np.allclose(own, 1.0):
                 raise ValueError(
                     f"Site '{name}': found a scale of {_shown(own)} for a global site, "
