@@ -180,3 +180,30 @@ def test_what_is_done_with_a_fit():
 def test_numbers_of_subsampled_plates_are_named():
     with pytest.raises(ValueError, match=r"Site 'm'.*a\[group\]"):
         make_svi(subsampled, ns.AutoSVAE(subsampled)).init(random.PRNGKey(0))
+
+
+def test_whole_numbers_and_other_sizes_meet_numbers_in_two_plates():
+    """The former are looked at in each call, and the latter are refused by name."""
+
+    def model(counts, size=3):
+        with numpyro.plate("rows", size, dim=-2):
+            a = normal("a", 0.0, 1.0)
+        with numpyro.plate("columns", 2):
+            b = normal("b", 0.0, 1.0)
+            rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+        times = jnp.arange(1, size + 1)[:, None]
+        with numpyro.plate("rows", size, dim=-2), numpyro.plate("columns", 2):
+            numpyro.sample("counts", dist.Poisson(rate * times), obs=counts)
+            observe(a + b, 1.0, 1.0 * counts)
+
+    guide, counts = (
+        ns.AutoSVAE(model, num_starts=1),
+        jnp.array([[1, 2], [0, 0], [3, 5]]),
+    )
+    params, _ = steps(make_svi(model, guide, natural=1.0), 1, counts)
+    found = guide.get_posterior(params)["rate"].mean
+    expected = (2.0 + counts.sum(0)) / (1.0 + 6.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert guide.posterior_local(params, counts)["a"].mean.shape == (3, 1)
+    with pytest.raises(ValueError, match=r"'a': found a batch of shape \(4, 1\)"):
+        guide.posterior_local(params, jnp.ones((4, 2), int), 4)

@@ -195,7 +195,8 @@ def _check_values(program: Program, messages: dict[str, dict]) -> None:
     check_labels(sample_sites(messages))
     given = program.fixed | shared_values(messages)
     samples = {n: m for n, m in messages.items() if m["type"] == "sample"}
-    own = {n: m for n, m in samples.items() if not _of_scan(m)}
+    values = program.shown.given({n: m["value"] for n, m in samples.items()})
+    own = {n: m | {"value": values[n]} for n, m in samples.items() if not _of_scan(m)}
     check_indices(program.model, given, program.args, program.kwargs, own)
 
 

@@ -62,7 +62,17 @@ class Grid(NamedTuple):
         """The message of the site with one plate of all entries, which is no other's.
 
         Sites of the same plates have the same one.
+
+        :raises ValueError: naming the site, if its plates have other sizes than they
+            had when the program was read.
         """
+        found = message["fn"].batch_shape
+        if found != self.shape:
+            raise ValueError(
+                f"Site '{message['name']}': found a batch of shape {found}, and the "
+                f"guide was set up with one of shape {self.shape}. Accepted: plates of "
+                "the sizes that they had then; for others, a guide of their own."
+            )
         base: Any = peel(message["fn"])[0]
         given = {n: self._in_row(getattr(base, n)) for n in base.arg_constraints}
         fn = type(base)(**given, validate_args=False).expand((self.size,))
