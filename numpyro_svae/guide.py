@@ -46,7 +46,7 @@ from numpyro_svae.program.structure.checks import (
     check_shapes,
 )
 from numpyro_svae.program.structure.groups import mixtures
-from numpyro_svae.program.structure.probing import plain_run
+from numpyro_svae.program.structure.probing import plain_run, read_of
 from numpyro_svae.shared_inference import once
 from numpyro_svae.shared_programs import Recent
 
@@ -100,12 +100,10 @@ class AutoSVAE(FittedGuide):
         function learns to say what the sweeps ended at. :meth:`refined` gives the same
         guide with sweeps after training alone.
     :param init: where global posteriors start, by site: a distribution of the
-        posterior's family or its natural parameters. The others start where the data
-        suggest.
+        posterior's family or its natural parameters; others start where data suggest.
     :param num_starts: how many guesses of a start are made where the bound can judge
         them, which is where nothing is sampled and a discrete site or a chain is
-        latent. Each is followed for a few sweeps, and the best one is kept. One makes
-        a single guess, which is not judged.
+        latent. Each is followed for a few sweeps, the best is kept, one is not judged.
 
     **Example**
 
@@ -215,20 +213,22 @@ class AutoSVAE(FittedGuide):
         model_key, guide_key = random.split(random.PRNGKey(0) if key is None else key)
         spelled = structure.scans, structure.shown
         program = Program(self.model, args, kwargs, model_key, {}, *spelled)
-        messages = plain_run(program, structure, expose=True)
+        run = partial(plain_run, program, structure, expose=True)
+        with Given() as held:
+            messages = run()
         again = partial(self._reading, args, kwargs)
         self._calls.check(program, structure, messages, again)
         program = replace(program, fixed=shared_values(messages))
-
-        given = messages, args, kwargs, guide_key
         names = Names(messages.values(), self._own_names)
+        given = self.recognition, messages, args, kwargs, guide_key, names
 
         def recognised() -> dict[str, Potential]:
-            return recognise(self.recognition, *given, names)[0]
+            return recognise(*given)[0]
 
         with Given() as state:
             potentials = recognised()
         if not is_initialising():
+            check_state(lambda: read_of(structure, run()), held.values, held.begun)
             check_state(recognised, state.values, state.begun)
         sites = sample_sites(messages)
         check_shapes(sites)

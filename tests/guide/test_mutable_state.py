@@ -9,6 +9,7 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro import handlers
 from numpyro.contrib.module import nnx_module
 import numpyro.distributions as dist
 from numpyro.infer import Predictive
@@ -85,6 +86,35 @@ def test_the_state_of_the_decoder_is_asked_for_too():
     with pytest.raises(ValueError, match=r"'decoder\$state'"):
         ns.to_arviz(model, guide, params, Y, train=False, decode=True)
     ns.to_arviz(model, guide, full, Y, train=False, decode=True, num_samples=3)
+
+
+def test_statistics_beside_a_conjugate_site_are_those_of_training():
+    """An offset that a network computes in the model, and the evidence beside it."""
+    inputs = 5.0 + 3.0 * np.random.default_rng(0).standard_normal((20, 2))
+
+    def beside(y, train=True, offset=None):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+        if offset is None:
+            offset = nnx_module("net", Net(nnx.Rngs(0)))(inputs, train)
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Normal(mu + offset, 1.0).to_event(1), obs=y)
+
+    y, guide = random.normal(random.PRNGKey(1), (20, 2)), ns.AutoSVAE(beside)
+    svi = make_svi(beside, guide)
+    result = svi.run(random.PRNGKey(0), 3, y, progress_bar=False)
+    full = {**result.params, **result.state.mutable_state}
+    with pytest.raises(ValueError, match=r"'net\$state'"):
+        guide.posterior_local(result.params, y, train=False)
+    before = jax.tree.map(np.asarray, full)
+    call = {"train": False}
+    loss = ns.SVAE_ELBO().loss(random.PRNGKey(0), full, beside, guide, y, **call)
+    with handlers.block(), handlers.substitute(data=full):
+        offset = nnx_module("net", Net(nnx.Rngs(0)))(inputs, False)
+    cov = 9.0 * jnp.ones((20, 20)) + jnp.eye(20)
+    evidence = dist.MultivariateNormal(jnp.zeros(20), cov).log_prob((y - offset).T)
+    np.testing.assert_allclose(loss, -evidence.sum(), rtol=1e-5)
+    guide.posterior_local(full, y)  # in training, where a network writes its state
+    jax.tree.map(np.testing.assert_array_equal, full, before)
 
 
 def test_a_start_may_have_parameters_alone():

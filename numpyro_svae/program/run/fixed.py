@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+import jax
 import numpy as np
 from numpyro.contrib.control_flow.scan import scan_wrapper
 from numpyro.handlers import substitute, uncondition
@@ -16,7 +17,7 @@ from numpyro.primitives import Messenger
 from numpyro_svae.program.run.agreement import fits
 from numpyro_svae.program.run.names import Names
 
-__all__ = ["Fixed", "Free", "check_given"]
+__all__ = ["Fixed", "Free", "OwnState", "check_given"]
 
 
 class Fixed(substitute):
@@ -52,6 +53,15 @@ class Fixed(substitute):
             check_given(msg["name"], msg["fn"].shape(), np.shape(msg["value"]))
         if msg["type"] == "plate" and msg["name"] in self.data:
             _sized(msg)
+
+
+class OwnState(Messenger):
+    """A run in which networks write into copies of their states: it is not the last."""
+
+    def postprocess_message(self, msg: dict) -> None:
+        """Copy a state, when all handlers have seen it."""
+        if msg["type"] == "mutable" and msg["value"] is not None:
+            msg["value"] = jax.tree.map(lambda leaf: leaf, msg["value"])
 
 
 def _in_body(msg: dict, data: Mapping[str, Any], names: Names) -> None:

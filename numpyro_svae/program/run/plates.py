@@ -100,9 +100,10 @@ def own_scale(total: Any, frames: tuple, plates: dict[str, dict]) -> Any:
 
 
 def shared_values(messages: dict[str, dict]) -> dict[str, Any]:
-    """Values of the parameters and plates of a run."""
+    """Values of the parameters, mutable states and plates of a run."""
     return {
         name: message["value"]
         for name, message in messages.items()
-        if message["type"] in ("param", "plate") and message["value"] is not None
+        if message["type"] in ("param", "mutable", "plate")
+        and message["value"] is not None
     }

@@ -20,7 +20,7 @@ from numpyro.util import not_jax_tracer
 from numpyro_svae.program.run.arrays import jax_array
 from numpyro_svae.program.run.classes import spelling_of
 from numpyro_svae.program.run.ended import Ends
-from numpyro_svae.program.run.fixed import Fixed
+from numpyro_svae.program.run.fixed import Fixed, OwnState
 from numpyro_svae.program.run.kinds import kind_of, lengths_of
 from numpyro_svae.program.run.linearised import linearised
 from numpyro_svae.program.run.mixtures import Labelled
@@ -157,8 +157,7 @@ def _is_number(fn: dist.Distribution) -> bool:
 
 
 def is_gaussian(fn: dist.Distribution) -> bool:
-    """Whether a distribution is one of numbers, vectors, matrices or paths that are
-    jointly Gaussian."""
+    """Whether a distribution is of Gaussian numbers, vectors, matrices or paths."""
     kind, matrix = kind_of(fn), spelling_of(fn) == "matrix"
     return matrix or (kind is not None and not kind.discrete)
 
@@ -254,10 +253,10 @@ class Program:
 
         :param values: values by site name.
         :param default: gives the value of a latent site without one, from its message.
-        :param expose: whether enclosing handlers see the parameters and plates.
+        :param expose: whether enclosing handlers see parameters, states and plates.
         """
         values = self.shown.given(values)
-        shown = ("param", "plate") if expose else ()
+        shown = ("param", "mutable", "plate") if expose else ()
         model: Any = Labelled(self.model, self.shown.mixtures)
         if self.scans:
             model = OneSite(model, self.scans, values, self.fixed, self.key)
@@ -273,6 +272,7 @@ class Program:
             seed(rng_seed=self.key),
             substitute(substitute_fn=fill),
             Fixed(data=data),
+            OwnState(),
         ):
             model(*self.args, **self.kwargs)
         return {name: self._as_read(message) for name, message in messages.items()}

@@ -37,7 +37,7 @@ from numpyro_svae.program.run.origins import (
     union_of,
 )
 from numpyro_svae.program.run.parts import label_of
-from numpyro_svae.program.run.sites import Program, Site
+from numpyro_svae.program.run.sites import Program, Site, sample_sites
 from numpyro_svae.program.structure.factors import Local, Structure
 from numpyro_svae.program.structure.labels import seen_labels
 from numpyro_svae.tracing import computed_now
@@ -50,6 +50,7 @@ __all__ = [
     "plain_run",
     "random_globals_of",
     "random_local",
+    "read_of",
 ]
 
 _NUM_PROBES = 3
@@ -77,6 +78,12 @@ def parameters(site: Site) -> dict[str, Any]:
     if seen is not None:
         return seen.read(site.fn)
     return {"parameters": jax.tree.leaves(site.fn)}
+
+
+def read_of(structure: Structure, messages: dict[str, dict]) -> dict[str, Any]:
+    """The parameters of the sites of a run that are read, and not only sampled."""
+    sites = sample_sites(messages).items()
+    return {n: parameters(site) for n, site in sites if n not in structure.likelihoods}
 
 
 class Found(dict[str, dict[str, Any]]):
@@ -262,7 +269,7 @@ def plain_run(
     :param program: the program.
     :param structure: its wiring.
     :param values: other values of some sites.
-    :param expose: whether enclosing handlers see the parameters and plates.
+    :param expose: whether enclosing handlers see parameters, states and plates.
     """
 
     def zero(message: dict) -> Array | None:
