@@ -228,7 +228,8 @@ def test_a_call_without_some_of_the_data_has_the_evidence_of_the_others():
         np.testing.assert_allclose(found, -evidence, rtol=1e-5)
     np.testing.assert_allclose(loss(), 0.0, atol=1e-6)
     with pytest.raises(ValueError, match=r"'a': .* sends its gradient to 'z'; when"):
-        loss(b=b, power=2)
+        loss(a=a, power=2)
+    np.testing.assert_allclose(loss(b=b, power=2), loss(b=b), rtol=1e-6)
 
 
 def test_calls_with_the_same_text_are_not_read_again(plain, monkeypatch):

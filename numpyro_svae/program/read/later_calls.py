@@ -102,7 +102,8 @@ class LaterCalls:
             text = _text(program, call)
             if text is None or text != self._text or _shows_more(self._first, call):
                 check_classes(structure, sample_sites(messages))
-                check_covered(structure, _again(partial(read, program.model))[0])
+                found = _again(partial(read, program.model))[0]
+                check_covered(structure, found, drawn)
         self._known.get_or(key, lambda: True)
 
 
