@@ -23,7 +23,10 @@ def find_grids(prober: Prober) -> dict[str, Grid]:
     :param prober: runs the program, with concrete arguments.
     :return: their shapes and plates, by site.
     """
-    found = {s.name: s for s in prober.sites.values() if _is_within(prober, s)}
+    numbers = [s for s in prober.sites.values() if _is_of_whole_plates(s)]
+    if all(len(site.batch_shape) < 2 for site in numbers):
+        return {}  # what depends on them is not asked for
+    found = {site.name: site for site in numbers if _is_within(prober, site)}
     grids = {name for name, site in found.items() if len(site.batch_shape) > 1}
     needs, grown = prober.needs, True
     while grown:
@@ -37,12 +40,15 @@ def find_grids(prober: Prober) -> dict[str, Grid]:
     }
 
 
-def _is_within(prober: Prober, site: Site) -> bool:
-    """Whether a site is one of whole plates, which all of its dependents are in."""
+def _is_of_whole_plates(site: Site) -> bool:
+    """Whether a site is of latent numbers that count once, in plates."""
     if site.observed or not site.frames or not is_of_numbers(site.outer):
         return False
-    if site.mask is not None or not np.all(np.equal(site.scale, 1.0)):
-        return False
+    return site.mask is None and bool(np.all(np.equal(site.scale, 1.0)))
+
+
+def _is_within(prober: Prober, site: Site) -> bool:
+    """Whether a site is in no plates but those of all that depends on it."""
     needs, own = prober.needs, {frame.name for frame in site.frames}
     users = [prober.sites[name] for name, used in needs.items() if site.name in used]
     return bool(users) and all(own <= {f.name for f in user.frames} for user in users)
