@@ -17,6 +17,7 @@ from numpyro.distributions.transforms import ParameterFreeTransform, ReshapeTran
 
 from numpyro_svae.families import GaussianNatural, expected
 from numpyro_svae.program.priors.priors import Prior
+from numpyro_svae.program.run.moved_gaussians import Moved
 from numpyro_svae.program.run.normals import normal_rows
 from numpyro_svae.program.run.sites import Site, unwrap
 
@@ -100,7 +101,7 @@ class GaussianPrior(Prior):
         return self.natural_of(sites[self.name].fn)
 
     def natural_of(self, fn: dist.Distribution) -> GaussianNatural:
-        if isinstance(fn, _Moved):  # a posterior, which keeps the order of parameters
+        if isinstance(fn, Moved):  # a posterior, which keeps the order of parameters
             vector = unwrap(fn.base_dist)[0]
             return GaussianNatural.from_mean(vector.loc, vector.precision_matrix)
         rows = normal_rows(unwrap(fn)[0], self.event_shape)
@@ -182,28 +183,11 @@ class GaussianPrior(Prior):
         else:
             size = self.dim * self.columns
             whole = (self.dim, self.columns) if self.transposed else self.event_shape
-            found = _Moved(vector, ReshapeTransform(whole, (size,)))
-        return _Moved(found, _Transpose()) if self.transposed else found
+            found = Moved(vector, ReshapeTransform(whole, (size,)))
+        return Moved(found, _Transpose()) if self.transposed else found
 
     def unpack(self, value: Array) -> dict[str, Array]:
         return {self.name: value}
-
-
-class _Moved(dist.TransformedDistribution):
-    """A Gaussian whose entries are put elsewhere, with its moments."""
-
-    def _moved(self, value: Array) -> Array:
-        for transform in self.transforms:  # those of what it moves are among them
-            value = transform(value)
-        return value
-
-    @property
-    def mean(self) -> Array:
-        return self._moved(self.base_dist.mean)
-
-    @property
-    def variance(self) -> Array:
-        return self._moved(self.base_dist.variance)
 
 
 class _Transpose(ParameterFreeTransform):

@@ -19,6 +19,7 @@ import numpyro.distributions as dist
 from numpyro.distributions.transforms import ReshapeTransform
 from numpyro.primitives import CondIndepStackFrame
 
+from numpyro_svae.program.run.moved_gaussians import Moved
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["Grid", "is_of_numbers"]
@@ -112,28 +113,13 @@ class Grid(NamedTuple):
             normal = dist.Normal(loc, scale)
             return normal.to_event(len(self.shape)) if fn.event_shape else normal
         row = fn.to_event(len(fn.batch_shape))
-        return _Reshaped(row, ReshapeTransform(self.shape, row.event_shape))
+        return Moved(row, ReshapeTransform(self.shape, row.event_shape))
 
     def start(self, given: Any) -> Any:
         """A posterior of the shape of the program, as that of all entries in a row."""
-        if isinstance(given, _Reshaped):
+        if isinstance(given, Moved):
             return peel(given.base_dist)[0]
         base = peel(given)[0] if isinstance(given, dist.Distribution) else given
         if type(base) is dist.Normal and base.batch_shape == self.shape:
             return dist.Normal(base.loc.reshape(-1), base.scale.reshape(-1))
         return given
-
-
-class _Reshaped(dist.TransformedDistribution):
-    """The entries of a vector in another shape, with its moments."""
-
-    def _moved(self, value: Array) -> Array:
-        return value.reshape(self.event_shape)
-
-    @property
-    def mean(self) -> Array:
-        return self._moved(self.base_dist.mean)
-
-    @property
-    def variance(self) -> Array:
-        return self._moved(self.base_dist.variance)

@@ -15,7 +15,24 @@ from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffin
 from numpyro_svae.program.run.classes import spelling_of, tril_of
 from numpyro_svae.program.run.wrappers import Layer, as_states, peel
 
-__all__ = ["as_gaussian", "as_latent"]
+__all__ = ["Moved", "as_gaussian", "as_latent"]
+
+
+class Moved(dist.TransformedDistribution):
+    """A distribution whose entries are put elsewhere, with its moments."""
+
+    def _moved(self, value: Array) -> Array:
+        for transform in self.transforms:  # those of what it moves are among them
+            value = transform(value)
+        return value
+
+    @property
+    def mean(self) -> Array:
+        return self._moved(self.base_dist.mean)
+
+    @property
+    def variance(self) -> Array:
+        return self._moved(self.base_dist.variance)
 
 
 def as_latent(fn: Any) -> Any:
