@@ -10,6 +10,7 @@ from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro import handlers
 import numpyro.distributions as dist
 from numpyro.handlers import mask, seed, trace
 from numpyro.infer import Predictive
@@ -169,6 +170,10 @@ def test_what_follows_a_fit_knows_of_labels_that_the_program_has_not():
     assert drawn["y"].shape == (3, 4)
     sites = guide.sample_posterior(random.key(0), params, y)
     np.testing.assert_array_equal(sites["y_component"], [0, 0, 1, 1])
+    with seed(rng_seed=0), trace() as messages, handlers.substitute(data=params):
+        guide(y)
+    label = messages["y_component"]  # its density counts in no other loss or weight
+    np.testing.assert_array_equal(label["fn"].log_prob(label["value"]), jnp.zeros(4))
     text = str(ns.report(one, guide, params, y, num_samples=200, show=False))
     assert "states of 'y_component'" in text
     assert "2 of 2 have data: 2, 2" in text
@@ -194,3 +199,19 @@ def test_a_mixture_that_depends_on_vectors_of_its_data_is_one_density():
     begun(guide, y=jnp.arange(4.0))
     assert set(guide.structure.locals) == {"x", "z"}
     assert set(guide.structure.likelihoods) == {"y"}
+
+
+def test_a_mixture_of_gaussian_sites_alone_is_one_density():
+    """Its bound is closer than that of a label that is independent of them."""
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(jnp.array([-2.0, 2.0]), 1.0).to_event(1))
+        with numpyro.plate("data", 4):
+            label = dist.Categorical(jnp.array([0.3, 0.7]))
+            fn = dist.MixtureSameFamily(label, dist.Normal(mu, 1.0))
+            numpyro.sample("y", fn, obs=y)
+
+    guide = ns.AutoSVAE(model)
+    begun(guide, y=jnp.arange(4.0))
+    assert not guide.structure.locals
+    assert guide.structure.predicted == {"y": ("mu",)}
