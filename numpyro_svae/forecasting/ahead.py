@@ -78,7 +78,7 @@ def _last_states(state: FilterState, key: Array) -> dict[str, Array]:
     chains, marginals = state.setup.chains, state.marginals
     keys = random.split(key, len(chains))
     return {
-        chain.first: marginals[name].sample(own)
+        chain.first: chain.as_written(marginals[name].sample(own))
         for own, (name, chain) in zip(keys, chains.items())
     }
 

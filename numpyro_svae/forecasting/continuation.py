@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -21,7 +21,27 @@ from numpyro_svae.program.run.fixed import Free
 from numpyro_svae.program.run.kinds import LocalKind, kind_of
 from numpyro_svae.program.run.wrappers import peel
 
-__all__ = ["Continue", "chain_of", "hidden_laws"]
+__all__ = ["Chain", "Continue", "chain_of", "hidden_laws"]
+
+
+class Chain(NamedTuple):
+    """A chain of a program.
+
+    :param first: the site whose value begins it: its own, or that of the first state.
+    :param axis: of time in the value of its site.
+    :param lengths: of the sequences, if they are padded.
+    :param number: whether its states are numbers in the program, and are read as
+        vectors of dimension one.
+    """
+
+    first: str
+    axis: int
+    lengths: Array | None
+    number: bool = False
+
+    def as_written(self, state: Array) -> Array:
+        """A state as the program has it."""
+        return state[..., 0] if self.number else state
 
 
 class Continue(Messenger):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_svae.diagnostics.fit import Fit, sample_messages
-from numpyro_svae.forecasting.continuation import Continue, chain_of
+from numpyro_svae.forecasting.continuation import Chain, Continue, chain_of
 from numpyro_svae.forecasting.scanned_ends import check_last, last_of_scan, says_ends
 from numpyro_svae.forecasting.timeline import (
     Arguments,
@@ -28,25 +28,12 @@ from numpyro_svae.forecasting.timeline import (
 )
 from numpyro_svae.forecasting.window import Window, check_names, check_shape
 from numpyro_svae.program.run.kinds import lengths_of
-from numpyro_svae.program.run.known_starts import Starts
+from numpyro_svae.program.run.known_starts import Starts, start_of
 from numpyro_svae.program.run.subsample import plate_axis
 
-__all__ = ["Begin", "Chain", "Course", "Messages", "draw_sites"]
+__all__ = ["Begin", "Course", "Messages", "draw_sites"]
 
 Messages = dict[str, dict]
-
-
-class Chain(NamedTuple):
-    """A chain of a program.
-
-    :param first: the site whose value begins it: its own, or that of the first state.
-    :param axis: of time in the value of its site.
-    :param lengths: of the sequences, if they are padded.
-    """
-
-    first: str
-    axis: int
-    lengths: Array | None
 
 
 class Begin(NamedTuple):
@@ -135,7 +122,7 @@ class Course:
         for scan in self.fit.guide.structure.scans:
             for name, own in scan.chains.items():
                 lengths = lengths_of(self._ended.get(name))
-                found[name] = Chain(own.first, 0, lengths)
+                found[name] = Chain(own.first, 0, lengths, name in scan.numbers)
         if not found:
             raise ValueError(
                 "The model: found no chain of states, so nothing goes on in time. "
@@ -198,12 +185,13 @@ class Course:
     def last_states(self, draw: dict[str, Array]) -> dict[str, Array]:
         """The last states of the chains in a draw, by the site that begins each."""
         found = {}
-        for name, (first, axis, lengths) in self.chains.items():
+        for name, chain in self.chains.items():
             path, ended = self._path(draw, name), self._ended.get(name)
             if ended is None:
-                found[first] = at_last(path, axis, lengths)
+                found[chain.first] = at_last(path, chain.axis, chain.lengths)
             else:
-                found[first] = last_of_scan(draw.get(first), path, ended)
+                first = draw.get(chain.first, chain.as_written(start_of(ended)))
+                found[chain.first] = last_of_scan(first, path, chain.lengths)
         return found
 
     # arguments and sites in time

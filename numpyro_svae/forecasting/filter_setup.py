@@ -17,8 +17,8 @@ import numpy as np
 from numpyro.handlers import block
 
 from numpyro_svae.diagnostics.fit import Fit, read_fit
-from numpyro_svae.forecasting.continuation import hidden_laws
-from numpyro_svae.forecasting.course import Chain, Course
+from numpyro_svae.forecasting.continuation import Chain, hidden_laws
+from numpyro_svae.forecasting.course import Course
 from numpyro_svae.forecasting.filter_window import (
     Beliefs,
     Window,
@@ -77,7 +77,8 @@ class FilterSetup(StepArguments):
         for name, chain in course.chains.items():
             shape = states[chain.first].shape
             local = guide.structure.locals.get(name)
-            batches[name] = shape if local and local.discrete else shape[:-1]
+            single = chain.number or (local and local.discrete)
+            batches[name] = shape if single else shape[:-1]
         leaves = tuple(map(_shape_of, course.arguments.leaves))
         return cls(
             replace(course.arguments, leaves=leaves),

@@ -12,22 +12,20 @@ from jax import Array
 import jax.numpy as jnp
 
 from numpyro_svae.forecasting.timeline import at_last
-from numpyro_svae.program.run.known_starts import start_of
 
 __all__ = ["check_last", "last_of_scan", "says_ends"]
 
 
-def last_of_scan(first: Array | None, path: Array, chain: Any) -> Array:
+def last_of_scan(first: Array, path: Array, lengths: Any) -> Array:
     """The last states of a chain that a scan spells.
 
-    :param first: its first states; None if they are known.
+    :param first: its first states, which sequences may share.
     :param path: the states after these, time leading.
-    :param chain: the chain in the one-site spelling, with ``lengths``.
+    :param lengths: of the sequences, the first states among them.
     """
-    first = start_of(chain) if first is None else first
     first = jnp.broadcast_to(first, path.shape[1:]).astype(path.dtype)
-    whole, rank = jnp.concatenate([first[None], path]), jnp.ndim(chain.lengths)
-    return at_last(jnp.moveaxis(whole, 0, rank), rank, chain.lengths)
+    whole, rank = jnp.concatenate([first[None], path]), jnp.ndim(lengths)
+    return at_last(jnp.moveaxis(whole, 0, rank), rank, lengths)
 
 
 def says_ends(lengths: Callable[[Array], Array], leaf: Array, num_steps: int) -> Array:

@@ -17,7 +17,6 @@ from numpyro_svae.program.read.latents import easy_value, random_globals, read_p
 from numpyro_svae.program.run.sites import Program, sample_sites
 from numpyro_svae.program.structure.numbers import find_numbers
 from numpyro_svae.program.structure.probing import Prober
-from tests.data import make_svi
 
 N, D = 3, 4  # D is the number of entries, of steps, and of regressors
 Y = np.random.default_rng(0).standard_normal((N, D))
@@ -154,21 +153,3 @@ def test_weights_outside_of_a_scan_have_random_values_to_read_it_at():
     found = random_globals(*run(loadings_in_a_scan), frozenset({"x", "y"}))
     assert found["w"].shape == (D, 2) and np.all(found["w"] != 0)
     assert "x" not in found
-
-
-def numbers_in_a_scan():
-    x = numpyro.sample("first", dist.Normal(0.0, 1.0))
-
-    def step(x, y):
-        x = numpyro.sample("x", dist.Normal(x, 1.0))
-        numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
-        return x, None
-
-    scan(step, x, jnp.asarray(Y[0]))
-
-
-def test_states_that_are_numbers_are_refused_with_what_to_write():
-    guide = ns.AutoSVAE(numbers_in_a_scan)
-    message = r"'x': found a latent number .* \(\.\.\., 1\)"
-    with pytest.raises(ValueError, match=message):
-        make_svi(numbers_in_a_scan, guide).init(random.PRNGKey(0))

@@ -258,8 +258,6 @@ def states(y, labels, known, how):
             z = numpyro.sample("z", fn)
             fn = dist.Categorical(jnp.eye(3)[z]).mask(known)
             numpyro.sample("z_known", fn, obs=label)
-        if how == "number":
-            y = numpyro.sample("number", dist.Normal(jnp.asarray(CENTRES_OF_3)[z], 1.0))
         numpyro.sample("y", dist.Normal(jnp.asarray(CENTRES_OF_3)[z], 1.0), obs=y)
         return z, None
 
@@ -292,11 +290,6 @@ def test_states_that_are_known_in_part_are_data_of_their_own(x64):
     ]
     found = ns.AutoSVAE(states).posterior_local({}, *PATH, "data")["z"]
     np.testing.assert_allclose(found.probs, expected, atol=1e-9)
-
-
-def test_a_latent_number_in_the_body_of_a_scan_is_named():
-    with pytest.raises(ValueError, match=r"'number': found a latent number .*to_event"):
-        ns.AutoSVAE(states).posterior_local({}, *PATH, "number")
 
 
 def test_a_mask_of_steps_makes_no_copies_of_a_path():

@@ -229,7 +229,7 @@ def sample_local(
     rank, found = len(fn.batch_shape), {}
     unused = random.PRNGKey(0)  # so that both spellings draw alike
     for own, value in scan.split(name, path, rank).items():
-        event_dim = path.ndim - rank - 1
+        event_dim = scan.as_written(name, path).ndim - rank - 1
         known = {"kl": jnp.zeros(value.shape[: value.ndim - event_dim])}
         point = dist.Delta(value, event_dim=event_dim)
         found[own] = numpyro.sample(own, point, infer=known, rng_key=unused)

@@ -89,27 +89,20 @@ def check_scanned(scanned: Iterable[Site], names: Container[str]) -> None:
 
     :param scanned: these sites.
     :param names: of all sites.
-    :raises ValueError: naming a site that is neither discrete nor a Gaussian vector.
+    :raises ValueError: naming a site that is neither discrete nor Gaussian.
     """
     for site in scanned:
         kind = kind_of(site.fn)
         number = is_gaussian(site.fn) and not site.outer.event_shape
         if label_of(site.name) in names and (kind is None or number):
             raise _no_part(site)
-        if number:
-            raise ValueError(
-                f"Site '{site.name}': found a latent number in the body of a scan. "
-                "Accepted there: vectors, of one entry too, as "
-                "Normal(loc, scale).to_event(1) with loc of shape (..., 1); of the "
-                "states of the scan, for the first one too."
-            )
         if kind is None or kind.chain:
             raise ValueError(
                 f"Site '{site.name}': found {type(site.fn).__name__} in the body of a "
                 "scan, one for each step. Accepted there: Categorical, and Gaussian "
-                "vectors such as MultivariateNormal. Parameters that all steps share "
-                "stand before the scan; one for each step is a site before it too, in "
-                "a plate, whose rows the body takes from xs."
+                "numbers and vectors, as Normal and MultivariateNormal. Parameters "
+                "that all steps share stand before the scan; one for each step is a "
+                "site before it too, in a plate, whose rows the body takes from xs."
             )
 
 

@@ -32,7 +32,7 @@ from numpyro_svae.program.run.plates import Plates, own_scale
 from numpyro_svae.program.run.scan_calls import ScanCall, constants, run_body
 from numpyro_svae.program.run.scans import Scan, ScannedChain
 from numpyro_svae.program.run.steps import Steps, log_probs_of
-from numpyro_svae.program.run.wrappers import as_states
+from numpyro_svae.program.run.wrappers import as_states, as_vectors
 
 __all__ = ["OneSite"]
 
@@ -57,8 +57,8 @@ class OneSite(Messenger):
     ) -> None:
         super().__init__(fn)
         self.left = iter(scans)
-        chains = [c for scan in scans for c in scan.chains.values()]
-        self.firsts = {c.first: c for c in chains if not c.known}
+        chains = [(scan, c) for scan in scans for c in scan.chains.values()]
+        self.firsts = {c.first: (scan, c) for scan, c in chains if not c.known}
         self.values, self.fixed, self.key = values, fixed, key
         self.first_fn: dict[str, Any] = {}
         self.plates: dict[str, dict] = {}  # that bodies may open again
@@ -71,14 +71,17 @@ class OneSite(Messenger):
     def process_message(self, msg: dict) -> None:
         """Give first states their value, and run scans, both out of sight."""
         if msg["type"] == "sample" and msg["name"] in self.firsts:
-            chain = self.firsts[msg["name"]]
-            self.first_fn[chain.name] = fn = as_states(msg["fn"])
-            path = self.values.get(chain.name)
+            scan, chain = self.firsts[msg["name"]]
+            fn, path = as_states(msg["fn"]), self.values.get(chain.name)
             if path is None:
                 value = jnp.zeros(fn.shape(), int if chain.discrete else float)
             else:
-                value = jnp.take(path, 0, len(fn.batch_shape))
+                first = jnp.take(path, 0, len(fn.batch_shape))
+                value = scan.as_written(chain.name, first)
             msg["value"], msg["stop"] = value, True
+            if chain.name in scan.numbers:
+                fn, _ = as_vectors(fn, value)
+            self.first_fn[chain.name] = fn
         elif msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
             members = {name: m["value"] for name, m in self.plates.items()}
             call = ScanCall.of(msg["args"], self.fixed | members, self.key)
@@ -99,6 +102,7 @@ class _Run:
         first_fn: dict[str, Any],
         plates: dict[str, dict],
     ) -> None:
+        call = call.in_vectors(scan.numbers, scan.carried)
         self.call, self.scan, self.first_fn = call, scan, first_fn
         plain = {n: jnp.zeros_like(call.init[c.leaf]) for n, c in scan.chains.items()}
         _, _, shown = run_body(call, call.init, call.first_inputs(), plain, _zero)
@@ -203,7 +207,7 @@ class _Run:
             infer = {"ends": self.ends.get(name)}
             with plates.around(frames), scale(scale=own):
                 numpyro.sample(name, fn, obs=value, infer=infer)
-        last = [leaf[-1] for leaf in carry]
+        last = self.call.as_written([leaf[-1] for leaf in carry])
         if padded:
             ys = jax.tree.map(lambda y: y[1:], ys)
         return jax.tree.unflatten(self.call.tree, last), ys

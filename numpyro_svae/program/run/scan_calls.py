@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from numpyro.handlers import block, seed, substitute, trace
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.operations import without_rest
-from numpyro_svae.program.run.wrappers import as_states
+from numpyro_svae.program.run.wrappers import as_states, as_vectors
 
 __all__ = ["ScanCall", "constants", "num_steps", "run_body"]
 
@@ -34,6 +34,9 @@ class ScanCall:
     :param fixed: values of parameters.
     :param key: random key for what the body draws.
     :param names: what names stand for already, which the body does not say itself.
+    :param numbers: the latent sites of the body that are Gaussian numbers. They are
+        read as vectors of dimension one.
+    :param carried: the leaves of the carry that are such numbers.
     """
 
     body: Callable
@@ -44,6 +47,8 @@ class ScanCall:
     fixed: dict[str, Any]
     key: Array
     names: Names | None = None
+    numbers: frozenset[str] = frozenset()
+    carried: frozenset[int] = frozenset()
 
     @classmethod
     def of(
@@ -62,6 +67,28 @@ class ScanCall:
             )
         leaves, tree = jax.tree.flatten(init)
         return cls(body, leaves, tree, xs, num_steps(args), fixed, key, names)
+
+    def in_vectors(self, numbers: frozenset[str], carried: frozenset[int]) -> ScanCall:
+        """The scan with some numbers as vectors, in its carry too.
+
+        :param numbers: the latent sites of the body that are Gaussian numbers.
+        :param carried: the leaves of the carry that are values of these.
+        """
+        own = replace(self, numbers=numbers, carried=carried)
+        return replace(own, init=own.as_read(self.init))
+
+    def as_read(self, carry: list[Any]) -> list[Any]:
+        """The leaves of a carry of the program, as they are read."""
+        return [
+            jnp.asarray(leaf)[..., None] if i in self.carried else leaf
+            for i, leaf in enumerate(carry)
+        ]
+
+    def as_written(self, carry: list[Any]) -> list[Any]:
+        """The leaves of a carry as the program has them."""
+        return [
+            leaf[..., 0] if i in self.carried else leaf for i, leaf in enumerate(carry)
+        ]
 
     def first_inputs(self) -> Any:
         """What the first step scans over."""
@@ -101,6 +128,7 @@ def run_body(
     :param default: gives the value of a latent site without one.
     :return: leaves of the next carry, the output, and the trace of the step.
     """
+    given = {n: x[..., 0] if n in call.numbers else x for n, x in given.items()}
 
     def fill(message: dict) -> Any:
         latent = message["type"] == "sample" and message["value"] is None
@@ -113,8 +141,9 @@ def run_body(
         substitute(substitute_fn=fill),
         Fixed(data={**call.fixed, **given}, names=call.names),
     ):
-        carry, y = call.body(jax.tree.unflatten(call.tree, carry), x)
-    return jax.tree.leaves(carry), y, {n: _as_read(m) for n, m in messages.items()}
+        carry, y = call.body(jax.tree.unflatten(call.tree, call.as_written(carry)), x)
+    shown = {name: _as_read(m, call.numbers) for name, m in messages.items()}
+    return call.as_read(jax.tree.leaves(carry)), y, shown
 
 
 def constants(
@@ -143,8 +172,11 @@ def constants(
     return jax.lax.scan(step, init, call.xs, call.length)[1]
 
 
-def _as_read(message: dict) -> dict:
+def _as_read(message: dict, numbers: Container[str]) -> dict:
     """The message of a latent site with its distribution as it is read."""
     if message["type"] != "sample" or message["is_observed"]:
         return message
-    return {**message, "fn": as_states(message["fn"])}
+    fn, value = as_states(message["fn"]), message["value"]
+    if message["name"] in numbers:
+        fn, value = as_vectors(fn, value)
+    return {**message, "fn": fn, "value": value}

@@ -1,26 +1,32 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How the steps of a scan move a Gaussian state."""
+"""What the steps of a scan carry on, and how they move a Gaussian state."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from numpyro.ops.provenance import eval_provenance
 
 from numpyro_svae.program.run.classes import spelling_of, tril_of
+from numpyro_svae.program.run.kinds import kind_of
+from numpyro_svae.program.run.parts import REST, known_as_data, label_of
 from numpyro_svae.program.run.scan_calls import ScanCall, constants, run_body
 from numpyro_svae.program.run.steps import log_probs_of
 from numpyro_svae.program.run.wrappers import as_states, peel
 
-__all__ = ["num_states", "steps_of"]
+if TYPE_CHECKING:
+    from numpyro_svae.program.run.scans import ScannedChain
+
+__all__ = ["check_carry", "num_states", "steps_of"]
 
 
 def steps_of(
@@ -132,3 +138,63 @@ def _gaussian(fn: Any) -> tuple[Array, Array] | None:
 def _alike(found: Array, expected: Array) -> bool:
     size = max(float(jnp.max(jnp.abs(expected))), 1e-6)
     return bool(jnp.max(jnp.abs(found - expected)) < 1e-3 * size)
+
+
+def check_carry(
+    call: ScanCall, carry: list[Any], body: dict, chains: Mapping[str, ScannedChain]
+) -> None:
+    """What is carried besides the states must not depend on anything latent.
+
+    :param call: the scan.
+    :param carry: leaves of the carry after its first step.
+    :param body: messages of the latent sites of that.
+    :param chains: by the name of the site in its body.
+    :raises ValueError: naming a site that it depends on.
+    """
+    own = {chain.leaf for chain in chains.values()}
+    others = [leaf for leaf in range(len(carry)) if leaf not in own]
+    values = {name: message["value"] for name, message in body.items()}
+    before = {f"before {c.name}": call.init[c.leaf] for c in chains.values()}
+
+    def rest(**latent: Any) -> list[Any]:
+        state = list(call.init)
+        for chain in chains.values():
+            state[chain.leaf] = latent[f"before {chain.name}"]
+        given = {name: latent[name] for name in values}
+        carried, _, _ = run_body(call, state, call.first_inputs(), given)
+        return [carried[leaf] for leaf in others]
+
+    used = frozenset[str]().union(*eval_provenance(rest, **values, **before))
+    if used:
+        name, advice = sorted(used & set(values) or body)[0], ""
+        if label_of(name):
+            kind = kind_of(peel(body[name]["fn"])[0])
+            discrete = kind is not None and kind.discrete
+            name = name.removesuffix(REST)
+            raise ValueError(
+                f"Site '{name}': found obs_mask on the states of a scan. Accepted: "
+                f"{known_as_data(name, discrete)}."
+            )
+        earlier = [c for c in chains.values() if f"before {c.name}" in used]
+        if used.isdisjoint(values) and earlier:
+            name, advice = earlier[0].name, _of_earlier(earlier[0])
+        raise ValueError(
+            f"Site '{name}': the scan carries something that is computed from it. "
+            "Accepted: a carry whose parts are the values of latent sites, as they "
+            f"are, or do not depend on any latent site.{advice}"
+        )
+
+
+def _of_earlier(chain: ScannedChain) -> str:
+    """What to write where states depend on those of two steps before, for a message."""
+    if chain.discrete:
+        return (
+            " Of the state two steps before, write one site of pairs: "
+            f"z = numpyro.sample('{chain.name}', dist.Categorical(rows[z])), with "
+            "K * K states, zeros for pairs that do not go on, and z % K the newer one."
+        )
+    return (
+        " Of the value two steps before, write one site of both: x = numpyro.sample("
+        f"'{chain.name}', dist.Normal(A @ x, s).to_event(1)), with x[:D] the newer, "
+        "rows of A that take the others from it, and a small s there, as 1e-3."
+    )

@@ -17,21 +17,18 @@ from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
-from numpyro.ops.provenance import eval_provenance
 
 from numpyro_svae.program.run.ended import (
     check_counted,
     check_known_ends,
     has_mask,
 )
-from numpyro_svae.program.run.kinds import kind_of
 from numpyro_svae.program.run.known_starts import certain, name_before
 from numpyro_svae.program.run.names import Names
-from numpyro_svae.program.run.parts import REST, known_as_data, label_of
 from numpyro_svae.program.run.recorder import Recorder, first_step, used_by_start
 from numpyro_svae.program.run.scan_calls import ScanCall, run_body
-from numpyro_svae.program.run.scan_steps import num_states, steps_of
-from numpyro_svae.program.run.wrappers import peel
+from numpyro_svae.program.run.scan_steps import check_carry, num_states, steps_of
+from numpyro_svae.program.run.wrappers import is_number
 
 __all__ = ["Scan", "ScannedChain", "find_scans", "is_scanned"]
 
@@ -67,13 +64,25 @@ class Scan:
 
     :param chains: by the name of the site in its body.
     :param latent: the other latent sites of its body.
+    :param numbers: those of all of these that are Gaussian numbers in the program, and
+        are read as vectors of dimension one.
     """
 
     chains: dict[str, ScannedChain] = field(default_factory=dict)
     latent: frozenset[str] = frozenset()
+    numbers: frozenset[str] = frozenset()
 
     def __contains__(self, name: str) -> bool:
         return name in self.chains or name in self.latent
+
+    @property
+    def carried(self) -> frozenset[int]:
+        """The leaves of the carry that are numbers in the program."""
+        return frozenset(c.leaf for c in self.chains.values() if c.name in self.numbers)
+
+    def as_written(self, name: str, value: Array) -> Array:
+        """Values of a latent site of the body as the program has them."""
+        return value[..., 0] if name in self.numbers else value
 
     def split(self, name: str, path: Array, rank: int) -> dict[str, Array]:
         """The values of the program's own sites, time leading.
@@ -82,7 +91,7 @@ class Scan:
         :param path: its values in the one-site spelling, with time after the batch.
         :param rank: of the batch.
         """
-        path = jnp.moveaxis(path, rank, 0)
+        path = jnp.moveaxis(self.as_written(name, path), rank, 0)
         if name in self.chains and not self.chains[name].known:
             return {self.chains[name].first: path[0], name: path[1:]}
         return {name: path[1:] if self.chains else path}
@@ -197,7 +206,6 @@ def _read_scan(
         if first is None and not used()[leaf]:
             first = name_before(name)
             chains[name] = ScannedChain(name, first, leaf, discrete, known=True)
-            certain(name, body[name]["fn"], start)
             continue
         if first is None:
             raise ValueError(
@@ -206,72 +214,49 @@ def _read_scan(
                 "Accepted: scan(step, first_state, ...) with first_state the value of "
                 "a latent site of the same kind, or known."
             )
+        _check_first(sampled[first], body[name])
         chains[name] = ScannedChain(name, first, leaf, discrete)
-    _check_carry(call, carry, body, chains)
-    states = {chain.leaf: name for name, chain in chains.items()}
-    found = {
-        name: chain
-        if chain.discrete
-        else replace(chain, **steps_of(calls, name, states, body))
-        for name, chain in chains.items()
-    }
-    found = {n: replace(c, masked=has_mask(body[n]["fn"])) for n, c in found.items()}
-    return Scan(found, frozenset(body) - frozenset(found)), body
+    check_carry(call, carry, body, chains)
+    numbers = frozenset(name for name, m in body.items() if is_number(m["fn"]))
+    scan = Scan(chains, frozenset(body) - frozenset(chains), numbers)
+    return replace(scan, chains=_steps(calls, scan, default)), body
+
+
+def _steps(
+    calls: list[ScanCall], scan: Scan, default: Callable[[dict], Any]
+) -> dict[str, ScannedChain]:
+    """The chains of a scan, with what is to be known of their steps."""
+    calls = [call.in_vectors(scan.numbers, scan.carried) for call in calls]
+    call, states = calls[0], {c.leaf: name for name, c in scan.chains.items()}
+    _, _, messages = run_body(call, call.init, call.first_inputs(), {}, default)
+    body = {name: messages[name] for name in (*scan.chains, *scan.latent)}
+    found = {}
+    for name, chain in scan.chains.items():
+        fn = body[name]["fn"]
+        if chain.known:
+            certain(name, fn, call.init[chain.leaf])
+        own = {} if chain.discrete else steps_of(calls, name, states, body)
+        found[name] = replace(chain, masked=has_mask(fn), **own)
+    return found
+
+
+def _check_first(first: dict, later: dict) -> None:
+    """The first state is of numbers where the others are, and else of vectors.
+
+    :raises ValueError: naming both sites.
+    """
+    if len(first["fn"].event_shape) == len(later["fn"].event_shape):
+        return
+    shapes = {m["name"]: m["fn"].event_shape for m in (first, later)}
+    number = min(shapes, key=lambda name: len(shapes[name]))
+    raise ValueError(
+        f"Sites '{first['name']}', '{later['name']}': found events of shapes "
+        f"{[*shapes.values()]}, of the first state of a scan and of the others. "
+        f"Accepted: the same for both: .to_event(1) of the Normal of '{number}' makes "
+        "vectors of its numbers."
+    )
 
 
 def _named(messages: dict[str, dict], value: Any) -> str | None:
     """The site whose value an object is."""
     return next((n for n, m in messages.items() if m["value"] is value), None)
-
-
-def _check_carry(
-    call: ScanCall, carry: list[Any], body: dict, chains: dict[str, ScannedChain]
-) -> None:
-    """What is carried besides the states must not depend on anything latent."""
-    own = {chain.leaf for chain in chains.values()}
-    others = [leaf for leaf in range(len(carry)) if leaf not in own]
-    values = {name: message["value"] for name, message in body.items()}
-    before = {f"before {c.name}": call.init[c.leaf] for c in chains.values()}
-
-    def rest(**latent: Any) -> list[Any]:
-        state = list(call.init)
-        for chain in chains.values():
-            state[chain.leaf] = latent[f"before {chain.name}"]
-        given = {name: latent[name] for name in values}
-        carried, _, _ = run_body(call, state, call.first_inputs(), given)
-        return [carried[leaf] for leaf in others]
-
-    used = frozenset[str]().union(*eval_provenance(rest, **values, **before))
-    if used:
-        name, advice = sorted(used & set(values) or body)[0], ""
-        if label_of(name):
-            kind = kind_of(peel(body[name]["fn"])[0])
-            discrete = kind is not None and kind.discrete
-            name = name.removesuffix(REST)
-            raise ValueError(
-                f"Site '{name}': found obs_mask on the states of a scan. Accepted: "
-                f"{known_as_data(name, discrete)}."
-            )
-        earlier = [c for c in chains.values() if f"before {c.name}" in used]
-        if used.isdisjoint(values) and earlier:
-            name, advice = earlier[0].name, _of_earlier(earlier[0])
-        raise ValueError(
-            f"Site '{name}': the scan carries something that is computed from it. "
-            "Accepted: a carry whose parts are the values of latent sites, as they "
-            f"are, or do not depend on any latent site.{advice}"
-        )
-
-
-def _of_earlier(chain: ScannedChain) -> str:
-    """What to write where states depend on those of two steps before, for a message."""
-    if chain.discrete:
-        return (
-            " Of the state two steps before, write one site of pairs: "
-            f"z = numpyro.sample('{chain.name}', dist.Categorical(rows[z])), with "
-            "K * K states, zeros for pairs that do not go on, and z % K the newer one."
-        )
-    return (
-        " Of the value two steps before, write one site of both: x = numpyro.sample("
-        f"'{chain.name}', dist.Normal(A @ x, s).to_event(1)), with x[:D] the newer, "
-        "rows of A that take the others from it, and a small s there, as 1e-3."
-    )

@@ -27,6 +27,7 @@ __all__ = [
     "as_vectors",
     "at_positions",
     "inside",
+    "is_number",
     "peel",
     "shape_of",
     "unmasked",
@@ -147,6 +148,11 @@ def _as_plain(fn: Any) -> Any:
         return fn
     loc = getattr(fn, "loc", jnp.zeros(fn.event_shape))
     return dist.MultivariateNormal(loc, **read(fn), validate_args=False)
+
+
+def is_number(fn: Any) -> bool:
+    """Whether a distribution is of Gaussian numbers, that are no entries of events."""
+    return spelling_of(peel(fn)[0]) == "numbers" and not fn.event_shape
 
 
 def as_vectors(fn: dist.Distribution, value: Array) -> tuple[Any, Array]:
