@@ -1,7 +1,8 @@
 # Copyright Contributors to the numpyro_svae project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a scan may be of: a single step, and a plate that was opened before it."""
+"""What a scan may be of: a single step, a plate that was opened before it, and states
+side by side that go on by themselves."""
 
 from functools import partial
 
@@ -167,3 +168,89 @@ def test_steps_that_are_linear_in_one_state_alone_are_not_linear():
 
     with pytest.raises(ValueError, match=r"'x' \(NonlinearGaussianChain\).*latent 'z'"):
         make_svi(model, ns.AutoSVAE(model)).init(random.PRNGKey(0))
+
+
+def coupled(case, y):
+    """Three members of a batch, whose steps look at each other, but for one."""
+    mix = jnp.array([[0.5, 0.3, 0.0], [0.0, 0.5, 0.3], [0.2, 0.0, 0.5]])
+    vectors = case in ("vectors", "one vector")
+    site = (lambda fn: fn.to_event(1)) if vectors else (lambda fn: fn)
+    shape = (3, 1) if case == "vectors" else (3,)
+
+    def step(x, y):
+        loc = x + jnp.mean(jnp.sin(x)) if case == "bent" else mix @ x
+        x = numpyro.sample("x", site(dist.Normal(loc, 0.5)))
+        seen = dist.Normal(x.reshape(3), 0.3)
+        numpyro.sample("y", site(seen) if case == "one vector" else seen, obs=y)
+        return x, None
+
+    first = site(dist.Normal(jnp.zeros(shape), 1.0))
+    scan(step, numpyro.sample("x_0", first), y)
+
+
+def neighbours(case, y):
+    """States that depend on those of their neighbours; or events of states."""
+    rows, events = jnp.array([[0.9, 0.1], [0.2, 0.8]]), case == "events"
+    site = (lambda fn: fn.to_event(1)) if events else (lambda fn: fn)
+
+    def step(z, y):
+        probs = rows[z] if events else 0.5 * rows[z] + 0.5 * rows[jnp.roll(z, 1)]
+        z = numpyro.sample("z", site(dist.Categorical(probs)))
+        numpyro.sample("y", site(dist.Normal(2.0 * z, 0.3)), obs=y)
+        return z, None
+
+    first = site(dist.Categorical(jnp.full((3, 2), 0.5)))
+    scan(step, numpyro.sample("z_0", first), y)
+
+
+def moved_by_noise(case, y):
+    """Noise that moves a path."""
+
+    def step(x, y):
+        noise = numpyro.sample("noise", dist.Normal(0.0, 0.3))
+        x = numpyro.sample("x", dist.Normal(0.9 * x + noise, 0.3))
+        numpyro.sample("y", dist.Normal(x, 0.3), obs=y)
+        return x, None
+
+    scan(step, numpyro.sample("x_0", dist.Normal(0.0, 1.0)), y[:, 0])
+
+
+@pytest.mark.parametrize(
+    "model, case, message",
+    [
+        (coupled, "numbers", r"'x': .*\(3,\), whose steps .* other members.*A @ x"),
+        (coupled, "vectors", r"'x': .*\(3,\), whose steps .* other members"),
+        (coupled, "bent", r"'x': .*\(3,\), whose steps .* other members"),
+        (neighbours, "states", r"'z': .*\(3,\), whose .* one Categorical"),
+        (neighbours, "events", r"'z': found events of shape \(3,\).*to_event\(0\)"),
+        (
+            moved_by_noise,
+            "noise",
+            r"'noise': latent at each step .*Normal\(a \* x, s\)",
+        ),
+    ],
+)
+def test_members_that_look_at_each_other_are_named(model, case, message):
+    """They would be read as if all members had the state of each."""
+    y = np.random.default_rng(0).normal(size=(4, 3))
+    with pytest.raises(ValueError, match=message):
+        ns.AutoSVAE(model).posterior_local({}, case, y)
+
+
+def test_one_vector_of_all_members_has_the_evidence_of_its_gaussian(x64):
+    """As the error says."""
+    y = np.random.default_rng(0).normal(size=(4, 3))
+    mix = np.array([[0.5, 0.3, 0.0], [0.0, 0.5, 0.3], [0.2, 0.0, 0.5]])
+    steps = [np.linalg.matrix_power(mix, k) for k in range(5)]
+    noises = [np.eye(3)] + 4 * [0.25 * np.eye(3)]
+    cov = 0.09 * np.eye(12)
+    for i in range(1, 5):
+        for j in range(1, 5):
+            block = sum(
+                steps[i - k] @ noises[k] @ steps[j - k].T for k in range(min(i, j) + 1)
+            )
+            cov[3 * i - 3 : 3 * i, 3 * j - 3 : 3 * j] += block
+    expected = dist.MultivariateNormal(jnp.zeros(12), cov).log_prob(y.reshape(-1))
+    given = {}, coupled, ns.AutoSVAE(coupled), "one vector", y
+    found = ns.SVAE_ELBO().loss(random.PRNGKey(0), *given)
+    np.testing.assert_allclose(found, -expected, rtol=1e-9)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,9 +36,10 @@ def steps_of(
     states: Mapping[int, str],
     body: dict[str, dict],
 ) -> dict[str, Any]:
-    """Whether the steps of a chain are linear, and whether they have more than that.
+    """Whether Gaussian steps of a chain are linear, and whether they have an offset.
 
     It is looked at in each state of the discrete sites, as only some may have a drift.
+    Chains side by side, of discrete states too, go on by themselves.
 
     :param calls: the scan, and the same where arguments, parameters or labels are
         others, as inputs may be zero at first.
@@ -46,30 +48,111 @@ def steps_of(
     :param body: messages of the latent sites of a step.
     :return: ``linear`` and ``moved``; empty if it is no Gaussian vector.
     :raises ValueError: naming the site, if its covariance depends on the state before
-        it, or has no Cholesky factor.
+        it, or has no Cholesky factor; or if chains side by side depend on each other.
     """
-    if _gaussian(body[name]["fn"]) is None:
-        return {}
+    fn, like = body[name]["fn"], body[name]["value"]
+    _check_events(name, fn)
     counts = {n: num_states(message["fn"]) for n, message in body.items()}
-    most = max(count or 1 for count in counts.values())
+    count, most = counts[name], max(count or 1 for count in counts.values())
+    if count and prod(fn.batch_shape) == 1:
+        return {}
     moved, linear = False, True
-    for call in calls:
+    for call in calls[:2] if count else calls:
         at = jax.jit(partial(_moments, call, name, states, body, counts))
         for k in range(most):
-            zero = jnp.zeros_like(body[name]["value"])
-            rng = np.random.default_rng(k)
-            state = jnp.asarray(rng.standard_normal(zero.shape), zero.dtype)
-            (origin, spread), (ahead, other) = at(zero, k), at(state, k)
-            (behind, _), (between, _) = at(-0.5 * state, k), at(0.25 * state, k)
+            zero, state, other = _values(np.random.default_rng(k), like, count)
+            _check_apart(name, fn, at, k, state, other)
+            if count:
+                continue
+            (origin, spread), (ahead, wider) = at(zero, k), at(state, k)
+            (behind, _), (between, _) = at(other, k), at(state / 4, k)
             if call is calls[0]:
-                _check_spread(name, spread, other)
+                _check_spread(name, spread, wider)
             elif not jnp.all(jnp.isfinite(origin + ahead)):
                 continue  # the others need not make sense
             moved = moved or bool(jnp.any(origin != 0))
             # A rectifier is linear on either side of zero.
             found = ahead + behind - 2 * origin
             linear = linear and _alike(found, 2 * (between - origin))
-    return {"moved": moved, "linear": linear}
+    return {} if count else {"moved": moved, "linear": linear}
+
+
+def _check_events(name: str, fn: Any) -> None:
+    """States are numbers or vectors, side by side in a batch.
+
+    :raises ValueError: naming the site, if ``to_event`` has made events of more.
+    """
+    extra = peel(fn)[2] - (spelling_of(peel(fn)[0]) == "numbers")
+    if extra:
+        raise ValueError(
+            f"Site '{name}': found events of shape {fn.event_shape} as the states of a "
+            "scan, of which .to_event has added dimensions. Accepted: states side by "
+            f"side in a batch, as those of .to_event({peel(fn)[2] - extra}), in plates "
+            "or not; of the first state too."
+        )
+
+
+def _values(
+    rng: np.random.Generator, like: Array, count: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Zero, random values of states, and others that differ in all of them."""
+    zero = np.zeros(like.shape, like.dtype)
+    if count:
+        states = np.asarray(rng.integers(0, count, zero.shape), zero.dtype)
+        return zero, states, (states + 1) % count
+    states = np.asarray(rng.standard_normal(zero.shape), zero.dtype)
+    return zero, states, -states / 2
+
+
+def _check_apart(
+    name: str, fn: Any, at: Callable, k: int, state: np.ndarray, other: np.ndarray
+) -> None:
+    """Chains side by side, in the batch of a site, do not depend on each other.
+
+    Two of them differ in a digit of their numbers: what some have that have a digit
+    does not change with the states of those that do not.
+
+    :param name: of the site.
+    :param fn: its distribution.
+    :param at: gives what its steps depend on, of states and of k.
+    :param k: state of the discrete sites beside it.
+    :param state: states before the steps.
+    :param other: other states.
+    :raises ValueError: naming the site, if they do.
+    """
+    shape, count = fn.batch_shape, prod(fn.batch_shape)
+    numbers, event = np.arange(count), (1,) * (state.ndim - len(shape))
+
+    def law(states: np.ndarray) -> np.ndarray:
+        found = np.asarray(at(states, k)[0])
+        return found.reshape(-1, count, found.shape[-1])
+
+    before = law(state)
+    for digit in range((count - 1).bit_length()):
+        for have in (numbers >> digit & 1 == 1, numbers >> digit & 1 == 0):
+            changed = np.where(have.reshape(shape + event), state, other)
+            if not _same(law(changed)[:, have], before[:, have]):
+                raise ValueError(
+                    f"Site '{name}': in the scan it is a batch of shape {shape}, "
+                    "whose steps depend on the states of other members. Accepted: "
+                    f"{_of_whole(fn)}, of the first state too; or steps of "
+                    "each member by itself."
+                )
+
+
+def _of_whole(fn: Any) -> str:
+    """One site of what depends on each other, for a message."""
+    if _gaussian(fn) is None:
+        return "one Categorical, whose states are those of all members together"
+    return "one vector of all members, as Normal(A @ x, s).to_event(1)"
+
+
+def _same(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether numbers are the same to rounding, where they make sense."""
+    with np.errstate(invalid="ignore"):
+        off = np.where(found == expected, 0.0, np.abs(found - expected))
+    size = np.max(np.abs(expected), where=np.isfinite(expected), initial=1e-6)
+    return not np.any(off > 1e-5 * size)
 
 
 def num_states(fn: Any) -> int | None:
@@ -89,7 +172,10 @@ def _moments(
     state: Array,
     k: Array,
 ) -> tuple[Array, Array]:
-    """Location and scale of a state at each step, where discrete sites have state k."""
+    """Location and scale of a state at each step, where discrete sites have state k.
+
+    Of a discrete one, its log probabilities, and the states before.
+    """
 
     def chosen(site: str | None, like: Any) -> Any:
         if site == name:
@@ -100,7 +186,10 @@ def _moments(
     def one(carry: list[Any], x: Any) -> tuple[Array, Array]:
         carry = [chosen(states.get(i), part) for i, part in enumerate(carry)]
         _, _, messages = run_body(call, carry, x, given)
-        loc, spread = _gaussian(messages[name]["fn"]) or (state, state)
+        fn = messages[name]["fn"]
+        if counts[name]:
+            return log_probs_of(fn), state
+        loc, spread = _gaussian(fn) or (state, state)
         return jnp.broadcast_to(loc, jnp.shape(state)), spread
 
     given = {n: chosen(n, jnp.zeros_like(m["value"])) for n, m in body.items()}

@@ -235,7 +235,7 @@ def _steps(
         fn = body[name]["fn"]
         if chain.known:
             certain(name, fn, call.init[chain.leaf])
-        own = {} if chain.discrete else steps_of(calls, name, states, body)
+        own = steps_of(calls, name, states, body)
         found[name] = replace(chain, masked=has_mask(fn), **own)
     return found
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from functools import partial
 
 from jax import Array
@@ -37,6 +38,8 @@ def check_masks(program: Program, structure: Structure, sites: dict[str, Site]) 
     def mask_of(name: str, program: Program) -> Array | None:
         return peel(plain_run(program, structure)[name]["fn"])[1]
 
+    for scan in program.scans:
+        _check_of_steps(scan.latent.intersection(_global_sites(structure)))
     check_counted(structure, sites)
     for name in _global_sites(structure):
         if peel(sites[name].outer)[1] is not None:
@@ -50,6 +53,22 @@ def check_masks(program: Program, structure: Structure, sites: dict[str, Site]) 
                 "vector and not others. Accepted: a mask of whole vectors, on a latent "
                 "site; of entries, on an observed Normal(...).to_event(1)."
             )
+
+
+def _check_of_steps(names: Set[str]) -> None:
+    """What is latent at each step of a scan is no parameter.
+
+    :raises ValueError: naming the site.
+    """
+    for name in sorted(names):
+        raise ValueError(
+            f"Site '{name}': latent at each step of a scan, and read as a parameter, "
+            "as it moves a state or what is not conjugate to it. Accepted: noise of "
+            "the states in their own distribution, as Normal(a * x, s) in the place "
+            "of Normal(a * x + e, r); what drives them as a part of the state, one "
+            "path of [x; u]; or a site before the scan, in a plate, whose rows the "
+            "body takes from xs."
+        )
 
 
 def _check_copies(sites: dict[str, Site], name: str) -> None:
