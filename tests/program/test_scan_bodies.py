@@ -204,15 +204,20 @@ def neighbours(case, y):
 
 
 def moved_by_noise(case, y):
-    """Noise that moves a path."""
+    """Noise of each step that moves a path, or is summed up to one; or a slope."""
 
-    def step(x, y):
-        noise = numpyro.sample("noise", dist.Normal(0.0, 0.3))
-        x = numpyro.sample("x", dist.Normal(0.9 * x + noise, 0.3))
+    def step(carry, y):
+        x, slope = carry
+        noise = numpyro.sample("noise", dist.Normal(slope, 0.3))
+        if case == "sum":
+            x = x + 0.5 * noise
+        else:
+            x = numpyro.sample("x", dist.Normal(0.9 * x + noise, 0.3))
         numpyro.sample("y", dist.Normal(x, 0.3), obs=y)
-        return x, None
+        return (x, noise if case == "slope" else slope), None
 
-    scan(step, numpyro.sample("x_0", dist.Normal(0.0, 1.0)), y[:, 0])
+    x = 0.0 if case == "sum" else numpyro.sample("x_0", dist.Normal(0.0, 1.0))
+    scan(step, (x, 0.0), y[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,8 @@ def moved_by_noise(case, y):
     ],
 )
 def test_members_that_look_at_each_other_are_named(model, case, message):
-    """They would be read as if all members had the state of each."""
+    """They would be read as if all members had the state of each. So is what moves a
+    path and is no part of it."""
     y = np.random.default_rng(0).normal(size=(4, 3))
     with pytest.raises(ValueError, match=message):
         ns.AutoSVAE(model).posterior_local({}, case, y)

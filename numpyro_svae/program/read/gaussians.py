@@ -73,11 +73,25 @@ def _read(wiring: Wiring, site: Site, role: str, accepted: str) -> GaussianFacto
             f"latent {listed(parents)}. Accepted: what drives a path as a part of its "
             "state, that is one path of [x; u], whose transition_cov may have zeros "
             "where u does not move, or a first state that depends on latent vectors."
+            f"{_of_both(wiring, site.name, parents[0])}"
         )
     if found is None:
         accepted += of_noises(wiring, used)
         raise not_conjugate(site, f"({loc}, {cov})", used, accepted)
     return found
+
+
+def _of_both(wiring: Wiring, name: str, parent: str) -> str:
+    """What to write where states of a scan depend on others of it, for a message."""
+    if not any({name, parent} <= {*s.chains} for s in wiring.prober.program.scans):
+        return ""
+    both = f"{name}_{parent}"
+    return (
+        f" In the scan, write one site of both: x = numpyro.sample('{both}', "
+        f"dist.Normal(A @ x, s).to_event(1)), with '{name}' and '{parent}' the entries "
+        "of x and of s, as A = [[1, 1], [0, 1]] of a level and its slope; of the first "
+        "state too."
+    )
 
 
 def _find(

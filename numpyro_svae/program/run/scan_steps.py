@@ -264,6 +264,11 @@ def check_carry(
                 f"Site '{name}': found obs_mask on the states of a scan. Accepted: "
                 f"{known_as_data(name, discrete)}."
             )
+        if name in values and spelling_of(peel(body[name]["fn"])[0]):
+            advice = (
+                f" Of a state that '{name}' moves, as x = x + s * {name}, write the "
+                "state itself: x = numpyro.sample('x', dist.Normal(x, s))."
+            )
         earlier = [c for c in chains.values() if f"before {c.name}" in used]
         if used.isdisjoint(values) and earlier:
             name, advice = earlier[0].name, _of_earlier(earlier[0])
