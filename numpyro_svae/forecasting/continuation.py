@@ -19,6 +19,7 @@ from numpyro.primitives import Messenger
 from numpyro_svae.inference.local.kinds import DiscreteKind
 from numpyro_svae.program.run.fixed import Free
 from numpyro_svae.program.run.kinds import LocalKind, kind_of
+from numpyro_svae.program.run.scan_calls import args_of
 from numpyro_svae.program.run.wrappers import peel
 
 __all__ = ["Chain", "Continue", "chain_of", "hidden_laws"]
@@ -62,7 +63,7 @@ class Continue(Messenger):
     def process_message(self, msg: dict) -> None:
         """Give chains their paths; observations in scans are hidden from handlers."""
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            body, *rest = msg["args"]
+            body, *rest = args_of(msg)
             msg["args"] = (Free(body, self.kept), *rest)
         elif msg["type"] == "sample" and msg["name"] in self.states:
             state, chain = self.states[msg["name"]], chain_of(msg["fn"])

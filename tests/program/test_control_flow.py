@@ -5,16 +5,21 @@
 
 from itertools import product
 
+import jax
+from jax import random
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro.contrib.control_flow import cond, scan
 import numpyro.distributions as dist
-from numpyro.handlers import condition, seed, trace
+from numpyro.handlers import condition, seed, substitute, trace
 import pytest
 
 import numpyro_svae as ns
 from tests.data import make_svi, steps as fitted
+
+# NumPyro's replay takes the shape of everything in the trace of a guide.
+pytestmark = pytest.mark.filterwarnings("ignore:shape requires ndarray")
 
 Y = np.random.default_rng(0).standard_normal((4, 1)).astype(np.float32)
 
@@ -51,26 +56,71 @@ def branches(y):
     numpyro.sample("y", dist.Normal(x, 1.0), obs=y[0, 0])
 
 
-def steps(y):
-    def step(x, _):
-        x = numpyro.sample("x", dist.Normal(x, 1.0).to_event(1))
-        numpyro.sample("y", dist.Normal(x, 1.0).to_event(1))
+def level(y, given, gap=0):
+    """A level and what is seen of it, which a handler says or ``obs=``.
+
+    :param gap: how many values are missing at the end.
+    """
+
+    def step(x, y):
+        x = numpyro.sample("x", dist.Normal(0.9 * x, 1.0))
+        numpyro.sample("y", dist.Normal(x, 0.5), obs=None if given else y)
         return x, None
 
-    first = numpyro.sample("first", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
-    scan(step, first, None, length=len(y))
+    scale = numpyro.sample("scale", dist.Gamma(2.0, 1.0))
+    first = numpyro.sample("first", dist.Normal(0.0, scale**-0.5))
+    data = {"y": y[: len(y) - gap]} if given else {}
+    with condition(data=data):
+        scan(step, first, y)
 
 
-@pytest.mark.parametrize(
-    ("model", "text"),
-    [
-        (branches, r"control_flow\.cond.* `if` .* jnp\.where\(z == 1, a, b\)"),
-        (
-            condition(steps, {"y": jnp.asarray(Y)}),
-            r"'y': found a handler .*obs= in the body",
-        ),
-    ],
-)
-def test_what_is_refused_says_what_to_write(model, text):
+def autoregression(y, given):
+    """Data of which each depends on the two before, as in an example of NumPyro."""
+    weights = numpyro.sample("weights", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+
+    def step(carry, y):
+        before, earlier = carry
+        loc = weights[0] * before + weights[1] * earlier
+        now = numpyro.sample("y", dist.Normal(loc, scale), obs=None if given else y)
+        return (now, before), loc
+
+    with condition(data={"y": y[2:]} if given else {}):
+        scan(step, (y[1], y[0]), y[2:])
+
+
+@pytest.mark.parametrize("model", [level, autoregression])
+def test_what_a_handler_gives_a_scan_is_data(model, x64):
+    y, found = jnp.asarray(np.random.default_rng(1).normal(size=6)), []
+    for given in (True, False):
+        guide = ns.AutoSVAE(model)
+        params, losses = fitted(make_svi(model, guide, natural=0.5), 2, y, given)
+        found.append((losses, params, guide.posterior_local(params, y, given)))
+        if model is level:
+            state = model, guide, params, random.PRNGKey(1), y, given
+            found[-1] += (ns.forecast(*state, horizon=2, num_samples=3),)
+    (losses, *others), (expected, *known) = found
+    np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    leaves = (jax.tree.leaves(tree) for tree in (others, known))
+    for value, other in zip(*leaves, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-7, atol=1e-9)
+
+
+def test_what_a_handler_gives_to_some_steps_is_named():
+    """NumPyro would draw the others, and take what it draws for data."""
+    message = r"'y': found values of shape \(3,\) .* 4 steps.*\(4,\).*obs= .*forecast"
+    with pytest.raises(ValueError, match=message):
+        ns.AutoSVAE(level).posterior_local({}, jnp.asarray(Y[:, 0]), True, 1)
+
+
+def test_a_handler_that_gives_latent_sites_values_is_named():
+    model = substitute(level, {"x": jnp.zeros(4)})
+    message = r"'x': found a handler .*substitute.*handlers\.condition, .*obs="
+    with pytest.raises(ValueError, match=message):
+        ns.AutoSVAE(model).posterior_local({}, jnp.asarray(Y[:, 0]), True)
+
+
+def test_branches_are_refused_with_what_to_write():
+    text = r"control_flow\.cond.* `if` .* jnp\.where\(z == 1, a, b\)"
     with pytest.raises(ValueError, match=text), trace(), seed(rng_seed=0):
-        ns.AutoSVAE(model)(Y)
+        ns.AutoSVAE(branches)(Y)

@@ -29,7 +29,13 @@ from numpyro_svae.distributions.logit_chain import LogitChain
 from numpyro_svae.program.run.ended import ends_of
 from numpyro_svae.program.run.known_starts import certain
 from numpyro_svae.program.run.plates import Plates, own_scale
-from numpyro_svae.program.run.scan_calls import ScanCall, constants, run_body
+from numpyro_svae.program.run.scan_calls import (
+    ScanCall,
+    args_of,
+    constants,
+    run_body,
+    zero_of,
+)
 from numpyro_svae.program.run.scans import Scan, ScannedChain
 from numpyro_svae.program.run.steps import Steps, log_probs_of
 from numpyro_svae.program.run.wrappers import as_states, as_vectors
@@ -62,6 +68,7 @@ class OneSite(Messenger):
         self.values, self.fixed, self.key = values, fixed, key
         self.first_fn: dict[str, Any] = {}
         self.plates: dict[str, dict] = {}  # that bodies may open again
+        self.seen: dict[str, Array] = {}
 
     def postprocess_message(self, msg: dict) -> None:
         """Remember a plate."""
@@ -69,8 +76,11 @@ class OneSite(Messenger):
             self.plates[msg["name"]] = msg
 
     def process_message(self, msg: dict) -> None:
-        """Give first states their value, and run scans, both out of sight."""
-        if msg["type"] == "sample" and msg["name"] in self.firsts:
+        """Give first states their value, and run scans, both out of sight. Data that
+        are shown keep theirs, whatever ``condition`` makes of it."""
+        if msg["type"] == "sample" and msg["name"] in self.seen:
+            msg["value"] = self.seen[msg["name"]]
+        elif msg["type"] == "sample" and msg["name"] in self.firsts:
             scan, chain = self.firsts[msg["name"]]
             fn, path = as_states(msg["fn"]), self.values.get(chain.name)
             if path is None:
@@ -84,9 +94,9 @@ class OneSite(Messenger):
             self.first_fn[chain.name] = fn
         elif msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
             members = {name: m["value"] for name, m in self.plates.items()}
-            call = ScanCall.of(msg["args"], self.fixed | members, self.key)
+            call = ScanCall.of(args_of(msg), self.fixed | members, self.key)
             run = _Run(call, next(self.left), self.values, self.first_fn, self.plates)
-            carry, ys = run.show()
+            carry, ys = run.show(self.seen)
             found = (call.length, None, carry), (PytreeTrace({}), ys)
             msg["value"], msg["stop"] = found, True
 
@@ -105,7 +115,7 @@ class _Run:
         call = call.in_vectors(scan.numbers, scan.carried)
         self.call, self.scan, self.first_fn = call, scan, first_fn
         plain = {n: jnp.zeros_like(call.init[c.leaf]) for n, c in scan.chains.items()}
-        _, _, shown = run_body(call, call.init, call.first_inputs(), plain, _zero)
+        _, _, shown = run_body(call, call.init, call.first_inputs(), plain, zero_of)
         self.shown = shown
         self.plates = plates | {n: m for n, m in shown.items() if m["type"] == "plate"}
         self.paths = {
@@ -119,6 +129,7 @@ class _Run:
         self.carry = self._carries()
         states = {name: shown[name]["fn"] for name in scan.chains}
         self.ends = ends_of(states, lambda read: self._each(read, self.carry))
+        self.lengths = {name: ends.lengths for name, ends in self.ends.items()}
 
     # values over time
 
@@ -174,8 +185,9 @@ class _Run:
 
     # what is shown
 
-    def show(self) -> tuple[Any, Any]:
-        """Show the sites, and return the last carry and the outputs of the scan."""
+    def show(self, seen: dict[str, Array]) -> tuple[Any, Any]:
+        """Show the sites, and return the last carry and the outputs of the scan; the
+        values of observed ones are put into ``seen``."""
         samples = {n: m for n, m in self.shown.items() if m["type"] == "sample"}
         steps = {
             name: Steps.of(message["fn"])
@@ -201,15 +213,13 @@ class _Run:
                 arrays, values = found[name]
                 fn = steps[name].show(arrays, padded)
                 if message["is_observed"]:
-                    value = steps[name].show_value(values)
+                    value = seen[name] = steps[name].show_value(values)
             frames = tuple(message["cond_indep_stack"])
             own = own_scale(message["scale"], frames, self.plates)
-            infer = {"ends": self.ends.get(name)}
             with plates.around(frames), scale(scale=own):
-                numpyro.sample(name, fn, obs=value, infer=infer)
+                numpyro.sample(name, fn, obs=value, infer={"ends": self.ends.get(name)})
         last = self.call.as_written([leaf[-1] for leaf in carry])
-        if padded:
-            ys = jax.tree.map(lambda y: y[1:], ys)
+        ys = jax.tree.map(lambda y: y[int(padded) :], ys)
         return jax.tree.unflatten(self.call.tree, last), ys
 
     def _chain(self, chain: ScannedChain) -> dist.Distribution:
@@ -226,26 +236,20 @@ class _Run:
         step = self.shown[chain.name]["fn"]
         return certain(chain.name, step, self.call.init[chain.leaf])
 
-    def _lengths(self, chain: ScannedChain) -> Array | None:
-        ends = self.ends.get(chain.name)
-        return None if ends is None else ends.lengths
-
     def _discrete_chain(self, chain: ScannedChain) -> LogitChain:
         rank = self._rank(chain.name)
 
         def logits(carry: Any, y: Any, messages: dict) -> Array:
             return log_probs_of(messages[chain.name]["fn"])
 
-        first = self._first(chain)
-        initial = jnp.exp(log_probs_of(first))
+        initial = jnp.exp(log_probs_of(self._first(chain)))
         states = jnp.arange(initial.shape[-1])
         rows = jax.vmap(lambda state: self._at_state(chain, state, logits))(states)
         rows = jnp.moveaxis(jnp.moveaxis(rows, 0, -2), 0, rank)
-        known = {"lengths": self._lengths(chain), "validate_args": False}
+        known = {"lengths": self.lengths.get(chain.name), "validate_args": False}
         return LogitChain(initial, rows, self.call.length + 1, **known)
 
     def _nonlinear_chain(self, chain: ScannedChain) -> NonlinearGaussianChain:
-        rank = self._rank(chain.name)
         read = Steps.of(self.shown[chain.name]["fn"]).gaussian
 
         def moments(carry: Any, y: Any, messages: dict) -> tuple[Array, Array]:
@@ -260,8 +264,9 @@ class _Run:
         initial = Steps.of(first).gaussian(first)
         _, cov = self._at_state(chain, jnp.zeros(()), moments)
         scanned = self.carry, self.call.xs, self.given
-        args = step, jnp.moveaxis(cov, 0, rank), scanned, self._lengths(chain)
-        return NonlinearGaussianChain.of_steps(initial, *args)
+        known = jnp.moveaxis(cov, 0, self._rank(chain.name)), scanned
+        lengths = self.lengths.get(chain.name)
+        return NonlinearGaussianChain.of_steps(initial, step, *known, lengths)
 
     def _gaussian_chain(self, chain: ScannedChain) -> LinearGaussianChain:
         rank = self._rank(chain.name)
@@ -290,11 +295,6 @@ class _Run:
             jnp.moveaxis(cov, 0, rank),
             inputs=inputs,
             num_steps=self.call.length + 1,
-            lengths=self._lengths(chain),
+            lengths=self.lengths.get(chain.name),
             validate_args=False,
         )
-
-
-def _zero(message: dict) -> Array:
-    dtype = int if message["fn"].support.is_discrete else float
-    return jnp.zeros(message["fn"].shape(), dtype)

@@ -16,7 +16,7 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from numpyro_svae.program.run.ended import carried
-from numpyro_svae.program.run.scan_calls import ScanCall, run_body
+from numpyro_svae.program.run.scan_calls import ScanCall, args_of, run_body
 
 __all__ = ["Recorder", "first_step", "used_by_start", "used_in_bodies"]
 
@@ -32,9 +32,9 @@ class Recorder(Messenger):
 
     def process_message(self, msg: dict) -> None:
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            stack = msg["kwargs"].get("substitute_stack", ())
+            args, stack = args_of(msg), msg["kwargs"].get("substitute_stack", ())
             given = (data for _, data in stack if isinstance(data, dict))
-            self.calls.append((msg["args"], frozenset().union(*given)))
+            self.calls.append((args, frozenset().union(*given)))
 
     def postprocess_message(self, msg: dict) -> None:
         if msg["type"] == "plate":

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 from jax import Array
 import jax.numpy as jnp
-from numpyro.handlers import block, seed, substitute, trace
+from numpyro.handlers import block, condition, seed, substitute, trace
 
 from numpyro_svae.program.run.fixed import Fixed
 from numpyro_svae.program.run.names import Names
 from numpyro_svae.program.run.operations import without_rest
 from numpyro_svae.program.run.wrappers import as_states, as_vectors
 
-__all__ = ["ScanCall", "constants", "num_steps", "run_body"]
+__all__ = ["ScanCall", "args_of", "constants", "num_steps", "run_body", "zero_of"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,60 @@ def num_steps(args: tuple) -> int:
     return int(length)
 
 
+def args_of(msg: dict) -> tuple:
+    """The arguments of a scan, whose body says what ``handlers.condition`` gives.
+
+    NumPyro hands the scan what that gives sites of the body, beside it. It is as if it
+    were among what is scanned over, and ``obs=`` in the body.
+
+    :param msg: the message of the scan, which has these arguments then.
+    """
+    stack = msg["kwargs"].get("substitute_stack", ())
+    given = tuple(data for kind, data in stack if kind == "condition")
+    if given:
+        msg["kwargs"]["substitute_stack"] = [e for e in stack if e[0] != "condition"]
+        body, init, xs, length, reverse = msg["args"]
+        count = num_steps(msg["args"])
+        body = partial(_conditioned, body, given, count)
+        msg["args"] = body, init, (xs, jnp.arange(count)), length, reverse
+    return msg["args"]
+
+
+def _conditioned(body: Callable, given: tuple, count: int, carry: Any, x: Any) -> Any:
+    """A step with sites that are observed.
+
+    :param body: the step.
+    :param given: values of all steps by site, or functions of messages that give them.
+    :param count: number of steps.
+    :param carry: what is carried.
+    :param x: what it scans over, and the number of the step.
+    """
+    x, step = x
+    for data in given:
+        body = condition(body, condition_fn=partial(_at_step, data, count, step))
+    return body(carry, x)
+
+
+def _at_step(given: Any, count: int, step: Array, site: dict) -> Any:
+    """The value of a site at a step, which all steps may share.
+
+    :raises ValueError: naming the site, if there are fewer or more than steps.
+    """
+    value = given(site) if callable(given) else given.get(site["name"])
+    shape = site["fn"].shape()
+    if value is None or jnp.ndim(value) == len(shape):
+        return value
+    if jnp.shape(value)[0] != count or jnp.ndim(value) != len(shape) + 1:
+        raise ValueError(
+            f"Site '{site['name']}': found values of shape {jnp.shape(value)} by "
+            f"numpyro.handlers.condition around a scan of {count} steps. Accepted: "
+            f"shape {(count, *shape)}, with time leading. Of steps that were not "
+            "observed, write obs= in the body, and a mask; of those after the data, "
+            "ns.forecast."
+        )
+    return value[step]
+
+
 def run_body(
     call: ScanCall,
     carry: list[Any],
@@ -180,3 +235,9 @@ def _as_read(message: dict, numbers: Container[str]) -> dict:
     if message["name"] in numbers:
         fn, value = as_vectors(fn, value)
     return {**message, "fn": fn, "value": value}
+
+
+def zero_of(message: dict) -> Array:
+    """Zeros in the place of a draw of a latent site."""
+    dtype = int if message["fn"].support.is_discrete else float
+    return jnp.zeros(message["fn"].shape(), dtype)

@@ -188,8 +188,9 @@ def _read_scan(
     if given:
         raise ValueError(
             f"Site '{min(given)}': found a handler that gives it values, as "
-            "numpyro.handlers.condition does, around the scan of its body. Accepted: "
-            "data among what is scanned over, and obs= in the body."
+            "numpyro.handlers.substitute does, around the scan of its body. Accepted: "
+            "of data, numpyro.handlers.condition, or data among what is scanned over, "
+            "and obs= in the body."
         )
     body = {
         name: message
