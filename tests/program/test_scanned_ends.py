@@ -230,7 +230,9 @@ def test_a_mask_of_ends_is_the_lengths_of_the_chain(name, x64):
         def of(lengths, model=model, guide=guide, params=params):
             args = params, model, guide, jnp.asarray(Y), lengths
             loss = Trace_ELBO().loss(random.key(1), *args)
-            last = last_states(model, guide, params, *args[3:])
+            last = None  # that of a curve is found as that of a path is
+            if PAIRS[name][0] is not curve:
+                last = last_states(model, guide, params, *args[3:])
             return loss, last, moments(guide, params, *args[3:])
 
         found.append((losses, of(jnp.asarray(LENGTHS)), of(jnp.asarray(OTHERS))))

@@ -156,7 +156,7 @@ def _at_step(given: Any, count: int, step: Array, site: dict) -> Any:
     shape = site["fn"].shape()
     if value is None or jnp.ndim(value) == len(shape):
         return value
-    if jnp.shape(value)[0] != count or jnp.ndim(value) != len(shape) + 1:
+    if jnp.ndim(value) != len(shape) + 1 or jnp.shape(value)[0] != count:
         raise ValueError(
             f"Site '{site['name']}': found values of shape {jnp.shape(value)} by "
             f"numpyro.handlers.condition around a scan of {count} steps. Accepted: "
@@ -164,7 +164,7 @@ def _at_step(given: Any, count: int, step: Array, site: dict) -> Any:
             "observed, write obs= in the body, and a mask; of those after the data, "
             "ns.forecast."
         )
-    return value[step]
+    return jnp.asarray(value)[step]
 
 
 def run_body(

@@ -57,15 +57,15 @@ def steps_of(
     if count and prod(fn.batch_shape) == 1:
         return {}
     moved, linear = False, True
-    for call in calls[:2] if count else calls:
+    for i, call in enumerate(calls[:2] if count else calls):
         at = jax.jit(partial(_moments, call, name, states, body, counts))
         for k in range(most):
             zero, state, other = _values(np.random.default_rng(k), like, count)
-            _check_apart(name, fn, at, k, state, other)
+            _check_apart(name, fn, partial(at, k), state, other, i + k)
             if count:
                 continue
-            (origin, spread), (ahead, wider) = at(zero, k), at(state, k)
-            (behind, _), (between, _) = at(other, k), at(state / 4, k)
+            (origin, spread), (ahead, wider) = at(k, zero), at(k, state)
+            (behind, _), (between, _) = at(k, other), at(k, state / 4)
             if call is calls[0]:
                 _check_spread(name, spread, wider)
             elif not jnp.all(jnp.isfinite(origin + ahead)):
@@ -105,30 +105,36 @@ def _values(
 
 
 def _check_apart(
-    name: str, fn: Any, at: Callable, k: int, state: np.ndarray, other: np.ndarray
+    name: str,
+    fn: Any,
+    at: Callable,
+    state: np.ndarray,
+    other: np.ndarray,
+    turn: int,
 ) -> None:
     """Chains side by side, in the batch of a site, do not depend on each other.
 
-    Two of them differ in a digit of their numbers: what some have that have a digit
+    Two of them differ in a binary digit of their numbers: the law of those that have it
     does not change with the states of those that do not.
 
     :param name: of the site.
     :param fn: its distribution.
-    :param at: gives what its steps depend on, of states and of k.
-    :param k: state of the discrete sites beside it.
+    :param at: gives the law of its steps, of the states before.
     :param state: states before the steps.
     :param other: other states.
+    :param turn: how often this was called before. All digits are looked at once, and
+        then one at a time.
     :raises ValueError: naming the site, if they do.
     """
     shape, count = fn.batch_shape, prod(fn.batch_shape)
     numbers, event = np.arange(count), (1,) * (state.ndim - len(shape))
 
     def law(states: np.ndarray) -> np.ndarray:
-        found = np.asarray(at(states, k)[0])
+        found = np.asarray(at(states)[0])
         return found.reshape(-1, count, found.shape[-1])
 
-    before = law(state)
-    for digit in range((count - 1).bit_length()):
+    before, digits = law(state), range((count - 1).bit_length())
+    for digit in digits[turn % max(len(digits), 1) :][:1] if turn else digits:
         for have in (numbers >> digit & 1 == 1, numbers >> digit & 1 == 0):
             changed = np.where(have.reshape(shape + event), state, other)
             if not _same(law(changed)[:, have], before[:, have]):
@@ -169,8 +175,8 @@ def _moments(
     states: Mapping[int, str],
     body: dict[str, dict],
     counts: dict[str, int | None],
-    state: Array,
     k: Array,
+    state: Array,
 ) -> tuple[Array, Array]:
     """Location and scale of a state at each step, where discrete sites have state k.
 
