@@ -233,6 +233,8 @@ def moved_by_noise(case, y):
             "noise",
             r"'noise': latent at each step .*Normal\(a \* x, s\)",
         ),
+        (moved_by_noise, "sum", r"'noise': .* carries .*'x', dist.Normal\(x, s\)"),
+        (moved_by_noise, "slope", r"'x' .*: its steps .*'noise'.*'x_noise'.*A @ x"),
     ],
 )
 def test_members_that_look_at_each_other_are_named(model, case, message):

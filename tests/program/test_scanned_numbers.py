@@ -75,9 +75,7 @@ def regimes(how: Spelling, y: Any, lengths: Any) -> None:
 
     def step(carry: Any, y: Any) -> tuple[Any, None]:
         z, x = carry
-        z = numpyro.sample(
-            "z", dist.Categorical(jnp.array([[0.9, 0.1], [0.3, 0.7]])[z])
-        )
+        z = numpyro.sample("z", dist.Categorical(ROWS[z]))
         weight = how.known(jnp.array([0.9, -0.5])[z])
         x = numpyro.sample("x", how.site(dist.Normal(weight * x, 0.4)))
         rate = jnp.exp(0.3 * how.value(x) + jnp.array([0.0, 1.0])[z])

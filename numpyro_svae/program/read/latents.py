@@ -21,6 +21,7 @@ from numpyro_svae.program.run.moved_gaussians import as_latent
 from numpyro_svae.program.run.parts import label_of
 from numpyro_svae.program.run.sites import Program, Site, is_gaussian, unwrap
 from numpyro_svae.program.run.stepwise import of_one_step
+from numpyro_svae.program.run.wrappers import is_number
 from numpyro_svae.program.structure.factors import Local
 from numpyro_svae.program.structure.probing import Prober
 
@@ -93,8 +94,7 @@ def check_scanned(scanned: Iterable[Site], names: Container[str]) -> None:
     """
     for site in scanned:
         kind = kind_of(site.fn)
-        number = is_gaussian(site.fn) and not site.outer.event_shape
-        if label_of(site.name) in names and (kind is None or number):
+        if label_of(site.name) in names and (kind is None or is_number(site.outer)):
             raise _no_part(site)
         if kind is None or kind.chain:
             raise ValueError(

@@ -46,7 +46,7 @@ def steps_of(
     :param name: of the site of the chain in the body.
     :param states: the leaves of the carry that are states, with their sites.
     :param body: messages of the latent sites of a step.
-    :return: ``linear`` and ``moved``; empty if it is no Gaussian vector.
+    :return: ``linear`` and ``moved``; empty of discrete states.
     :raises ValueError: naming the site, if its covariance depends on the state before
         it, or has no Cholesky factor; or if chains side by side depend on each other.
     """
