@@ -220,6 +220,18 @@ def moved_by_noise(case, y):
     scan(step, (x, 0.0), y[:, 0])
 
 
+def scaled(case, y):
+    """A vector at each step that a learnt number scales: a product of parameters."""
+    weight = numpyro.sample("weight", dist.Normal(0.0, 1.0))
+
+    def step(carry, y):
+        x = numpyro.sample("x", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        numpyro.sample("y", dist.Normal(weight * x[0], 0.3), obs=y)
+        return carry, None
+
+    scan(step, None, y[:, 0])
+
+
 @pytest.mark.parametrize(
     "model, case, message",
     [
@@ -233,6 +245,7 @@ def moved_by_noise(case, y):
             "noise",
             r"'noise': latent at each step .*Normal\(a \* x, s\)",
         ),
+        (scaled, "weight", r"'x': latent at each step .* rows the body takes from xs"),
         (moved_by_noise, "sum", r"'noise': .* carries .*'x', dist.Normal\(x, s\)"),
         (moved_by_noise, "slope", r"'x' .*: its steps .*'noise'.*'x_noise'.*A @ x"),
     ],
